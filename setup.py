@@ -1,0 +1,39 @@
+"""Installs spectrodiff; see README.md."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+setup(
+    name="spectrodiff",
+    version="0.1.0",
+    description="MIDI in, music out: spectrogram diffusion in JAX",
+    long_description=(pathlib.Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["spectrodiff", "spectrodiff.*"]),
+    package_data={"spectrodiff.pretrained": ["weights/*/*"]},
+    install_requires=[
+        "jax>=0.10",
+        "flax>=0.12",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12",
+        "grain>=0.2.18",
+        "gin-config>=0.5",
+        "jaxtyping>=0.3",
+        "matplotlib>=3.8",
+        "mido>=1.3",
+        "note-seq>=0.0.5",
+        "numpy>=2.0",
+        "safetensors>=0.5",
+        "scipy>=1.13",
+        "soundfile>=0.12",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "render": ["music21>=9"],  # and pyfluidsynth, installed with --no-deps: see the Makefile
+        "dev": ["beartype>=0.18", "hypothesis>=6.100", "pytest>=8", "ruff>=0.6"],
+    },
+    entry_points={"console_scripts": ["spectrodiff = spectrodiff.cli:main"]},
+)

@@ -1,0 +1,1 @@
+"""MIDI in, music out: spectrogram diffusion in JAX."""

@@ -1,0 +1,69 @@
+"""One piece of music into many: excerpts, keys, tempi, instruments and loudness, all drawn from a generator."""
+
+import dataclasses
+
+import numpy as np
+
+from spectrodiff.data.etudes import DRUMS, RANGES
+from spectrodiff.notes.midi import Notes
+
+_BASS = 4  # the family of 8 programs whose tracks stay what they are
+
+
+def excerpt(notes: Notes, rng: np.random.Generator, length: float) -> Notes:
+    """All of a short piece, or `length` seconds of a long one, from a note's start on."""
+    begins = notes.start[notes.start <= max(notes.total_time - length, notes.start.min())]
+    begin = rng.choice(begins) if notes.total_time > length else notes.start.min()
+    notes = notes.select((notes.start >= begin) & (notes.start < begin + length))
+    end = np.minimum(notes.end, begin + length) - begin
+    return dataclasses.replace(notes, start=notes.start - begin, end=end, total_time=float(end.max()))
+
+
+def vary(notes: Notes, rng: np.random.Generator, programs: str) -> Notes:
+    """Changes instruments, key, tempo and loudness. Drums keep their sounds; a key sounds once at a time.
+
+    `programs` is "midi_class", the first program of each family of 8, or "family", any of it.
+    """
+    tempo = rng.uniform(0.8, 1.25)
+    lead_in = rng.uniform(0.0, 0.5)  # so that windows and beats never fall together
+    transpose = rng.integers(-5, 7)
+    pitch, program = notes.pitch.copy(), notes.program.copy()
+    velocity = notes.velocity + rng.normal(0, 5, size=len(notes))
+    velocity[notes.is_drum] *= rng.uniform(0.8, 1.1)
+    for old in np.unique(notes.program[~notes.is_drum]):
+        track = ~notes.is_drum & (notes.program == old)
+        family = old // 8
+        if family * 8 not in RANGES or (family != _BASS and rng.random() < 0.3):
+            family = rng.choice([p // 8 for p in RANGES if p // 8 != _BASS])
+        program[track] = 8 * family + (rng.integers(8) if programs == "family" else 0)
+        pitch[track] = _into_range(pitch[track] + transpose, *RANGES[8 * int(family)])
+        velocity[track] *= rng.uniform(0.75, 1.15)
+    start, end = lead_in + notes.start / tempo, lead_in + notes.end / tempo
+    end = np.where(notes.is_drum, np.maximum(end, start + 0.1), end)  # some files write drum hits a millisecond long
+    varied = dataclasses.replace(
+        notes,
+        start=start,
+        end=end,
+        pitch=pitch,
+        program=program,
+        velocity=np.clip(np.round(velocity), 20, 127).astype(np.int32),
+        total_time=max(lead_in + notes.total_time / tempo, float(end.max())),
+    )
+    playable = np.where(notes.is_drum, np.isin(pitch, DRUMS), (pitch >= 0) & (pitch < 128))
+    return _one_voice_per_key(varied.select(playable))
+
+
+def _into_range(pitch: np.ndarray, low: int, high: int) -> np.ndarray:
+    """Moves a whole track by octaves until its middle lies in the range."""
+    middle = np.median(pitch)
+    return pitch + 12 * np.round((np.clip(middle, low + 6, high - 6) - middle) / 12).astype(np.int32)
+
+
+def _one_voice_per_key(notes: Notes) -> Notes:
+    """Ends each note where the next one on its key starts, as a MIDI file would; sorted by start."""
+    notes = notes.select(np.lexsort((notes.start, notes.pitch, notes.program, notes.is_drum)).astype(np.int32))
+    same = np.all([np.diff(getattr(notes, key)) == 0 for key in ("pitch", "program", "is_drum")], axis=0)
+    end = notes.end.copy()
+    end[:-1] = np.where(same, np.minimum(end[:-1], notes.start[1:]), end[:-1])
+    notes = dataclasses.replace(notes, end=end).select(end - notes.start >= 0.01)
+    return notes.select(np.argsort(notes.start, kind="stable").astype(np.int32))

@@ -1,0 +1,148 @@
+"""The parts of T5 1.1 that all three stacks share: no biases anywhere, scale-only norms, unscaled attention logits."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from spectrodiff.config import ModelConfig
+
+_lecun = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+
+
+def dense(inputs: int, outputs: int, *, rngs: nnx.Rngs, kernel_init=_lecun) -> nnx.Linear:
+    return nnx.Linear(inputs, outputs, use_bias=False, kernel_init=kernel_init, rngs=rngs)
+
+
+def rms_norm(width: int, *, rngs: nnx.Rngs) -> nnx.RMSNorm:
+    """Scale only, statistics in float32."""
+    return nnx.RMSNorm(width, epsilon=1e-6, rngs=rngs)
+
+
+def dropout(x: Float[Array, "..."], rate: float, rngs: nnx.Rngs | None) -> Float[Array, "..."]:
+    """Drops elements while training; without `rngs`, and at rate 0, the identity."""
+    if rngs is None or rate == 0.0:
+        return x
+    kept = jax.random.bernoulli(rngs.dropout(), 1.0 - rate, x.shape)
+    return jnp.where(kept, x / (1.0 - rate), 0.0)
+
+
+class Buffer(nnx.Variable):
+    """Part of a checkpoint, never trained."""
+
+
+def sinusoids(positions: Float[Array, "*n"], width: int, longest: float) -> Float[Array, "*n width"]:
+    """Sines, then cosines, of `positions` at width/2 rates from 1 down to 1/longest radians."""
+    rates = jnp.exp(-jnp.log(longest) * jnp.arange(width // 2) / (width // 2 - 1))
+    angles = positions[..., None] * rates
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
+
+
+class Positions(nnx.Module):
+    """A fixed table of sinusoids [length, width], its bands permuted and its phases shifted at random once."""
+
+    def __init__(self, length: int, width: int, *, rngs: nnx.Rngs):
+        phase_key, order_key = jax.random.split(rngs.params())
+        rates = jnp.exp(-jnp.log(float(length)) * jnp.arange(width // 2) / max(width // 2 - 1, 1))
+        phases = jax.random.uniform(phase_key, (width // 2,), maxval=2 * np.pi)
+        angles = jnp.arange(length)[:, None] * rates + phases
+        table = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
+        self.table = Buffer(jax.random.permutation(order_key, table, axis=1))
+
+    def __call__(self, length: int) -> Float[Array, "n d"]:
+        return self.table[:length]
+
+    def at(self, positions: Float[Array, "*n"]) -> Float[Array, "*n d"]:
+        """Linear interpolation at fractional positions; those outside the table take its ends."""
+        table = self.table[...]
+        positions = jnp.clip(positions, 0.0, table.shape[0] - 1.0)
+        low = jnp.minimum(positions.astype(jnp.int32), table.shape[0] - 2)
+        part = (positions - low)[..., None]
+        return (1.0 - part) * table[low] + part * table[low + 1]
+
+
+class KeyValue(NamedTuple):
+    key: Float[Array, "b n h k"]
+    value: Float[Array, "b n h k"]
+
+
+class Attention(nnx.Module):
+    """Multi-head attention whose logits are not divided by sqrt(head_dim): the query's initialiser holds the factor."""
+
+    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+        self.heads = cfg.heads
+        inner = cfg.heads * cfg.head_dim
+        query_init = nnx.initializers.variance_scaling(1.0 / cfg.head_dim, "fan_in", "truncated_normal")
+        self.query = dense(cfg.width, inner, rngs=rngs, kernel_init=query_init)
+        self.key = dense(cfg.width, inner, rngs=rngs)
+        self.value = dense(cfg.width, inner, rngs=rngs)
+        self.out = dense(inner, cfg.width, rngs=rngs)
+
+    def _split(self, x):
+        return x.reshape(*x.shape[:-1], self.heads, -1)
+
+    def remember(self, memory: Float[Array, "b n d"]) -> KeyValue:
+        """Keys and values of `memory`, to be attended to any number of times."""
+        return KeyValue(self._split(self.key(memory)), self._split(self.value(memory)))
+
+    def __call__(
+        self, x: Float[Array, "b t d"], memory: KeyValue, mask: Bool[Array, "b n"] | None = None
+    ) -> Float[Array, "b t d"]:
+        """What `x` finds in `memory` where `mask` is true; nothing (zeros) where there is nothing to see."""
+        attended = jax.nn.dot_product_attention(
+            self._split(self.query(x)), *memory, mask=None if mask is None else mask[:, None, None, :], scale=1.0
+        )
+        found = self.out(attended.reshape(*x.shape[:-1], -1))
+        return found if mask is None else jnp.where(mask.any(-1)[:, None, None], found, 0.0)
+
+
+class MLP(nnx.Module):
+    """Gated GELU."""
+
+    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+        self.rate = cfg.dropout
+        self.wi_0 = dense(cfg.width, cfg.mlp_width, rngs=rngs)
+        self.wi_1 = dense(cfg.width, cfg.mlp_width, rngs=rngs)
+        self.wo = dense(cfg.mlp_width, cfg.width, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b t d"], rngs: nnx.Rngs | None = None) -> Float[Array, "b t d"]:
+        hidden = nnx.gelu(self.wi_0(x), approximate=True) * self.wi_1(x)
+        return self.wo(dropout(hidden, self.rate, rngs))
+
+
+class EncoderBlock(nnx.Module):
+    """Self-attention, then an MLP, each on a normed copy of the residual stream."""
+
+    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+        self.rate = cfg.dropout
+        self.norm_attention = rms_norm(cfg.width, rngs=rngs)
+        self.attention = Attention(cfg, rngs=rngs)
+        self.norm_mlp = rms_norm(cfg.width, rngs=rngs)
+        self.mlp = MLP(cfg, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "b n d"], mask: Bool[Array, "b n"], rngs: nnx.Rngs | None = None
+    ) -> Float[Array, "b n d"]:
+        h = self.norm_attention(x)
+        x += dropout(self.attention(h, self.attention.remember(h), mask), self.rate, rngs)
+        return x + dropout(self.mlp(self.norm_mlp(x), rngs), self.rate, rngs)
+
+
+class Encoder(nnx.Module):
+    """A stack of blocks and a final norm."""
+
+    def __init__(self, cfg: ModelConfig, layers: int, *, rngs: nnx.Rngs):
+        self.rate = cfg.dropout
+        self.blocks = nnx.List(EncoderBlock(cfg, rngs=rngs) for _ in range(layers))
+        self.norm = rms_norm(cfg.width, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "b n d"], mask: Bool[Array, "b n"], rngs: nnx.Rngs | None = None
+    ) -> Float[Array, "b n d"]:
+        x = dropout(x, self.rate, rngs)
+        for block in self.blocks:
+            x = block(x, mask, rngs)
+        return dropout(self.norm(x), self.rate, rngs)

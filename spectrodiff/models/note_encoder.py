@@ -1,0 +1,60 @@
+"""Note tokens to a memory of notes."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from spectrodiff.config import WINDOW_FRAMES, ModelConfig
+from spectrodiff.models.layers import Encoder, Positions
+from spectrodiff.models.note_events import NoteEvents, event_frames, read_notes
+from spectrodiff.notes.vocabulary import PAD, Vocabulary
+
+_embedding_init = nnx.initializers.normal(1.0)
+
+
+class NoteEncoder(nnx.Module):
+    """Embeds a window's tokens and lets them attend to one another.
+
+    With `compact_notes` the sequence is the notes themselves instead: one place each, its pitch, program and velocity
+    tokens' embeddings added up, with those of the shift tokens of its onset and offset, or with `event_times`
+    their positions on the frame axis. `event_times` alone adds to each token the position of the frame it stands at.
+    """
+
+    def __init__(self, cfg: ModelConfig, vocabulary: Vocabulary, *, rngs: nnx.Rngs):
+        self.vocabulary = vocabulary
+        self.compact = cfg.compact_notes
+        self.tokens_per_note = cfg.tokens_per_note
+        self.event_times = cfg.event_times
+        self.embedding = nnx.Embed(cfg.vocabulary_rows, cfg.width, embedding_init=_embedding_init, rngs=rngs)
+        if not cfg.compact_notes:
+            self.positions = Positions(cfg.max_tokens, cfg.width, rngs=rngs)
+        if cfg.event_times:
+            self.onset_positions = Positions(WINDOW_FRAMES + 1, cfg.width, rngs=rngs)
+            if cfg.compact_notes:
+                self.offset_positions = Positions(WINDOW_FRAMES + 1, cfg.width, rngs=rngs)
+        self.encoder = Encoder(cfg, cfg.note_layers, rngs=rngs)
+
+    def __call__(
+        self, tokens: Int[Array, "b n"], rngs: nnx.Rngs | None = None
+    ) -> tuple[Float[Array, "b m d"], Bool[Array, "b m"], NoteEvents | None]:
+        """Memory, its mask, and the notes that its places are (None unless compact)."""
+        if self.compact:
+            room = tokens.shape[1] // self.tokens_per_note
+            notes = jax.vmap(lambda row: read_notes(row, self.vocabulary, room))(tokens)
+            return self.encoder(self._embed(notes), notes.real, rngs), notes.real, notes
+        x = self.embedding(tokens) + self.positions(tokens.shape[1])
+        if self.event_times:
+            x += self.onset_positions.at(jax.vmap(lambda row: event_frames(row, self.vocabulary))(tokens))
+        mask = tokens > PAD
+        return self.encoder(x, mask, rngs), mask, None
+
+    def _embed(self, notes: NoteEvents) -> Float[Array, "b m d"]:
+        x = self.embedding(notes.pitch) + self.embedding(notes.program) + self.embedding(notes.velocity)
+        if self.event_times:
+            return x + self.onset_positions.at(notes.onset) + self.offset_positions.at(notes.offset)
+        return x + self.embedding(self._shift(notes.onset)) + self.embedding(self._shift(notes.offset))
+
+    def _shift(self, frames):
+        steps = jnp.clip(jnp.where(jnp.isfinite(frames), 2 * frames, 0), 0, 2 * WINDOW_FRAMES).astype(jnp.int32)
+        return jnp.where(jnp.isfinite(frames), self.vocabulary.shift_start + steps, 0)

@@ -1,0 +1,69 @@
+"""Notes laid onto the decoder's frames: the physical time axis that cross-attention would first have to discover."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from spectrodiff.audio.mel import LOG_CEILING, LOG_FLOOR, MEL_BINS
+from spectrodiff.config import DiffusionConfig, ModelConfig
+from spectrodiff.models.layers import dense
+from spectrodiff.models.note_events import NoteEvents
+
+# Frames (20 ms) after an onset, an offset or, for a note begun before the window, its start, at which a hat function
+# peaks: dense at first, where sound changes fast. The last of a row stays up for as long as the note lasts.
+_SINCE_ONSET = (-2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
+_SINCE_OFFSET = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
+_SINCE_START = (0.0, 64.0, 192.0)
+KERNELS = len(_SINCE_ONSET) + len(_SINCE_OFFSET) + len(_SINCE_START)
+_FIRST_GUESS = -3.0  # log magnitude of an untrained note: audible, so that gradients reach it
+_LOUDEST = 8.0
+
+
+def _hats(time: Float[Array, "*n"], knots: tuple[float, ...], stays: bool) -> Float[Array, "*n k"]:
+    """Linear interpolation weights of `time` between `knots`; zero before the first, and after the last unless it stays."""
+    points = jnp.array(knots)
+    time = time[..., None]
+    before = jnp.concatenate([points[:1] - 1.0, points[:-1]])
+    after = jnp.concatenate([points[1:], points[-1:] * 2])
+    rising = (time - before) / (points - before)
+    falling = (after - time) / (after - points)
+    if stays:
+        falling = jnp.where(points == points[-1], 1.0, falling)
+    return jnp.clip(jnp.minimum(rising, falling), 0.0, 1.0)
+
+
+def roll_kernels(notes: NoteEvents, frames: int) -> Float[Array, "t n k"]:
+    """How much of each phase of each note's life lies in each frame.
+
+    `notes` has fields of shape [n]; the result is zero for rows that are not real. A frame is taken at its centre,
+    one frame (half the analysis window of 640 samples) after its first sample.
+    """
+    time = jnp.arange(frames)[:, None] + 1.0
+    tied, drum = jnp.isneginf(notes.onset), notes.drum
+    held = jnp.where(drum, 1.0, jnp.clip(notes.offset - time + 0.5, 0.0, 1.0))  # 1 until the offset
+    never = jnp.full_like(time, -9.0)
+    since_onset = _hats(jnp.where(tied, never, time - notes.onset), _SINCE_ONSET, stays=True)
+    since_offset = _hats(jnp.where(jnp.isposinf(notes.offset), never, time - notes.offset), _SINCE_OFFSET, stays=False)
+    since_start = _hats(jnp.where(tied, time, never), _SINCE_START, stays=True)
+    kernels = jnp.concatenate([since_onset * held[..., None], since_offset, since_start * held[..., None]], -1)
+    return jnp.where(notes.real[:, None], kernels, 0.0)
+
+
+class NoteRoll(nnx.Module):
+    """A first sketch of the mel from the notes alone: each note's own spectrum in each phase, added up.
+
+    Magnitudes add, their logarithms do not, so the sum is taken before the logarithm: the network after it need only
+    learn what notes do to one another, and the rest.
+    """
+
+    def __init__(self, cfg: ModelConfig, diffusion: DiffusionConfig, *, rngs: nnx.Rngs):
+        self.mean, self.std = diffusion.mean, diffusion.std
+        self.project = dense(cfg.width, KERNELS * MEL_BINS, rngs=rngs)
+
+    def __call__(self, memory: Float[Array, "b n d"], kernels: Float[Array, "b t n k"]) -> Float[Array, "b t m"]:
+        """The sketch, in the space the decoder works in."""
+        spectra = jnp.exp(jnp.minimum(self.project(memory) + _FIRST_GUESS, _LOUDEST))
+        spectra = spectra.reshape(*memory.shape[:-1], KERNELS, MEL_BINS)
+        magnitude = jnp.einsum("btnk,bnkm->btm", kernels, spectra)
+        scaled = 2.0 * (jnp.log(magnitude + jnp.exp(LOG_FLOOR)) - LOG_FLOOR) / (LOG_CEILING - LOG_FLOOR) - 1.0
+        return (scaled - self.mean) / self.std

@@ -1,0 +1,1 @@
+"""MIDI files to notes, notes to tokens, and back."""

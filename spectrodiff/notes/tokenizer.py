@@ -1,0 +1,288 @@
+"""Notes to tokens, window by window, and back (Hawthorne et al. 2022, section 3.1)."""
+
+import bisect
+import dataclasses
+import functools
+import os
+
+import numpy as np
+from jaxtyping import Int, Int32
+
+from spectrodiff.audio.mel import FRAMES_PER_SECOND, HOP, SAMPLE_RATE
+from spectrodiff.config import WINDOW_FRAMES, TokenizerConfig
+from spectrodiff.errors import InputError
+from spectrodiff.notes.midi import Notes, read_midi
+from spectrodiff.notes.vocabulary import EOS, MAX_SHIFT, PAD, Vocabulary
+
+STEPS_PER_SECOND = 100
+_STEPS_PER_FRAME = STEPS_PER_SECOND // FRAMES_PER_SECOND
+# Instruments of Slakh2100 (Manilow et al. 2019), which the published weights know; the rest fall to the one below.
+_SLAKH = np.array([0, 4, 8, 16, 24, 26, 29, 32, 33, 40, 41, 42, 43, 46, 47, 48, 50, 52, 55, 56, 57, 58, 60, 61, 64, 66,
+                   67, 68, 69, 70, 71, 73, 80, 88])  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Timeline:
+    """A piece's note-ons and note-offs, in the order and in the tokens in which windows hold them.
+
+    `step` is each event's time in steps of 10 ms. `voice` is 128 * program + pitch, -1 for a drum. `until` is the
+    index of the next event of that voice if the event starts a sounding note, else 0. `note` indexes the piece's
+    notes, and `loudness` ranks these from the quietest up. `frames` is the length of the piece.
+    """
+
+    step: Int[np.ndarray, " events"]
+    voice: Int[np.ndarray, " events"]
+    until: Int[np.ndarray, " events"]
+    note: Int[np.ndarray, " events"]
+    program_token: Int[np.ndarray, " events"]
+    velocity_token: Int[np.ndarray, " events"]
+    pitch_token: Int[np.ndarray, " events"]
+    loudness: Int[np.ndarray, " notes"]
+    frames: int
+
+
+@dataclasses.dataclass(frozen=True)
+class NoteTokenizer:
+    """Turns pieces into windows of tokens, and windows of tokens into pieces.
+
+    `config.program_map` is "full" (programs as they are), "midi_class" (the first of each family of eight), "flat" (no
+    programs) or "slakh" (the nearest program at or below that the published weights know). `on_overflow` says what
+    becomes of a window of over `config.max_tokens` tokens: "error", or "thin", which leaves its quietest notes out of
+    the piece; `thin` does it alone, and counts them.
+    """
+
+    config: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
+    on_overflow: str = "error"
+
+    def __post_init__(self):
+        for name, value, choices in (
+            ("program_map", self.config.program_map, ("full", "midi_class", "flat", "slakh")),
+            ("on_overflow", self.on_overflow, ("error", "thin")),
+        ):
+            if value not in choices:
+                raise InputError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
+        if not 1 <= self.config.velocity_bins <= 127:
+            raise InputError(f"velocity_bins is {self.config.velocity_bins}; choose 1 to 127")
+        if self.config.max_tokens < 2:
+            raise InputError(f"max_tokens is {self.config.max_tokens}; a window without a note needs 2")
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.config.velocity_bins)
+
+    def encode_file(self, path: str | os.PathLike) -> Int32[np.ndarray, "windows n"]:
+        """The tokens of a MIDI file; raises InputError as `read_midi` and `encode` do."""
+        return self.encode(read_midi(path))
+
+    def encode(self, notes: Notes) -> Int32[np.ndarray, "windows n"]:
+        """A piece as rows of `config.max_tokens` tokens, each ended by EOS and padded, one row per 5.12 s.
+
+        Raises:
+          InputError: a window needs more tokens than that, and `on_overflow` is "error".
+        """
+        if self.on_overflow == "thin":
+            notes, _ = self.thin(notes)
+        timeline = self.timeline(notes)
+        tokens = np.full((self.num_windows(notes.total_time), self.config.max_tokens), PAD, np.int32)
+        for row, start_frame in zip(tokens, range(0, timeline.frames, WINDOW_FRAMES), strict=True):
+            window = self.window(timeline, start_frame)
+            row[: len(window)] = window
+        return tokens
+
+    def num_windows(self, total_time: float) -> int:
+        """Windows of a piece of `total_time` seconds. One that ends on a frame gets another frame, as published."""
+        return -(-_num_frames(total_time) // WINDOW_FRAMES)
+
+    def timeline(self, notes: Notes) -> Timeline:
+        """What every window of a piece is cut from.
+
+        A pitched note of no length is left out: its end would come before its start, and it would never stop.
+        """
+        vocabulary = self.vocabulary
+        index = np.flatnonzero(notes.is_drum | (notes.end > notes.start))
+        program = notes.program
+        if self.config.program_map == "slakh":
+            program = _SLAKH[np.searchsorted(_SLAKH, program, side="right") - 1]
+        index = index[np.lexsort((notes.pitch[index], program[index], notes.is_drum[index]))]
+        ending = index[~notes.is_drum[index]]
+        note = np.concatenate([ending, index])
+        time = np.concatenate([notes.end[ending], notes.start[index]])
+        velocity = np.concatenate([np.zeros(len(ending), np.int32), notes.velocity[index]])
+        order = np.argsort(time, kind="stable")  # exact times; at equal ones the order so far: offs first, then sorted
+        note, time, velocity = note[order], time[order], velocity[order]
+
+        pitch, is_drum, program = notes.pitch[note], notes.is_drum[note], program[note]
+        voice = np.where(is_drum, -1, 128 * program + pitch)
+        by_voice = np.argsort(voice, kind="stable")
+        until = np.full(len(note), len(note))
+        until[by_voice[:-1]] = np.where(np.diff(voice[by_voice]) == 0, by_voice[1:], len(note))
+        until[is_drum | (velocity == 0)] = 0
+        if self.config.program_map == "midi_class":  # published so: the tokens change, not what they are sorted by
+            program = program // 8 * 8
+        program_token = np.full_like(program, PAD) if self.config.program_map == "flat" else vocabulary.program(program)
+        return Timeline(
+            step=np.rint(time * STEPS_PER_SECOND).astype(np.int64),
+            voice=voice,
+            until=until,
+            note=note,
+            program_token=np.where(is_drum, PAD, program_token),
+            velocity_token=vocabulary.velocity(velocity),
+            pitch_token=np.where(is_drum, vocabulary.drum(pitch), vocabulary.pitch(pitch)),
+            loudness=np.argsort(np.lexsort((notes.end - notes.start, notes.velocity))),
+            frames=_num_frames(notes.total_time),
+        )
+
+    def window(self, timeline: Timeline, start_frame: int, frames: int = WINDOW_FRAMES) -> Int32[np.ndarray, " n"]:
+        """The tokens of `frames` frames (of 20 ms) from any `start_frame` on, ended by EOS, not padded.
+
+        Raises:
+          InputError: they are over `config.max_tokens`, and `on_overflow` is "error".
+        """
+        sounding, events = _contents(timeline, start_frame, frames)
+        tokens = self._tokens(timeline, sounding, events, start_frame)
+        if len(tokens) <= self.config.max_tokens:
+            return tokens
+        if self.on_overflow == "error":
+            name = f"window {start_frame // frames}" if start_frame % frames == 0 else "the window"
+            raise InputError(
+                f"{name} at {start_frame / FRAMES_PER_SECOND:.2f} s needs {len(tokens)} tokens, over the limit of "
+                f"{self.config.max_tokens}; thin the piece out, or use --on_overflow thin to drop its quietest notes"
+            )
+        quiet = self._quietest(timeline, sounding, events, start_frame)
+        sounding, events = (part[~np.isin(timeline.note[part], quiet)] for part in (sounding, events))
+        return self._tokens(timeline, sounding, events, start_frame)
+
+    def thin(self, notes: Notes) -> tuple[Notes, int]:
+        """The piece without the quietest notes (the shortest of equals) of windows that overflow, and their number."""
+        kept = np.arange(len(notes), dtype=np.int32)
+        while True:
+            timeline = self.timeline(notes.select(kept))
+            quiet = set()
+            for start_frame in range(0, timeline.frames, WINDOW_FRAMES):
+                sounding, events = _contents(timeline, start_frame, WINDOW_FRAMES)
+                quiet.update(self._quietest(timeline, sounding, events, start_frame).tolist())
+            if not quiet:
+                return notes.select(kept), len(notes) - len(kept)
+            kept = np.delete(kept, list(quiet))
+
+    def _quietest(self, timeline, sounding, events, start_frame) -> Int[np.ndarray, " dropped"]:
+        """The fewest notes, quietest first, without which a window fits; often none."""
+        touched = np.union1d(timeline.note[sounding], timeline.note[events])
+        touched = touched[np.argsort(timeline.loudness[touched])]
+
+        def fits(dropped: int) -> bool:
+            kept = (part[~np.isin(timeline.note[part], touched[:dropped])] for part in (sounding, events))
+            return len(self._tokens(timeline, *kept, start_frame)) <= self.config.max_tokens
+
+        if fits(0):
+            return touched[:0]
+        return touched[: bisect.bisect_left(range(len(touched)), True, key=fits)]
+
+    def _tokens(
+        self,
+        timeline: Timeline,
+        sounding: Int[np.ndarray, " tied"],
+        events: Int[np.ndarray, " events"],
+        start_frame: int,
+    ) -> Int32[np.ndarray, " n"]:
+        """A tie section of the note-ons `sounding`, then `events`, both indices into the timeline, then EOS.
+
+        Tokens are laid out one row per event, as shifts, program, velocity, pitch, with PAD for what is left out.
+        """
+        ties = len(sounding)
+        which = np.concatenate([sounding, events])
+        step = timeline.step[events] - start_frame * _STEPS_PER_FRAME
+        shifts = -(-int(step[-1]) // MAX_SHIFT) if len(step) else 0
+        table = np.full((len(which) + 1, shifts + 3), PAD, np.int32)
+        heard = table[ties + 1 :]  # row `ties` is the tie token's
+
+        moved = _changes(step, 0)
+        for k in range(shifts):
+            part = np.minimum(step[moved] - k * MAX_SHIFT, MAX_SHIFT)
+            heard[moved, k] = np.where(part > 0, self.vocabulary.shift(part), PAD)
+        program = timeline.program_token[which]
+        pitched = np.flatnonzero(program)
+        pitched = pitched[_changes(program[pitched], PAD)]
+        table[pitched + (pitched >= ties), -3] = program[pitched]
+        velocity = timeline.velocity_token[events]
+        changed = _changes(velocity, PAD)
+        heard[changed, -2] = velocity[changed]
+        table[:ties, -1] = timeline.pitch_token[sounding]
+        table[ties, -1] = self.vocabulary.tie
+        heard[:, -1] = timeline.pitch_token[events]
+        return np.append(table[table != PAD], np.int32(EOS))
+
+    def decode(self, tokens: Int[np.ndarray, "windows n"]) -> Notes:
+        """The notes that `encode` wrote, as far as tokens know them; tokens that make no sense are passed over.
+
+        Lost are: times beyond 10 ms (every note lasts at least that long), velocities beyond their bin (which comes
+        back as its loudest), programs beyond the program map, the length of drum hits (10 ms) and of the silence after
+        the last note, and which of several overlapping notes of one program and pitch ends when.
+        """
+        notes = []  # start, end, pitch, velocity, program, is_drum; times in steps
+        open_notes = {}  # (program, pitch) -> (start, velocity)
+
+        def close(voice: tuple[int, int], end: int) -> None:
+            start, velocity = open_notes.pop(voice)
+            notes.append((start, max(end, start + 1), voice[1], velocity, voice[0], False))
+
+        steps = WINDOW_FRAMES * _STEPS_PER_FRAME
+        events = [self.vocabulary.event(token) for token in range(self.vocabulary.end)]
+        for begin, window in zip(range(0, len(tokens) * steps, steps), tokens.tolist(), strict=True):
+            now, program, velocity, tied, in_shift = begin, 0, 0, set(), False
+            for token in window:
+                if token == EOS:
+                    break
+                kind, value = events[token] if 0 <= token < len(events) else ("unknown", token)
+                if kind == "shift":
+                    now = value + (now if in_shift else begin)
+                elif kind == "program":
+                    program = value
+                elif kind == "velocity":
+                    velocity = value
+                elif kind == "tie" and tied is not None:
+                    for voice in open_notes.keys() - tied:
+                        close(voice, begin)
+                    tied = None
+                elif kind == "drum" and velocity:
+                    notes.append((now, now + 1, value, velocity, 0, True))
+                elif kind == "pitch" and tied is not None:
+                    tied.add((program, value))
+                elif kind == "pitch":
+                    if (program, value) in open_notes:
+                        close((program, value), now)
+                    if velocity:
+                        open_notes[program, value] = (now, velocity)
+                in_shift = kind == "shift"
+        for voice in list(open_notes):
+            close(voice, len(tokens) * steps)
+        columns = np.array(sorted(notes), np.int32).reshape(-1, 6).T
+        start, end = columns[:2] / STEPS_PER_SECOND
+        return Notes(start, end, *columns[2:5], columns[5] > 0, total_time=float(end.max(initial=0.0)))
+
+
+def _num_frames(total_time: float) -> int:
+    return int(total_time * SAMPLE_RATE) // HOP + 1
+
+
+def _changes(values: Int[np.ndarray, " n"], before: int) -> Int[np.ndarray, " changes"]:
+    """Where a value differs from the one before it; `before` stands before the first."""
+    differs = np.empty(len(values), bool)
+    differs[:1] = values[:1] != before
+    np.not_equal(values[1:], values[:-1], out=differs[1:])
+    return np.flatnonzero(differs)
+
+
+def _contents(timeline: Timeline, start_frame: int, frames: int) -> tuple[Int[np.ndarray, "a"], Int[np.ndarray, "b"]]:
+    """Which note-ons sound as a window starts, sorted by program and pitch, and which events lie in it."""
+    step = timeline.step
+    start = start_frame * _STEPS_PER_FRAME
+    first = int(np.searchsorted(step, start))
+    last = int(np.searchsorted(step, start + frames * _STEPS_PER_FRAME))
+    if start_frame + frames >= timeline.frames:
+        last = len(step)  # a note-off that was rounded up to the very end of the piece
+    before = first
+    if len(step) and start > step[-1]:
+        before = int(np.searchsorted(step, step[-1]))  # not what sounds at the end: published weights learnt it so
+    sounding = np.flatnonzero(timeline.until[:before] >= before)
+    return sounding[np.argsort(timeline.voice[sounding])], np.arange(first, max(first, last))

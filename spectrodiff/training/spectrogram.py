@@ -1,0 +1,135 @@
+"""The task of learning spectrograms from notes: its model, its loss, its held-out figures."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Iterator
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from spectrodiff.audio.mel import LOG_CEILING, LOG_FLOOR
+from spectrodiff.config import WINDOW_FRAMES, SpectrogramConfig
+from spectrodiff.data.pipeline import batches
+from spectrodiff.data.windows import cut_window, load_pieces, read_split
+from spectrodiff.diffusion.objective import OBJECTIVES, diffusion_loss
+from spectrodiff.diffusion.samplers import STEPS
+from spectrodiff.diffusion.schedule import logsnr_at
+from spectrodiff.models.sampling import sample_mel
+from spectrodiff.models.spectrogram_model import SpectrogramModel
+from spectrodiff.notes.tokenizer import NoteTokenizer
+from spectrodiff.pretrained.native import save_spectrogram_model
+
+NATS = (LOG_CEILING - LOG_FLOOR) / 2.0  # of log-mel in one unit of scaled mel
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class SpectrogramTask:
+    """Trains a `SpectrogramModel` on a prepared corpus in `data_dir`."""
+
+    data_dir: str
+    config: SpectrogramConfig = SpectrogramConfig()
+    condition_drop: float = 0.1
+    # Noise times are uniform to this power: 1 is the paper's, below 1 leans towards noise.
+    time_power: float = 1.0
+    heldout_windows: int = 64
+    heldout_steps: int = 8
+    heldout_sampler: str = "dpmpp"
+    heldout_guidance: float = 1.0
+    max_pieces: int | None = None
+
+    @functools.cached_property
+    def tokenizer(self) -> NoteTokenizer:
+        return NoteTokenizer(self.config.tokenizer)
+
+    def build(self, rngs: nnx.Rngs) -> SpectrogramModel:
+        return SpectrogramModel(self.config, rngs=rngs)
+
+    def batches(self, seed: int) -> Iterator[dict[str, np.ndarray]]:
+        names = read_split(self.data_dir, "train")[: self.max_pieces]
+        return batches(load_pieces(self.data_dir, names, self.tokenizer), self.tokenizer, seed=seed)
+
+    def loss(self, model: SpectrogramModel, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
+        time_key, drop_key, noise_key, dropout_key = jax.random.split(key, 4)
+        cfg, size = self.config.diffusion, batch["tokens"].shape[0]
+        rngs = nnx.Rngs(dropout=dropout_key)
+        time = jax.random.uniform(time_key, (size,)) ** self.time_power
+        conditioning = model.encode(batch["tokens"], batch["context"], batch["context_mask"], WINDOW_FRAMES, rngs)
+        conditioning = conditioning.keep(jax.random.bernoulli(drop_key, 1.0 - self.condition_drop, (size,)))
+        memory = model.remember(conditioning)
+        losses = diffusion_loss(
+            lambda z, logsnr: model.decoder(z, logsnr, memory, rngs),
+            OBJECTIVES[cfg.prediction],
+            (batch["target"] - cfg.mean) / cfg.std,
+            batch["target_mask"],
+            logsnr_at(time),
+            noise_key,
+        )
+        return losses.mean(), {}
+
+    @functools.cached_property
+    def heldout(self) -> dict[str, np.ndarray]:
+        """Windows of the validation split, spread evenly over its music, the same every time."""
+        pieces = load_pieces(self.data_dir, read_split(self.data_dir, "validation"), self.tokenizer)
+        places = [(piece, start) for piece in pieces for start in range(0, len(piece.mel), WINDOW_FRAMES)]
+        chosen = np.linspace(0, len(places) - 1, min(len(places), 2 * self.heldout_windows)).astype(int)
+        windows = [cut_window(*places[i], self.tokenizer, self.config.tokenizer.max_tokens // 2) for i in chosen]
+        windows = [window for window in windows if window is not None][:: 2][: self.heldout_windows]
+        return {name: np.stack([window[name] for window in windows]) for name in windows[0]}
+
+    @functools.cached_property
+    def _sample(self):
+        @functools.partial(jax.jit, static_argnums=0)
+        def sample(graph, params, buffers, tokens, context, context_mask, key):
+            model = nnx.merge(graph, params, buffers)
+            return sample_mel(
+                model,
+                self.config.diffusion,
+                model.encode(tokens, context, context_mask, WINDOW_FRAMES),
+                WINDOW_FRAMES,
+                key,
+                step=STEPS[self.heldout_sampler],
+                steps=self.heldout_steps,
+                guidance=self.heldout_guidance,
+            )
+
+        return sample
+
+    def evaluate(self, graph, params, buffers) -> dict[str, float]:
+        """Log-mel L1 in nats between sampled and true windows, true previous window as context."""
+        data, batch = self.heldout, 16
+        sampled = np.concatenate([
+            self._sample(
+                graph, params, buffers, *(data[k][i : i + batch] for k in ("tokens", "context", "context_mask")),
+                jax.random.key(i),
+            )
+            for i in range(0, len(data["tokens"]), batch)
+        ])
+        return {"heldout_mel_l1": mel_l1(sampled, data["target"], data["target_mask"])}
+
+    def baselines(self) -> dict[str, float]:
+        """What guessing without a model scores on the held-out windows, in nats; lower is better."""
+        data = self.heldout
+        target, mask = data["target"], data["target_mask"]
+        context, context_mask = data["context"], data["context_mask"][..., None]
+        frames = np.maximum(context_mask.sum(1, keepdims=True), 1)
+        context_mean = (context * context_mask).sum(1, keepdims=True) / frames
+        mean = target[mask].mean(0)
+        context_mean = np.where(context_mask.any(1, keepdims=True), context_mean, mean)
+        return {
+            "mean_mel": mel_l1(np.broadcast_to(mean, target.shape), target, mask),
+            "wrong_window": mel_l1(np.roll(target, 1, axis=0), target, mask),
+            "context_mean": mel_l1(np.broadcast_to(context_mean, target.shape), target, mask),
+        }
+
+    def save(self, folder: pathlib.Path, model: SpectrogramModel, card: dict) -> None:
+        save_spectrogram_model(folder, model, self.config, card)
+
+
+def mel_l1(scaled: np.ndarray, target: np.ndarray, mask: np.ndarray) -> float:
+    """Mean absolute difference of log-mels in nats over real frames, from scaled ones."""
+    return float(NATS * np.abs(scaled - target).mean(-1)[mask].mean())

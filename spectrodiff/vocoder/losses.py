@@ -1,0 +1,52 @@
+"""What a generator is told about its audio: named terms here, their weights in a config."""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from spectrodiff.audio.mel import hann, mel_matrix
+
+Audio = Float[Array, "b s"]
+STFT_WINDOWS = (512, 1024, 2048)  # samples; hops are a quarter of them
+MEL_SCALES = {256: 20, 512: 40, 1024: 80, 2048: 160}  # window: mel bins, coarse where frequency is (Kumar et al. 2023)
+FLOOR = 1e-5  # full scale is 1: keeps logarithms and their gradients finite in silence
+
+
+def spectral_losses(audio: Audio, reference: Audio) -> dict[str, Float[Array, ""]]:
+    """The terms that need no discriminator, each a mean over a batch of crops of at least 2048 samples:
+
+    `log_magnitude` and `convergence`, the multi-resolution STFT losses of Yamamoto et al. (2020): mean absolute
+    difference of log magnitudes in nats, and relative distance of magnitudes.
+    `mel`: mean absolute difference of log-mels over MEL_SCALES, in nats.
+    """
+    terms = {"log_magnitude": 0.0, "convergence": 0.0, "mel": 0.0}
+    for window in STFT_WINDOWS:
+        ours, theirs = magnitudes(audio, window), magnitudes(reference, window)
+        terms["log_magnitude"] += jnp.abs(jnp.log(ours) - jnp.log(theirs)).mean() / len(STFT_WINDOWS)
+        distance = jnp.linalg.norm((ours - theirs).reshape(len(ours), -1), axis=1)
+        loudness = jnp.linalg.norm(theirs.reshape(len(theirs), -1), axis=1)
+        terms["convergence"] += (distance / loudness).mean() / len(STFT_WINDOWS)
+    for window, bins in MEL_SCALES.items():
+        matrix = mel_matrix(window, bins).astype(np.float32)
+        ours, theirs = (jnp.log(magnitudes(x, window) @ matrix + FLOOR) for x in (audio, reference))
+        terms["mel"] += jnp.abs(ours - theirs).mean() / len(MEL_SCALES)
+    return terms
+
+
+def total(terms: Mapping[str, Float[Array, ""]], weights: Mapping[str, float]) -> Float[Array, ""]:
+    """The weighted sum; a term without a weight is only reported.
+
+    Raises:
+      KeyError: a weight names no term, which would otherwise train nothing, silently.
+    """
+    return sum(weight * terms[name] for name, weight in weights.items())
+
+
+def magnitudes(audio: Audio, window: int) -> Float[Array, "b t f"]:
+    """Hann STFT magnitudes, a full-scale sine peaking at 1, never under FLOOR; with gradients everywhere."""
+    starts = np.arange(0, audio.shape[-1] - window + 1, window // 4)
+    framed = audio[:, starts[:, None] + np.arange(window)] * (hann(window) / (window / 4)).astype(np.float32)
+    spectrum = jnp.fft.rfft(framed)
+    return jnp.sqrt(jnp.square(spectrum.real) + jnp.square(spectrum.imag) + FLOOR**2)

@@ -1,0 +1,96 @@
+"""Turning mel into audio piece by piece: while it still arrives, in bounded memory, with one compiled program.
+
+Every vocoder cuts its input on one fixed grid, however the frames come in, so that streaming and calling it at once
+run the very same steps.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import flax.nnx as nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from spectrodiff.audio.mel import HOP, LOG_FLOOR, MEL_BINS
+from spectrodiff.errors import InputError
+from spectrodiff.vocoder.generator import Generator, receptive_frames
+
+Mel = Float[Array | np.ndarray, "t m"]
+Audio = Float[np.ndarray, " s"]
+
+
+class Vocoder(Protocol):
+    """Unscaled log-mel [t, MEL_BINS] to audio [t * HOP] at SAMPLE_RATE, at once or as frames arrive."""
+
+    def __call__(self, mel: Mel) -> Audio: ...
+
+    def stream(self, mels: Iterable[Mel]) -> Iterator[Audio]: ...
+
+
+def windows(
+    mels: Iterable[Mel], before: int, chunk: int, after: int
+) -> Iterator[tuple[Float[np.ndarray, "w m"], int]]:
+    """Cuts mel arriving in pieces of any length into chunks, each with the frames before and after it.
+
+    Beyond both ends of the piece lies silence. Yields (window [before + chunk + after, m], frames of the chunk that
+    are the piece's: fewer than `chunk` only in the last one).
+
+    Raises:
+      InputError: a piece is not [t, MEL_BINS] or holds what is not a number, or no frame comes at all.
+    """
+    size = before + chunk + after
+    waiting = np.full((before, MEL_BINS), LOG_FLOOR, np.float32)
+    empty = True
+    for mel in mels:
+        mel = checked(mel)
+        empty = empty and not len(mel)
+        waiting = np.concatenate([waiting, mel])
+        while len(waiting) >= size:
+            yield waiting[:size], chunk
+            waiting = waiting[chunk:]
+    if empty:
+        raise InputError("the mel has no frames, so there is nothing to make audible")
+    while (left := len(waiting) - before) > 0:
+        window = np.pad(waiting, ((0, max(0, size - len(waiting))), (0, 0)), constant_values=LOG_FLOOR)
+        yield window[:size], min(left, chunk)
+        waiting = waiting[chunk:]
+
+
+def checked(mel: Mel) -> Float[np.ndarray, "t m"]:
+    """The mel as a float32 numpy array.
+
+    Raises:
+      InputError: it is not [t, MEL_BINS], or holds what is not a number.
+    """
+    mel = np.asarray(mel, np.float32)
+    if mel.ndim != 2 or mel.shape[1] != MEL_BINS:
+        raise InputError(f"a mel is an array [frames, {MEL_BINS}], but this one is {list(mel.shape)}")
+    if not np.isfinite(mel).all():
+        frame = int(np.argmin(np.isfinite(mel).all(axis=1)))
+        raise InputError(f"the mel holds a value that is not a number (first in frame {frame}); compute it again")
+    return mel
+
+
+class MelGAN:
+    """A vocoder around a trained generator. Chunks overlap by as many frames as the generator can see.
+
+    A piece is surrounded by silence, so its ends sound alike however it is cut.
+    """
+
+    def __init__(self, generator: Generator, chunk: int = 128):
+        self.chunk = chunk
+        self.reach = receptive_frames(generator.cfg)
+        graph, self.weights = nnx.split(generator)
+        self._decode = jax.jit(lambda weights, mel: nnx.merge(graph, weights)(mel[None])[0])
+
+    def __call__(self, mel: Mel) -> Audio:
+        """Raises InputError for a mel that is empty, of another shape, or not all numbers."""
+        return np.concatenate(list(self.stream([mel])))
+
+    def stream(self, mels: Iterable[Mel]) -> Iterator[Audio]:
+        """Yields audio as soon as a chunk and what the generator sees after it have come."""
+        for window, frames in windows(mels, self.reach, self.chunk, self.reach):
+            audio = np.asarray(self._decode(self.weights, jnp.asarray(window)))
+            yield audio[self.reach * HOP :][: frames * HOP]

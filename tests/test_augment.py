@@ -1,0 +1,74 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from spectrodiff.data.augment import excerpt, vary
+from spectrodiff.data.etudes import RANGES
+from spectrodiff.notes.midi import Notes
+
+BASS = 34
+
+
+@pytest.fixture(params=range(5))
+def rng(request):
+    return np.random.default_rng(request.param)
+
+
+@pytest.fixture
+def notes():
+    """Two minutes of piano, bass, a flute, a helicopter and drums; one note each second from each."""
+    start = np.tile(np.arange(120.0), 5)
+    part = np.repeat(np.arange(5), 120)
+    return Notes(
+        start=start,
+        end=start + 0.5,
+        pitch=np.array([60, 36, 80, 50, 38], np.int32)[part] + (start.astype(np.int32) % 3),
+        velocity=np.full(600, 80, np.int32),
+        program=np.array([0, BASS, 73, 125, 0], np.int32)[part],
+        is_drum=part == 4,
+        total_time=120.0,
+    )
+
+
+def test_an_excerpt_starts_with_a_note_and_ends_in_time(notes, rng):
+    short = excerpt(notes, rng, 30.2)
+    assert short.start.min() == 0 and short.total_time == short.end.max() <= 30.2
+    assert len(short) == 5 * 31
+    assert len(excerpt(notes, rng, 200.0)) == len(notes)
+
+
+def test_one_tempo_and_one_key_for_all(notes, rng):
+    notes = notes.select(np.argsort(notes.start, kind="stable").astype(np.int32))
+    varied = vary(notes, rng, "midi_class")
+    assert len(varied) == len(notes)
+    tempo = np.diff(notes.start[::5]) / np.diff(varied.start[::5])
+    np.testing.assert_allclose(tempo, tempo[0])
+    assert 0.8 <= tempo[0] <= 1.25
+    assert len(np.unique((varied.pitch - notes.pitch)[~notes.is_drum] % 12)) == 1
+    np.testing.assert_array_equal(varied.pitch[notes.is_drum], notes.pitch[notes.is_drum])
+
+
+def test_programs_stand_for_their_family_and_basses_stay(notes, rng):
+    varied = vary(notes, rng, "midi_class")
+    assert set(varied.program[~varied.is_drum].tolist()) <= set(RANGES)
+    assert np.sum((varied.program == 32) & ~varied.is_drum) == 120
+    for program in np.unique(varied.program[~varied.is_drum]).tolist():
+        low, high = RANGES[program]
+        assert low <= np.median(varied.pitch[~varied.is_drum & (varied.program == program)]) <= high
+
+
+def test_families_are_played_by_all_their_members(notes):
+    seen = {p for seed in range(100) for p in vary(notes, np.random.default_rng(seed), "family").program.tolist()}
+    assert set(range(32, 40)) <= seen and len(seen) > 80 and max(seen) < 96
+
+
+def test_a_key_sounds_once_at_a_time_and_short_drum_hits_last(notes, rng):
+    long = dataclasses.replace(notes, end=np.where(notes.is_drum, notes.start + 1e-3, notes.start + 5), total_time=124.0)
+    varied = vary(long, rng, "midi_class")
+    assert np.all(varied.end[varied.is_drum] - varied.start[varied.is_drum] > 0.09)
+    keys = np.stack([varied.pitch, varied.program, varied.is_drum])
+    for key in np.unique(keys, axis=1).T:
+        mine = np.all(keys == key[:, None], axis=0)
+        assert np.all(varied.end[mine][:-1] <= varied.start[mine][1:])
+    assert varied.total_time >= varied.end.max()

@@ -1,0 +1,84 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from spectrodiff.config import GeneratorConfig, from_dict, to_dict
+from spectrodiff.errors import InputError
+from spectrodiff.vocoder.generator import Conv, Generator, receptive_frames
+from spectrodiff.vocoder.losses import spectral_losses, total
+
+TINY = GeneratorConfig(channels=32)
+
+
+def parameters(module):
+    return sum(x.size for x in jax.tree.leaves(nnx.state(module, nnx.Param)))
+
+
+def test_a_frame_becomes_a_hop_of_audio_within_bounds():
+    audio = nnx.jit(Generator(TINY, rngs=nnx.Rngs(0)))(10.0 * jax.random.normal(jax.random.key(0), (2, 7, 128)))
+    assert audio.shape == (2, 7 * 320)
+    assert float(jnp.abs(audio).max()) <= 1.0
+
+
+def test_the_default_size():
+    generator = nnx.eval_shape(lambda: Generator(GeneratorConfig(), rngs=nnx.Rngs(0)))
+    assert parameters(generator) == pytest.approx(4.0e6, rel=0.02)
+
+
+@pytest.mark.parametrize("cfg", [TINY, GeneratorConfig(32, (10, 8, 4), (1, 3))])
+def test_the_receptive_field_is_wide_enough_and_no_wider_than_it_must(cfg):
+    """Which samples answer to a change of the middle frame."""
+    generator, frames, reach = Generator(cfg, rngs=nnx.Rngs(0)), 61, receptive_frames(cfg)
+    mel = jax.random.normal(jax.random.key(0), (1, frames, 128))
+    change = generator(mel.at[:, 30].add(3.0)) - generator(mel)
+    answered = np.flatnonzero(np.abs(change[0]).reshape(frames, 320).max(axis=1))
+    assert 30 - reach <= answered.min() <= 30 - reach + 2
+    assert 30 + reach - 2 <= answered.max() <= 30 + reach
+
+
+def test_weight_normalisation_holds_the_gain_against_the_direction():
+    conv = Conv(3, 5, 4, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(1), (1, 9, 3))
+    before = conv(x)
+    conv.direction[...] = conv.direction[...] * 7.0
+    np.testing.assert_allclose(conv(x), before, rtol=1e-4, atol=1e-5)
+    conv.gain[...] = conv.gain[...] * 2.0
+    np.testing.assert_allclose(conv(x), 2 * before, rtol=1e-4, atol=1e-5)
+
+
+def test_upsampling_repeats_each_step_under_a_box_kernel():
+    conv = Conv(1, 1, 4, upsampling=2, rngs=nnx.Rngs(0))
+    conv.direction[...] = jnp.ones((4, 1, 1))
+    conv.gain[...] = jnp.array([2.0])  # the norm of four ones, so the kernel stays a box
+    audio = conv(jnp.array([[[0.0], [1.0], [0.0]]]))[0, :, 0]
+    np.testing.assert_allclose(audio, [0, 1, 1, 1, 1, 0], atol=1e-6)
+
+
+def test_factors_must_make_a_frame():
+    with pytest.raises(InputError, match="320"):
+        Generator(GeneratorConfig(factors=(8, 4, 4)), rngs=nnx.Rngs(0))
+
+
+def test_its_config_survives_json_lists():
+    assert from_dict(GeneratorConfig, to_dict(TINY) | {"factors": [8, 5, 4, 2]}) == TINY
+
+
+def test_it_learns_from_the_spectral_losses():
+    generator = Generator(TINY, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(generator, optax.adam(3e-3), wrt=nnx.Param)
+    mel = jnp.full((1, 8, 128), -3.0)
+    target = 0.3 * jnp.sin(2 * jnp.pi * 200 * jnp.arange(8 * 320) / 16000)[None]
+
+    @nnx.jit
+    def step(generator, optimizer):
+        loss, grads = nnx.value_and_grad(
+            lambda g: total(spectral_losses(g(mel), target), {"log_magnitude": 1.0, "convergence": 1.0, "mel": 1.0})
+        )(generator)
+        optimizer.update(generator, grads)
+        return loss
+
+    losses = [float(step(generator, optimizer)) for _ in range(30)]
+    assert losses[-1] < 0.6 * losses[0]

@@ -1,0 +1,106 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.signal
+
+from spectrodiff.audio.mel import LOG_FLOOR, log_mel, mel_matrix
+from spectrodiff.errors import InputError
+from spectrodiff.evaluation.reconstruction import mel_distance, tone_similarity
+from spectrodiff.vocoder.griffin_lim import AFTER, CHUNK, GriffinLim, istft, refine, solve_magnitude, stft
+
+SEAM = CHUNK * 320
+
+
+def notes(seconds=6.0):
+    """A melody of decaying harmonics over a bass, with a burst of noise on every beat."""
+    rng = np.random.default_rng(0)
+    time = np.arange(int(seconds * 16000)) / 16000
+    audio = np.zeros_like(time)
+    for beat in np.arange(0, seconds, 0.5):
+        since = np.maximum(time - beat, 0.0)
+        sounding = time >= beat
+        hz = 110 * 2 ** (rng.integers(0, 25) / 12)
+        audio += sum(0.1 / k * np.sin(2 * np.pi * k * hz * since) * np.exp(-4 * since) for k in range(1, 9)) * sounding
+        audio += 0.05 * rng.normal(size=time.size) * np.exp(-80 * since) * sounding
+    return audio.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def rebuilt():
+    audio = notes()
+    return audio, GriffinLim()(log_mel(audio))
+
+
+def test_the_mel_of_the_audio_is_the_mel_asked_for(rebuilt):
+    audio, again = rebuilt
+    assert again.shape == audio.shape
+    assert again.dtype == np.float32
+    assert mel_distance(again, audio) < 0.2
+    shifted = np.roll(again, 320)
+    assert mel_distance(again, audio) < 0.7 * mel_distance(shifted, audio)  # frame by frame, not a frame late
+
+
+def test_tones_are_in_tune_and_whole(rebuilt):
+    audio, again = rebuilt
+    assert tone_similarity(again, audio) > 0.85
+
+
+@pytest.mark.parametrize("hz", [110, 440, 1000])
+def test_a_steady_tone_runs_through_the_seams(hz):
+    tone = (0.3 * np.sin(2 * np.pi * hz * np.arange(3 * SEAM) / 16000)).astype(np.float32)
+    again = GriffinLim()(log_mel(tone))
+    inside = slice(3200, len(tone) - 3200)
+    level = 10 * np.log10(2 * scipy.ndimage.uniform_filter1d(again**2, 640)[inside] / 0.3**2)
+    assert np.abs(level).max() < 1.0
+    treble = scipy.signal.sosfilt(scipy.signal.butter(6, 4000, "high", fs=16000, output="sos"), again)
+    clicks = scipy.ndimage.maximum_filter1d(np.abs(treble), 320)
+    assert clicks[SEAM - 320 : SEAM + 960].max() < 1.5 * np.median(clicks[inside])
+
+
+@pytest.mark.parametrize("pieces", [[75, 75, 75, 75], [256, 44], [1, 299]])
+def test_streaming_is_calling(rebuilt, pieces):
+    mel, again = np.asarray(log_mel(rebuilt[0])), rebuilt[1]
+    assert np.array_equal(np.concatenate(list(GriffinLim().stream(np.split(mel, np.cumsum(pieces)[:-1])))), again)
+
+
+def test_audio_comes_after_one_chunk_and_what_follows_it():
+    arriving = iter(np.full((300, 1, 128), -3.0, np.float32))
+    assert len(next(GriffinLim().stream(arriving))) == SEAM
+    assert len(list(arriving)) == 300 - CHUNK - AFTER
+
+
+@pytest.mark.parametrize("frames", [1, 3, 300])
+def test_silence_stays_silent(frames):
+    audio = GriffinLim()(np.full((frames, 128), LOG_FLOOR, np.float32))
+    assert audio.shape == (frames * 320,)
+    assert np.abs(audio).max() < 1e-3  # -60 dBFS
+
+
+@pytest.mark.parametrize("mel", [np.zeros((0, 128)), np.zeros((5, 64)), np.full((5, 128), np.nan)])
+def test_a_bad_mel_is_an_input_error(mel):
+    with pytest.raises(InputError, match="mel"):
+        GriffinLim()(mel)
+
+
+def test_solved_magnitudes_have_the_mel_asked_for():
+    truth = np.abs(np.random.default_rng(0).normal(size=(20, 513))).astype(np.float32)
+    mel = jnp.asarray(truth @ mel_matrix(), jnp.float32)
+    solved = solve_magnitude(mel, 100)
+    assert float(solved.min()) >= 0.0
+    np.testing.assert_allclose(solved @ mel_matrix(), mel, rtol=0.02)
+
+
+def test_stft_and_its_inverse():
+    audio = jnp.asarray(np.random.default_rng(0).normal(size=3200), jnp.float32)
+    spectrum = stft(audio)
+    _, _, expected = scipy.signal.stft(
+        audio, nperseg=640, noverlap=560, nfft=1024, boundary=None, padded=False, scaling="spectrum"
+    )
+    np.testing.assert_allclose(jnp.abs(spectrum), 320 * np.abs(expected.T), atol=1e-3)
+    np.testing.assert_allclose(istft(spectrum)[560:-560], audio[560:-560], atol=1e-5)
+
+
+def test_refining_keeps_the_frames_and_joins_them_in_log():
+    coarse = jnp.asarray([[1.0], [16.0], [1.0]])
+    fine = refine(coarse)[:, 0]
+    np.testing.assert_allclose(fine, [1, 2, 4, 8, 16, 8, 4, 2, 1, 1, 1, 1], rtol=1e-5)

@@ -1,0 +1,268 @@
+"""Files built with mido, read as notes; and everything that is no such file, refused in one line."""
+
+import contextlib
+import struct
+
+import mido
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spectrodiff.errors import InputError
+from spectrodiff.notes.midi import Notes, read_midi, write_midi
+
+
+def on(pitch, time=0, velocity=80, channel=0):
+    return mido.Message("note_on", note=pitch, velocity=velocity, time=time, channel=channel)
+
+
+def off(pitch, time=0, channel=0):
+    return mido.Message("note_off", note=pitch, time=time, channel=channel)
+
+
+def pedal(value, time=0, channel=0):
+    return mido.Message("control_change", control=64, value=value, time=time, channel=channel)
+
+
+def program(value, time=0, channel=0):
+    return mido.Message("program_change", program=value, time=time, channel=channel)
+
+
+def tempo(bpm, time=0):
+    return mido.MetaMessage("set_tempo", tempo=mido.bpm2tempo(bpm), time=time)
+
+
+@pytest.fixture
+def midi(tmp_path):
+    """Writes tracks of messages, 500 ticks a beat (so a tick is 1 ms until a tempo says otherwise), and reads them."""
+
+    def write(*tracks):
+        file = mido.MidiFile(ticks_per_beat=500, tracks=[mido.MidiTrack(track) for track in tracks])
+        file.save(tmp_path / "song.mid")
+        return tmp_path / "song.mid"
+
+    return write
+
+
+def raw(*tracks, division=500, declared=None):
+    """A MIDI file from the bytes of its tracks."""
+    header = b"MThd" + struct.pack(">lhhH", 6, 1, len(tracks) if declared is None else declared, division)
+    return header + b"".join(b"MTrk" + struct.pack(">l", len(track)) + track for track in tracks)
+
+
+NOTE = bytes([0, 0x90, 60, 80, 0x83, 0x74, 0x80, 60, 0])  # half a second of middle C: 0x83 0x74 is 500 ticks
+END = bytes([0, 0xFF, 0x2F, 0])
+
+
+def rows(notes):
+    """(start, end, pitch, velocity, program) for each note in order of time, times to a microsecond."""
+    program = [("drum" if d else p) for d, p in zip(notes.is_drum.tolist(), notes.program.tolist(), strict=True)]
+    times = (np.round(notes.start, 6).tolist(), np.round(notes.end, 6).tolist())
+    columns = zip(*times, notes.pitch.tolist(), notes.velocity.tolist(), program, strict=True)
+    return sorted(columns, key=lambda row: row[:3])  # a program may be a word
+
+
+def test_notes_as_written(midi):
+    notes = read_midi(midi([on(60, 250, velocity=33), on(64), off(60, 500), off(64, 125)]))
+    assert rows(notes) == [(0.25, 0.75, 60, 33, 0), (0.25, 0.875, 64, 80, 0)]
+    assert notes.total_time == 0.875
+    assert len(notes) == 2
+
+
+def test_a_note_on_of_velocity_0_is_an_off(midi):
+    assert rows(read_midi(midi([on(60), on(60, 100, velocity=0)]))) == [(0.0, 0.1, 60, 80, 0)]
+
+
+def test_tempo_changes_mid_piece(midi):
+    events = [tempo(60), on(60), off(60, 500), tempo(240), on(62), off(62, 500)]
+    assert rows(read_midi(midi(events))) == [(0.0, 1.0, 60, 80, 0), (1.0, 1.25, 62, 80, 0)]
+
+
+def test_tracks_programs_and_drums(midi):
+    notes = read_midi(
+        midi(
+            [tempo(120)],
+            [program(40, channel=1), on(60, channel=1), off(60, 500, channel=1)],
+            [program(7, channel=1), on(60, channel=1), off(60, 250, channel=1)],
+            [program(25, channel=9), on(36, channel=9), off(36, 125, channel=9)],
+        )
+    )
+    assert rows(notes) == [(0.0, 0.125, 36, 80, "drum"), (0.0, 0.25, 60, 80, 7), (0.0, 0.5, 60, 80, 40)]
+    assert notes.program[notes.is_drum].tolist() == [0]  # whatever the kit
+
+
+def test_a_program_change_mid_channel(midi):
+    notes = read_midi(midi([program(5), on(60), off(60, 500), program(73), on(60), off(60, 500)]))
+    assert rows(notes) == [(0.0, 0.5, 60, 80, 5), (0.5, 1.0, 60, 80, 73)]
+
+
+def test_the_pedal_holds_notes_until_it_is_lifted_or_they_are_struck_again(midi):
+    track = [pedal(127), on(60), off(60, 100), on(62, 100), off(62, 100), on(60, 100), off(60, 100), pedal(0, 500)]
+    notes = read_midi(midi(track))
+    assert rows(notes) == [(0.0, 0.4, 60, 80, 0), (0.2, 1.0, 62, 80, 0), (0.4, 1.0, 60, 80, 0)]
+    assert notes.total_time == 1.0
+
+
+def test_the_pedal_holds_its_own_channel_only_and_no_drums(midi):
+    drums = [on(38, channel=9), off(38, 100, channel=9), on(38, 1900, channel=9), off(38, 100, channel=9)]
+    other = [program(3, channel=1), on(64, channel=1), off(64, 100, channel=1)]
+    notes = read_midi(midi([pedal(64), on(60), off(60, 100), pedal(63, 900)], other, drums))
+    assert rows(notes) == [
+        *[(0.0, 0.1, 38, 80, "drum"), (0.0, 0.1, 64, 80, 3), (0.0, 1.0, 60, 80, 0), (2.0, 2.1, 38, 80, "drum")]
+    ]
+    assert notes.total_time == pytest.approx(2.1)
+
+
+def test_a_pedal_never_lifted_does_not_end_the_piece_before_its_drums(midi):
+    drums = [on(38, 5000, channel=9), off(38, 100, channel=9)]
+    notes = read_midi(midi([pedal(127), on(60), off(60, 100)], drums))
+    assert notes.total_time == notes.end.max() == pytest.approx(5.1)
+
+
+def test_notes_of_zero_length_are_left_out(midi):
+    notes = read_midi(midi([on(60), off(60), on(62), off(62, 100), on(64), off(64)]))
+    assert rows(notes) == [(0.0, 0.1, 62, 80, 0)]
+
+
+HARMLESS = {
+    "key signature of 13 sharps": [0, 0xFF, 0x59, 2, 13, 0],
+    "key signature of one byte": [0, 0xFF, 0x59, 1, 0],
+    "time signature over 2^200": [0, 0xFF, 0x58, 4, 4, 200, 24, 8],
+    "time signature over nothing": [0, 0xFF, 0x58, 4, 0, 2, 24, 8],
+    "empty time signature": [0, 0xFF, 0x58, 0],
+    "SMPTE offset of minute 99": [0, 0xFF, 0x54, 5, 0, 99, 0, 0, 0],
+    "short SMPTE offset": [0, 0xFF, 0x54, 1, 0],
+    "tempo of zero": [0, 0xFF, 0x51, 3, 0, 0, 0],
+    "tempo of two bytes": [0, 0xFF, 0x51, 2, 7, 0],
+    "sequence number of one byte": [0, 0xFF, 0x00, 1, 9],
+    "odd text": [0, 0xFF, 0x01, 3, 0xFF, 0xFE, 0x80],
+    "unknown meta event": [0, 0xFF, 0x60, 2, 1, 2],
+    "system exclusive": [0, 0xF0, 3, 1, 2, 0xF7],
+}
+
+
+@pytest.mark.parametrize("event", HARMLESS.values(), ids=HARMLESS)
+def test_harmless_events_do_not_stop_a_file_from_being_read(tmp_path, event):
+    path = tmp_path / "song.mid"
+    for data in (raw(bytes(event) + NOTE + END), raw(END, NOTE + bytes(event) + END)):
+        path.write_bytes(data)
+        assert rows(read_midi(path)) == [(0.0, 0.5, 60, 80, 0)]
+    if event[1] == 0xFF:
+        running = bytes([0, 0x90, 60, 80, *event, 0x83, 0x74, 60, 0])  # the last note needs the first one's status
+        path.write_bytes(raw(running + END))
+        assert rows(read_midi(path)) == [(0.0, 0.5, 60, 80, 0)]
+
+
+def test_empty_tracks_and_foreign_chunks_are_passed_over(tmp_path):
+    path = tmp_path / "song.mid"
+    data = raw(b"", NOTE + END, declared=2)
+    path.write_bytes(data[:14] + b"XFIH\0\0\0\3abc" + data[14:] + b"junk")
+    assert rows(read_midi(path)) == [(0.0, 0.5, 60, 80, 0)]
+
+
+def test_a_long_file_with_many_notes_is_read(midi):
+    events = [message for i in range(5000) for message in (on(30 + i % 60, 2000), off(30 + i % 60, 880))]
+    notes = read_midi(midi(events))
+    assert len(notes) == 5000
+    assert notes.total_time == pytest.approx(4 * 3600)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (np.random.default_rng(0).bytes(5000), "is not a MIDI file"),
+        (b"MThd", "cut short"),
+        (b"MThd" + np.random.default_rng(0).bytes(5000), "."),
+        (raw(NOTE + END)[:-6], "cut short"),
+        (raw(NOTE + END)[:13], "cut short"),
+        (raw(NOTE + END, declared=2), "cut short"),
+        (raw(NOTE + bytes([0, 0xFF, 0x01, 100, 65])), "cut short"),
+        (raw(NOTE + bytes([0, 0xF4, 0]) + END), "0xf4 is no event"),
+        (raw(bytes([0, 0x90, 60, 200]) + NOTE + END), "corrupt"),
+        (raw(NOTE + bytes([0xFF, 0xFF, 0xFF, 0x7F, 0x90, 60, 80]) + END), "at tick 268435955"),
+        (raw(NOTE + END, division=0xE728), "SMPTE"),
+        (raw(NOTE + END, division=0), "SMPTE"),
+        (raw(END), "no notes"),
+        (raw(declared=0), "no notes"),
+        (raw(bytes([0, 0x90, 60, 80, 0, 0x80, 60, 0]) + END), "no notes"),  # one note, of zero length
+        (raw(bytes([0, 0x90, 60, 80]) + END), "no notes"),  # one note, never ended
+    ],
+)
+def test_what_cannot_be_read_is_refused_in_one_line_that_names_it(tmp_path, content, message):
+    path = tmp_path / "song.mid"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        read_midi(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_file_and_no_folder_can_be_read(tmp_path):
+    with pytest.raises(InputError, match=r"missing\.mid does not exist"):
+        read_midi(tmp_path / "missing.mid")
+    with pytest.raises(InputError, match="is a folder"):
+        read_midi(tmp_path)
+    with pytest.raises(InputError, match="cannot read"):
+        read_midi(tmp_path / ("x" * 300))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_damaged_file_is_read_or_refused(tmp_path_factory, data):
+    """Whatever bytes change, no other error than ours comes out."""
+    content = bytearray(raw(NOTE + END, NOTE * 5 + bytes([0, 0xFF, 0x59, 2, 0, 0]) + END))
+    for at in data.draw(st.lists(st.integers(4, len(content) - 1), min_size=1, max_size=4)):
+        content[at] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / "damaged.mid"
+    path.write_bytes(content[: data.draw(st.integers(1, len(content)))])
+    with contextlib.suppress(InputError):
+        assert len(read_midi(path))
+
+
+def make(*rows, total_time):
+    start, end, pitch, velocity, program = zip(*rows, strict=True)
+    return Notes(
+        start=np.array(start, np.float64),
+        end=np.array(end, np.float64),
+        pitch=np.array(pitch, np.int32),
+        velocity=np.array(velocity, np.int32),
+        program=np.array([0 if p == "drum" else p for p in program], np.int32),
+        is_drum=np.array([p == "drum" for p in program], bool),
+        total_time=total_time,
+    )
+
+
+def test_written_notes_come_back(tmp_path):
+    rng = np.random.default_rng(0)
+    voices = [(pitch, program) for pitch in (0, 60, 127) for program in [*range(0, 128, 7), "drum"]]
+    starts = [(voice, k + rng.uniform(0, 0.4)) for voice in voices for k in range(20)]
+    written = [(s, s + rng.uniform(0.002, 0.5), p, int(rng.integers(1, 128)), g) for (p, g), s in starts]
+    notes = make(*written, total_time=21.0)
+    write_midi(notes, tmp_path / "out.mid")
+    back = read_midi(tmp_path / "out.mid")
+    key = lambda n: np.lexsort((n.start, n.pitch, n.program, n.is_drum))  # noqa: E731
+    a, b = notes.select(key(notes).astype(np.int32)), back.select(key(back).astype(np.int32))
+    for name in ("pitch", "velocity", "program", "is_drum"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    for name in ("start", "end"):
+        np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=0, atol=0.00026)
+    assert len(mido.MidiFile(tmp_path / "out.mid").tracks) == 1 + 19 + 1  # tempo, programs, drums
+
+
+def test_repeated_notes_that_touch_and_notes_of_no_length_survive_writing(tmp_path):
+    notes = make((0.0, 0.5, 60, 80, 0), (0.5, 1.0, 60, 81, 0), (2.0, 2.0, 38, 90, "drum"), total_time=2.0)
+    write_midi(notes, tmp_path / "out.mid")
+    assert rows(read_midi(tmp_path / "out.mid")) == [
+        *[(0.0, 0.5, 60, 80, 0), (0.5, 1.0, 60, 81, 0), (2.0, 2.0005, 38, 90, "drum")]
+    ]
+
+
+def test_a_file_that_cannot_be_written_is_refused(tmp_path):
+    notes = make((0.0, 0.5, 60, 80, 0), total_time=0.5)
+    with pytest.raises(InputError, match="cannot write"):
+        write_midi(notes, tmp_path / "none" / "out.mid")
+    with pytest.raises(InputError, match="cannot write"):
+        write_midi(notes, tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,83 @@
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from spectrodiff.audio.mel import LOG_FLOOR
+from spectrodiff.config import GeneratorConfig
+from spectrodiff.errors import InputError
+from spectrodiff.vocoder.generator import Generator, receptive_frames
+from spectrodiff.vocoder.streaming import MelGAN, windows
+
+CFG = GeneratorConfig(channels=32)
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return Generator(CFG, rngs=nnx.Rngs(0))
+
+
+def mel_of(frames):
+    return np.random.default_rng(frames).normal(-3.0, 2.0, (frames, 128)).astype(np.float32)
+
+
+def decoded_whole(generator, mel):
+    reach = receptive_frames(CFG)
+    padded = np.pad(mel, ((reach, reach), (0, 0)), constant_values=LOG_FLOOR)
+    return np.asarray(generator(padded[None])[0])[reach * 320 : -reach * 320]
+
+
+@pytest.mark.parametrize("frames", [1, 16, 17, 50, 100])
+def test_chunks_equal_decoding_whole(generator, frames):
+    mel = mel_of(frames)
+    audio = MelGAN(generator, chunk=16)(mel)
+    assert audio.shape == (frames * 320,)
+    np.testing.assert_allclose(audio, decoded_whole(generator, mel), atol=1e-5)
+
+
+@pytest.mark.parametrize("pieces", [[100], [1] * 100, [0, 37, 0, 63], [99, 1]])
+def test_how_frames_arrive_changes_nothing(generator, pieces):
+    mel, vocoder = mel_of(100), MelGAN(generator, chunk=16)
+    arriving = np.split(mel, np.cumsum(pieces)[:-1])
+    assert np.array_equal(np.concatenate(list(vocoder.stream(arriving))), vocoder(mel))
+
+
+def test_audio_comes_before_the_piece_ends(generator):
+    taken = []
+
+    def arriving():
+        for k in range(100):
+            taken.append(k)
+            yield mel_of(1)
+
+    vocoder = MelGAN(generator, chunk=16)
+    assert len(next(vocoder.stream(arriving()))) == 16 * 320
+    assert len(taken) == 16 + vocoder.reach
+
+
+def test_one_program_serves_every_length(generator):
+    vocoder = MelGAN(generator, chunk=16)
+    for frames in (1, 20, 70):
+        vocoder(mel_of(frames))
+    assert vocoder._decode._cache_size() == 1
+
+
+def test_windows_hold_the_grid():
+    mel = np.arange(5, dtype=np.float32)[:, None] * np.ones((1, 128), np.float32)
+    cut = [(list(window[:, 0]), frames) for window, frames in windows([mel[:2], mel[2:]], before=1, chunk=2, after=1)]
+    quiet = np.float32(LOG_FLOOR)
+    assert cut == [([quiet, 0, 1, 2], 2), ([1, 2, 3, 4], 2), ([3, 4, quiet, quiet], 1)]
+
+
+@pytest.mark.parametrize(
+    ("mel", "message"),
+    [
+        (np.zeros((0, 128), np.float32), "no frames"),
+        (np.zeros((5, 80), np.float32), r"\[5, 80\]"),
+        (np.full((5, 128), np.nan, np.float32), "not a number"),
+        (jax.numpy.full((5, 128), np.inf), "not a number"),
+    ],
+)
+def test_a_bad_mel_is_named(generator, mel, message):
+    with pytest.raises(InputError, match=message):
+        MelGAN(generator, chunk=16)(mel)
