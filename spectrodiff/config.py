@@ -4,6 +4,7 @@ The defaults are the paper's base model with context (Hawthorne et al. 2022, arX
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import gin
@@ -66,12 +67,23 @@ class DiffusionConfig:
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """How to sample from these weights when nothing else is asked for. Guidance 1 is none."""
+
+    sampler: str = "dpmpp"  # ddpm | ddim | dpmpp
+    steps: int = 20
+    guidance: float = 2.0
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
 class SpectrogramConfig:
-    """Everything needed to rebuild a spectrogram model around its weights."""
+    """Everything needed to rebuild a spectrogram model around its weights, and to play it."""
 
     tokenizer: TokenizerConfig = TokenizerConfig()
     model: ModelConfig = ModelConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
+    sampling: SamplingConfig = SamplingConfig()
 
     def __post_init__(self):
         if self.model.note_roll and self.diffusion.prediction != "x0":
@@ -84,8 +96,8 @@ class GeneratorConfig:
     """The MelGAN generator: channels halve at every upsampling; the factors multiply to the 320 samples of a frame."""
 
     channels: int = 512
-    factors: tuple[int, ...] = (8, 5, 4, 2)
-    dilations: tuple[int, ...] = (1, 3, 9)
+    factors: Sequence[int] = (8, 5, 4, 2)
+    dilations: Sequence[int] = (1, 3, 9)
 
     def __post_init__(self):
         object.__setattr__(self, "factors", tuple(self.factors))  # JSON has only lists

@@ -33,20 +33,25 @@ def notes():
 
 def test_an_excerpt_starts_with_a_note_and_ends_in_time(notes, rng):
     short = excerpt(notes, rng, 30.2)
-    assert short.start.min() == 0 and short.total_time == short.end.max() <= 30.2
+    assert short.start.min() == 0
+    assert short.total_time == short.end.max() <= 30.2 + 1e-9
     assert len(short) == 5 * 31
     assert len(excerpt(notes, rng, 200.0)) == len(notes)
 
 
 def test_one_tempo_and_one_key_for_all(notes, rng):
-    notes = notes.select(np.argsort(notes.start, kind="stable").astype(np.int32))
     varied = vary(notes, rng, "midi_class")
     assert len(varied) == len(notes)
-    tempo = np.diff(notes.start[::5]) / np.diff(varied.start[::5])
+    when, then = np.unique(notes.start), np.unique(varied.start)
+    tempo = np.diff(when) / np.diff(then)
     np.testing.assert_allclose(tempo, tempo[0])
     assert 0.8 <= tempo[0] <= 1.25
-    assert len(np.unique((varied.pitch - notes.pitch)[~notes.is_drum] % 12)) == 1
-    np.testing.assert_array_equal(varied.pitch[notes.is_drum], notes.pitch[notes.is_drum])
+
+    def chords(piece, times, key=0):
+        return [sorted((piece.pitch[~piece.is_drum & (piece.start == t)] + key) % 12) for t in times]
+
+    assert any(chords(notes, when, key) == chords(varied, then) for key in range(-5, 7))
+    assert sorted(varied.pitch[varied.is_drum]) == sorted(notes.pitch[notes.is_drum])
 
 
 def test_programs_stand_for_their_family_and_basses_stay(notes, rng):
@@ -60,11 +65,15 @@ def test_programs_stand_for_their_family_and_basses_stay(notes, rng):
 
 def test_families_are_played_by_all_their_members(notes):
     seen = {p for seed in range(100) for p in vary(notes, np.random.default_rng(seed), "family").program.tolist()}
-    assert set(range(32, 40)) <= seen and len(seen) > 80 and max(seen) < 96
+    assert set(range(32, 40)) <= seen
+    assert len(seen) > 80
+    assert max(seen) < 96
 
 
 def test_a_key_sounds_once_at_a_time_and_short_drum_hits_last(notes, rng):
-    long = dataclasses.replace(notes, end=np.where(notes.is_drum, notes.start + 1e-3, notes.start + 5), total_time=124.0)
+    long = dataclasses.replace(
+        notes, end=np.where(notes.is_drum, notes.start + 1e-3, notes.start + 5), total_time=124.0
+    )
     varied = vary(long, rng, "midi_class")
     assert np.all(varied.end[varied.is_drum] - varied.start[varied.is_drum] > 0.09)
     keys = np.stack([varied.pitch, varied.program, varied.is_drum])

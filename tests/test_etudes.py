@@ -14,9 +14,12 @@ def test_a_seed_decides_its_etude():
 def test_etudes_are_proper_notes():
     for seed in range(40):
         notes = etude(seed)
-        assert np.all(notes.end > notes.start) and np.all(np.diff(notes.start) >= 0) and notes.start[0] >= 0
+        assert np.all(notes.end > notes.start)
+        assert np.all(np.diff(notes.start) >= 0)
+        assert notes.start[0] >= 0
         assert notes.total_time == notes.end.max() < 75
-        assert notes.velocity.min() >= 20 and notes.velocity.max() <= 127
+        assert notes.velocity.min() >= 20
+        assert notes.velocity.max() <= 127
         assert np.all(notes.program[notes.is_drum] == 0)
 
 

@@ -1,3 +1,4 @@
+import itertools
 import sys
 
 import numpy as np
@@ -57,7 +58,7 @@ def test_a_note_has_its_pitch_and_its_length():
 @needs_synth
 def test_loudness_follows_velocity():
     levels = [rms(render(notes((0, 1, 60, velocity, 0)))) for velocity in (20, 50, 80, 127)]
-    assert all(quiet < 0.7 * loud for quiet, loud in zip(levels, levels[1:], strict=False))
+    assert all(quiet < 0.7 * loud for quiet, loud in itertools.pairwise(levels))
 
 
 @needs_synth
@@ -84,7 +85,7 @@ def test_a_repeated_key_sounds_again():
 
 @needs_synth
 def test_a_missing_soundfont_says_what_to_install(tmp_path):
-    with pytest.raises(InputError, match="no SoundFont.*apt-get install"):
+    with pytest.raises(InputError, match=r"no SoundFont.*apt-get install"):
         render(notes((0, 1, 60, 100, 0)), tmp_path / "none.sf2")
     (tmp_path / "bad.sf2").write_bytes(b"no font")
     with pytest.raises(InputError, match="cannot read"):

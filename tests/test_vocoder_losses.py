@@ -23,8 +23,8 @@ def test_a_full_scale_sine_peaks_at_one():
 
 
 def test_equal_audio_costs_nothing_and_wrong_audio_something_everywhere():
-    assert all(float(term) == 0 for term in spectral_losses(TONE, TONE).values())
-    assert all(float(term) > 0.05 for term in spectral_losses(TONE, 0.5 * TONE).values())
+    assert all(float(term) < 1e-5 for term in spectral_losses(TONE, TONE).values())
+    assert all(float(term) > 1e-3 for term in spectral_losses(TONE, 0.5 * TONE).values())
 
 
 def test_halving_the_level_has_known_losses():

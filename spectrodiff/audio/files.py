@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from spectrodiff.audio.mel import SAMPLE_RATE
 from spectrodiff.errors import InputError
-from spectrodiff.files import replacing
+from spectrodiff.files import check_writable, replacing
 
 _FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 
@@ -42,6 +42,14 @@ def read_audio(path: str | os.PathLike) -> Float[np.ndarray, " s"]:
     return mono.astype(np.float32)
 
 
+def check_audio_path(path: str | os.PathLike) -> None:
+    """Finds out before long work whether `write_audio` could write there; raises InputError if not."""
+    path = pathlib.Path(path)
+    if path.suffix.lower() not in _FORMATS:
+        raise InputError(f"cannot write {path}: give it one of the suffixes {', '.join(_FORMATS)}")
+    check_writable(path)
+
+
 def write_audio(path: str | os.PathLike, audio: Float[np.ndarray, " s"]) -> None:
     """Writes mono audio at SAMPLE_RATE, all of it or nothing; the suffix picks wav, flac (both 16 bit) or ogg.
 
@@ -51,8 +59,7 @@ def write_audio(path: str | os.PathLike, audio: Float[np.ndarray, " s"]) -> None
       InputError: another suffix, a place that cannot be written, or samples that are not numbers.
     """
     path = pathlib.Path(path)
-    if path.suffix.lower() not in _FORMATS:
-        raise InputError(f"cannot write {path}: give it one of the suffixes {', '.join(_FORMATS)}")
+    check_audio_path(path)
     kind, subtype = _FORMATS[path.suffix.lower()]
     audio = np.asarray(audio, np.float32)
     if not np.isfinite(audio).all():

@@ -3,8 +3,6 @@
 The features are those of Hawthorne et al. (2022): 50 frames a second of 128 mel bins, log magnitude.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,9 +25,8 @@ def hann(size: int) -> Float[np.ndarray, " size"]:
     return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
 
 
-@functools.cache
 def mel_matrix(fft_size: int = FFT_SIZE, mel_bins: int = MEL_BINS) -> Float[np.ndarray, "f {mel_bins}"]:
-    """Weights from the fft_size // 2 + 1 magnitudes of an FFT to mel bins, float64 and read-only.
+    """Weights from the fft_size // 2 + 1 magnitudes of an FFT to mel bins, float64.
 
     Triangles of peak 1 from 0 Hz to half the sample rate, equally spaced and straight-sided on the HTK mel axis; what
     `tf.signal.linear_to_mel_weight_matrix` gives. DC has no weight; the bins between the outermost peaks sum to 1.
@@ -43,7 +40,6 @@ def mel_matrix(fft_size: int = FFT_SIZE, mel_bins: int = MEL_BINS) -> Float[np.n
     lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
     matrix = np.maximum(0.0, np.minimum((bins - lower) / (centre - lower), (upper - bins) / (upper - centre)))
     matrix[0] = 0.0
-    matrix.flags.writeable = False
     return matrix
 
 

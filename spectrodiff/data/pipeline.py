@@ -14,8 +14,9 @@ _TRIES = 20
 class _RandomWindow(grain.transforms.RandomMap):
     """A window that begins anywhere, each second of music equally likely."""
 
-    def __init__(self, pieces: list[Piece], tokenizer: NoteTokenizer, tokens: int, first_share: float):
-        self.pieces, self.tokenizer, self.tokens, self.first_share = pieces, tokenizer, tokens, first_share
+    def __init__(self, pieces: list[Piece], tokenizer: NoteTokenizer, tokens: int, notes: int, first_share: float):
+        self.pieces, self.tokenizer, self.tokens, self.notes = pieces, tokenizer, tokens, notes
+        self.first_share = first_share
         lengths = np.array([len(piece.mel) for piece in pieces])
         self.share = lengths / lengths.sum()
 
@@ -24,16 +25,17 @@ class _RandomWindow(grain.transforms.RandomMap):
             piece = self.pieces[rng.choice(len(self.pieces), p=self.share)]
             first = rng.random() < self.first_share
             start = 0 if first else int(rng.integers(max(1, len(piece.mel) - WINDOW_FRAMES // 4)))
-            example = cut_window(piece, start, self.tokenizer, self.tokens)
+            example = cut_window(piece, start, self.tokenizer, self.tokens, self.notes)
             if example is not None:
                 return example
-        raise ValueError(f"{_TRIES} windows in a row have more than {self.tokens} tokens: raise batches.tokens")
+        raise ValueError(f"{_TRIES} windows in a row have over {self.tokens} tokens or {self.notes} notes: raise batches.tokens")
 
 
 @gin.configurable
 def batches(
     pieces: list[Piece],
     tokenizer: NoteTokenizer,
+    tokens_per_note: int,
     *,
     batch_size: int,
     tokens: int = 512,
@@ -42,9 +44,9 @@ def batches(
 ) -> grain.DatasetIterator:
     """An endless iterator of batches of `cut_window` examples, with grain's `get_state` and `set_state`.
 
-    Windows of more than `tokens` tokens are passed over. A `first_share` of the windows are a piece's first, with no
+    Windows of over `tokens` tokens, or over `tokens / tokens_per_note` notes, are passed over. A `first_share` of the windows are a piece's first, with no
     context, as every song begins.
     """
-    windows = _RandomWindow(pieces, tokenizer, tokens, first_share)
+    windows = _RandomWindow(pieces, tokenizer, tokens, tokens // tokens_per_note, first_share)
     dataset = grain.MapDataset.range(2**40).seed(seed).random_map(windows).batch(batch_size)
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))

@@ -22,6 +22,8 @@ SYNTH_RATE = 44100  # the SoundFont's own rate: every sample plays back without 
 GAIN = 0.3
 TAIL = 1.5  # seconds after the last note's end, for its release
 _BLOCK = 64  # FluidSynth hears events once per block of 64 samples: 1.45 ms, far below a 20 ms mel frame
+_VOICES = 256  # more than any piece has at once: none is ever stolen
+_FLUTE = 73  # a program of one voice a note
 _DRUMS = 128  # channels 0..127 carry the programs of the same number, this one the drum kit
 
 
@@ -37,33 +39,30 @@ def render(
     """Plays notes: float32 mono at 16 kHz, `notes.total_time + tail` seconds long, not clipped or normalised.
 
     Notes start and end within 0.8 ms of their times. Loudness follows velocity and `gain` alone, so pieces rendered
-    alike can be compared. The synthesizer is kept for the next call: loading a SoundFont takes over a second.
+    alike can be compared. The synthesizer is kept for the next call:
+    loading a SoundFont takes over a second. Nothing of earlier calls is heard.
 
     Raises:
       InputError: FluidSynth, its Python binding or the SoundFont is missing; the message says what to install.
     """
-    synth, write = _synth(os.fspath(soundfont), gain, reverb, chorus)
+    synth, write = _synthesizer(os.fspath(soundfont), gain, reverb, chorus)
+    _settle(synth, write)
     channel = np.where(notes.is_drum, _DRUMS, notes.program)
     blocks = int(np.ceil((notes.total_time + tail) * SYNTH_RATE / _BLOCK))
     block_of = SYNTH_RATE / _BLOCK
     starts = np.round(notes.start * block_of).astype(int)
     ends = np.maximum(np.round(notes.end * block_of).astype(int), starts + 1)
     # At one time note-offs come first, so that a repeated key sounds again.
-    events = [(t, 0, c, p, 0) for t, c, p in zip(ends, channel, notes.pitch, strict=True)]
-    events += [(t, 1, c, p, v) for t, c, p, v in zip(starts, channel, notes.pitch, notes.velocity, strict=True)]
-    events.sort()
+    offs = np.stack([ends, 0 * ends, channel, notes.pitch, 0 * ends], axis=1).tolist()
+    ons = np.stack([starts, 1 + 0 * starts, channel, notes.pitch, notes.velocity], axis=1).tolist()
 
     stereo = np.zeros((2, blocks * _BLOCK), np.float32)
     done = 0
-    for when, on, *message in [*events, (blocks, 0, _DRUMS, 0, 0)]:
+    for when, on, channel, pitch, velocity in [*sorted(offs + ons), [blocks, 0, _DRUMS, 0, 0]]:
         if when > done:
             write(stereo, done * _BLOCK, (when - done) * _BLOCK)
             done = when
-        channel, pitch, velocity = (int(value) for value in message)
         synth.noteon(channel, pitch, velocity) if on else synth.noteoff(channel, pitch)
-    synth.all_sounds_off(-1)
-    write(np.zeros((2, _BLOCK), np.float32), 0, _BLOCK)  # voices stop one block later: none is left for the next piece
-
     audio = scipy.signal.resample_poly(stereo.mean(axis=0), 160, 441)  # 44.1 kHz to 16 kHz
     return audio[: round((notes.total_time + tail) * SAMPLE_RATE)].astype(np.float32)
 
@@ -82,13 +81,13 @@ def check(soundfont: str | os.PathLike = SOUNDFONT) -> types.ModuleType:
 
 
 @functools.lru_cache(maxsize=1)
-def _synth(soundfont: str, gain: float, reverb: bool, chorus: bool):
+def _synthesizer(soundfont: str, gain: float, reverb: bool, chorus: bool):
     """A synthesizer with every program on the channel of its number, and a function that writes its samples."""
     fluidsynth = check(soundfont)
     settings = {
         "synth.reverb.active": int(reverb),
         "synth.chorus.active": int(chorus),
-        "synth.polyphony": 1024,  # no voice is ever stolen
+        "synth.polyphony": _VOICES,
     }
     synth = fluidsynth.Synth(gain=gain, samplerate=SYNTH_RATE, channels=144, **settings)
     font = synth.sfload(soundfont)
@@ -99,13 +98,31 @@ def _synth(soundfont: str, gain: float, reverb: bool, chorus: bool):
     synth.program_select(_DRUMS, font, 128, 0)
 
     # The binding only writes 16-bit samples, which clip; the library also writes floats.
-    arguments = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
-    names = ("length", "left", "left_offset", "left_stride", "right", "right_offset", "right_stride")
-    flags = [("synth", ctypes.c_void_p, 1), *((n, kind, 1) for n, kind in zip(names, arguments, strict=True))]
-    write_float = fluidsynth.cfunc("fluid_synth_write_float", ctypes.c_int, *flags)
+    number, pointer = ctypes.c_int, ctypes.c_void_p
+    arguments = {"synth": pointer, "length": number}
+    for side in ("left", "right"):
+        arguments |= {side: pointer, f"{side}_offset": number, f"{side}_stride": number}
+    write_float = fluidsynth.cfunc("fluid_synth_write_float", number, *((n, t, 1) for n, t in arguments.items()))
 
     def write(stereo: np.ndarray, offset: int, samples: int) -> None:
         left, right = (side.ctypes.data for side in stereo)
         write_float(synth.synth, samples, left, offset, 1, right, offset, 1)
 
     return synth, write
+
+
+def _settle(synth, write) -> None:
+    """Silences all and brings every voice to one state: each starts a note a little as it ended its last one."""
+    scratch = np.zeros((2, _BLOCK), np.float32)
+
+    def silence() -> None:
+        synth.all_sounds_off(-1)
+        while synth.get_active_voice_count():
+            write(scratch, 0, _BLOCK)
+
+    silence()
+    for _ in range(_VOICES // 8):  # events queue up for a block, and too many at once would be lost
+        for _ in range(8):
+            synth.noteon(_FLUTE, 72, 64)
+        write(scratch, 0, _BLOCK)
+    silence()

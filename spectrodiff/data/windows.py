@@ -57,14 +57,16 @@ def load_pieces(data_dir: str | pathlib.Path, names: Iterable[str], tokenizer: N
     return pieces
 
 
-def cut_window(piece: Piece, start: int, tokenizer: NoteTokenizer, tokens: int) -> dict[str, np.ndarray] | None:
-    """The training example whose target begins at frame `start`; None where its notes take more than `tokens` tokens.
+def cut_window(
+    piece: Piece, start: int, tokenizer: NoteTokenizer, tokens: int, notes: int
+) -> dict[str, np.ndarray] | None:
+    """The training example whose target begins at frame `start`; None where it takes over `tokens` tokens or `notes` notes.
 
     `tokens` int32 [tokens]; `target`, `context` float32 [256, 128], scaled, real frames first; `target_mask`,
     `context_mask` bool [256]. The context is the up to 256 true frames before the target.
     """
     sequence = tokenizer.window(piece.timeline, start)
-    if len(sequence) > tokens:
+    if len(sequence) > tokens or tokenizer.vocabulary.count_notes(sequence) > notes:
         return None
     example = {"tokens": np.pad(sequence, (0, tokens - len(sequence)))}
     spans = {"target": slice(start, start + WINDOW_FRAMES), "context": slice(max(start - WINDOW_FRAMES, 0), start)}

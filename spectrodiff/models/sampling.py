@@ -22,11 +22,14 @@ def sample_mel(
     *,
     step: Step,
     steps: int,
-    guidance: float,
+    guidance: float | Float[Array, ""] | None,
 ) -> Float[Array, "b t m"]:
-    """Scaled log-mel in [-1, 1] of one window of `frames` frames, for each example of `conditioning`."""
+    """Scaled log-mel in [-1, 1] of one window of `frames` frames, for each example of `conditioning`.
+
+    `guidance` None evaluates the network once a step, any weight twice (as one batch of two).
+    """
     batch = conditioning.mask.shape[0]
-    guided = guidance != 1.0
+    guided = guidance is not None
     memory = model.remember(conditioning.with_unconditional() if guided else conditioning)
     denoise = as_denoiser(lambda z, logsnr: model.decoder(z, logsnr, memory), OBJECTIVES[cfg.prediction])
     if guided:

@@ -89,3 +89,12 @@ class Vocabulary:
                 value = token - start
                 return (name, 127 * value // self.velocity_bins) if name == "velocity" else (name, value)
         return "unknown", token
+
+    def count_notes(self, tokens: Int[np.ndarray, " n"]) -> int:
+        """How many notes sound in a window: those tied into it, those that begin in it, and drum hits."""
+        is_velocity = (tokens >= self.velocity_start) & (tokens < self.tie)
+        latest = np.maximum.accumulate(np.where(is_velocity, np.arange(len(tokens)), -1))
+        off = (latest >= 0) & (tokens[latest] == self.velocity_start)
+        is_pitch = (tokens >= self.pitch_start) & (tokens < self.velocity_start)
+        is_drum = (tokens >= self.drum_start) & (tokens < self.end)
+        return int(np.count_nonzero((is_pitch & ~off) | is_drum))

@@ -16,7 +16,7 @@ from spectrodiff.config import WINDOW_FRAMES, SpectrogramConfig
 from spectrodiff.data.pipeline import batches
 from spectrodiff.data.windows import cut_window, load_pieces, read_split
 from spectrodiff.diffusion.objective import OBJECTIVES, diffusion_loss
-from spectrodiff.diffusion.samplers import STEPS
+from spectrodiff.diffusion.samplers import dpmpp
 from spectrodiff.diffusion.schedule import logsnr_at
 from spectrodiff.models.sampling import sample_mel
 from spectrodiff.models.spectrogram_model import SpectrogramModel
@@ -38,8 +38,6 @@ class SpectrogramTask:
     time_power: float = 1.0
     heldout_windows: int = 64
     heldout_steps: int = 8
-    heldout_sampler: str = "dpmpp"
-    heldout_guidance: float = 1.0
     max_pieces: int | None = None
 
     @functools.cached_property
@@ -51,7 +49,8 @@ class SpectrogramTask:
 
     def batches(self, seed: int) -> Iterator[dict[str, np.ndarray]]:
         names = read_split(self.data_dir, "train")[: self.max_pieces]
-        return batches(load_pieces(self.data_dir, names, self.tokenizer), self.tokenizer, seed=seed)
+        pieces = load_pieces(self.data_dir, names, self.tokenizer)
+        return batches(pieces, self.tokenizer, self.config.model.tokens_per_note, seed=seed)
 
     def loss(self, model: SpectrogramModel, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
         time_key, drop_key, noise_key, dropout_key = jax.random.split(key, 4)
@@ -76,9 +75,14 @@ class SpectrogramTask:
         """Windows of the validation split, spread evenly over its music, the same every time."""
         pieces = load_pieces(self.data_dir, read_split(self.data_dir, "validation"), self.tokenizer)
         places = [(piece, start) for piece in pieces for start in range(0, len(piece.mel), WINDOW_FRAMES)]
-        chosen = np.linspace(0, len(places) - 1, min(len(places), 2 * self.heldout_windows)).astype(int)
-        windows = [cut_window(*places[i], self.tokenizer, self.config.tokenizer.max_tokens // 2) for i in chosen]
-        windows = [window for window in windows if window is not None][:: 2][: self.heldout_windows]
+        chosen = np.linspace(0, len(places) - 1, min(len(places), self.heldout_windows)).astype(int)
+        tokens = self.config.tokenizer.max_tokens
+        room = tokens // self.config.model.tokens_per_note
+        windows = [cut_window(*places[i], self.tokenizer, tokens, room) for i in chosen]
+        windows = [window for window in windows if window is not None]
+        longest = max(np.count_nonzero(window["tokens"]) for window in windows)
+        for window in windows:  # padded to what is needed, not to the limit
+            window["tokens"] = window["tokens"][: -(-longest // 512) * 512]
         return {name: np.stack([window[name] for window in windows]) for name in windows[0]}
 
     @functools.cached_property
@@ -92,15 +96,15 @@ class SpectrogramTask:
                 model.encode(tokens, context, context_mask, WINDOW_FRAMES),
                 WINDOW_FRAMES,
                 key,
-                step=STEPS[self.heldout_sampler],
+                step=dpmpp,
                 steps=self.heldout_steps,
-                guidance=self.heldout_guidance,
+                guidance=None,
             )
 
         return sample
 
     def evaluate(self, graph, params, buffers) -> dict[str, float]:
-        """Log-mel L1 in nats between sampled and true windows, true previous window as context."""
+        """Log-mel L1 in nats between sampled (unguided) and true windows, true previous window as context."""
         data, batch = self.heldout, 16
         sampled = np.concatenate([
             self._sample(

@@ -28,7 +28,7 @@ class Conv(nnx.Module):
         self.dilation = dilation
         self.upsampling = upsampling
         taps = inputs * kernel / upsampling  # what one output adds up
-        direction = jax.random.normal(rngs.params(), (kernel, inputs, outputs)) * np.sqrt(2.0 / taps)
+        direction = jax.random.normal(rngs.params(), (kernel, inputs, outputs)) / np.sqrt(taps)
         self.direction = nnx.Param(direction)
         self.gain = nnx.Param(jnp.linalg.norm(direction, axis=(0, 1)))
         self.bias = nnx.Param(jnp.zeros(outputs))

@@ -49,13 +49,15 @@ class GriffinLim:
         """
         settings = (self.iterations, self.solver_iterations, self.momentum)
         known = np.zeros(BEFORE * HOP + FADE, np.float32)
-        hold = np.repeat([1.0, 0.0], [BEFORE * HOP, FADE]).astype(np.float32)  # before the first frame: silence
-        for window, frames in windows(mels, BEFORE, CHUNK, AFTER):
-            audio = np.asarray(_invert(window, known, hold, *settings))
+        fade = 0.5 + 0.5 * np.cos(np.pi * np.arange(FADE) / FADE)
+        hold = np.concatenate([np.ones(BEFORE * HOP), fade]).astype(np.float32)
+        for count, (window, frames) in enumerate(windows(mels, BEFORE, CHUNK, AFTER)):
+            if count == 0:  # frames that begin before the piece would soften an attack in its first
+                window = np.concatenate([window[BEFORE : BEFORE + 1].repeat(BEFORE, axis=0), window[BEFORE:]])
+            holding = hold if count else np.where(hold < 1.0, 0.0, hold).astype(np.float32)
+            audio = np.asarray(_invert(window, known, holding, *settings))
             yield audio[BEFORE * HOP :][: frames * HOP]
             known = audio[CHUNK * HOP :][: len(known)]
-            hold = np.concatenate([np.ones(BEFORE * HOP), 0.5 + 0.5 * np.cos(np.pi * np.arange(FADE) / FADE)])
-            hold = hold.astype(np.float32)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))
@@ -111,7 +113,7 @@ def refine(magnitude: Float[Array, "t f"]) -> Magnitude:
     return jnp.exp((1 - way) * levels[:, None] + way * following[:, None]).reshape(-1, levels.shape[-1])
 
 
-def peak_phases(magnitude: Magnitude, known: Spectrum) -> Float[Array, "n f"]:
+def peak_phases(magnitude: Magnitude, known: Complex[Array, "k f"]) -> Float[Array, "n f"]:
     """Phases that continue those of the `known` first frames: every peak of a frame is a sinusoid that turns at its
     own frequency, and the bins around it turn along (Beauregard et al. 2015).
     """

@@ -25,8 +25,8 @@ def spectral_losses(audio: Audio, reference: Audio) -> dict[str, Float[Array, ""
     for window in STFT_WINDOWS:
         ours, theirs = magnitudes(audio, window), magnitudes(reference, window)
         terms["log_magnitude"] += jnp.abs(jnp.log(ours) - jnp.log(theirs)).mean() / len(STFT_WINDOWS)
-        distance = jnp.linalg.norm((ours - theirs).reshape(len(ours), -1), axis=1)
-        loudness = jnp.linalg.norm(theirs.reshape(len(theirs), -1), axis=1)
+        distance = jnp.sqrt(jnp.square(ours - theirs).sum(axis=(1, 2)) + FLOOR**2)
+        loudness = jnp.sqrt(jnp.square(theirs).sum(axis=(1, 2)))
         terms["convergence"] += (distance / loudness).mean() / len(STFT_WINDOWS)
     for window, bins in MEL_SCALES.items():
         matrix = mel_matrix(window, bins).astype(np.float32)

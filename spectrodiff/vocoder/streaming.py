@@ -17,8 +17,8 @@ from spectrodiff.audio.mel import HOP, LOG_FLOOR, MEL_BINS
 from spectrodiff.errors import InputError
 from spectrodiff.vocoder.generator import Generator, receptive_frames
 
-Mel = Float[Array | np.ndarray, "t m"]
-Audio = Float[np.ndarray, " s"]
+Mel = Float[Array | np.ndarray, "_t m"]  # pieces of one stream may differ in length
+Audio = Float[np.ndarray, " _s"]
 
 
 class Vocoder(Protocol):

@@ -21,6 +21,7 @@ import multiprocessing
 import os
 import pathlib
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
@@ -166,7 +167,7 @@ def _in_order(make: Callable[[int], Piece], indices: Iterator[int], workers: int
     if workers == 1:
         yield from map(make, indices)
         return
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
     try:
         queue = collections.deque(pool.submit(make, index) for index in itertools.islice(indices, 3 * workers))
         while True:
@@ -174,6 +175,11 @@ def _in_order(make: Callable[[int], Piece], indices: Iterator[int], workers: int
             queue.append(pool.submit(make, next(indices)))
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Lets no worker outlive a run that was killed outright."""
+    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
 
 
 def _record(out: pathlib.Path, recipe: Recipe) -> None:

@@ -1,0 +1,45 @@
+# make demo   sets everything up and renders examples/*.mid to out/
+# make test   sets everything up and passes the tests
+# make data   renders a training corpus to data/rendered (HOURS=24)
+PYTHON ?= python3
+HOURS ?= 24
+BIN := .venv/bin
+SYSTEM := libfluidsynth3 fluidr3mono-gm-soundfont mma freedoom freedm
+export JAX_PLATFORMS ?= cpu
+
+.PHONY: demo test lint data system clean
+
+demo: .venv/ready
+	$(BIN)/spectrodiff demo --out out
+
+test: .venv/ready-dev lint
+	$(BIN)/python -m pytest
+
+lint: .venv/ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+data: .venv/ready-dev
+	$(BIN)/spectrodiff prepare rendered --data_dir data/rendered --hours $(HOURS)
+
+.venv/ready: setup.py
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'spectrodiff needs Python 3.11 or newer: make PYTHON=python3.12 ...')"
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+# pyfluidsynth asks for an audio-device library that needs a compiler and that nothing here uses: hence --no-deps.
+.venv/ready-dev: .venv/ready | system
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev,render]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps pyfluidsynth
+	touch $@
+
+# What rendering a corpus needs from the system. Without the rights to install it, say so; its tests are then skipped.
+system:
+	@if dpkg -s $(SYSTEM) >/dev/null 2>&1; then :; \
+	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SYSTEM) >/dev/null; \
+	else echo "for rendering a corpus, install: $(SYSTEM)"; fi
+
+clean:
+	rm -rf .venv out build *.egg-info

@@ -1,0 +1,151 @@
+"""MIDI in, music out: windows in order, each hearing the one before, made audible as they come."""
+
+import functools
+import os
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Float
+from tqdm import tqdm
+
+from spectrodiff.audio.mel import FRAMES_PER_SECOND, MEL_BINS, unscale_mel
+from spectrodiff.config import WINDOW_FRAMES, SpectrogramConfig
+from spectrodiff.diffusion.samplers import STEPS
+from spectrodiff.errors import InputError
+from spectrodiff.models.sampling import sample_mel
+from spectrodiff.models.spectrogram_model import SpectrogramModel
+from spectrodiff.notes.midi import Notes, read_midi
+from spectrodiff.notes.tokenizer import NoteTokenizer
+from spectrodiff.pretrained.hub import find_checkpoint
+from spectrodiff.pretrained.native import load_spectrogram_model
+from spectrodiff.vocoder.griffin_lim import GriffinLim
+from spectrodiff.vocoder.streaming import Vocoder
+
+_BUCKETS = (512, 1024)  # lengths that token windows are padded to, besides the longest: one compiled program each
+_RING_OUT = FRAMES_PER_SECOND  # frames kept after the last note's end
+MAX_STEPS = 1000
+MAX_GUIDANCE = 20.0
+
+
+class Synthesizer:
+    """A spectrogram model and a vocoder, played together.
+
+    Attributes:
+      model: the network; `model(tokens, context, context_mask, z, logsnr)` is one evaluation.
+      config: what the model is, and how it is best sampled.
+      tokenizer: the notes-to-tokens half that goes with the model.
+      vocoder: unscaled log-mel [t, 128] to audio [t * 320].
+    """
+
+    def __init__(self, model: SpectrogramModel, config: SpectrogramConfig, vocoder: Vocoder | None = None):
+        self.model, self.config = model, config
+        self.tokenizer = NoteTokenizer(config.tokenizer)
+        self.vocoder = GriffinLim() if vocoder is None else vocoder
+        graph, self._weights = nnx.split(model)
+
+        @functools.partial(jax.jit, static_argnames=("sampler", "steps", "guided"))
+        def sample_window(weights, tokens, context, context_mask, key, guidance, *, sampler, steps, guided):
+            model = nnx.merge(graph, weights)
+            conditioning = model.encode(tokens, context, context_mask, WINDOW_FRAMES)
+            return sample_mel(
+                model,
+                config.diffusion,
+                conditioning,
+                WINDOW_FRAMES,
+                key,
+                step=STEPS[sampler],
+                steps=steps,
+                guidance=guidance if guided else None,
+            )
+
+        self._sample_window = sample_window
+
+    @classmethod
+    def from_pretrained(cls, checkpoint: str | os.PathLike = "demo") -> "Synthesizer":
+        """The synthesizer of a named checkpoint, or of a folder that training exported.
+
+        Raises:
+          InputError: there is no such checkpoint, or it cannot be read.
+        """
+        return cls(*load_spectrogram_model(find_checkpoint(checkpoint)))
+
+    def __call__(self, midi: str | os.PathLike | Notes, **options) -> Float[np.ndarray, " s"]:
+        """Audio of a piece, float32 at 16 kHz. Takes the options of `mels`."""
+        return np.concatenate(list(self.stream(midi, **options)))
+
+    def stream(self, midi: str | os.PathLike | Notes, **options) -> Iterator[Float[np.ndarray, " s"]]:
+        """Yields the very audio that calling returns, piece by piece, while the rest is still to be rendered."""
+        yield from self.vocoder.stream(self.mels(midi, **options))
+
+    def mels(
+        self,
+        midi: str | os.PathLike | Notes,
+        *,
+        steps: int | None = None,
+        sampler: str | None = None,
+        guidance: float | None = None,
+        seed: int = 0,
+        progress: bool = False,
+    ) -> Iterator[Float[np.ndarray, "t m"]]:
+        """Yields unscaled log-mels, a window of at most 5.12 s at a time.
+
+        Options not given are those that `config.sampling` recommends. The same `seed` gives the same mels again.
+
+        Raises:
+          InputError: the file is not usable MIDI, a window has too many notes, or an option is out of range.
+        """
+        sampler, steps, guidance = self.check_sampling(sampler, steps, guidance)
+        notes = midi if isinstance(midi, Notes) else read_midi(midi)
+        windows = self.tokenizer.encode(notes)
+        frames_left = int(np.ceil(notes.total_time * FRAMES_PER_SECOND)) + _RING_OUT
+        key = jax.random.key(seed)
+        context = jnp.zeros((1, WINDOW_FRAMES, MEL_BINS))
+        context_mask = jnp.zeros((1, WINDOW_FRAMES), bool)  # nothing comes before the first window
+        for index, tokens in enumerate(tqdm(windows, desc="synthesizing", unit="window", disable=not progress)):
+            context = self._sample_window(
+                self._weights,
+                self._bucketed(tokens, index)[None],
+                context,
+                context_mask,
+                jax.random.fold_in(key, index),
+                guidance,
+                sampler=sampler,
+                steps=steps,
+                guided=guidance != 1.0,
+            )
+            context_mask = jnp.ones_like(context_mask)
+            yield np.asarray(unscale_mel(context[0]))[:frames_left]
+            frames_left -= WINDOW_FRAMES
+
+    def check_sampling(
+        self, sampler: str | None, steps: int | None, guidance: float | None
+    ) -> tuple[str, int, float]:
+        """The sampling that `mels` would do with these options; raises InputError where one is out of range."""
+        recommended = self.config.sampling
+        sampler = recommended.sampler if sampler is None else sampler
+        steps = recommended.steps if steps is None else steps
+        guidance = recommended.guidance if guidance is None else guidance
+        if sampler not in STEPS:
+            raise InputError(f"unknown sampler {sampler!r}; choose one of {', '.join(STEPS)}")
+        if not 1 <= steps <= MAX_STEPS:
+            raise InputError(f"steps is {steps}; choose 1 to {MAX_STEPS}")
+        if not 0.0 <= guidance <= MAX_GUIDANCE:
+            raise InputError(f"guidance is {guidance}; choose 0 to {MAX_GUIDANCE:g} (1 is none)")
+        return sampler, steps, float(guidance)
+
+    def _bucketed(self, tokens, index):
+        """A window's tokens without the padding that no window of its size needs."""
+        limit, per_note = self.config.tokenizer.max_tokens, self.config.model.tokens_per_note
+        count, notes = np.count_nonzero(tokens), self.tokenizer.vocabulary.count_notes(tokens)
+        if not self.config.model.compact_notes:
+            notes = 0
+        for bucket in (*_BUCKETS, limit):
+            if count <= bucket <= limit and notes <= bucket // per_note:
+                return tokens[:bucket]
+        raise InputError(
+            f"window {index} at {index * WINDOW_FRAMES / FRAMES_PER_SECOND:.2f} s has {notes} notes, over the limit of "
+            f"{limit // per_note} of this checkpoint; leave some out"
+        )
