@@ -42,7 +42,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", default="demo", help="name or folder of the weights (default: demo)")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the checkpoint's)")
     parser.add_argument("--sampler", help="ddpm, ddim or dpmpp (default: the checkpoint's)")
-    parser.add_argument("--guidance", type=float, help="how closely to follow the notes, 1 is plain (default: the checkpoint's)")
+    parser.add_argument("--guidance", type=float, help="weight of the notes, 1 is plain (default: the checkpoint's)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same audio (default: 0)")
     parser.add_argument(
         "--on_overflow",
@@ -178,7 +178,7 @@ def _train(options) -> None:
     _keep_compiled_programs()
     import gin
 
-    from spectrodiff.training import loop, optimizers, spectrogram  # noqa: F401: registers what configs refer to
+    from spectrodiff.training import loop, optimizers, spectrogram, vocoder  # noqa: F401 (configs refer to them)
 
     gin.add_config_file_search_path(_ROOT)
     try:

@@ -44,8 +44,8 @@ class ModelConfig:
     compact_notes: bool = False
     # Ours. Compact tokens carry their onset's position on the decoder's frame axis.
     event_times: bool = False
-    # Ours. Notes, laid onto frames by fixed kernels of their onset and offset, give a first sketch of the mel, which the
-    # decoder sees and corrects. Needs compact_notes, and the x0 prediction.
+    # Ours. Notes, laid onto frames by fixed kernels of their onset and offset, give a first sketch of the mel, which
+    # the decoder sees and corrects. Needs compact_notes, and the x0 prediction.
     note_roll: bool = False
     # Room for compact notes is the number of tokens over this. 2 fits any window; 4 is twice as fast to train.
     tokens_per_note: int = 2

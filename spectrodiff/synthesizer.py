@@ -20,9 +20,9 @@ from spectrodiff.models.spectrogram_model import SpectrogramModel
 from spectrodiff.notes.midi import Notes, read_midi
 from spectrodiff.notes.tokenizer import NoteTokenizer
 from spectrodiff.pretrained.hub import find_checkpoint
-from spectrodiff.pretrained.native import load_spectrogram_model
+from spectrodiff.pretrained.native import SPECTROGRAM, VOCODER, holds, load
 from spectrodiff.vocoder.griffin_lim import GriffinLim
-from spectrodiff.vocoder.streaming import Vocoder
+from spectrodiff.vocoder.streaming import MelGAN, Vocoder
 
 _BUCKETS = (512, 1024)  # lengths that token windows are padded to, besides the longest: one compiled program each
 _RING_OUT = FRAMES_PER_SECOND  # frames kept after the last note's end
@@ -67,10 +67,14 @@ class Synthesizer:
     def from_pretrained(cls, checkpoint: str | os.PathLike = "demo") -> "Synthesizer":
         """The synthesizer of a named checkpoint, or of a folder that training exported.
 
+        A MelGAN in the folder is the vocoder; without one it is Griffin-Lim.
+
         Raises:
           InputError: there is no such checkpoint, or it cannot be read.
         """
-        return cls(*load_spectrogram_model(find_checkpoint(checkpoint)))
+        folder = find_checkpoint(checkpoint)
+        vocoder = MelGAN(load(folder, VOCODER)[0]) if holds(folder, VOCODER) else GriffinLim()
+        return cls(*load(folder, SPECTROGRAM), vocoder)
 
     def __call__(self, midi: str | os.PathLike | Notes, **options) -> Float[np.ndarray, " s"]:
         """Audio of a piece, float32 at 16 kHz. Takes the options of `mels`."""
@@ -120,9 +124,7 @@ class Synthesizer:
             yield np.asarray(unscale_mel(context[0]))[:frames_left]
             frames_left -= WINDOW_FRAMES
 
-    def check_sampling(
-        self, sampler: str | None, steps: int | None, guidance: float | None
-    ) -> tuple[str, int, float]:
+    def check_sampling(self, sampler: str | None, steps: int | None, guidance: float | None) -> tuple[str, int, float]:
         """The sampling that `mels` would do with these options; raises InputError where one is out of range."""
         recommended = self.config.sampling
         sampler = recommended.sampler if sampler is None else sampler

@@ -67,7 +67,7 @@ def test_its_config_survives_json_lists():
 
 
 def test_it_learns_from_the_spectral_losses():
-    generator = Generator(GeneratorConfig(channels=16, dilations=(1,)), rngs=nnx.Rngs(0))
+    generator = Generator(GeneratorConfig(channels=16, factors=(20, 16), dilations=(1,)), rngs=nnx.Rngs(0))
     optimizer = nnx.Optimizer(generator, optax.adam(3e-3), wrt=nnx.Param)
     mel = jnp.full((1, 8, 128), -3.0)
     target = 0.3 * jnp.sin(2 * jnp.pi * 200 * jnp.arange(8 * 320) / 16000)[None]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from spectrodiff.evaluation.reconstruction import compare, mel_distance, onset_correlation, tone_similarity
+from spectrodiff.evaluation.reconstruction import compare, onset_correlation, tone_similarity
 
 TIME = np.arange(32000) / 16000
 
@@ -40,7 +40,6 @@ def test_tones_hear_a_tenth_of_a_semitone_and_broken_phase():
     assert tone_similarity(tone(440 * 2 ** (1 / 12)), tone(440)) < 0.1
     flipping = tone(440) * np.where(TIME * 25 % 2 < 1, 1, -1)
     assert tone_similarity(flipping.astype(np.float32), tone(440)) < 0.5
-    assert mel_distance(flipping.astype(np.float32), tone(440)) > 0
 
 
 def test_the_longer_is_cut_and_silence_is_no_error():

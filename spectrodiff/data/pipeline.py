@@ -6,6 +6,7 @@ import numpy as np
 
 from spectrodiff.config import WINDOW_FRAMES
 from spectrodiff.data.windows import Piece, cut_window
+from spectrodiff.errors import InputError
 from spectrodiff.notes.tokenizer import NoteTokenizer
 
 _TRIES = 20
@@ -28,7 +29,9 @@ class _RandomWindow(grain.transforms.RandomMap):
             example = cut_window(piece, start, self.tokenizer, self.tokens, self.notes)
             if example is not None:
                 return example
-        raise ValueError(f"{_TRIES} windows in a row have over {self.tokens} tokens or {self.notes} notes: raise batches.tokens")
+        raise InputError(
+            f"{_TRIES} windows in a row have over {self.tokens} tokens or {self.notes} notes; raise batches.tokens"
+        )
 
 
 @gin.configurable
@@ -44,8 +47,8 @@ def batches(
 ) -> grain.DatasetIterator:
     """An endless iterator of batches of `cut_window` examples, with grain's `get_state` and `set_state`.
 
-    Windows of over `tokens` tokens, or over `tokens / tokens_per_note` notes, are passed over. A `first_share` of the windows are a piece's first, with no
-    context, as every song begins.
+    Windows of over `tokens` tokens, or over `tokens / tokens_per_note` notes, are passed over. A `first_share` of the
+    windows are a piece's first, with no context, as every song begins.
     """
     windows = _RandomWindow(pieces, tokenizer, tokens, tokens // tokens_per_note, first_share)
     dataset = grain.MapDataset.range(2**40).seed(seed).random_map(windows).batch(batch_size)

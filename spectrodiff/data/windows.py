@@ -60,7 +60,7 @@ def load_pieces(data_dir: str | pathlib.Path, names: Iterable[str], tokenizer: N
 def cut_window(
     piece: Piece, start: int, tokenizer: NoteTokenizer, tokens: int, notes: int
 ) -> dict[str, np.ndarray] | None:
-    """The training example whose target begins at frame `start`; None where it takes over `tokens` tokens or `notes` notes.
+    """The training example whose target begins at frame `start`; None if it has over `tokens` tokens or `notes` notes.
 
     `tokens` int32 [tokens]; `target`, `context` float32 [256, 128], scaled, real frames first; `target_mask`,
     `context_mask` bool [256]. The context is the up to 256 true frames before the target.

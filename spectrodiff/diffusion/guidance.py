@@ -9,7 +9,8 @@ def guide(pair: Denoiser, weight: float) -> Denoiser:
     """Ho & Salimans (2021), in one evaluation of a batch of two.
 
     `pair` denoises [conditional; unconditional] stacked along the batch. The rule is affine in x0, so it equals the
-    usual rule on eps: weight * conditional + (1 - weight) * unconditional. 1 is no guidance, more is closer to the notes.
+    usual rule on eps: weight * conditional + (1 - weight) * unconditional. 1 is no guidance, more
+    is closer to the notes.
     """
 
     def denoise(z, logsnr):

@@ -36,6 +36,6 @@ def time_at(logsnr: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return (jnp.arctan(jnp.exp(-0.5 * logsnr)) - _B) / _A
 
 
-def ladder(steps: int) -> Float[Array, "steps+1"]:
+def ladder(steps: int) -> Float[Array, "{steps}+1"]:
     """Log-SNRs from pure noise to clean, evenly spaced in time."""
     return logsnr_at(jnp.arange(steps, -1, -1) / steps)

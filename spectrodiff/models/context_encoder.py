@@ -7,14 +7,14 @@ from jaxtyping import Array, Bool, Float
 
 from spectrodiff.audio.mel import MEL_BINS
 from spectrodiff.config import WINDOW_FRAMES, ModelConfig
-from spectrodiff.models.layers import Encoder, Positions, dense
+from spectrodiff.models.layers import Dense, Encoder, Positions
 
 
 class ContextEncoder(nnx.Module):
     """Frames of the previous window, placed by their distance from its end, attend to one another."""
 
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
-        self.project = dense(MEL_BINS, cfg.width, rngs=rngs)
+        self.project = Dense(MEL_BINS, cfg.width, rngs=rngs)
         self.positions = Positions(WINDOW_FRAMES, cfg.width, rngs=rngs)
         self.encoder = Encoder(cfg, cfg.context_layers, rngs=rngs)
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 from spectrodiff.audio.mel import MEL_BINS
 from spectrodiff.config import WINDOW_FRAMES, ModelConfig
 from spectrodiff.diffusion.schedule import time_at
-from spectrodiff.models.layers import MLP, Attention, KeyValue, Positions, dense, dropout, rms_norm, sinusoids
+from spectrodiff.models.layers import MLP, Attention, Dense, KeyValue, Positions, dropout, rms_norm, sinusoids
 
 _NOISE_PERIOD = 2e4  # time [0, 1) is stretched to [0, 2e4), the longest period (Hawthorne et al. 2022, released code)
 
@@ -26,7 +26,7 @@ class FiLM(nnx.Module):
     """Scales and shifts features by the noise level (Perez et al. 2018)."""
 
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
-        self.project = dense(4 * cfg.width, 2 * cfg.width, rngs=rngs)
+        self.project = Dense(4 * cfg.width, 2 * cfg.width, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b t d"], noise: Float[Array, "b e"]) -> Float[Array, "b t d"]:
         scale, shift = jnp.split(self.project(noise)[:, None, :], 2, -1)
@@ -68,15 +68,15 @@ class DiffusionDecoder(nnx.Module):
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
         self.width = cfg.width
         self.rate = cfg.dropout
-        self.noise_in = dense(cfg.width, 4 * cfg.width, rngs=rngs)
-        self.noise_out = dense(4 * cfg.width, 4 * cfg.width, rngs=rngs)
-        self.project = dense(MEL_BINS, cfg.width, rngs=rngs)
+        self.noise_in = Dense(cfg.width, 4 * cfg.width, rngs=rngs)
+        self.noise_out = Dense(4 * cfg.width, 4 * cfg.width, rngs=rngs)
+        self.project = Dense(MEL_BINS, cfg.width, rngs=rngs)
         if cfg.note_roll:
-            self.project_sketch = dense(MEL_BINS, cfg.width, rngs=rngs)
+            self.project_sketch = Dense(MEL_BINS, cfg.width, rngs=rngs)
         self.positions = Positions(WINDOW_FRAMES, cfg.width, rngs=rngs)
         self.blocks = nnx.List(DecoderBlock(cfg, rngs=rngs) for _ in range(cfg.decoder_layers))
         self.norm = rms_norm(cfg.width, rngs=rngs)
-        self.out = dense(cfg.width, MEL_BINS, rngs=rngs)
+        self.out = Dense(cfg.width, MEL_BINS, rngs=rngs)
 
     def remember(
         self, memory: Float[Array, "b n d"], mask: Bool[Array, "b n"], sketch: Float[Array, "b t m"] | None

@@ -50,20 +50,20 @@ def read_notes(tokens: Int[Array, " n"], vocabulary: Vocabulary, room: int) -> N
     is_off = is_pitch & after_tie & (velocity == v.velocity_start)
     is_note = (is_pitch & ~is_off) | is_drum
 
-    fields = jnp.stack([
-        tokens,
-        jnp.where(is_drum, 0, _in_force(tokens, v.program_start, 128)),
-        jnp.where(after_tie, velocity, 0),
-    ])
+    fields = jnp.stack(
+        [
+            tokens,
+            jnp.where(is_drum, 0, _in_force(tokens, v.program_start, 128)),
+            jnp.where(after_tie, velocity, 0),
+        ]
+    )
     frames = event_frames(tokens, v)
 
     (notes,) = jnp.nonzero(is_note, size=room, fill_value=-1)
     (offs,) = jnp.nonzero(is_off, size=room, fill_value=-1)
     pitch, program, note_velocity = jnp.where(notes >= 0, fields[:, notes], 0)
     off_pitch, off_program, _ = fields[:, offs]
-    ends_it = (
-        (offs > notes[:, None]) & (pitch[:, None] == off_pitch) & (program[:, None] == off_program)
-    )
+    ends_it = (offs > notes[:, None]) & (pitch[:, None] == off_pitch) & (program[:, None] == off_program)
     first = jnp.argmax(ends_it, 1)
     real = notes >= 0
     return NoteEvents(

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from spectrodiff.audio.mel import LOG_CEILING, LOG_FLOOR, MEL_BINS
 from spectrodiff.config import DiffusionConfig, ModelConfig
-from spectrodiff.models.layers import dense
+from spectrodiff.models.layers import Dense
 from spectrodiff.models.note_events import NoteEvents
 
 # Frames (20 ms) after an onset, an offset or, for a note begun before the window, its start, at which a hat function
@@ -20,7 +20,7 @@ _LOUDEST = 8.0
 
 
 def _hats(time: Float[Array, "*n"], knots: tuple[float, ...], stays: bool) -> Float[Array, "*n k"]:
-    """Linear interpolation weights of `time` between `knots`; zero before the first, and after the last unless it stays."""
+    """Weights of linear interpolation between `knots`: zero before the first, and after the last unless it stays."""
     points = jnp.array(knots)
     time = time[..., None]
     before = jnp.concatenate([points[:1] - 1.0, points[:-1]])
@@ -58,12 +58,11 @@ class NoteRoll(nnx.Module):
 
     def __init__(self, cfg: ModelConfig, diffusion: DiffusionConfig, *, rngs: nnx.Rngs):
         self.mean, self.std = diffusion.mean, diffusion.std
-        self.project = dense(cfg.width, KERNELS * MEL_BINS, rngs=rngs)
+        self.project = Dense(cfg.width, KERNELS * MEL_BINS, rngs=rngs)
 
     def __call__(self, memory: Float[Array, "b n d"], kernels: Float[Array, "b t n k"]) -> Float[Array, "b t m"]:
         """The sketch, in the space the decoder works in."""
         spectra = jnp.exp(jnp.minimum(self.project(memory) + _FIRST_GUESS, _LOUDEST))
-        spectra = spectra.reshape(*memory.shape[:-1], KERNELS, MEL_BINS)
-        magnitude = jnp.einsum("btnk,bnkm->btm", kernels, spectra)
+        magnitude = kernels.reshape(*kernels.shape[:2], -1) @ spectra.reshape(memory.shape[0], -1, MEL_BINS)
         scaled = 2.0 * (jnp.log(magnitude + jnp.exp(LOG_FLOOR)) - LOG_FLOOR) / (LOG_CEILING - LOG_FLOOR) - 1.0
         return (scaled - self.mean) / self.std

@@ -2,23 +2,22 @@
 
 import json
 import pathlib
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
 from flax import nnx
 
-from spectrodiff.config import SpectrogramConfig, from_dict, to_dict
+from spectrodiff.config import GeneratorConfig, SpectrogramConfig, from_dict, to_dict
 from spectrodiff.errors import InputError
 from spectrodiff.files import replacing
 from spectrodiff.models.layers import Buffer
 from spectrodiff.models.spectrogram_model import SpectrogramModel
+from spectrodiff.vocoder.generator import Generator
 
 FORMAT_VERSION = 1
-CONFIG_NAME = "spectrodiff.json"
-WEIGHTS_NAME = "spectrogram.safetensors"
 
 
 def flatten(state: nnx.State) -> dict[str, np.ndarray]:
@@ -61,37 +60,52 @@ def unflatten_into(state: nnx.State, arrays: dict[str, np.ndarray], where: str) 
     return nnx.from_flat_state(flat)
 
 
-def save_spectrogram_model(
-    folder: pathlib.Path, model: SpectrogramModel, config: SpectrogramConfig, card: dict, dtype: str = "float32"
+class Kind(NamedTuple):
+    """A network that a checkpoint folder may hold, as NAME.safetensors and NAME.json."""
+
+    name: str
+    config: type
+    network: type[nnx.Module]
+
+
+SPECTROGRAM = Kind("spectrogram", SpectrogramConfig, SpectrogramModel)
+VOCODER = Kind("vocoder", GeneratorConfig, Generator)
+
+
+def save(
+    folder: pathlib.Path, kind: Kind, network: nnx.Module, config: Any, card: dict, dtype: str = "float32"
 ) -> None:
-    """Writes `model` into `folder`; `card` is any JSON about where it comes from. `dtype` float16 halves the file."""
+    """Writes `network` into `folder`; `card` is any JSON about where it comes from. `dtype` float16 halves the file."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = flatten(nnx.state(model, (nnx.Param, Buffer)))
-    save_arrays(folder / WEIGHTS_NAME, {name: array.astype(dtype) for name, array in arrays.items()})
+    arrays = flatten(nnx.state(network, nnx.Any(nnx.Param, Buffer)))
+    save_arrays(folder / f"{kind.name}.safetensors", {name: array.astype(dtype) for name, array in arrays.items()})
     description = {"format_version": FORMAT_VERSION, "config": to_dict(config), "card": card}
-    with replacing(folder / CONFIG_NAME) as temporary:
+    with replacing(folder / f"{kind.name}.json") as temporary:
         temporary.write_text(json.dumps(description, indent=2) + "\n")
 
 
-def load_spectrogram_model(folder: pathlib.Path) -> tuple[SpectrogramModel, SpectrogramConfig]:
-    """Reads what `save_spectrogram_model` wrote, without initialising parameters first.
+def holds(folder: pathlib.Path, kind: Kind) -> bool:
+    """Whether `folder` has a network of this kind."""
+    return (pathlib.Path(folder) / f"{kind.name}.json").is_file()
+
+
+def load(folder: pathlib.Path, kind: Kind) -> tuple[nnx.Module, Any]:
+    """The network and the config that `save` wrote, without initialising parameters first.
 
     Raises:
       InputError: files are missing, from another version, or do not fit each other.
     """
-    folder = pathlib.Path(folder)
+    path = pathlib.Path(folder) / f"{kind.name}.json"
     try:
-        description = json.loads((folder / CONFIG_NAME).read_text())
+        description = json.loads(path.read_text())
         version, values = description["format_version"], description["config"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder} is not a spectrodiff checkpoint: {CONFIG_NAME} is missing or damaged") from error
+        raise InputError(f"{folder} is not a spectrodiff checkpoint: {path.name} is missing or damaged") from error
     if version != FORMAT_VERSION:
-        raise InputError(
-            f"{folder} has format version {version}, this spectrodiff reads {FORMAT_VERSION}: upgrade spectrodiff"
-        )
-    config = from_dict(SpectrogramConfig, values, str(folder / CONFIG_NAME))
-    abstract = nnx.eval_shape(lambda: SpectrogramModel(config, rngs=nnx.Rngs(0)))
-    graph, state, rest = nnx.split(abstract, (nnx.Param, Buffer), ...)
-    path = folder / WEIGHTS_NAME
-    return nnx.merge(graph, unflatten_into(state, load_arrays(path), str(path)), rest), config
+        raise InputError(f"{path} has format version {version}, this spectrodiff reads {FORMAT_VERSION}: upgrade it")
+    config = from_dict(kind.config, values, str(path))
+    abstract = nnx.eval_shape(lambda: kind.network(config, rngs=nnx.Rngs(0)))
+    graph, state, rest = nnx.split(abstract, nnx.Any(nnx.Param, Buffer), ...)
+    weights = path.with_suffix(".safetensors")
+    return nnx.merge(graph, unflatten_into(state, load_arrays(weights), str(weights)), rest), config

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import gin
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -21,8 +20,9 @@ from spectrodiff.diffusion.schedule import logsnr_at
 from spectrodiff.models.sampling import sample_mel
 from spectrodiff.models.spectrogram_model import SpectrogramModel
 from spectrodiff.notes.tokenizer import NoteTokenizer
-from spectrodiff.pretrained.native import save_spectrogram_model
+from spectrodiff.pretrained.native import SPECTROGRAM, save
 
+_BATCH = 16  # held-out windows sampled at once
 NATS = (LOG_CEILING - LOG_FLOOR) / 2.0  # of log-mel in one unit of scaled mel
 
 
@@ -105,14 +105,11 @@ class SpectrogramTask:
 
     def evaluate(self, graph, params, buffers) -> dict[str, float]:
         """Log-mel L1 in nats between sampled (unguided) and true windows, true previous window as context."""
-        data, batch = self.heldout, 16
-        sampled = np.concatenate([
-            self._sample(
-                graph, params, buffers, *(data[k][i : i + batch] for k in ("tokens", "context", "context_mask")),
-                jax.random.key(i),
-            )
-            for i in range(0, len(data["tokens"]), batch)
-        ])
+        data, sampled = self.heldout, []
+        for i in range(0, len(data["tokens"]), _BATCH):
+            given = (data[name][i : i + _BATCH] for name in ("tokens", "context", "context_mask"))
+            sampled.append(self._sample(graph, params, buffers, *given, jax.random.key(i)))
+        sampled = np.concatenate(sampled)
         return {"heldout_mel_l1": mel_l1(sampled, data["target"], data["target_mask"])}
 
     def baselines(self) -> dict[str, float]:
@@ -131,7 +128,7 @@ class SpectrogramTask:
         }
 
     def save(self, folder: pathlib.Path, model: SpectrogramModel, card: dict) -> None:
-        save_spectrogram_model(folder, model, self.config, card)
+        save(folder, SPECTROGRAM, model, self.config, card)
 
 
 def mel_l1(scaled: np.ndarray, target: np.ndarray, mask: np.ndarray) -> float:

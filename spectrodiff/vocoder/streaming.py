@@ -5,7 +5,7 @@ run the very same steps.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import flax.nnx as nnx
 import jax
@@ -21,6 +21,7 @@ Mel = Float[Array | np.ndarray, "_t m"]  # pieces of one stream may differ in le
 Audio = Float[np.ndarray, " _s"]
 
 
+@runtime_checkable
 class Vocoder(Protocol):
     """Unscaled log-mel [t, MEL_BINS] to audio [t * HOP] at SAMPLE_RATE, at once or as frames arrive."""
 
@@ -29,9 +30,7 @@ class Vocoder(Protocol):
     def stream(self, mels: Iterable[Mel]) -> Iterator[Audio]: ...
 
 
-def windows(
-    mels: Iterable[Mel], before: int, chunk: int, after: int
-) -> Iterator[tuple[Float[np.ndarray, "w m"], int]]:
+def windows(mels: Iterable[Mel], before: int, chunk: int, after: int) -> Iterator[tuple[Float[np.ndarray, "w m"], int]]:
     """Cuts mel arriving in pieces of any length into chunks, each with the frames before and after it.
 
     Beyond both ends of the piece lies silence. Yields (window [before + chunk + after, m], frames of the chunk that

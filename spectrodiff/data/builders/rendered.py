@@ -5,8 +5,8 @@ The corpus is a plain folder, so it is read like anyone's own recordings:
     audio/NAME.flac   16 kHz mono, 16 bit        splits.csv    one line a piece: split, source, length, programs
     midi/NAME.mid     the notes that were played recipe.json   every parameter, and the licences of the sources
 
-Piece number i follows from (seed, i) alone. So a killed run goes on where it stopped, more hours extend a corpus,
-and the number of workers changes nothing.
+Piece number i follows from (seed, i) alone: its notes to the tick, its sound as near as FluidSynth repeats itself. So
+a killed run goes on where it stopped, more hours extend a corpus, and the number of workers changes nothing.
 """
 
 import collections

@@ -1,0 +1,68 @@
+"""What the tests are fed: random notes, models small enough to compile at once, and a corpus in miniature."""
+
+import csv
+import pathlib
+
+import numpy as np
+
+from spectrodiff.audio.files import write_audio
+from spectrodiff.audio.mel import SAMPLE_RATE
+from spectrodiff.config import DiffusionConfig, ModelConfig, SpectrogramConfig, TokenizerConfig
+from spectrodiff.notes.midi import Notes, write_midi
+
+_SIZES = {"width": 32, "heads": 2, "head_dim": 16, "mlp_width": 64, "max_tokens": 128}
+_LAYERS = {"note_layers": 1, "context_layers": 1, "decoder_layers": 1}
+PAPER = SpectrogramConfig(model=ModelConfig(**_SIZES, **_LAYERS))
+OURS = SpectrogramConfig(
+    TokenizerConfig(velocity_bins=32),
+    ModelConfig(**_SIZES, **_LAYERS, dropout=0.0, compact_notes=True, event_times=True, note_roll=True),
+    DiffusionConfig(prediction="x0", mean=-0.3, std=0.375),
+)
+
+
+def random_notes(seed: int, seconds: float = 12.0, programs=(0, 5, 40), voices: int = 12, drums: int = 8) -> Notes:
+    """Notes on and off the 10 ms grid; each key of each program sounds one note at a time, some to their very end."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for key in rng.choice(np.arange(30, 90), size=voices, replace=False):
+        now, program = rng.uniform(0, 2), int(rng.choice(programs))
+        while now < seconds - 0.5:
+            end = min(now + rng.choice([0.02, 0.3, 1.0, 6.0]) * rng.uniform(1, 2), seconds)
+            rows.append((now, end, int(key), int(rng.integers(1, 128)), program, False))
+            now = end + rng.choice([0.0, 0.1, 2.0]) * rng.uniform(0.5, 1)
+    for _ in range(drums):
+        hit = rng.uniform(0, seconds - 0.5)
+        rows.append((hit, hit + 0.1, int(rng.integers(35, 50)), int(rng.integers(1, 128)), 0, True))
+    start, end, pitch, velocity, program, is_drum = (np.array(column) for column in zip(*sorted(rows), strict=True))
+    if rng.random() < 0.5:
+        start, end = np.round(start, 2), np.round(end, 2)
+    return Notes(
+        start=start,
+        end=end,
+        pitch=pitch.astype(np.int32),
+        velocity=velocity.astype(np.int32),
+        program=program.astype(np.int32),
+        is_drum=is_drum.astype(bool),
+        total_time=seconds + 1.0,
+    )
+
+
+def make_corpus(folder: pathlib.Path, pieces: int = 3, seconds: float = 6.0) -> pathlib.Path:
+    """A prepared corpus of decaying sines: piece0 validates, the others train."""
+    for name in ("audio", "midi"):
+        (folder / name).mkdir(parents=True)
+    with (folder / "splits.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["name", "split"])
+        for i in range(pieces):
+            notes = random_notes(i, seconds, voices=4, drums=3)
+            audio = np.zeros(int((notes.total_time + 0.123 * i) * SAMPLE_RATE), np.float32)
+            time = np.arange(len(audio)) / SAMPLE_RATE
+            for start, end, pitch in zip(notes.start, notes.end, notes.pitch, strict=True):
+                since = time[(time >= start) & (time < end)] - start
+                tone = np.sin(2 * np.pi * 440 * 2 ** ((pitch - 69) / 12) * since)
+                audio[(time >= start) & (time < end)] += 0.1 * np.exp(-2 * since) * tone
+            write_audio(folder / "audio" / f"piece{i}.flac", audio)
+            write_midi(notes, folder / "midi" / f"piece{i}.mid")
+            table.writerow([f"piece{i}", "train" if i else "validation"])
+    return folder

@@ -1,0 +1,119 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from inputs import PAPER
+
+from spectrodiff.models.layers import MLP, Attention, Encoder, KeyValue, Positions, dropout, rms_norm, sinusoids
+
+CFG = dataclasses.replace(PAPER.model, width=8, heads=2, head_dim=4, mlp_width=12)
+X = jax.random.normal(jax.random.key(0), (2, 5, 8))
+MEMORY = jax.random.normal(jax.random.key(1), (2, 7, 8))
+MASK = jnp.arange(7) < jnp.array([[4], [7]])
+
+
+@pytest.fixture(scope="module")
+def attention():
+    return Attention(CFG, rngs=nnx.Rngs(0))
+
+
+def test_attention_is_softmax_of_unscaled_dot_products(attention):
+    attended = attention(X, attention.remember(MEMORY), MASK)
+    query, key, value, out = (np.float64(m.kernel[...]) for m in (attention.query, attention.key, attention.value, attention.out))
+    for b in range(2):
+        heads = []
+        for h in range(2):
+            part = slice(4 * h, 4 * h + 4)
+            logits = (X[b] @ query[:, part]) @ (MEMORY[b] @ key[:, part]).T
+            weights = np.where(MASK[b], np.exp(logits), 0.0)
+            heads.append(weights / weights.sum(-1, keepdims=True) @ (MEMORY[b] @ value[:, part]))
+        np.testing.assert_allclose(attended[b], np.concatenate(heads, -1) @ out, atol=1e-5)
+
+
+def test_what_is_masked_is_not_seen(attention):
+    wild = jnp.where(MASK[..., None], MEMORY, 1e3)
+    seen, unseen = (attention(X, attention.remember(m), MASK) for m in (MEMORY, wild))
+    np.testing.assert_array_equal(seen, unseen)
+
+
+def test_an_empty_memory_adds_nothing(attention):
+    mask = MASK.at[0].set(False)
+    found = attention(X, attention.remember(MEMORY), mask)
+    np.testing.assert_array_equal(found[0], np.zeros((5, 8)))
+    np.testing.assert_array_equal(found[1], attention(X, attention.remember(MEMORY), MASK)[1])
+
+
+def test_the_initialiser_holds_the_scale_that_the_logits_lack():
+    cfg = dataclasses.replace(CFG, width=256, heads=4, head_dim=64)
+    attention = Attention(cfg, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(2), (1, 64, 256))
+    logits = jnp.einsum("bqhk,bnhk->bhqn", attention._split(attention.query(x)), attention.remember(x).key)
+    assert float(logits.std()) == pytest.approx(1.0, rel=0.1)
+
+
+def test_keys_and_values_have_a_place_for_each_head(attention):
+    memory = attention.remember(MEMORY)
+    assert isinstance(memory, KeyValue)
+    assert memory.key.shape == memory.value.shape == (2, 7, 2, 4)
+
+
+def test_the_mlp_is_a_gated_gelu():
+    mlp = MLP(CFG, rngs=nnx.Rngs(0))
+    wi_0, wi_1, wo = (np.float64(m.kernel[...]) for m in (mlp.wi_0, mlp.wi_1, mlp.wo))
+    gate = X @ wi_0
+    gelu = 0.5 * gate * (1 + np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3)))
+    np.testing.assert_allclose(mlp(X), (gelu * (X @ wi_1)) @ wo, atol=1e-5)
+
+
+def test_the_norm_scales_by_the_root_mean_square_alone():
+    norm = rms_norm(8, rngs=nnx.Rngs(0))
+    norm.scale[...] = jnp.arange(8.0)
+    x = X + 3.0
+    expected = x / np.sqrt(np.mean(np.square(x), -1, keepdims=True) + 1e-6) * np.arange(8)
+    np.testing.assert_allclose(norm(x), expected, atol=1e-5)
+
+
+def test_there_are_no_biases():
+    state = nnx.state(Encoder(CFG, 1, rngs=nnx.Rngs(0)), nnx.Param)
+    assert {path[-1] for path, _ in nnx.to_flat_state(state)} == {"kernel", "scale"}
+
+
+def test_dropout_keeps_the_mean_and_only_while_training():
+    x = jnp.ones((100, 100))
+    dropped = dropout(x, 0.1, nnx.Rngs(dropout=0))
+    assert float((dropped == 0).mean()) == pytest.approx(0.1, abs=0.01)
+    assert float(dropped.mean()) == pytest.approx(1.0, abs=0.02)
+    assert dropout(x, 0.1, None) is x
+    assert dropout(x, 0.0, nnx.Rngs(dropout=0)) is x
+
+
+def test_sinusoids_run_from_one_radian_to_the_longest_period():
+    positions = np.array([0.0, 1.0, 777.0])
+    rates = np.exp(-np.log(2e4) * np.arange(8) / 7)
+    assert rates[-1] == pytest.approx(1 / 2e4)
+    expected = np.concatenate([np.sin(positions[:, None] * rates), np.cos(positions[:, None] * rates)], -1)
+    np.testing.assert_allclose(sinusoids(jnp.array(positions), 16, 2e4), expected, atol=1e-4)
+
+
+def test_a_position_table_is_shuffled_sinusoids():
+    """A column of rate w obeys x[n+1] + x[n-1] = 2 cos(w) x[n], whatever its phase."""
+    table = np.float64(Positions(64, 8, rngs=nnx.Rngs(0)).table[...])
+    middle = table[1:-1]
+    cosines = ((table[2:] + table[:-2]) * middle).sum(0) / (2 * (middle**2).sum(0))
+    rates = np.exp(-np.log(64.0) * np.arange(4) / 3)
+    np.testing.assert_allclose(np.sort(cosines), np.sort(np.repeat(np.cos(rates), 2)), atol=1e-4)
+    assert np.abs(table).max() <= 1.0
+    other = Positions(64, 8, rngs=nnx.Rngs(1)).table[...]
+    assert not np.allclose(table, other, atol=0.1)
+
+
+def test_positions_between_rows_are_interpolated_and_the_ends_hold():
+    positions = Positions(16, 8, rngs=nnx.Rngs(0))
+    table = positions.table[...]
+    found = positions.at(jnp.array([0.0, 3.0, 3.25, 15.0, -jnp.inf, jnp.inf, 99.0]))
+    expected = [table[0], table[3], 0.75 * table[3] + 0.25 * table[4], table[15], table[0], table[15], table[15]]
+    np.testing.assert_allclose(found, np.stack(expected), atol=1e-6)
+    np.testing.assert_array_equal(positions(5), table[:5])

@@ -1,0 +1,98 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from inputs import OURS
+
+from spectrodiff.audio.mel import LOG_FLOOR
+from spectrodiff.models.note_events import NoteEvents
+from spectrodiff.models.note_roll import _SINCE_OFFSET, _SINCE_ONSET, KERNELS, NoteRoll, roll_kernels
+
+FRAMES = 256
+ONSETS, OFFSETS = slice(0, len(_SINCE_ONSET)), slice(len(_SINCE_ONSET), len(_SINCE_ONSET) + len(_SINCE_OFFSET))
+STARTS = slice(OFFSETS.stop, KERNELS)
+TIME = np.arange(FRAMES) + 1.0  # the centre of each frame's window of 640 samples
+kernels_of = jax.jit(roll_kernels, static_argnums=1)
+
+
+def events(*rows):
+    """(onset, offset, drum) rows in frames; one row of padding follows."""
+    onset, offset, drum = (np.array(column) for column in zip(*rows, (3.0, 5.0, False), strict=True))
+    ids = np.ones(len(onset), np.int32)
+    real = np.arange(len(onset)) < len(rows)
+    return NoteEvents(ids, ids, ids, np.float32(onset), np.float32(offset), drum.astype(bool), real)
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    """[frames, 5, kernels] of a short note, one tied in, one that sounds on, a drum and padding."""
+    rows = (20.5, 60.0, False), (-np.inf, 90.0, False), (100.0, np.inf, False), (30.0, np.inf, True)
+    return np.asarray(kernels_of(events(*rows), FRAMES))
+
+
+def test_while_a_note_sounds_its_phases_add_up_to_one(kernels):
+    total = kernels.sum(-1)
+    for note, start, end in ((0, 20.5, 59.0), (1, 0.0, 89.0), (2, 100.0, 1e9), (3, 30.0, 1e9)):
+        np.testing.assert_allclose(total[(TIME >= start) & (TIME <= end), note], 1.0, atol=1e-6)
+    assert kernels.min() >= 0.0
+    assert kernels.max() <= 1.0
+
+
+def test_nothing_before_the_onset_but_its_attack_and_nothing_long_after_the_release(kernels):
+    total = kernels.sum(-1)
+    assert not total[TIME <= 20.5 - 3, 0].any()
+    assert not total[TIME >= 60 + 32, 0].any()
+    assert not total[TIME <= 100 - 3, 2].any()
+
+
+def test_the_body_ends_with_the_note_and_the_release_begins(kernels):
+    assert not kernels[TIME >= 60.5, 0][:, ONSETS].any()
+    assert not kernels[TIME <= 59, 0][:, OFFSETS].any()
+    np.testing.assert_allclose(kernels[(TIME >= 60.5) & (TIME <= 76), 0][:, OFFSETS].sum(-1), 1.0, atol=1e-6)
+
+
+def test_which_phases_which_notes_have(kernels):
+    used = [[bool(kernels[:, note, part].any()) for part in (ONSETS, OFFSETS, STARTS)] for note in range(5)]
+    struck, tied, held, drum, padding = used
+    assert struck == [True, True, False]
+    assert tied == [False, True, True]
+    assert held == [True, False, False]
+    assert drum == [True, False, False]
+    assert padding == [False, False, False]
+
+
+def test_a_hat_peaks_where_it_says():
+    kernels = np.asarray(kernels_of(events((20.0, np.inf, False)), FRAMES))[:, 0]
+    for k, since in enumerate(_SINCE_ONSET):
+        assert kernels[TIME == 20 + since, k] == 1.0
+
+
+def test_later_notes_are_the_same_moved(kernels):
+    moved = np.asarray(kernels_of(events((70.5, 110.0, False)), FRAMES))
+    np.testing.assert_allclose(moved[50:, 0], kernels[:-50, 0], atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def roll():
+    return NoteRoll(OURS.model, OURS.diffusion, rngs=nnx.Rngs(0))
+
+
+def unscaled(roll, sketch):
+    scaled = sketch * roll.std + roll.mean
+    return (scaled + 1) / 2 * (4.0 - LOG_FLOOR) + LOG_FLOOR
+
+
+def test_no_notes_sketch_silence(roll):
+    memory = jax.random.normal(jax.random.key(0), (1, 3, 32))
+    sketch = roll(memory, jnp.zeros((1, 4, 3, KERNELS)))
+    np.testing.assert_allclose(unscaled(roll, sketch), np.full((1, 4, 128), LOG_FLOOR), atol=1e-3)
+
+
+def test_magnitudes_of_notes_add_up(roll):
+    memory = jax.random.normal(jax.random.key(0), (1, 2, 32))
+    kernels = jax.random.uniform(jax.random.key(1), (1, 4, 2, KERNELS))
+    first, second = (kernels * jnp.array(part)[:, None] for part in ([1.0, 0.0], [0.0, 1.0]))
+    both, one, other = (np.exp(unscaled(roll, roll(memory, k))) - 1e-5 for k in (kernels, first, second))
+    np.testing.assert_allclose(both, one + other, rtol=1e-3)
+    np.testing.assert_allclose(np.exp(unscaled(roll, roll(memory, 0.5 * first))) - 1e-5, 0.5 * one, rtol=1e-3)

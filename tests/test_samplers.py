@@ -1,0 +1,94 @@
+"""Gaussian data has a closed-form denoiser and a closed-form path: no network, so no excuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spectrodiff.diffusion.guidance import guide
+from spectrodiff.diffusion.objective import EPS, as_denoiser, clipped
+from spectrodiff.diffusion.samplers import STEPS, ddim, ddpm, dpmpp, sample
+from spectrodiff.diffusion.schedule import Rung, ladder, logsnr_at
+
+MEAN, STD = 0.3, 0.5
+KEY = jax.random.key(7)
+NOISE = jax.random.normal(jax.random.key(1), (1, 64, 128))
+
+
+def perfect(z, logsnr):
+    """E[x0 | z] of data N(MEAN, STD^2)."""
+    rung = Rung(logsnr)
+    return (rung.alpha * STD**2 * z + rung.sigma**2 * MEAN) / (rung.alpha**2 * STD**2 + rung.sigma**2)
+
+
+def exact(noise, logsnrs):
+    """Where the probability-flow ODE takes `noise`: every z keeps its place in its own Gaussian."""
+
+    def gaussian(logsnr):
+        alpha2, sigma2 = 1 / (1 + np.exp(-logsnr)), 1 / (1 + np.exp(logsnr))
+        return np.sqrt(alpha2) * MEAN, np.sqrt(alpha2 * STD**2 + sigma2)
+
+    (mean, std), (last_mean, last_std) = gaussian(np.float64(logsnrs[0])), gaussian(np.float64(logsnrs[-2]))
+    return perfect(jnp.array(last_mean + last_std * (noise - mean) / std, jnp.float32), logsnrs[-2])
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_perfect_denoiser_yields_the_data_distribution(name):
+    samples = sample(perfect, STEPS[name], ladder(500), NOISE, KEY)
+    assert float(samples.mean()) == pytest.approx(MEAN, abs=0.02)
+    assert float(samples.std()) == pytest.approx(STD, rel=0.03)
+
+
+def error(step, steps, low=-8.0, high=5.0):
+    logsnrs = jnp.append(jnp.linspace(low, high, steps + 1), 20.0)
+    noise = NOISE[:, :1]
+    return float(jnp.abs(sample(perfect, step, logsnrs, noise, KEY) - exact(noise, logsnrs)).mean())
+
+
+def test_ddim_is_of_first_order_and_dpmpp_of_second():
+    for step, order in ((ddim, 1), (dpmpp, 2)):
+        rate = np.log2(error(step, 24) / error(step, 48))
+        assert rate == pytest.approx(order, abs=0.3), step.__name__
+
+
+def test_dpmpp_needs_fewer_steps_on_the_ladder_that_is_used():
+    errors = {}
+    for step in (ddim, dpmpp):
+        logsnrs = ladder(10)
+        errors[step] = float(jnp.abs(sample(perfect, step, logsnrs, NOISE, KEY) - exact(NOISE, logsnrs)).mean())
+    assert errors[dpmpp] < 0.5 * errors[ddim]
+
+
+def test_one_step_is_one_look():
+    np.testing.assert_allclose(sample(perfect, dpmpp, ladder(1), NOISE, KEY), perfect(NOISE, jnp.array(-20.0)))
+
+
+@pytest.mark.parametrize(("name", "random"), [("ddpm", True), ("ddim", False), ("dpmpp", False)])
+def test_only_ancestral_sampling_draws_noise(name, random):
+    first, second = (sample(perfect, STEPS[name], ladder(4), NOISE, jax.random.key(seed)) for seed in (0, 1))
+    assert bool((first != second).any()) is random
+
+
+@pytest.mark.parametrize("weight", [1.0, 2.0])
+def test_ddpm_is_the_published_chain(weight):
+    """Times (i + 1) / n -> i / n, eps guidance, clipped x0, variance (1 - SNR_t / SNR_s) sigma_t^2, in float64."""
+    steps, noise = 12, NOISE[:, :4, :8]
+
+    def pair(z, logsnr):
+        conditional, unconditional = jnp.split(z, 2)
+        return jnp.concatenate([0.9 * conditional + 0.1, 0.6 * unconditional - 0.05])
+
+    ours = sample(clipped(guide(as_denoiser(pair, EPS), weight), -1.0, 1.0), ddpm, ladder(steps), noise, KEY)
+
+    z = np.float64(noise)
+    for index, i in enumerate(reversed(range(steps))):
+        logsnr_t, logsnr_s = (np.float64(logsnr_at(jnp.array(t / steps))) for t in (i + 1, i))
+        alpha_t, alpha_s = (np.sqrt(1 / (1 + np.exp(-x))) for x in (logsnr_t, logsnr_s))
+        sigma2_t = 1 / (1 + np.exp(logsnr_t))
+        eps = weight * (0.9 * z + 0.1) + (1 - weight) * (0.6 * z - 0.05)
+        x0 = np.clip((z - np.sqrt(sigma2_t) * eps) / alpha_t, -1, 1)
+        ratio = np.exp(logsnr_t - logsnr_s)
+        drawn = np.float64(jax.random.normal(jax.random.fold_in(KEY, index), z.shape))
+        z = alpha_s / alpha_t * ratio * z + alpha_s * (1 - ratio) * x0 + np.sqrt((1 - ratio) * sigma2_t) * drawn
+    np.testing.assert_allclose(ours, x0, atol=2e-4)
+    assert np.std(x0) > 0.1
