@@ -10,7 +10,7 @@ export JAX_PLATFORMS ?= cpu
 .PHONY: demo test lint data system clean
 
 demo: .venv/ready
-	$(BIN)/spectrodiff demo --out out
+	$(BIN)/spectrodiff demo --out out --normalize
 
 test: .venv/ready-dev lint
 	$(BIN)/python -m pytest

@@ -33,6 +33,11 @@ setup(
     ],
     extras_require={
         "render": ["music21>=9"],  # and pyfluidsynth, installed with --no-deps: see the Makefile
+        "eval": ["mir_eval>=0.7", "onnxruntime>=1.17"],
+        "tf": ["tensorflow>=2.16"],
+        "beam": ["apache-beam>=2.60"],
+        "peers": ["diffusers==0.42.1", "torch==2.13.0", "transformers==5.16.1"],
+        "app": ["gradio>=5"],
         "dev": ["beartype>=0.18", "hypothesis>=6.100", "pytest>=8", "ruff>=0.6"],
     },
     entry_points={"console_scripts": ["spectrodiff = spectrodiff.cli:main"]},

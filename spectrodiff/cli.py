@@ -1,6 +1,7 @@
 """The command line: `spectrodiff synthesize | demo | train | prepare`."""
 
 import argparse
+import contextlib
 import os
 import pathlib
 import sys
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         options.run(options)
     except InputError as error:
-        print(f"spectrodiff: {error}", file=sys.stderr)
+        print("spectrodiff:", str(error).splitlines()[0], file=sys.stderr)  # what follows is gin's account of calls
         sys.exit(2)
     except KeyboardInterrupt:
         print("spectrodiff: interrupted", file=sys.stderr)
@@ -50,6 +51,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         default="error",
         help="what to do with a window of too many notes: refuse, or drop its quietest (default: error)",
     )
+    parser.add_argument("--normalize", action="store_true", help="scale the audio to a peak of 0.9")
     parser.add_argument("--max_minutes", type=float, default=60.0, help="refuse longer pieces (default: 60)")
 
 
@@ -74,10 +76,15 @@ def _add_demo(commands) -> None:
 def _synthesize(options) -> None:
     from spectrodiff.audio.files import check_audio_path
     from spectrodiff.files import check_writable
+    from spectrodiff.plot import check_plot_path
 
     check_audio_path(options.out)
-    for path in filter(None, (options.plot, options.mel_out)):
-        check_writable(path)
+    if options.plot:
+        check_plot_path(options.plot)
+    if options.mel_out:
+        if pathlib.Path(options.mel_out).suffix != ".npz":
+            raise InputError(f"cannot write {options.mel_out}: give it the suffix .npz")
+        check_writable(options.mel_out)
     _render(options, _load(options), options.midi, options.out, options.plot, options.mel_out)
 
 
@@ -99,10 +106,8 @@ def _load(options):
     _keep_compiled_programs()
     from spectrodiff.synthesizer import Synthesizer
 
-    if options.seed < 0:
-        raise InputError(f"seed is {options.seed}; choose 0 or more")
     synthesizer = Synthesizer.from_pretrained(options.checkpoint)
-    synthesizer.check_sampling(options.sampler, options.steps, options.guidance)
+    synthesizer.check_sampling(options.sampler, options.steps, options.guidance, options.seed)
     return synthesizer
 
 
@@ -111,9 +116,10 @@ def _render(options, synthesizer, midi, out, plot, mel_out) -> None:
     import time
 
     import numpy as np
+    from tqdm import tqdm
 
     from spectrodiff.audio.files import write_audio
-    from spectrodiff.audio.mel import SAMPLE_RATE
+    from spectrodiff.audio.mel import HOP, SAMPLE_RATE
     from spectrodiff.files import replacing
     from spectrodiff.notes.midi import read_midi
     from spectrodiff.plot import plot_piece
@@ -138,14 +144,21 @@ def _render(options, synthesizer, midi, out, plot, mel_out) -> None:
         progress=True,
     )))  # fmt: skip
     after_mel = time.perf_counter()
-    audio = np.asarray(synthesizer.vocoder(mel))
+    chunks = []
+    with tqdm(total=len(mel), desc="vocoding", unit="frame") as bar:
+        for chunk in synthesizer.vocoder.stream([mel]):
+            chunks.append(chunk)
+            bar.update(len(chunk) // HOP)
+    audio = np.concatenate(chunks)
+    if options.normalize:
+        audio = audio * (0.9 / max(float(np.abs(audio).max()), 1e-6))
     end = time.perf_counter()
-    if mel_out:
-        with replacing(mel_out) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, mel=mel)
-    if plot:
-        plot_piece(plot, notes, mel, audio)
-    write_audio(out, audio)
+    with contextlib.ExitStack() as files:  # each is complete before any takes its name
+        if mel_out:
+            np.savez_compressed(files.enter_context(replacing(mel_out)), mel=mel)
+        if plot:
+            plot_piece(files.enter_context(replacing(plot)), notes, mel, audio)
+        write_audio(files.enter_context(replacing(out)), audio)
     length = len(audio) / SAMPLE_RATE
     print(
         f"{out}: {length:.1f} s of audio in {end - start:.1f} s ({length / (end - start):.1f}x realtime; "
@@ -159,8 +172,10 @@ def _keep_compiled_programs() -> None:
     import jax
 
     if not jax.config.jax_compilation_cache_dir:
-        home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "spectrodiff" / "jax"))
+        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "spectrodiff" / "jax"
+        with contextlib.suppress(OSError):  # a home that cannot be written to: do without
+            cache.mkdir(parents=True, exist_ok=True)
+            jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
 # ---- train
@@ -181,10 +196,18 @@ def _train(options) -> None:
     from spectrodiff.training import loop, optimizers, spectrogram, vocoder  # noqa: F401 (configs refer to them)
 
     gin.add_config_file_search_path(_ROOT)
+    for path in options.gin_file:
+        if not (pathlib.Path(path).is_file() or (_ROOT / path).is_file()):
+            raise InputError(f"no config {path}; name a gin file, such as configs/tiny.gin")
     try:
         gin.parse_config_files_and_bindings(options.gin_file, options.gin_param)
     except (OSError, ValueError, SyntaxError) as error:
         raise InputError(f"cannot use the config: {' '.join(str(error).split())}") from error
+    for name in ("task", "optimizer", "steps"):
+        try:
+            gin.query_parameter(f"train.{name}")
+        except ValueError:
+            raise InputError(f"the config does not set train.{name}; include one of configs/ in it") from None
     loop.train(options.workdir)
 
 

@@ -1,42 +1,67 @@
 """A picture of a piece: its notes, the spectrogram made from them, the sound made from that."""
 
 import os
+import pathlib
 
 import numpy as np
 from jaxtyping import Float
 
-from spectrodiff.audio.mel import FRAMES_PER_SECOND, SAMPLE_RATE
-from spectrodiff.files import replacing
+from spectrodiff.audio.mel import FRAMES_PER_SECOND, LOG_CEILING, LOG_FLOOR, SAMPLE_RATE
+from spectrodiff.errors import InputError
+from spectrodiff.files import check_writable, replacing
 from spectrodiff.notes.midi import Notes
+
+_FORMATS = (".png", ".pdf", ".svg")
+_COLUMNS = 2000  # of the waveform: more than the picture has pixels
+
+
+def check_plot_path(path: str | os.PathLike) -> None:
+    """Finds out before long work whether `plot_piece` could write there; raises InputError if not."""
+    path = pathlib.Path(path)
+    if path.suffix.lower() not in _FORMATS:
+        raise InputError(f"cannot draw {path}: give it one of the suffixes {', '.join(_FORMATS)}")
+    check_writable(path)
 
 
 def plot_piece(
     path: str | os.PathLike, notes: Notes, mel: Float[np.ndarray, "t m"], audio: Float[np.ndarray, " s"]
 ) -> None:
-    """Draws piano roll (a colour a program, drums as crosses), unscaled log-mel and waveform on one time axis."""
+    """Draws piano roll (a colour a program, drums as crosses), unscaled log-mel and waveform on one time axis.
+
+    Raises:
+      InputError: `path` is no .png, .pdf or .svg, or cannot be written.
+    """
     from matplotlib.figure import Figure  # without pyplot: no display is looked for
 
+    check_plot_path(path)
     figure = Figure(figsize=(12, 7), layout="constrained")
     roll, spectrogram, waveform = figure.subplots(3, 1, sharex=True, height_ratios=(3, 4, 1.2))
 
-    colours = [f"C{program % 10}" for program in notes.program]
-    pitched = np.flatnonzero(~notes.is_drum)
-    roll.hlines(
-        notes.pitch[pitched], notes.start[pitched], notes.end[pitched], [colours[i] for i in pitched], linewidth=3
-    )
-    drums = notes.is_drum
-    roll.plot(notes.start[drums], notes.pitch[drums], "kx", markersize=4)
-    for program in np.unique(notes.program[pitched]):
-        roll.plot([], [], color=f"C{program % 10}", linewidth=3, label=f"program {program}")
-    if drums.any():
-        roll.plot([], [], "kx", label="drums")
-    roll.legend(loc="upper right", fontsize="small")
+    for order, program in enumerate(np.unique(notes.program[~notes.is_drum])):
+        these = ~notes.is_drum & (notes.program == program)
+        colour, label = f"C{order % 10}", f"program {program}"
+        roll.hlines(notes.pitch[these], notes.start[these], notes.end[these], colour, linewidth=3, label=label)
+    if notes.is_drum.any():
+        roll.plot(notes.start[notes.is_drum], notes.pitch[notes.is_drum], "kx", markersize=4, label="drums")
+    figure.legend(loc="outside right upper", fontsize="small")
     roll.set_ylabel("MIDI pitch")
 
-    extent = (0, len(mel) / FRAMES_PER_SECOND, 0, mel.shape[1])
-    spectrogram.imshow(mel.T, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=-11.5, vmax=4.0)
+    seconds = len(mel) / FRAMES_PER_SECOND
+    spectrogram.imshow(
+        mel.T,
+        origin="lower",
+        aspect="auto",
+        extent=(0, seconds, 0, mel.shape[1]),
+        cmap="magma",
+        vmin=LOG_FLOOR,
+        vmax=LOG_CEILING,
+    )
     spectrogram.set_ylabel("mel bin")
-    waveform.plot(np.arange(len(audio)) / SAMPLE_RATE, audio, linewidth=0.3)
-    waveform.set(ylabel="amplitude", xlabel="seconds", xlim=extent[:2])
+
+    stride = max(1, len(audio) // _COLUMNS)
+    places = np.arange(0, len(audio), stride)
+    low, high = np.minimum.reduceat(audio, places), np.maximum.reduceat(audio, places)
+    waveform.fill_between(places / SAMPLE_RATE, low, high, linewidth=0.3)
+    waveform.set(ylabel="amplitude", xlabel="seconds", xlim=(0, seconds))
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=110, format=os.path.splitext(path)[1].lstrip(".") or "png")
+        figure.savefig(temporary, dpi=110)

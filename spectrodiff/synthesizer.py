@@ -1,6 +1,5 @@
 """MIDI in, music out: windows in order, each hearing the one before, made audible as they come."""
 
-import functools
 import os
 from collections.abc import Iterator
 
@@ -8,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Float
+from jaxtyping import Float, Int32
 from tqdm import tqdm
 
 from spectrodiff.audio.mel import FRAMES_PER_SECOND, MEL_BINS, unscale_mel
 from spectrodiff.config import WINDOW_FRAMES, SpectrogramConfig
 from spectrodiff.diffusion.samplers import STEPS
 from spectrodiff.errors import InputError
-from spectrodiff.models.sampling import sample_mel
+from spectrodiff.models.sampling import window_sampler
 from spectrodiff.models.spectrogram_model import SpectrogramModel
 from spectrodiff.notes.midi import Notes, read_midi
 from spectrodiff.notes.tokenizer import NoteTokenizer
@@ -28,6 +27,7 @@ _BUCKETS = (512, 1024)  # lengths that token windows are padded to, besides the 
 _RING_OUT = FRAMES_PER_SECOND  # frames kept after the last note's end
 MAX_STEPS = 1000
 MAX_GUIDANCE = 20.0
+MAX_SEEDS = 2**32
 
 
 class Synthesizer:
@@ -44,24 +44,8 @@ class Synthesizer:
         self.model, self.config = model, config
         self.tokenizer = NoteTokenizer(config.tokenizer)
         self.vocoder = GriffinLim() if vocoder is None else vocoder
-        graph, self._weights = nnx.split(model)
-
-        @functools.partial(jax.jit, static_argnames=("sampler", "steps", "guided"))
-        def sample_window(weights, tokens, context, context_mask, key, guidance, *, sampler, steps, guided):
-            model = nnx.merge(graph, weights)
-            conditioning = model.encode(tokens, context, context_mask, WINDOW_FRAMES)
-            return sample_mel(
-                model,
-                config.diffusion,
-                conditioning,
-                WINDOW_FRAMES,
-                key,
-                step=STEPS[sampler],
-                steps=steps,
-                guidance=guidance if guided else None,
-            )
-
-        self._sample_window = sample_window
+        graph, *self._weights = nnx.split(model)
+        self._sample_window = window_sampler(graph, config.diffusion)
 
     @classmethod
     def from_pretrained(cls, checkpoint: str | os.PathLike = "demo") -> "Synthesizer":
@@ -101,7 +85,7 @@ class Synthesizer:
         Raises:
           InputError: the file is not usable MIDI, a window has too many notes, or an option is out of range.
         """
-        sampler, steps, guidance = self.check_sampling(sampler, steps, guidance)
+        sampler, steps, guidance = self.check_sampling(sampler, steps, guidance, seed)
         notes = midi if isinstance(midi, Notes) else read_midi(midi)
         windows = self.tokenizer.encode(notes)
         frames_left = int(np.ceil(notes.total_time * FRAMES_PER_SECOND)) + _RING_OUT
@@ -111,21 +95,22 @@ class Synthesizer:
         for index, tokens in enumerate(tqdm(windows, desc="synthesizing", unit="window", disable=not progress)):
             context = self._sample_window(
                 self._weights,
-                self._bucketed(tokens, index)[None],
+                self._bucketed(tokens)[None],
                 context,
                 context_mask,
                 jax.random.fold_in(key, index),
-                guidance,
-                sampler=sampler,
+                step=STEPS[sampler],
                 steps=steps,
-                guided=guidance != 1.0,
+                guidance=guidance,
             )
             context_mask = jnp.ones_like(context_mask)
             yield np.asarray(unscale_mel(context[0]))[:frames_left]
             frames_left -= WINDOW_FRAMES
 
-    def check_sampling(self, sampler: str | None, steps: int | None, guidance: float | None) -> tuple[str, int, float]:
-        """The sampling that `mels` would do with these options; raises InputError where one is out of range."""
+    def check_sampling(
+        self, sampler: str | None, steps: int | None, guidance: float | None, seed: int
+    ) -> tuple[str, int, float]:
+        """Sampler, steps and guidance of `mels` with these options; raises InputError where one is out of range."""
         recommended = self.config.sampling
         sampler = recommended.sampler if sampler is None else sampler
         steps = recommended.steps if steps is None else steps
@@ -136,18 +121,15 @@ class Synthesizer:
             raise InputError(f"steps is {steps}; choose 1 to {MAX_STEPS}")
         if not 0.0 <= guidance <= MAX_GUIDANCE:
             raise InputError(f"guidance is {guidance}; choose 0 to {MAX_GUIDANCE:g} (1 is none)")
+        if not 0 <= seed < MAX_SEEDS:
+            raise InputError(f"seed is {seed}; choose 0 to {MAX_SEEDS - 1}")
         return sampler, steps, float(guidance)
 
-    def _bucketed(self, tokens, index):
-        """A window's tokens without the padding that no window of its size needs."""
-        limit, per_note = self.config.tokenizer.max_tokens, self.config.model.tokens_per_note
-        count, notes = np.count_nonzero(tokens), self.tokenizer.vocabulary.count_notes(tokens)
-        if not self.config.model.compact_notes:
-            notes = 0
-        for bucket in (*_BUCKETS, limit):
-            if count <= bucket <= limit and notes <= bucket // per_note:
-                return tokens[:bucket]
-        raise InputError(
-            f"window {index} at {index * WINDOW_FRAMES / FRAMES_PER_SECOND:.2f} s has {notes} notes, over the limit of "
-            f"{limit // per_note} of this checkpoint; leave some out"
-        )
+    def _bucketed(self, tokens: Int32[np.ndarray, " n"]) -> Int32[np.ndarray, " bucket"]:
+        """A window's tokens, padded to its bucket: a longer one than usual where compact notes need the room."""
+        model, limit = self.config.model, self.config.tokenizer.max_tokens
+        needed = np.count_nonzero(tokens)
+        if model.compact_notes:
+            needed = max(needed, self.tokenizer.vocabulary.count_notes(tokens) * model.tokens_per_note)
+        bucket = next((size for size in _BUCKETS if needed <= size <= limit), -(-needed // limit) * limit)
+        return np.pad(tokens, (0, max(0, bucket - limit)))[:bucket]

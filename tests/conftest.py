@@ -1,5 +1,7 @@
 """Shape annotations are checked while tests run; compiled programs are kept between runs."""
 
+# ruff: noqa: E402 (spectrodiff is imported after the hook that checks it)
+
 import os
 import pathlib
 
@@ -10,15 +12,17 @@ from jaxtyping import install_import_hook
 install_import_hook("spectrodiff", "beartype.beartype")
 
 import jax
-
-_CACHE = pathlib.Path(__file__).parent.parent / ".jax_cache"
-jax.config.update("jax_compilation_cache_dir", str(_CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 import pytest
 from flax import nnx
 from inputs import OURS, PAPER, make_corpus
 
 from spectrodiff.models.spectrogram_model import SpectrogramModel
+from spectrodiff.pretrained.native import SPECTROGRAM, save
+from spectrodiff.synthesizer import Synthesizer
+
+_CACHE = pathlib.Path(__file__).parent.parent / ".jax_cache"
+jax.config.update("jax_compilation_cache_dir", str(_CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +41,16 @@ def paper_model():
 def our_model():
     """The same with all our options."""
     return SpectrogramModel(OURS, rngs=nnx.Rngs(0))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(our_model, tmp_path_factory):
+    """A folder with that network, as training exports it."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save(folder, SPECTROGRAM, our_model, OURS, {})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def synthesizer(checkpoint):
+    return Synthesizer.from_pretrained(checkpoint)

@@ -3,12 +3,15 @@
 import csv
 import pathlib
 
+import jax
 import numpy as np
+from flax import nnx
 
 from spectrodiff.audio.files import write_audio
 from spectrodiff.audio.mel import SAMPLE_RATE
 from spectrodiff.config import DiffusionConfig, ModelConfig, SpectrogramConfig, TokenizerConfig
 from spectrodiff.notes.midi import Notes, write_midi
+from spectrodiff.notes.tokenizer import NoteTokenizer
 
 _SIZES = {"width": 32, "heads": 2, "head_dim": 16, "mlp_width": 64, "max_tokens": 128}
 _LAYERS = {"note_layers": 1, "context_layers": 1, "decoder_layers": 1}
@@ -18,6 +21,19 @@ OURS = SpectrogramConfig(
     ModelConfig(**_SIZES, **_LAYERS, dropout=0.0, compact_notes=True, event_times=True, note_roll=True),
     DiffusionConfig(prediction="x0", mean=-0.3, std=0.375),
 )
+
+
+def jitted(function):
+    """`function(module, *arrays)` compiled; the module is only read."""
+    compiled = jax.jit(lambda graph, state, *args: function(nnx.merge(graph, state), *args), static_argnums=0)
+    return lambda module, *args: compiled(*nnx.split(module), *args)
+
+
+def windows_of(tokenizer: NoteTokenizer, length: int, count: int = 3) -> np.ndarray:
+    """Tokens of a few different windows, padded: int32 [count, length]."""
+    notes = [random_notes(seed, voices=5, drums=3) for seed in range(count)]
+    windows = [tokenizer.window(tokenizer.timeline(piece), 64 * i) for i, piece in enumerate(notes)]
+    return np.stack([np.pad(window, (0, length - len(window))) for window in windows])
 
 
 def random_notes(seed: int, seconds: float = 12.0, programs=(0, 5, 40), voices: int = 12, drums: int = 8) -> Notes:

@@ -35,14 +35,16 @@ def true_events(notes: Notes, vocabulary: Vocabulary, start_frame: int) -> list[
         tied = on < 0 <= off and not drum
         if not tied and not 0 <= on < length:
             continue
-        rows.append((
-            vocabulary.drum(pitch) if drum else vocabulary.pitch(pitch),
-            0 if drum else vocabulary.program(program),
-            0 if tied else vocabulary.velocity(velocity),
-            -np.inf if tied else on / 2,
-            off / 2 if off < length and not drum else np.inf,
-            drum,
-        ))
+        rows.append(
+            (
+                vocabulary.drum(pitch) if drum else vocabulary.pitch(pitch),
+                0 if drum else vocabulary.program(program),
+                0 if tied else vocabulary.velocity(velocity),
+                -np.inf if tied else on / 2,
+                off / 2 if off < length and not drum else np.inf,
+                drum,
+            )
+        )
     return sorted(rows)
 
 

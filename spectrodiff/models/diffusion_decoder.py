@@ -28,7 +28,7 @@ class FiLM(nnx.Module):
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
         self.project = Dense(4 * cfg.width, 2 * cfg.width, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b t d"], noise: Float[Array, "b e"]) -> Float[Array, "b t d"]:
+    def __call__(self, x: Float[Array, "b t d"], noise: Float[Array, "#b e"]) -> Float[Array, "b t d"]:
         scale, shift = jnp.split(self.project(noise)[:, None, :], 2, -1)
         return x * (1.0 + scale) + shift
 
@@ -52,7 +52,7 @@ class DecoderBlock(nnx.Module):
         x: Float[Array, "b t d"],
         memory: KeyValue,
         mask: Bool[Array, "b n"],
-        noise: Float[Array, "b e"],
+        noise: Float[Array, "#b e"],
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "b t d"]:
         h = self.film_attention(self.norm_attention(x), noise)

@@ -4,7 +4,7 @@ import json
 import pathlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import gin
 import jax
@@ -18,6 +18,7 @@ from spectrodiff.training.checkpoints import Checkpoints
 from spectrodiff.training.steps import Loss, make_train_step
 
 
+@runtime_checkable
 class Task(Protocol):
     """What is learnt: a model, data for it, a loss, and figures that say how well it went."""
 

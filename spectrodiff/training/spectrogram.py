@@ -17,7 +17,7 @@ from spectrodiff.data.windows import cut_window, load_pieces, read_split
 from spectrodiff.diffusion.objective import OBJECTIVES, diffusion_loss
 from spectrodiff.diffusion.samplers import dpmpp
 from spectrodiff.diffusion.schedule import logsnr_at
-from spectrodiff.models.sampling import sample_mel
+from spectrodiff.models.sampling import window_sampler
 from spectrodiff.models.spectrogram_model import SpectrogramModel
 from spectrodiff.notes.tokenizer import NoteTokenizer
 from spectrodiff.pretrained.native import SPECTROGRAM, save
@@ -31,13 +31,14 @@ NATS = (LOG_CEILING - LOG_FLOOR) / 2.0  # of log-mel in one unit of scaled mel
 class SpectrogramTask:
     """Trains a `SpectrogramModel` on a prepared corpus in `data_dir`."""
 
-    data_dir: str
+    data_dir: str = "data/rendered"
     config: SpectrogramConfig = SpectrogramConfig()
     condition_drop: float = 0.1
     # Noise times are uniform to this power: 1 is the paper's, below 1 leans towards noise.
     time_power: float = 1.0
     heldout_windows: int = 64
     heldout_steps: int = 8
+    heldout_split: str = "validation"
     max_pieces: int | None = None
 
     @functools.cached_property
@@ -72,44 +73,34 @@ class SpectrogramTask:
 
     @functools.cached_property
     def heldout(self) -> dict[str, np.ndarray]:
-        """Windows of the validation split, spread evenly over its music, the same every time."""
-        pieces = load_pieces(self.data_dir, read_split(self.data_dir, "validation"), self.tokenizer)
+        """Windows of the held-out split, spread evenly over its music, the same every time."""
+        pieces = load_pieces(self.data_dir, read_split(self.data_dir, self.heldout_split), self.tokenizer)
         places = [(piece, start) for piece in pieces for start in range(0, len(piece.mel), WINDOW_FRAMES)]
         chosen = np.linspace(0, len(places) - 1, min(len(places), self.heldout_windows)).astype(int)
         tokens = self.config.tokenizer.max_tokens
         room = tokens // self.config.model.tokens_per_note
         windows = [cut_window(*places[i], self.tokenizer, tokens, room) for i in chosen]
         windows = [window for window in windows if window is not None]
-        longest = max(np.count_nonzero(window["tokens"]) for window in windows)
+        per_note, count_notes = self.config.model.tokens_per_note, self.tokenizer.vocabulary.count_notes
+        needed = max(max(np.count_nonzero(w["tokens"]), per_note * count_notes(w["tokens"])) for w in windows)
         for window in windows:  # padded to what is needed, not to the limit
-            window["tokens"] = window["tokens"][: -(-longest // 512) * 512]
+            window["tokens"] = window["tokens"][: -(-needed // 512) * 512]
         return {name: np.stack([window[name] for window in windows]) for name in windows[0]}
 
-    @functools.cached_property
-    def _sample(self):
-        @functools.partial(jax.jit, static_argnums=0)
-        def sample(graph, params, buffers, tokens, context, context_mask, key):
-            model = nnx.merge(graph, params, buffers)
-            return sample_mel(
-                model,
-                self.config.diffusion,
-                model.encode(tokens, context, context_mask, WINDOW_FRAMES),
-                WINDOW_FRAMES,
-                key,
-                step=dpmpp,
-                steps=self.heldout_steps,
-                guidance=None,
-            )
-
-        return sample
-
-    def evaluate(self, graph, params, buffers) -> dict[str, float]:
-        """Log-mel L1 in nats between sampled (unguided) and true windows, true previous window as context."""
+    def sample_heldout(self, graph, params, buffers, *, steps: int, guidance: float = 1.0) -> np.ndarray:
+        """Scaled mels sampled for the held-out windows, with the true previous window as context."""
         data, sampled = self.heldout, []
+        sample_window = window_sampler(graph, self.config.diffusion)
         for i in range(0, len(data["tokens"]), _BATCH):
             given = (data[name][i : i + _BATCH] for name in ("tokens", "context", "context_mask"))
-            sampled.append(self._sample(graph, params, buffers, *given, jax.random.key(i)))
-        sampled = np.concatenate(sampled)
+            sampled.append(
+                sample_window((params, buffers), *given, jax.random.key(i), step=dpmpp, steps=steps, guidance=guidance)
+            )
+        return np.concatenate(sampled)
+
+    def evaluate(self, graph, params, buffers) -> dict[str, float]:
+        """Log-mel L1 in nats between sampled and true held-out windows."""
+        data, sampled = self.heldout, self.sample_heldout(graph, params, buffers, steps=self.heldout_steps)
         return {"heldout_mel_l1": mel_l1(sampled, data["target"], data["target_mask"])}
 
     def baselines(self) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
+@runtime_checkable
 class Loss(Protocol):
     def __call__(self, model: nnx.Module, batch: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]: ...
 

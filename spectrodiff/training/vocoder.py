@@ -17,6 +17,7 @@ from spectrodiff.audio.files import read_audio
 from spectrodiff.audio.mel import EXTRA_FRAMES, HOP, SAMPLE_RATE, log_mel
 from spectrodiff.config import GeneratorConfig
 from spectrodiff.data.windows import read_split
+from spectrodiff.errors import InputError
 from spectrodiff.pretrained.native import VOCODER, save
 from spectrodiff.vocoder.generator import Generator
 from spectrodiff.vocoder.losses import spectral_losses, total
@@ -42,7 +43,7 @@ class _RandomCrop(grain.transforms.RandomMap):
 class VocoderTask:
     """Trains a MelGAN `Generator` on the recordings of a prepared corpus in `data_dir`, by spectral losses alone."""
 
-    data_dir: str
+    data_dir: str = "data/rendered"
     config: GeneratorConfig = GeneratorConfig()
     loss_weights: Mapping[str, float] = dataclasses.field(
         default_factory=lambda: {"log_magnitude": 1.0, "convergence": 1.0, "mel": 1.0}
@@ -83,8 +84,10 @@ class VocoderTask:
         crops = [
             recording[start : start + samples]
             for recording in self._recordings("validation")
-            for start in range(0, len(recording) - samples, samples)
+            for start in range(0, len(recording) - samples + 1, samples)
         ]
+        if not crops:
+            raise InputError(f"no validation recording in {self.data_dir} lasts two seconds; add a longer one")
         crops = [crops[i] for i in np.linspace(0, len(crops) - 1, min(len(crops), self.heldout_crops)).astype(int)]
         return np.stack(crops).astype(np.float32) / 32768.0
 

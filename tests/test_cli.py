@@ -1,0 +1,333 @@
+"""What the user can mend is one line on stderr and exit status 2, and nothing is left behind."""
+
+import pathlib
+import shutil
+
+import gin
+import mido
+import numpy as np
+import pytest
+import soundfile
+from inputs import random_notes
+
+from spectrodiff.cli import main
+from spectrodiff.notes.midi import write_midi
+from spectrodiff.synthesizer import Synthesizer
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Where songs come from and audio goes to; holds song.mid."""
+    write_midi(random_notes(0, seconds=6.0), tmp_path / "song.mid")
+    return tmp_path
+
+
+@pytest.fixture
+def loaded(synthesizer, monkeypatch):
+    """Spares loading the checkpoint, and compiling it, anew."""
+    monkeypatch.setattr(Synthesizer, "from_pretrained", lambda checkpoint: synthesizer)
+    return synthesizer
+
+
+@pytest.fixture
+def refused(capsys, folder):
+    """Runs a command and returns its one line of complaint, having seen that nothing else came of it."""
+
+    def run(*arguments, status=2):
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        with pytest.raises(SystemExit) as exit:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert exit.value.code == status
+        assert captured.out == ""
+        assert captured.err.endswith("\n")
+        assert "Traceback" not in captured.err
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+        *progress, message = captured.err.strip().splitlines()
+        assert all("synthesizing:" in line or "vocoding:" in line for line in progress)
+        assert message.startswith("spectrodiff")
+        return message
+
+    return run
+
+
+@pytest.fixture
+def refused_midi(refused, folder, loaded):
+    return lambda name, *options: refused("synthesize", "--midi", folder / name, "--out", folder / "out.wav", *options)
+
+
+def song(path, *messages, ticks_per_beat=500):
+    mido.MidiFile(ticks_per_beat=ticks_per_beat, tracks=[mido.MidiTrack(messages)]).save(path)
+
+
+def note(ticks, pitch=60):
+    return mido.Message("note_on", note=pitch), mido.Message("note_off", note=pitch, time=ticks)
+
+
+# ---- the MIDI file
+
+
+def test_no_such_midi(refused_midi):
+    assert "nope.mid does not exist; name a MIDI file" in refused_midi("nope.mid")
+
+
+def test_a_folder_for_a_midi(refused_midi):
+    assert "is a folder; name a MIDI file" in refused_midi(".")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty; name a MIDI file"),
+        (np.random.default_rng(0).bytes(1000), "is not a MIDI file"),
+        (b"MThd" + np.random.default_rng(0).bytes(1000), "MIDI"),
+    ],
+)
+def test_bytes_that_are_no_midi(refused_midi, folder, content, message):
+    (folder / "bad.mid").write_bytes(content)
+    assert message in refused_midi("bad.mid")
+
+
+@pytest.mark.parametrize("size", [10, 20, 60, -1])
+def test_a_midi_cut_short(refused_midi, folder, size):
+    (folder / "short.mid").write_bytes((folder / "song.mid").read_bytes()[:size])
+    assert "cut short; get a whole copy of it" in refused_midi("short.mid")
+
+
+def test_a_midi_without_notes(refused_midi, folder):
+    song(folder / "silent.mid", mido.Message("program_change", program=3, time=500))
+    assert "holds no notes" in refused_midi("silent.mid")
+
+
+def test_a_midi_of_notes_that_never_sound(refused_midi, folder):
+    song(folder / "instant.mid", *note(0), *note(0, pitch=64))
+    assert "holds no notes" in refused_midi("instant.mid")
+
+
+def test_four_hours(refused_midi, folder):
+    song(folder / "long.mid", *note(500), mido.Message("note_on", note=60, time=4 * 3600 * 1000), *note(500)[1:])
+    message = refused_midi("long.mid")
+    assert message.endswith("long.mid lasts 240 minutes, over the limit of 60; raise --max_minutes")
+
+
+def test_windows_of_too_many_notes(refused_midi, folder):
+    write_midi(random_notes(1, seconds=4.0, voices=60, drums=3000), folder / "crowd.mid")
+    assert "window 0 at 0.00 s needs" in (message := refused_midi("crowd.mid"))
+    assert message.endswith("use --on_overflow thin to drop its quietest notes")
+
+
+# ---- options
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--steps", "0"], "steps is 0; choose 1 to 1000"),
+        (["--steps", "100000"], "steps is 100000"),
+        (["--steps", "many"], "argument --steps: invalid int value: 'many'"),
+        (["--steps", "2.5"], "argument --steps: invalid int value: '2.5'"),
+        (["--guidance", "-1"], "guidance is -1.0; choose 0 to 20"),
+        (["--guidance", "nan"], "guidance is nan"),
+        (["--guidance", "strong"], "argument --guidance: invalid float value: 'strong'"),
+        (["--seed", "-1"], "seed is -1; choose 0"),
+        (["--seed", "99999999999999999999"], "seed is 99999999999999999999; choose 0"),
+        (["--sampler", "euler"], "unknown sampler 'euler'; choose one of ddpm, ddim, dpmpp"),
+        (["--on_overflow", "ignore"], "argument --on_overflow: invalid choice: 'ignore'"),
+        (["--speed", "2"], "unrecognized arguments: --speed 2"),
+    ],
+)
+def test_options_that_cannot_be(refused_midi, options, message):
+    assert message in refused_midi("song.mid", *options)
+
+
+def test_what_is_left_out_is_asked_for(refused):
+    assert "required: COMMAND" in refused()
+    assert "required: --midi, --out" in refused("synthesize")
+    assert "invalid choice: 'compose'" in refused("compose")
+
+
+# ---- the checkpoint
+
+
+def test_no_such_checkpoint(refused, folder):
+    message = refused("synthesize", "--midi", folder / "song.mid", "--out", folder / "a.wav", "--checkpoint", "nope")
+    assert message.startswith("spectrodiff: no checkpoint 'nope': give ")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("spectrogram.json", b"", "spectrogram.json is missing or damaged"),
+        ("spectrogram.json", b"{}", "spectrogram.json is missing or damaged"),
+        ("spectrogram.json", b'{"format_version": 99, "config": {}}', "format version 99"),
+        ("spectrogram.json", b'{"format_version": 1, "config": {}}', "lacks 'diffusion'"),
+        ("spectrogram.safetensors", b"", "cannot read weights"),
+        ("spectrogram.safetensors", bytes(1000), "cannot read weights"),
+        ("vocoder.json", b"{}", "vocoder.json is missing or damaged"),
+    ],
+)
+def test_a_damaged_checkpoint(refused, folder, checkpoint, name, content, message):
+    shutil.copytree(checkpoint, folder / "weights")
+    (folder / "weights" / name).write_bytes(content)
+    arguments = ("--midi", folder / "song.mid", "--out", folder / "a.wav", "--checkpoint", folder / "weights")
+    assert message in refused("synthesize", *arguments)
+
+
+# ---- what is written
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nope/a{}", "does not exist; create it first"),
+        ("taken{}", "it is a folder; name a file"),
+        ("a.xyz", "give it "),
+        ("a", "give it "),
+        ("song.mid/a{}", "song.mid does not exist; create it first"),
+    ],
+)
+@pytest.mark.parametrize(("option", "suffix"), [("--out", ".wav"), ("--plot", ".png"), ("--mel_out", ".npz")])
+def test_places_that_cannot_be_written(refused, folder, loaded, option, suffix, name, message):
+    (folder / f"taken{suffix}").mkdir()
+    options = {"--midi": folder / "song.mid", "--out": folder / "fine.wav"}
+    options[option] = folder / name.format(suffix)
+    assert message in refused("synthesize", *(part for pair in options.items() for part in pair))
+
+
+def test_a_folder_without_permission(refused, folder, loaded, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+    message = refused("synthesize", "--midi", folder / "song.mid", "--out", folder / "a.wav")
+    assert message.endswith(f"cannot write {folder}/a.wav: no permission to write in {folder}")
+
+
+@pytest.fixture
+def outputs(folder):
+    """Older results in the places of new ones, and the arguments that name them."""
+    paths = {"--out": folder / "a.wav", "--plot": folder / "a.png", "--mel_out": folder / "a.npz"}
+    for path in paths.values():
+        path.write_text("older")
+    return [part for pair in paths.items() for part in pair]
+
+
+def stopped(error):
+    def stop(*_, **__):
+        raise error
+
+    return stop
+
+
+def test_interrupted(refused, folder, loaded, outputs, monkeypatch):
+    monkeypatch.setattr(loaded, "_sample_window", stopped(KeyboardInterrupt))
+    message = refused("synthesize", "--midi", folder / "song.mid", *outputs, status=130)
+    assert message == "spectrodiff: interrupted"
+
+
+def test_a_model_of_nothing_but_nan(refused, folder, loaded, outputs, monkeypatch):
+    monkeypatch.setattr(loaded, "_sample_window", lambda _, tokens, context, *rest, **options: context * np.nan)
+    assert "the mel holds a value that is not a number" in refused(
+        "synthesize", "--midi", folder / "song.mid", *outputs
+    )
+
+
+@pytest.mark.parametrize("place", ["spectrodiff.audio.files.soundfile.write", "spectrodiff.plot.plot_piece"])
+def test_failing_last_leaves_all_as_it_was(refused, folder, loaded, outputs, monkeypatch, place):
+    monkeypatch.setattr(place, stopped(OSError(28, "No space left on device")))
+    assert "No space left on device" in refused("synthesize", "--midi", folder / "song.mid", *outputs)
+
+
+# ---- and when all is well
+
+
+def test_synthesize(folder, loaded, outputs, capsys):
+    main(["synthesize", "--midi", str(folder / "song.mid"), *map(str, outputs), "--seed", "7", "--steps", "2"])
+    captured = capsys.readouterr()
+    assert captured.out.startswith(f"{folder}/a.wav: 8.0 s of audio in ")
+    assert "synthesizing: 100%" in captured.err
+    assert "vocoding: 100%" in captured.err
+    assert sorted(path.name for path in folder.iterdir()) == ["a.npz", "a.png", "a.wav", "song.mid"]
+
+    mel = np.load(folder / "a.npz")["mel"]
+    np.testing.assert_array_equal(mel, np.concatenate(list(loaded.mels(folder / "song.mid", seed=7, steps=2))))
+    audio, rate = soundfile.read(folder / "a.wav")
+    expected = loaded.vocoder(mel)
+    np.testing.assert_allclose(audio, expected / max(1.0, np.abs(expected).max()), atol=1e-4)
+    assert rate == 16000
+    assert (folder / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_normalize(folder, loaded):
+    main(["synthesize", "--midi", str(folder / "song.mid"), "--out", str(folder / "a.wav"), "--normalize", "--steps=2"])
+    assert np.abs(soundfile.read(folder / "a.wav")[0]).max() == pytest.approx(0.9, abs=1e-3)
+
+
+def test_thin_says_how_many(folder, loaded, capsys, monkeypatch):
+    monkeypatch.setattr(loaded, "_sample_window", lambda _, tokens, context, *rest, **options: context)
+    write_midi(random_notes(1, seconds=4.0, voices=60, drums=3000), folder / "crowd.mid")
+    main(["synthesize", "--midi", str(folder / "crowd.mid"), "--out", str(folder / "a.wav"), "--on_overflow", "thin"])
+    assert "crowd.mid: dropped the " in capsys.readouterr().out
+    assert (folder / "a.wav").exists()
+
+
+def test_demo(folder, loaded, monkeypatch):
+    monkeypatch.setattr(loaded, "_sample_window", lambda _, tokens, context, *rest, **options: context)
+    main(["demo", "--midi", str(folder / "song.mid"), "--out", str(folder / "new" / "out")])
+    assert sorted(path.name for path in (folder / "new" / "out").iterdir()) == ["song.png", "song.wav"]
+
+
+def test_a_demo_without_a_place(refused, folder, loaded):
+    assert "cannot make the folder" in refused("demo", "--midi", folder / "song.mid", "--out", folder / "song.mid")
+
+
+# ---- train
+
+
+@pytest.fixture
+def refused_train(refused, folder):
+    def run(*arguments):
+        message = refused("train", "--workdir", folder / "run", *arguments)
+        assert "configurable '" not in message.replace("Configurable 'train' doesn't", "")  # gin's account of calls
+        return message
+
+    yield run
+    gin.clear_config()
+
+
+@pytest.mark.parametrize(
+    ("binding", "message"),
+    [
+        ("Nope.x = 1", "No configurable matching 'Nope'"),
+        ("train.nope = 1", "Configurable 'train' doesn't have a parameter named 'nope'"),
+        ("train.steps = many", "cannot use the config: "),
+        ("train.steps", "cannot use the config: "),
+        ("train.optimizer = @sgd()", "No configurable matching reference '@sgd()'"),
+        ("ModelConfig.compact_notes = False", "note_roll = True needs ModelConfig.compact_notes = True"),
+        ("SpectrogramTask.data_dir = '/nope'", "no corpus in /nope: splits.csv is missing"),
+    ],
+)
+def test_configs_that_cannot_be(refused_train, binding, message):
+    assert message in refused_train("--gin_file", ROOT / "configs/tiny.gin", "--gin_param", binding)
+
+
+def test_no_such_config(refused_train):
+    assert refused_train("--gin_file", "nope.gin").startswith("spectrodiff: no config nope.gin; ")
+
+
+def test_a_config_without_a_task(refused_train, folder):
+    (folder / "half.gin").write_text("train.steps = 3\n")
+    assert "does not set train.task" in refused_train("--gin_file", folder / "half.gin")
+
+
+def test_a_workdir_that_is_a_file(refused, folder):
+    arguments = ("--gin_file", ROOT / "configs/tiny.gin", "--workdir", folder / "song.mid")
+    assert "cannot write to workdir" in refused("train", *arguments)
+    gin.clear_config()
+
+
+# ---- prepare
+
+
+@pytest.mark.parametrize("hours", ["0", "-1", "nan"])
+def test_prepare_refuses_no_hours(refused, folder, hours):
+    assert "choose more than 0" in refused("prepare", "rendered", "--data_dir", folder / "data", "--hours", hours)

@@ -1,0 +1,93 @@
+"""The gin files: no binding goes unused, and the sizes are the published ones."""
+
+import dataclasses
+import pathlib
+import re
+
+import gin
+import jax
+import pytest
+from flax import nnx
+
+from spectrodiff.config import SpectrogramConfig
+from spectrodiff.models.layers import Buffer
+from spectrodiff.models.spectrogram_model import SpectrogramModel
+from spectrodiff.notes.vocabulary import Vocabulary
+from spectrodiff.training import loop, optimizers, spectrogram, vocoder  # noqa: F401: what configs refer to
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.gin"))
+
+
+class Enough(Exception):  # noqa: N818: a signal
+    """The train loop has been called with all that its config gives it."""
+
+
+@pytest.fixture
+def parsed():
+    """Reads a config by name, and forgets it afterwards."""
+    gin.clear_config()
+    gin.add_config_file_search_path(str(ROOT))
+    yield lambda name: gin.parse_config_file(str(ROOT / "configs" / name))
+    gin.clear_config()
+
+
+def bindings(text):
+    return set(re.findall(r"^([\w./]+\.\w+) =", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_binding_is_used(name, parsed, corpus, monkeypatch, tmp_path):
+    parsed(name)
+    written = bindings(gin.config_str())
+    for binding in written:
+        if binding.endswith(".data_dir"):
+            gin.bind_parameter(binding, str(corpus))
+
+    def enough(*args):
+        raise Enough
+
+    monkeypatch.setattr(loop, "Checkpoints", enough)
+    with pytest.raises(Enough):
+        loop.train(tmp_path)
+    gin.get_bindings("train")["task"].batches(0)
+    assert len(written) > 5
+    assert written - bindings(gin.operative_config_str()) == set()
+
+
+def spectrogram_config():
+    return gin.get_bindings("SpectrogramTask")["config"]
+
+
+@pytest.mark.parametrize(("name", "millions"), [("small", 104.0), ("base", 411.7), ("large", 1453.9)])
+def test_parameter_counts_are_the_published_ones(name, millions, parsed):
+    """Position tables included. Layers are alike, so one of them and two tell what any number weighs."""
+    parsed(f"{name}.gin")
+    config = spectrogram_config()
+    layers = config.model.note_layers
+    assert config.model.context_layers == config.model.decoder_layers == layers
+
+    def weigh(layers):
+        model = dataclasses.replace(config.model, note_layers=layers, context_layers=layers, decoder_layers=layers)
+        resized = dataclasses.replace(config, model=model)
+        abstract = nnx.eval_shape(lambda: SpectrogramModel(resized, rngs=nnx.Rngs(0)))
+        return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(abstract, nnx.Any(nnx.Param, Buffer))))
+
+    one, two = weigh(1), weigh(2)
+    assert (one + (layers - 1) * (two - one)) / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+def test_base_is_the_default(parsed):
+    gin.clear_config()
+    default = SpectrogramConfig()
+    parsed("base.gin")
+    assert spectrogram_config().model == default.model
+    assert spectrogram_config().diffusion == default.diffusion
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "melgan.gin"])
+def test_the_embedding_table_holds_the_vocabulary(name, parsed):
+    parsed(name)
+    config = spectrogram_config()
+    assert config.model.vocabulary_rows >= Vocabulary(config.tokenizer.velocity_bins).end
+    assert config.model.max_tokens >= config.tokenizer.max_tokens

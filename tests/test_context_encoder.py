@@ -1,0 +1,46 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from inputs import PAPER, jitted
+
+from spectrodiff.models.context_encoder import ContextEncoder
+
+FRAMES, REAL = 32, 12
+CONTEXT = jax.random.uniform(jax.random.key(0), (3, FRAMES, 128), minval=-1.0)
+MASK = jnp.arange(FRAMES) < jnp.array([[REAL], [FRAMES], [0]])
+encode = jitted(ContextEncoder.__call__)
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return ContextEncoder(PAPER.model, rngs=nnx.Rngs(0))
+
+
+def test_padded_frames_change_nothing(encoder):
+    wild = jnp.where(MASK[..., None], CONTEXT, 100.0)
+    memory, other = encode(encoder, CONTEXT, MASK), encode(encoder, wild, MASK)
+    np.testing.assert_array_equal(jnp.where(MASK[..., None], memory, 0.0), jnp.where(MASK[..., None], other, 0.0))
+
+
+def test_the_last_real_frame_always_stands_in_the_same_place(encoder):
+    """A short context is encoded as if only it, with the last of the positions, were there."""
+    table = encoder.positions(FRAMES)[FRAMES - REAL :]
+    alone = encoder.encoder(encoder.project(CONTEXT[:1, :REAL]) + table, jnp.ones((1, REAL), bool))
+    np.testing.assert_allclose(encode(encoder, CONTEXT, MASK)[0, :REAL], alone[0], atol=1e-5)
+    full = encoder.encoder(encoder.project(CONTEXT[1:2]) + encoder.positions(FRAMES), jnp.ones((1, FRAMES), bool))
+    np.testing.assert_allclose(encode(encoder, CONTEXT, MASK)[1], full[0], atol=1e-5)
+
+
+def test_contexts_do_not_see_one_another_and_an_empty_one_is_finite(encoder):
+    memory = encode(encoder, CONTEXT, MASK)
+    changed = encode(encoder, CONTEXT.at[1:].add(0.5), MASK)
+    np.testing.assert_allclose(memory[0], changed[0], atol=1e-6)
+    assert bool(jnp.isfinite(memory).all())
+
+
+def test_order_matters(encoder):
+    memory = encode(encoder, CONTEXT, MASK)
+    backwards = encode(encoder, CONTEXT[:, ::-1], MASK)
+    assert float(jnp.abs(memory[1] - backwards[1, ::-1]).max()) > 0.1

@@ -1,0 +1,67 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from spectrodiff.training.optimizers import adafactor, adamw, muon, warmup_cosine
+
+
+def test_warmup_then_constant_or_half_a_cosine():
+    constant, cosine = warmup_cosine(2.0, 10, None), warmup_cosine(2.0, 10, 110)
+    for step, rate in ((0, 0.0), (5, 1.0), (10, 2.0), (500, 2.0)):
+        assert float(constant(step)) == pytest.approx(rate)
+    for step, rate in ((5, 1.0), (10, 2.0), (60, 1.0), (110, 0.0), (500, 0.0)):
+        assert float(cosine(step)) == pytest.approx(rate, abs=1e-6)
+    assert float(warmup_cosine(2.0, 0, None)(0)) == 2.0
+
+
+@pytest.mark.parametrize(
+    "optimizer", [adafactor(0.1), adamw(0.1), muon(0.1, adam_rate=0.1)], ids=["adafactor", "adamw", "muon"]
+)
+def test_each_finds_the_bottom_of_a_bowl(optimizer):
+    target = {"mlp": jax.random.normal(jax.random.key(0), (8, 8)), "scale": jnp.arange(8.0)}
+
+    def loss(params):
+        return sum(jnp.sum((params[name] - target[name]) ** 2) for name in target)
+
+    @jax.jit
+    def step(carry, _):
+        params, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+        return (optax.apply_updates(params, updates), state), loss(params)
+
+    params = jax.tree.map(jnp.zeros_like, target)
+    _, losses = jax.lax.scan(step, (params, optimizer.init(params)), length=200)
+    assert float(losses[-1]) < 0.1 * float(losses[0])
+
+
+def test_adamw_clips_the_whole_gradient():
+    params = {"a": jnp.zeros(3), "b": jnp.zeros(4)}
+    gradients = jax.tree.map(lambda x: jnp.full_like(x, 100.0), params)
+    optimizer = adamw(clip=2.0)
+    _, state = optimizer.update(gradients, optimizer.init(params), params)
+    momentum = optax.tree.get(state, "mu")  # 0.1 of the clipped gradient after one step
+    assert float(optax.global_norm(momentum)) == pytest.approx(0.2, rel=1e-4)
+
+
+def test_muon_turns_the_matrices_of_attention_and_mlps_and_adam_moves_the_rest(our_model):
+    params = nnx.state(our_model, nnx.Param)
+    gradients = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), params)
+
+    def moved(optimizer):
+        updates, _ = jax.jit(optimizer.update)(gradients, optimizer.init(params), params)
+        return {".".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(updates)}
+
+    matrices, rest = moved(muon(1.0, adam_rate=0.0)), moved(muon(0.0, adam_rate=1.0))
+    turned = {name for name, update in matrices.items() if update.any()}
+    assert turned.isdisjoint(name for name, update in rest.items() if update.any())
+    kinds = {name.split(".")[-2] for name in turned}
+    assert kinds == {"query", "key", "value", "out", "wi_0", "wi_1", "wo"}
+    assert "decoder.out.kernel" not in turned
+    assert {name for name in matrices if "film" in name or "embedding" in name or name.endswith("scale")}.isdisjoint(
+        turned
+    )
+    singular = np.linalg.svd(matrices["decoder.blocks.0.mlp.wo.kernel"], compute_uv=False)
+    assert singular.max() / singular.min() < 2.0

@@ -1,0 +1,75 @@
+"""One step of a linear model, worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from spectrodiff.models.layers import Buffer
+from spectrodiff.training import state as states
+from spectrodiff.training.steps import make_train_step
+
+
+class Line(nnx.Module):
+    def __init__(self):
+        self.slope = nnx.Param(jnp.array([2.0]))
+        self.table = Buffer(jnp.array([5.0]))
+
+
+def loss(model, batch, key):
+    error = model.slope[...] * batch["x"] + model.table[...] - batch["y"]
+    return jnp.mean(error**2), {"drawn": jax.random.uniform(key)}
+
+
+BATCH = {"x": jnp.array([1.0, 3.0]), "y": jnp.array([4.0, 6.0])}  # errors 3 and 5
+RATE = 0.01
+
+
+@pytest.fixture(scope="module")
+def line():
+    """A fresh state, and the step."""
+    graph, params, buffers = states.split(Line())
+    optimizer = optax.sgd(RATE)
+    step = make_train_step(graph, loss, optimizer, jax.random.key(0), average_decay=0.2)
+    return lambda: states.create(jax.tree.map(jnp.copy, params), jax.tree.map(jnp.copy, buffers), optimizer), step
+
+
+def test_one_step(line):
+    make, step = line
+    state, metrics = step(make(), BATCH)
+    gradient = np.mean([2 * 3 * 1, 2 * 5 * 3])
+    slope = 2.0 - RATE * gradient
+    assert int(state.step) == 1
+    assert float(state.params["slope"][0]) == pytest.approx(slope)
+    assert float(state.buffers["table"][0]) == 5.0
+    assert float(metrics["loss"]) == pytest.approx(np.mean([9, 25]))
+    assert float(metrics["gradient_norm"]) == pytest.approx(gradient)
+    assert float(state.average["slope"][0]) == pytest.approx(0.1 * 2.0 + 0.9 * slope)  # decay (1 + 0) / (10 + 0)
+
+
+def test_the_average_has_a_short_memory_at_first_and_the_given_one_later(line):
+    make, step = line
+    state = make()
+    average, slope = 2.0, [2.0]
+    for i in range(6):
+        state, _ = step(state, BATCH)
+        slope.append(float(state.params["slope"][0]))
+        decay = min(0.2, (1 + i) / (10 + i))
+        average = decay * average + (1 - decay) * slope[-1]
+    assert float(state.average["slope"][0]) == pytest.approx(average)
+    assert (1 + 5) / (10 + 5) > 0.2
+
+
+def test_randomness_is_of_the_step(line):
+    make, step = line
+    draws = []
+    for _ in range(2):
+        state = make()
+        for _ in range(3):
+            state, metrics = step(state, BATCH)
+            draws.append(float(metrics["drawn"]))
+    assert draws[:3] == draws[3:]
+    assert len(set(draws)) == 3
+    assert draws[1] == float(jax.random.uniform(jax.random.fold_in(jax.random.key(0), 1)))
