@@ -47,7 +47,8 @@ class ModelConfig:
     # Ours. Notes, laid onto frames by fixed kernels of their onset and offset, give a first sketch of the mel, which
     # the decoder sees and corrects. Needs compact_notes, and the x0 prediction.
     note_roll: bool = False
-    # Room for compact notes is the number of tokens over this. 2 fits any window; 4 is twice as fast to train.
+    # Room for compact notes is the number of tokens over this: fewer notes a window, less to compute. Windows with more
+    # are passed over in training, padded further or refused in synthesis.
     tokens_per_note: int = 2
 
     def __post_init__(self):

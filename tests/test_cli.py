@@ -33,7 +33,7 @@ def loaded(synthesizer, monkeypatch):
 
 @pytest.fixture
 def refused(capsys, folder):
-    """Runs a command and returns its one line of complaint, having seen that nothing else came of it."""
+    """Runs a command and returns its one line of complaint, having seen that it left every file as it was."""
 
     def run(*arguments, status=2):
         before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -41,12 +41,11 @@ def refused(capsys, folder):
             main([str(argument) for argument in arguments])
         captured = capsys.readouterr()
         assert exit.value.code == status
-        assert captured.out == ""
         assert captured.err.endswith("\n")
         assert "Traceback" not in captured.err
         assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
         *progress, message = captured.err.strip().splitlines()
-        assert all("synthesizing:" in line or "vocoding:" in line for line in progress)
+        assert all("synthesizing:" in line or "vocoding:" in line for line in filter(None, progress))
         assert message.startswith("spectrodiff")
         return message
 
@@ -211,6 +210,10 @@ def outputs(folder):
     return [part for pair in paths.items() for part in pair]
 
 
+def silence(weights, tokens, context, *_, **__):
+    return context
+
+
 def stopped(error):
     def stop(*_, **__):
         raise error
@@ -233,6 +236,7 @@ def test_a_model_of_nothing_but_nan(refused, folder, loaded, outputs, monkeypatc
 
 @pytest.mark.parametrize("place", ["spectrodiff.audio.files.soundfile.write", "spectrodiff.plot.plot_piece"])
 def test_failing_last_leaves_all_as_it_was(refused, folder, loaded, outputs, monkeypatch, place):
+    monkeypatch.setattr(loaded, "_sample_window", silence)
     monkeypatch.setattr(place, stopped(OSError(28, "No space left on device")))
     assert "No space left on device" in refused("synthesize", "--midi", folder / "song.mid", *outputs)
 
@@ -241,15 +245,17 @@ def test_failing_last_leaves_all_as_it_was(refused, folder, loaded, outputs, mon
 
 
 def test_synthesize(folder, loaded, outputs, capsys):
-    main(["synthesize", "--midi", str(folder / "song.mid"), *map(str, outputs), "--seed", "7", "--steps", "2"])
+    options = {"steps": 2, "sampler": "ddim", "guidance": 1.0, "seed": 7}
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    main(["synthesize", "--midi", str(folder / "song.mid"), *map(str, outputs), *flags])
     captured = capsys.readouterr()
-    assert captured.out.startswith(f"{folder}/a.wav: 8.0 s of audio in ")
+    assert captured.out.startswith(f"{folder}/a.wav: 7.0 s of audio in ")
     assert "synthesizing: 100%" in captured.err
     assert "vocoding: 100%" in captured.err
     assert sorted(path.name for path in folder.iterdir()) == ["a.npz", "a.png", "a.wav", "song.mid"]
 
     mel = np.load(folder / "a.npz")["mel"]
-    np.testing.assert_array_equal(mel, np.concatenate(list(loaded.mels(folder / "song.mid", seed=7, steps=2))))
+    np.testing.assert_array_equal(mel, np.concatenate(list(loaded.mels(folder / "song.mid", **options))))
     audio, rate = soundfile.read(folder / "a.wav")
     expected = loaded.vocoder(mel)
     np.testing.assert_allclose(audio, expected / max(1.0, np.abs(expected).max()), atol=1e-4)
@@ -257,13 +263,14 @@ def test_synthesize(folder, loaded, outputs, capsys):
     assert (folder / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_normalize(folder, loaded):
-    main(["synthesize", "--midi", str(folder / "song.mid"), "--out", str(folder / "a.wav"), "--normalize", "--steps=2"])
+def test_normalize(folder, loaded, monkeypatch):
+    monkeypatch.setattr(loaded, "_sample_window", silence)
+    main(["synthesize", "--midi", str(folder / "song.mid"), "--out", str(folder / "a.wav"), "--normalize"])
     assert np.abs(soundfile.read(folder / "a.wav")[0]).max() == pytest.approx(0.9, abs=1e-3)
 
 
 def test_thin_says_how_many(folder, loaded, capsys, monkeypatch):
-    monkeypatch.setattr(loaded, "_sample_window", lambda _, tokens, context, *rest, **options: context)
+    monkeypatch.setattr(loaded, "_sample_window", silence)
     write_midi(random_notes(1, seconds=4.0, voices=60, drums=3000), folder / "crowd.mid")
     main(["synthesize", "--midi", str(folder / "crowd.mid"), "--out", str(folder / "a.wav"), "--on_overflow", "thin"])
     assert "crowd.mid: dropped the " in capsys.readouterr().out
@@ -271,7 +278,7 @@ def test_thin_says_how_many(folder, loaded, capsys, monkeypatch):
 
 
 def test_demo(folder, loaded, monkeypatch):
-    monkeypatch.setattr(loaded, "_sample_window", lambda _, tokens, context, *rest, **options: context)
+    monkeypatch.setattr(loaded, "_sample_window", silence)
     main(["demo", "--midi", str(folder / "song.mid"), "--out", str(folder / "new" / "out")])
     assert sorted(path.name for path in (folder / "new" / "out").iterdir()) == ["song.png", "song.wav"]
 

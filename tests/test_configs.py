@@ -13,13 +13,13 @@ from spectrodiff.config import SpectrogramConfig
 from spectrodiff.models.layers import Buffer
 from spectrodiff.models.spectrogram_model import SpectrogramModel
 from spectrodiff.notes.vocabulary import Vocabulary
-from spectrodiff.training import loop, optimizers, spectrogram, vocoder  # noqa: F401: what configs refer to
+from spectrodiff.training import loop, optimizers, spectrogram, vocoder  # noqa: F401 (what configs refer to)
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.gin"))
 
 
-class Enough(Exception):  # noqa: N818: a signal
+class EnoughError(Exception):
     """The train loop has been called with all that its config gives it."""
 
 
@@ -45,10 +45,10 @@ def test_every_binding_is_used(name, parsed, corpus, monkeypatch, tmp_path):
             gin.bind_parameter(binding, str(corpus))
 
     def enough(*args):
-        raise Enough
+        raise EnoughError
 
     monkeypatch.setattr(loop, "Checkpoints", enough)
-    with pytest.raises(Enough):
+    with pytest.raises(EnoughError):
         loop.train(tmp_path)
     gin.get_bindings("train")["task"].batches(0)
     assert len(written) > 5

@@ -96,7 +96,7 @@ def test_a_killed_run_resumes_to_the_bit(task, whole, tmp_path, capsys):
 
 
 def test_what_a_run_leaves(task, whole):
-    model, config = load(whole / "export", SPECTROGRAM)
+    _, config = load(whole / "export", SPECTROGRAM)
     assert config == task.config
     description = json.loads((whole / "export" / "spectrogram.json").read_text())
     assert description["card"] == {"steps": STEPS, "seed": 0}

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from inputs import OURS, random_notes
+from inputs import OURS, jitted, random_notes
 
 import spectrodiff
+from spectrodiff.diffusion.samplers import STEPS
 from spectrodiff.errors import InputError
+from spectrodiff.models import sampling
 from spectrodiff.notes.midi import Notes, write_midi
 from spectrodiff.synthesizer import Synthesizer
 
@@ -30,14 +32,27 @@ def seen(synthesizer, monkeypatch):
     """What each window would be sampled from; the sampling itself is left out, and every result another."""
     calls = []
 
-    def sample_window(weights, tokens, context, context_mask, key, guidance, **options):
+    def sample_window(weights, tokens, context, context_mask, key, **options):
         mel = jnp.full_like(context, 0.01 * len(calls))
-        given = {"tokens": tokens, "context": context, "mask": context_mask, "key": key, "guidance": guidance}
+        given = {"tokens": tokens, "context": context, "mask": context_mask, "key": key}
         calls.append(SimpleNamespace(**given, **options, mel=mel))
         return mel
 
     monkeypatch.setattr(synthesizer, "_sample_window", sample_window)
     return calls
+
+
+@pytest.fixture
+def compilations(monkeypatch):
+    """The options of every sampling that is compiled."""
+    compiled, sample_mel = [], sampling.sample_mel
+
+    def counted(*args, **kwargs):
+        compiled.append(kwargs)
+        return sample_mel(*args, **kwargs)
+
+    monkeypatch.setattr(sampling, "sample_mel", counted)
+    return compiled
 
 
 def mels(synthesizer, notes, **options):
@@ -101,17 +116,22 @@ def test_options_not_given_are_the_checkpoints(synthesizer, seen):
     mels_with_defaults = synthesizer.mels(hits(5, 0.0, 1.0))
     next(mels_with_defaults)
     recommended = synthesizer.config.sampling
-    assert (seen[0].sampler, seen[0].steps) == (recommended.sampler, recommended.steps)
-    assert seen[0].guidance == recommended.guidance
-    assert seen[0].guided
+    assert (seen[0].steps, seen[0].guidance) == (recommended.steps, recommended.guidance)
+    assert seen[0].step is STEPS[recommended.sampler]
 
 
-def test_guidance_of_1_is_none(synthesizer, seen, monkeypatch):
-    mels(synthesizer, hits(5, 0.0, 1.0))
-    assert not seen[0].guided
-    monkeypatch.undo()
+def test_guidance_of_1_is_none(synthesizer):
+    """A weight of 1 is evaluated without the unconditional half; with it, it comes to the same."""
     plain, guided = (mels(synthesizer, PIECE, guidance=guidance)[0] for guidance in (1.0, 1.0 + 1e-6))
-    np.testing.assert_allclose(guided, plain, atol=1e-3)  # evaluated as a batch of two
+    np.testing.assert_allclose(guided, plain, atol=1e-3)
+
+
+def test_longer_songs_and_more_guidance_are_no_new_programs(synthesizer, compilations):
+    for notes, seconds, guidance in ((40, 3.0, 2.0), (400, 14.0, 3.0)):
+        mels(synthesizer, hits(notes, 0.0, seconds), steps=3, guidance=guidance)  # no other test asks for 3 steps
+    assert len(compilations) == 1
+    mels(synthesizer, hits(300, 0.0, 5.0), steps=3, guidance=2.0)  # the next bucket
+    assert len(compilations) == 2
 
 
 @pytest.mark.parametrize(
@@ -136,13 +156,6 @@ def test_options_out_of_range(synthesizer, option, message):
 def test_windows_are_padded_to_a_bucket(synthesizer, seen, notes, bucket):
     mels(synthesizer, hits(notes, 0.0, 5.0))
     assert [call.tokens.shape for call in seen] == [(1, bucket)]
-
-
-def test_longer_songs_and_other_weights_of_guidance_are_no_new_programs(synthesizer):
-    mels(synthesizer, hits(40, 0.0, 3.0), guidance=2.0)
-    programs = synthesizer._sample_window._cache_size()
-    mels(synthesizer, hits(400, 0.0, 14.0), guidance=3.0)
-    assert synthesizer._sample_window._cache_size() == programs
 
 
 def test_many_notes_get_the_room_they_need(our_model):
@@ -181,8 +194,9 @@ def test_the_public_face(synthesizer, tmp_path):
     assert tokens.shape == (3, 2048)
     assert spectrodiff.NoteTokenizer().encode_file(path).shape == (3, 2048)
 
-    context, z = jnp.zeros((3, 256, 128)), jnp.ones((3, 256, 128))
-    output = synthesizer.model(tokens[:, :512], context, jnp.zeros((3, 256), bool), z, jnp.zeros(3))
+    context, z = jnp.zeros((1, 256, 128)), jnp.ones((1, 256, 128))
+    call = jitted(lambda model, *arguments: model(*arguments))
+    output = call(synthesizer.model, tokens[:1, :512], context, jnp.zeros((1, 256), bool), z, jnp.zeros(1))
     assert output.shape == z.shape
 
     audio = synthesizer.vocoder(np.asarray(output[0]))

@@ -52,7 +52,7 @@ def train(
 ) -> None:
     """Trains `task` for `steps` steps in `workdir`, from its newest checkpoint when it has one.
 
-    Writes `log.jsonl` (every figure, with its step), `checkpoints/`, the operative `config.gin`, and `export/`, the
+    Writes `log.jsonl` (every figure, with its step), `checkpoints/`, `config.gin`, and `export/`, the
     averaged weights in the format that `Synthesizer.from_pretrained` reads. `stop_after_minutes` saves and stops early.
     """
     workdir = pathlib.Path(workdir)

@@ -51,7 +51,8 @@ class SpectrogramTask:
     def batches(self, seed: int) -> Iterator[dict[str, np.ndarray]]:
         names = read_split(self.data_dir, "train")[: self.max_pieces]
         pieces = load_pieces(self.data_dir, names, self.tokenizer)
-        return batches(pieces, self.tokenizer, self.config.model.tokens_per_note, seed=seed)
+        per_note = self.config.model.tokens_per_note if self.config.model.compact_notes else 1
+        return batches(pieces, self.tokenizer, per_note, seed=seed)
 
     def loss(self, model: SpectrogramModel, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
         time_key, drop_key, noise_key, dropout_key = jax.random.split(key, 4)

@@ -1,0 +1,126 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from spectrodiff.audio.files import read_audio, write_audio
+from spectrodiff.config import GeneratorConfig
+from spectrodiff.errors import InputError
+from spectrodiff.pretrained.native import VOCODER, holds, load
+from spectrodiff.training import state as states
+from spectrodiff.training.vocoder import VocoderTask
+
+SMALL = GeneratorConfig(channels=16, dilations=(1,))
+CROP, EXTRA = 8 * 320, 16 * 320
+
+
+@pytest.fixture(scope="module")
+def task(corpus):
+    return VocoderTask(str(corpus), SMALL, batch_size=2, crop_frames=8, heldout_crops=2)
+
+
+@pytest.fixture(scope="module")
+def generator(task):
+    return task.build(nnx.Rngs(0))
+
+
+def in_corpus(corpus, *names):
+    return [np.round(32768 * read_audio(corpus / "audio" / f"{name}.flac")) / 32768 for name in names]
+
+
+def place(crop, recording):
+    """The only sample at which `crop` can be found in `recording`, or None."""
+    starts = range(0, len(recording) - len(crop) + 1, 320)
+    found = [start for start in starts if np.array_equal(recording[start : start + len(crop)], crop)]
+    return found[0] if len(found) == 1 else None
+
+
+def test_batches_are_crops_of_training_recordings_on_whole_frames(task, corpus):
+    recordings = in_corpus(corpus, "piece1", "piece2")
+    batches = task.batches(seed=0)
+    crops = np.concatenate([next(batches)["audio"] for _ in range(5)])
+    assert crops.shape == (10, CROP + EXTRA)
+    assert crops.dtype == np.float32
+    heard = crops[np.abs(crops).max(axis=1) > 0]
+    places = {(i, place(crop, recording)) for crop in heard for i, recording in enumerate(recordings)}
+    places = {(i, start) for i, start in places if start is not None}
+    assert len(places) == len(heard)
+    assert {i for i, _ in places} == {0, 1}
+
+
+def test_batches_follow_the_seed_and_continue(task):
+    batches = task.batches(seed=0)
+    first = next(batches)["audio"]
+    saved = batches.get_state()
+    second = next(batches)["audio"]
+    assert not np.array_equal(first, next(task.batches(seed=1))["audio"])
+    other = task.batches(seed=0)
+    other.set_state(saved)
+    np.testing.assert_array_equal(next(other)["audio"], second)
+
+
+def test_a_recording_shorter_than_a_crop_is_padded(task, corpus, tmp_path):
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "splits.csv").write_text("name,split\nshort,train\n")
+    write_audio(tmp_path / "audio" / "short.flac", np.full(1000, 0.5, np.float32))
+    crop = next(dataclasses.replace(task, data_dir=str(tmp_path)).batches(seed=0))["audio"][0]
+    np.testing.assert_array_equal(crop, np.pad(np.full(1000, 0.5), (0, CROP + EXTRA - 1000)))
+
+
+def test_heldout_crops_are_two_seconds_of_validation(task, corpus):
+    (recording,) = in_corpus(corpus, "piece0")
+    assert len(recording) == 7 * 16000
+    np.testing.assert_array_equal(task.heldout, [recording[:32000], recording[64000:96000]])
+
+
+def test_a_recording_of_just_two_seconds_is_enough_and_less_is_not(task, tmp_path):
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "splits.csv").write_text("name,split\nonly,validation\n")
+    for samples in (32000, 31999):
+        write_audio(tmp_path / "audio" / "only.flac", np.full(samples, 0.5, np.float32))
+        here = dataclasses.replace(task, data_dir=str(tmp_path))
+        if samples == 32000:
+            assert here.heldout.shape == (1, 32000)
+        else:
+            with pytest.raises(InputError, match=r"no validation recording in .* lasts two seconds"):
+                _ = here.heldout
+
+
+def test_the_loss_learns(task, generator):
+    """A few steps of plain descent on one batch."""
+    graph, params, buffers = states.split(generator)
+    batch = next(task.batches(seed=3))
+
+    @jax.jit
+    def step(params, batch):
+        def loss(params):
+            return task.loss(nnx.merge(graph, params, buffers), batch, jax.random.key(0))
+
+        (value, terms), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+        return jax.tree.map(lambda p, g: p - 1e-3 * g, params, gradients), value, terms
+
+    values = []
+    for _ in range(6):
+        params, value, terms = step(params, batch)
+        values.append(float(value))
+        assert float(value) == pytest.approx(sum(float(term) for term in terms.values()), rel=1e-5)
+    assert values[-1] < 0.95 * values[0]
+
+
+def test_figures(task, generator):
+    figures = task.evaluate(*states.split(generator))
+    silence = task.baselines()
+    assert figures.keys() == {"heldout_log_magnitude", "heldout_convergence", "heldout_mel"}
+    assert silence["silence_convergence"] == pytest.approx(1.0, abs=0.02)  # all of the magnitude is missing
+    assert all(np.isfinite(value) and value > 0 for value in [*figures.values(), *silence.values()])
+
+
+def test_what_is_saved_is_loaded(task, generator, tmp_path):
+    task.save(tmp_path, generator, {"steps": 3})
+    assert holds(tmp_path, VOCODER)
+    loaded, config = load(tmp_path, VOCODER)
+    assert config == SMALL
+    mel = np.full((1, 4, 128), -3.0, np.float32)
+    np.testing.assert_array_equal(jax.jit(loaded)(mel), jax.jit(generator)(mel))
