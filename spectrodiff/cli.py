@@ -195,12 +195,16 @@ def _train(options) -> None:
 
     from spectrodiff.training import loop, optimizers, spectrogram, vocoder  # noqa: F401 (configs refer to them)
 
-    gin.add_config_file_search_path(_ROOT)
+    paths = []
     for path in options.gin_file:
-        if not (pathlib.Path(path).is_file() or (_ROOT / path).is_file()):
+        found = next((at for at in (pathlib.Path(path).absolute(), _ROOT / path) if at.is_file()), None)
+        if found is None:
             raise InputError(f"no config {path}; name a gin file, such as configs/tiny.gin")
+        paths.append(str(found))
+    gin.add_config_file_search_path(os.getcwd())
     try:
-        gin.parse_config_files_and_bindings(options.gin_file, options.gin_param)
+        with contextlib.chdir(_ROOT):  # where `include 'configs/base.gin'` is looked for, wherever one stands
+            gin.parse_config_files_and_bindings(paths, options.gin_param)
     except (OSError, ValueError, SyntaxError) as error:
         raise InputError(f"cannot use the config: {' '.join(str(error).split())}") from error
     for name in ("task", "optimizer", "steps"):

@@ -65,6 +65,10 @@ class DiffusionConfig:
     mean: float = 0.0
     std: float = 1.0
 
+    def __post_init__(self):
+        if self.prediction not in ("eps", "v", "x0"):
+            raise InputError(f"DiffusionConfig.prediction is {self.prediction!r}; choose one of eps, v, x0")
+
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)

@@ -308,6 +308,7 @@ def refused_train(refused, folder):
         ("train.nope = 1", "Configurable 'train' doesn't have a parameter named 'nope'"),
         ("train.steps = many", "cannot use the config: "),
         ("train.steps", "cannot use the config: "),
+        ("DiffusionConfig.prediction = 'y'", "choose one of eps, v, x0"),
         ("train.optimizer = @sgd()", "No configurable matching reference '@sgd()'"),
         ("ModelConfig.compact_notes = False", "note_roll = True needs ModelConfig.compact_notes = True"),
         ("SpectrogramTask.data_dir = '/nope'", "no corpus in /nope: splits.csv is missing"),
@@ -324,6 +325,13 @@ def test_no_such_config(refused_train):
 def test_a_config_without_a_task(refused_train, folder):
     (folder / "half.gin").write_text("train.steps = 3\n")
     assert "does not set train.task" in refused_train("--gin_file", folder / "half.gin")
+
+
+def test_includes_are_found_here_and_in_the_checkout(refused_train, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "mine.gin").write_text("include 'configs/tiny.gin'\ninclude 'other.gin'\n")
+    (folder / "other.gin").write_text("SpectrogramTask.data_dir = 'here'\n")
+    assert "no corpus in here: " in refused_train("--gin_file", "mine.gin")
 
 
 def test_a_workdir_that_is_a_file(refused, folder):

@@ -52,12 +52,15 @@ def train(
 ) -> None:
     """Trains `task` for `steps` steps in `workdir`, from its newest checkpoint when it has one.
 
-    Writes `log.jsonl` (every figure, with its step), `checkpoints/`, `config.gin`, and `export/`, the
-    averaged weights in the format that `Synthesizer.from_pretrained` reads. `stop_after_minutes` saves and stops early.
+    Writes `log.jsonl` (every figure, with its step), `checkpoints/`, `config.gin`, and `export/`, the averaged weights
+    in the format that `Synthesizer.from_pretrained` reads. `stop_after_minutes` saves and stops early.
     """
     workdir = pathlib.Path(workdir)
     checkpoints = Checkpoints(workdir, checkpoints_kept)
     deadline = time.monotonic() + 60 * stop_after_minutes if stop_after_minutes else float("inf")
+
+    # ---- data
+    data = task.batches(seed)
 
     # ---- model and state
     model = task.build(nnx.Rngs(seed))
@@ -65,9 +68,6 @@ def train(
     state = states.create(params, buffers, optimizer)
     del model, params, buffers
     print(f"{sum(x.size for x in jax.tree.leaves(state.params)) / 1e6:.2f} M parameters", flush=True)
-
-    # ---- data
-    data = task.batches(seed)
 
     # ---- resume
     restored = checkpoints.restore(state)

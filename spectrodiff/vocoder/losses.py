@@ -11,6 +11,7 @@ from spectrodiff.audio.mel import hann, mel_matrix
 Audio = Float[Array, "b s"]
 STFT_WINDOWS = (512, 1024, 2048)  # samples; hops are a quarter of them
 MEL_SCALES = {256: 20, 512: 40, 1024: 80, 2048: 160}  # window: mel bins, coarse where frequency is (Kumar et al. 2023)
+QUIET = 1e-3  # per frame: distances relative to anything softer would be ruled by silence
 FLOOR = 1e-5  # full scale is 1: keeps logarithms and their gradients finite in silence
 
 
@@ -26,7 +27,7 @@ def spectral_losses(audio: Audio, reference: Audio) -> dict[str, Float[Array, ""
         ours, theirs = magnitudes(audio, window), magnitudes(reference, window)
         terms["log_magnitude"] += jnp.abs(jnp.log(ours) - jnp.log(theirs)).mean() / len(STFT_WINDOWS)
         distance = jnp.sqrt(jnp.square(ours - theirs).sum(axis=(1, 2)) + FLOOR**2)
-        loudness = jnp.sqrt(jnp.square(theirs).sum(axis=(1, 2)))
+        loudness = jnp.sqrt(jnp.square(theirs).sum(axis=(1, 2)) + theirs.shape[1] * QUIET**2)
         terms["convergence"] += (distance / loudness).mean() / len(STFT_WINDOWS)
     for window, bins in MEL_SCALES.items():
         matrix = mel_matrix(window, bins).astype(np.float32)
