@@ -23,8 +23,8 @@ data: .venv/ready-dev
 	$(BIN)/spectrodiff prepare rendered --data_dir data/rendered --hours $(HOURS)
 
 .venv/ready: setup.py
-	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'spectrodiff needs Python 3.11 or newer: make PYTHON=python3.12 ...')"
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)) and 'spectrodiff needs Python 3.11 or 3.12: make PYTHON=python3.12 ...')"
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -e .
 	touch $@
 
@@ -38,7 +38,8 @@ data: .venv/ready-dev
 system:
 	@if dpkg -s $(SYSTEM) >/dev/null 2>&1; then :; \
 	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SYSTEM) >/dev/null; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SYSTEM) >/dev/null \
+			|| echo "could not install all of: $(SYSTEM)"; \
 	else echo "for rendering a corpus, install: $(SYSTEM)"; fi
 
 clean:

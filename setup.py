@@ -11,7 +11,7 @@ setup(
     long_description=(pathlib.Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11",
+    python_requires=">=3.11,<3.13",
     packages=find_packages(include=["spectrodiff", "spectrodiff.*"]),
     package_data={"spectrodiff.pretrained": ["weights/*/*"]},
     install_requires=[

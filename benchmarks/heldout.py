@@ -5,25 +5,31 @@ python benchmarks/heldout.py --checkpoint demo --data_dir data/rendered --plot h
 
 import argparse
 import itertools
+import pathlib
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from spectrodiff.audio.mel import unscale_mel
+from spectrodiff.audio.mel import scale_mel, unscale_mel
+from spectrodiff.data.windows import load_pieces, read_split
 from spectrodiff.pretrained.hub import find_checkpoint
 from spectrodiff.pretrained.native import SPECTROGRAM, load
+from spectrodiff.synthesizer import Synthesizer
 from spectrodiff.training import state as states
-from spectrodiff.training.spectrogram import SpectrogramTask, mel_l1
+from spectrodiff.training.spectrogram import NATS, SpectrogramTask, mel_l1
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", default="demo")
     parser.add_argument("--data_dir", default="data/rendered")
-    parser.add_argument("--split", default="validation")
+    parser.add_argument("--split", default="test")
     parser.add_argument("--windows", type=int, default=64)
-    parser.add_argument("--steps", type=int, nargs="+", default=[1, 4, 20])
-    parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 1.5, 2.0])
+    parser.add_argument("--steps", type=int, nargs="+", default=[1, 4, 20], help="to compare with the checkpoint's own")
+    parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0])
+    parser.add_argument(
+        "--pieces", type=int, default=8, help="rendered whole, each window hearing the sampled one before"
+    )
     parser.add_argument("--plot", help="picture of three windows: true above, sampled below")
     options = parser.parse_args()
 
@@ -32,16 +38,32 @@ def main() -> None:
     task = SpectrogramTask(options.data_dir, config, heldout_windows=options.windows, heldout_split=options.split)
     target, mask = task.heldout["target"], task.heldout["target_mask"]
 
-    print(f"log-mel L1 in nats, {len(target)} windows of the {options.split} split")
+    print(f"log-mel L1 in nats, {len(target)} windows of the {options.split} split, after the true window before each")
     for name, value in task.baselines().items():
         print(f"{name:>28}  {value:.3f}")
-    for steps, guidance in itertools.product(options.steps, options.guidance):
+    own = (config.sampling.steps, config.sampling.guidance)
+    for steps, guidance in dict.fromkeys([own, *itertools.product(options.steps, options.guidance)]):
         sampled = task.sample_heldout(graph, params, buffers, steps=steps, guidance=guidance)
         print(
             f"{f'sampled, {steps} steps, guidance {guidance:g}':>28}  {mel_l1(sampled, target, mask):.3f}", flush=True
         )
-    if options.plot:
-        plot(options.plot, target, sampled)
+        if options.plot and (steps, guidance) == own:
+            plot(options.plot, target, sampled)
+    names = read_split(options.data_dir, options.split)
+    chosen = [names[i] for i in np.linspace(0, len(names) - 1, min(len(names), options.pieces)).astype(int)]
+    synthesizer = Synthesizer(model, config)
+    errors = [
+        whole_piece(synthesizer, pathlib.Path(options.data_dir) / "midi" / f"{piece.name}.mid", piece.mel)
+        for piece in load_pieces(options.data_dir, chosen, task.tokenizer)
+    ]
+    print(f"{f'{len(chosen)} whole pieces':>28}  {np.mean(np.concatenate(errors)):.3f}")
+
+
+def whole_piece(synthesizer: Synthesizer, midi: pathlib.Path, true: np.ndarray) -> np.ndarray:
+    """The error of each frame, in nats, when every window's context is the sampled window before it."""
+    mel = np.asarray(scale_mel(np.concatenate(list(synthesizer.mels(midi)))))
+    frames = min(len(mel), len(true))
+    return NATS * np.abs(mel[:frames] - true[:frames]).mean(-1)
 
 
 def plot(path: str, target: np.ndarray, sampled: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""What each option of the demo model is worth: short runs of `configs/demo.gin`, each with one thing changed.
+"""What each option of the demo model is worth: short runs of `configs/demo.gin`, each with one thing changed, one seed.
 
 python benchmarks/options.py --steps 500 --workdir runs/options
 """
@@ -30,10 +30,12 @@ def main() -> None:
     options = parser.parse_args()
     for name, bindings in VARIANTS.items():
         workdir = options.workdir / name.strip(". ").replace(" ", "_")
+        if workdir.exists():
+            sys.exit(f"{workdir} exists: these runs start afresh; name another --workdir")
         command = [sys.executable, "train.py", "--gin_file", "configs/demo.gin", "--workdir", str(workdir)]
         for binding in [f"train.steps = {options.steps}", *bindings, *options.gin_param]:
             command += ["--gin_param", binding]
-        subprocess.run(command, check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         log = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
         score = next(row["heldout_mel_l1"] for row in reversed(log) if "heldout_mel_l1" in row)
         speeds = sorted(row["examples_per_second"] for row in log if "examples_per_second" in row)

@@ -22,6 +22,8 @@ class TokenizerConfig:
     velocity_bins: int = 1
     program_map: str = "full"  # full | midi_class | flat | slakh
     max_tokens: int = 2048
+    # As published: a window after the last event lists as sounding what sounded just before that event. Off, nothing.
+    ghost_ties: bool = True
 
 
 @gin.configurable
@@ -42,13 +44,13 @@ class ModelConfig:
     with_context: bool = True
     # Ours. Each note event becomes one token: pitch, program, velocity and time are added embeddings.
     compact_notes: bool = False
-    # Ours. Compact tokens carry their onset's position on the decoder's frame axis.
+    # Ours. Tokens carry the position of their time on the frame axis; compact ones those of onset and offset.
     event_times: bool = False
     # Ours. Notes, laid onto frames by fixed kernels of their onset and offset, give a first sketch of the mel, which
     # the decoder sees and corrects. Needs compact_notes, and the x0 prediction.
     note_roll: bool = False
     # Room for compact notes is the number of tokens over this: fewer notes a window, less to compute. Windows with more
-    # are passed over in training, padded further or refused in synthesis.
+    # are passed over in training and padded further in synthesis.
     tokens_per_note: int = 2
 
     def __post_init__(self):
@@ -118,12 +120,11 @@ def from_dict(kind: type, values: dict[str, Any], where: str = "config") -> Any:
     """The config of class `kind` that `to_dict` wrote.
 
     Raises:
-      InputError: a field is missing or unknown; the message names it and `where`.
+      InputError: a field is unknown; the message names it and `where`. Missing ones, newer than the file, are defaults.
     """
     fields = {field.name: field.type for field in dataclasses.fields(kind)}
-    for name in sorted(fields.keys() ^ values.keys()):
-        what = "lacks" if name in fields else "has the unknown field"
-        raise InputError(f"{where} {what} {name!r}: it was written by another version of spectrodiff")
+    for name in sorted(values.keys() - fields.keys()):
+        raise InputError(f"{where} has the unknown field {name!r}: it was written by a newer spectrodiff; upgrade it")
     return kind(
         **{
             name: from_dict(fields[name], value, f"{where}.{name}") if dataclasses.is_dataclass(fields[name]) else value

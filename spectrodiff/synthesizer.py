@@ -1,5 +1,6 @@
 """MIDI in, music out: windows in order, each hearing the one before, made audible as they come."""
 
+import dataclasses
 import os
 from collections.abc import Iterator
 
@@ -24,7 +25,7 @@ from spectrodiff.vocoder.griffin_lim import GriffinLim
 from spectrodiff.vocoder.streaming import MelGAN, Vocoder
 
 _BUCKETS = (512, 1024)  # lengths that token windows are padded to, besides the longest: one compiled program each
-_RING_OUT = FRAMES_PER_SECOND  # frames kept after the last note's end
+RING_OUT = 1.0  # seconds kept after the last note's end, as far as the published windows reach
 MAX_STEPS = 1000
 MAX_GUIDANCE = 20.0
 MAX_SEEDS = 2**32
@@ -87,8 +88,10 @@ class Synthesizer:
         """
         sampler, steps, guidance = self.check_sampling(sampler, steps, guidance, seed)
         notes = midi if isinstance(midi, Notes) else read_midi(midi)
+        frames_left = int(np.ceil((notes.total_time + RING_OUT) * FRAMES_PER_SECOND))
+        if not self.config.tokenizer.ghost_ties:  # else a window after the last note would hold notes
+            notes = dataclasses.replace(notes, total_time=notes.total_time + RING_OUT)
         windows = self.tokenizer.encode(notes)
-        frames_left = int(np.ceil(notes.total_time * FRAMES_PER_SECOND)) + _RING_OUT
         key = jax.random.key(seed)
         context = jnp.zeros((1, WINDOW_FRAMES, MEL_BINS))
         context_mask = jnp.zeros((1, WINDOW_FRAMES), bool)  # nothing comes before the first window

@@ -11,6 +11,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook("spectrodiff", "beartype.beartype")
 
+import hypothesis
 import jax
 import pytest
 from flax import nnx
@@ -23,6 +24,11 @@ from spectrodiff.synthesizer import Synthesizer
 _CACHE = pathlib.Path(__file__).parent.parent / ".jax_cache"
 jax.config.update("jax_compilation_cache_dir", str(_CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+# The same examples on every run in CI: a rare one should fail where somebody is looking.
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ _SIZES = {"width": 32, "heads": 2, "head_dim": 16, "mlp_width": 64, "max_tokens"
 _LAYERS = {"note_layers": 1, "context_layers": 1, "decoder_layers": 1}
 PAPER = SpectrogramConfig(model=ModelConfig(**_SIZES, **_LAYERS))
 OURS = SpectrogramConfig(
-    TokenizerConfig(velocity_bins=32),
+    TokenizerConfig(velocity_bins=32, ghost_ties=False),
     ModelConfig(**_SIZES, **_LAYERS, dropout=0.0, compact_notes=True, event_times=True, note_roll=True),
     DiffusionConfig(prediction="x0", mean=-0.3, std=0.375),
 )

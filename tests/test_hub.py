@@ -11,6 +11,7 @@ def weights(tmp_path, monkeypatch):
     """A package that comes with two checkpoints."""
     for name in ("demo", "piano"):
         (tmp_path / "weights" / name).mkdir(parents=True)
+        (tmp_path / "weights" / name / "spectrogram.json").touch()
     (tmp_path / "weights" / "README.md").touch()
     monkeypatch.setattr(hub, "_WEIGHTS", tmp_path / "weights")
     monkeypatch.chdir(tmp_path)

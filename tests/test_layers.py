@@ -77,10 +77,12 @@ def test_there_are_no_biases():
 
 
 def test_dropout_keeps_the_mean_and_only_while_training():
-    x = jnp.ones((100, 100))
-    dropped = dropout(x, 0.1, nnx.Rngs(dropout=0))
-    assert float((dropped == 0).mean()) == pytest.approx(0.1, abs=0.01)
-    assert float(dropped.mean()) == pytest.approx(1.0, abs=0.02)
+    x = jnp.ones((100, 3, 100))
+    for per_place in (False, True):
+        dropped = np.asarray(dropout(x, 0.1, nnx.Rngs(dropout=0), per_place=per_place))
+        assert (dropped == 0).mean() == pytest.approx(0.1, abs=0.01)
+        assert dropped.mean() == pytest.approx(1.0, abs=0.02)
+        assert (dropped == dropped[:, :1]).all() != per_place  # by default a feature goes at all places at once
     assert dropout(x, 0.1, None) is x
     assert dropout(x, 0.0, nnx.Rngs(dropout=0)) is x
 
@@ -98,7 +100,7 @@ def test_a_position_table_is_shuffled_sinusoids():
     table = np.float64(Positions(64, 8, rngs=nnx.Rngs(0)).table[...])
     middle = table[1:-1]
     cosines = ((table[2:] + table[:-2]) * middle).sum(0) / (2 * (middle**2).sum(0))
-    rates = np.exp(-np.log(64.0) * np.arange(4) / 3)
+    rates = np.exp(-np.log(1e4) * np.arange(4) / 3)
     np.testing.assert_allclose(np.sort(cosines), np.sort(np.repeat(np.cos(rates), 2)), atol=1e-4)
     assert np.abs(table).max() <= 1.0
     other = Positions(64, 8, rngs=nnx.Rngs(1)).table[...]

@@ -175,6 +175,11 @@ def test_a_window_after_the_last_event_lists_what_sounded_before_that_event():
     assert windows(by_drum)[1] == [TIE, EOS]
 
 
+def test_without_ghost_ties_nothing_sounds_after_the_last_event():
+    held = notes_of((0.0, 5.0, 60, 80, 3), (1.0, 4.0, 62, 80, 3), total_time=16.0)
+    assert windows(held, ghost_ties=False)[1:] == [[TIE, EOS]] * 3
+
+
 def test_an_end_rounded_onto_the_end_of_the_piece_stays_in_the_last_window():
     notes = notes_of((5.0, 5.1199, 60, 80, 0))
     assert windows(notes) == [[TIE, shift(500), program(0), ON, pitch(60), shift(512), OFF, pitch(60), EOS]]
@@ -315,7 +320,7 @@ def test_every_window_agrees_with_the_oracle(notes, velocity_bins, program_map, 
 def apart(rows):
     """Rows without those that overlap an earlier one of the same program and pitch, which tokens cannot tell apart."""
     kept = []
-    for start, length, *voice, velocity in sorted(rows):
+    for start, length, *voice, velocity in sorted(rows, key=lambda row: row[0]):
         clash = any(v == voice and start < end and (voice[1] != "drum" or start == s) for s, end, v, _ in kept)
         if not clash:
             kept.append((start, start + length, voice, velocity))

@@ -227,7 +227,7 @@ SOURCES = {
     "band": Source("random chord charts of our own, played by MMA's groove library", _bands, _band),
     "game": Source("Freedoom (BSD-3-Clause)", lambda: list(_lumps()), _game),
     "score": Source(
-        "public-domain compositions in the encodings of music21's corpus, each under its own free terms",
+        "public-domain compositions in the encodings of music21's corpus, whose terms vary by encoder",
         lambda: list(_scores()),
         _score,
     ),

@@ -56,8 +56,8 @@ class DecoderBlock(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "b t d"]:
         h = self.film_attention(self.norm_attention(x), noise)
-        x += dropout(self.self_attention(h, self.self_attention.remember(h)), self.rate, rngs)
-        x += dropout(self.cross_attention(self.norm_memory(x), memory, mask), self.rate, rngs)
+        x += dropout(self.self_attention(h, self.self_attention.remember(h), None, rngs), self.rate, rngs)
+        x += dropout(self.cross_attention(self.norm_memory(x), memory, mask, rngs), self.rate, rngs)
         h = self.film_mlp(self.norm_mlp(x), noise)
         return x + dropout(self.mlp(h, rngs), self.rate, rngs)
 

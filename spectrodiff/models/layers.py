@@ -30,11 +30,17 @@ def rms_norm(width: int, *, rngs: nnx.Rngs) -> nnx.RMSNorm:
     return nnx.RMSNorm(width, epsilon=1e-6, rngs=rngs)
 
 
-def dropout(x: Float[Array, "..."], rate: float, rngs: nnx.Rngs | None) -> Float[Array, "..."]:
-    """Drops elements while training; without `rngs`, and at rate 0, the identity."""
+def dropout(
+    x: Float[Array, "*b t d"], rate: float, rngs: nnx.Rngs | None, *, per_place: bool = False
+) -> Float[Array, "*b t d"]:
+    """Drops features while training, the same ones at all places t unless `per_place`, as T5X does.
+
+    Without `rngs`, and at rate 0, the identity.
+    """
     if rngs is None or rate == 0.0:
         return x
-    kept = jax.random.bernoulli(rngs.dropout(), 1.0 - rate, x.shape)
+    shape = x.shape if per_place else (*x.shape[:-2], 1, x.shape[-1])
+    kept = jax.random.bernoulli(rngs.dropout(), 1.0 - rate, shape)
     return jnp.where(kept, x / (1.0 - rate), 0.0)
 
 
@@ -49,15 +55,18 @@ def sinusoids(positions: Float[Array, "*n"], width: int, longest: float) -> Floa
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
 
 
+_LONGEST = 1e4  # scale of the slowest sinusoid of a position table, in places
+
+
 class Positions(nnx.Module):
     """A fixed table of sinusoids [length, width], its bands permuted and its phases shifted at random once."""
 
     def __init__(self, length: int, width: int, *, rngs: nnx.Rngs):
         phase_key, order_key = jax.random.split(rngs.params())
-        rates = jnp.exp(-jnp.log(float(length)) * jnp.arange(width // 2) / max(width // 2 - 1, 1))
-        phases = jax.random.uniform(phase_key, (width // 2,), maxval=2 * np.pi)
-        angles = jnp.arange(length)[:, None] * rates + phases
-        table = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
+        rates = jnp.exp(-jnp.log(_LONGEST) * jnp.arange(width // 2) / (width // 2 - 1))
+        phases = jax.random.uniform(phase_key, (2, width // 2), maxval=2 * np.pi)
+        angles = jnp.arange(length)[:, None, None] * rates + phases
+        table = jnp.concatenate([jnp.sin(angles[:, 0]), jnp.cos(angles[:, 1])], -1)
         self.table = Buffer(jax.random.permutation(order_key, table, axis=1))
 
     def __call__(self, length: int) -> Float[Array, "n d"]:
@@ -86,7 +95,7 @@ class Attention(nnx.Module):
     """Multi-head attention whose logits are not divided by sqrt(head_dim): the query's initialiser holds the factor."""
 
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
-        self.heads = cfg.heads
+        self.heads, self.rate = cfg.heads, cfg.dropout
         inner = cfg.heads * cfg.head_dim
         query_init = nnx.initializers.variance_scaling(1.0 / cfg.head_dim, "fan_in", "truncated_normal")
         self.query = Dense(cfg.width, inner, rngs=rngs, kernel_init=query_init)
@@ -103,7 +112,11 @@ class Attention(nnx.Module):
         return KeyValue(self._split(self.key(memory)), self._split(self.value(memory)))
 
     def __call__(
-        self, x: Float[Array, "b t d"], memory: KeyValue, mask: Bool[Array, "b n"] | None = None
+        self,
+        x: Float[Array, "b t d"],
+        memory: KeyValue,
+        mask: Bool[Array, "b n"] | None = None,
+        rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "b t d"]:
         """What `x` finds in `memory` where `mask` is true; nothing (zeros) where there is nothing to see."""
         b, t, _ = x.shape
@@ -112,7 +125,7 @@ class Attention(nnx.Module):
             logits = jnp.where(jnp.repeat(mask, self.heads, 0)[:, None, :], logits, _HIDDEN)
         # Softmax with the division last, where there is least to divide: half the time of the usual order on a CPU.
         weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
-        attended = (weights @ memory.value) / weights.sum(-1, keepdims=True)
+        attended = (dropout(weights, self.rate, rngs) @ memory.value) / weights.sum(-1, keepdims=True)
         attended = attended.reshape(b, self.heads, t, -1).transpose(0, 2, 1, 3).reshape(b, t, -1)
         found = self.out(attended)
         return found if mask is None else jnp.where(mask.any(-1)[:, None, None], found, 0.0)
@@ -146,7 +159,7 @@ class EncoderBlock(nnx.Module):
         self, x: Float[Array, "b n d"], mask: Bool[Array, "b n"], rngs: nnx.Rngs | None = None
     ) -> Float[Array, "b n d"]:
         h = self.norm_attention(x)
-        x += dropout(self.attention(h, self.attention.remember(h), mask), self.rate, rngs)
+        x += dropout(self.attention(h, self.attention.remember(h), mask, rngs), self.rate, rngs)
         return x + dropout(self.mlp(self.norm_mlp(x), rngs), self.rate, rngs)
 
 
@@ -164,4 +177,4 @@ class Encoder(nnx.Module):
         x = dropout(x, self.rate, rngs)
         for block in self.blocks:
             x = block(x, mask, rngs)
-        return dropout(self.norm(x), self.rate, rngs)
+        return dropout(self.norm(x), self.rate, rngs, per_place=True)

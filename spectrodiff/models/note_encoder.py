@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from spectrodiff.config import WINDOW_FRAMES, ModelConfig
 from spectrodiff.models.layers import Encoder, Positions
-from spectrodiff.models.note_events import NoteEvents, event_frames, read_notes
+from spectrodiff.models.note_events import STEPS_PER_FRAME, NoteEvents, event_frames, read_notes
 from spectrodiff.notes.vocabulary import PAD, Vocabulary
 
 _embedding_init = nnx.initializers.normal(1.0)
@@ -56,5 +56,7 @@ class NoteEncoder(nnx.Module):
         return x + self.embedding(self._shift(notes.onset)) + self.embedding(self._shift(notes.offset))
 
     def _shift(self, frames):
-        steps = jnp.clip(jnp.where(jnp.isfinite(frames), 2 * frames, 0), 0, 2 * WINDOW_FRAMES).astype(jnp.int32)
+        steps = jnp.clip(
+            jnp.where(jnp.isfinite(frames), STEPS_PER_FRAME * frames, 0), 0, STEPS_PER_FRAME * WINDOW_FRAMES
+        ).astype(jnp.int32)
         return jnp.where(jnp.isfinite(frames), self.vocabulary.shift_start + steps, 0)

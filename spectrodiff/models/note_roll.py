@@ -20,7 +20,8 @@ _LOUDEST = 8.0
 
 
 def _hats(time: Float[Array, "*n"], knots: tuple[float, ...], stays: bool) -> Float[Array, "*n k"]:
-    """Weights of linear interpolation between `knots`: zero before the first, and after the last unless it stays."""
+    """Weights of linear interpolation between `knots`; it comes in over the frame before the first, and unless it stays
+    goes out until twice the last."""
     points = jnp.array(knots)
     time = time[..., None]
     before = jnp.concatenate([points[:1] - 1.0, points[:-1]])

@@ -138,7 +138,7 @@ class NoteTokenizer:
         Raises:
           InputError: they are over `config.max_tokens`, and `on_overflow` is "error".
         """
-        sounding, events = _contents(timeline, start_frame, frames)
+        sounding, events = self._contents(timeline, start_frame, frames)
         tokens = self._tokens(timeline, sounding, events, start_frame)
         if len(tokens) <= self.config.max_tokens:
             return tokens
@@ -159,11 +159,27 @@ class NoteTokenizer:
             timeline = self.timeline(notes.select(kept))
             quiet = set()
             for start_frame in range(0, timeline.frames, WINDOW_FRAMES):
-                sounding, events = _contents(timeline, start_frame, WINDOW_FRAMES)
+                sounding, events = self._contents(timeline, start_frame, WINDOW_FRAMES)
                 quiet.update(self._quietest(timeline, sounding, events, start_frame).tolist())
             if not quiet:
                 return notes.select(kept), len(notes) - len(kept)
             kept = np.delete(kept, list(quiet))
+
+    def _contents(
+        self, timeline: Timeline, start_frame: int, frames: int
+    ) -> tuple[Int[np.ndarray, "a"], Int[np.ndarray, "b"]]:
+        """Which note-ons sound as a window starts, sorted by program and pitch, and which events lie in it."""
+        step = timeline.step
+        start = start_frame * _STEPS_PER_FRAME
+        first = int(np.searchsorted(step, start))
+        last = int(np.searchsorted(step, start + frames * _STEPS_PER_FRAME))
+        if start_frame + frames >= timeline.frames:
+            last = len(step)  # a note-off that was rounded up to the very end of the piece
+        before = first
+        if self.config.ghost_ties and len(step) and start > step[-1]:
+            before = int(np.searchsorted(step, step[-1]))  # not what sounds at the end: published weights learnt it so
+        sounding = np.flatnonzero(timeline.until[:before] >= before)
+        return sounding[np.argsort(timeline.voice[sounding])], np.arange(first, max(first, last))
 
     def _quietest(self, timeline, sounding, events, start_frame) -> Int[np.ndarray, " dropped"]:
         """The fewest notes, quietest first, without which a window fits; often none."""
@@ -271,18 +287,3 @@ def _changes(values: Int[np.ndarray, " n"], before: int) -> Int[np.ndarray, " ch
     differs[:1] = values[:1] != before
     np.not_equal(values[1:], values[:-1], out=differs[1:])
     return np.flatnonzero(differs)
-
-
-def _contents(timeline: Timeline, start_frame: int, frames: int) -> tuple[Int[np.ndarray, "a"], Int[np.ndarray, "b"]]:
-    """Which note-ons sound as a window starts, sorted by program and pitch, and which events lie in it."""
-    step = timeline.step
-    start = start_frame * _STEPS_PER_FRAME
-    first = int(np.searchsorted(step, start))
-    last = int(np.searchsorted(step, start + frames * _STEPS_PER_FRAME))
-    if start_frame + frames >= timeline.frames:
-        last = len(step)  # a note-off that was rounded up to the very end of the piece
-    before = first
-    if len(step) and start > step[-1]:
-        before = int(np.searchsorted(step, step[-1]))  # not what sounds at the end: published weights learnt it so
-    sounding = np.flatnonzero(timeline.until[:before] >= before)
-    return sounding[np.argsort(timeline.voice[sounding])], np.arange(first, max(first, last))

@@ -15,7 +15,11 @@ def find_checkpoint(checkpoint: str | os.PathLike) -> pathlib.Path:
       InputError: it is neither.
     """
     path = pathlib.Path(checkpoint)
-    names = sorted(folder.name for folder in _WEIGHTS.iterdir() if folder.is_dir()) if _WEIGHTS.is_dir() else []
+    names = (
+        sorted(folder.name for folder in _WEIGHTS.iterdir() if (folder / "spectrogram.json").is_file())
+        if _WEIGHTS.is_dir()
+        else []
+    )
     if str(checkpoint) in names:
         return _WEIGHTS / str(checkpoint)
     if path.is_dir():

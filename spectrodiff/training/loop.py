@@ -3,10 +3,11 @@
 import json
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import gin
+import grain
 import jax
 import numpy as np
 import optax
@@ -26,7 +27,7 @@ class Task(Protocol):
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module: ...
 
-    def batches(self, seed: int) -> Iterator[dict[str, np.ndarray]]: ...
+    def batches(self, seed: int) -> grain.DatasetIterator: ...
 
     def evaluate(self, graph: nnx.GraphDef, params: nnx.State, buffers: nnx.State) -> dict[str, float]: ...
 
@@ -118,6 +119,8 @@ def train(
     bar.close()
 
     # ---- leave
+    if step % evaluate_every and step != steps:
+        record(step, task.evaluate(graph, state.average, state.buffers))
     checkpoints.save(step, state, data.get_state())
     checkpoints.close()
     task.save(workdir / "export", nnx.merge(graph, state.average, state.buffers), {"steps": step, "seed": seed})

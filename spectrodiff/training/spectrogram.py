@@ -3,9 +3,9 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator
 
 import gin
+import grain
 import jax
 import numpy as np
 from flax import nnx
@@ -17,6 +17,7 @@ from spectrodiff.data.windows import cut_window, load_pieces, read_split
 from spectrodiff.diffusion.objective import OBJECTIVES, diffusion_loss
 from spectrodiff.diffusion.samplers import dpmpp
 from spectrodiff.diffusion.schedule import logsnr_at
+from spectrodiff.errors import InputError
 from spectrodiff.models.sampling import window_sampler
 from spectrodiff.models.spectrogram_model import SpectrogramModel
 from spectrodiff.notes.tokenizer import NoteTokenizer
@@ -48,11 +49,14 @@ class SpectrogramTask:
     def build(self, rngs: nnx.Rngs) -> SpectrogramModel:
         return SpectrogramModel(self.config, rngs=rngs)
 
-    def batches(self, seed: int) -> Iterator[dict[str, np.ndarray]]:
+    def batches(self, seed: int) -> grain.DatasetIterator:
         names = read_split(self.data_dir, "train")[: self.max_pieces]
         pieces = load_pieces(self.data_dir, names, self.tokenizer)
-        per_note = self.config.model.tokens_per_note if self.config.model.compact_notes else 1
-        return batches(pieces, self.tokenizer, per_note, seed=seed)
+        return batches(pieces, self.tokenizer, self._tokens_per_note, seed=seed)
+
+    @property
+    def _tokens_per_note(self) -> int:
+        return self.config.model.tokens_per_note if self.config.model.compact_notes else 1
 
     def loss(self, model: SpectrogramModel, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
         time_key, drop_key, noise_key, dropout_key = jax.random.split(key, 4)
@@ -78,11 +82,12 @@ class SpectrogramTask:
         pieces = load_pieces(self.data_dir, read_split(self.data_dir, self.heldout_split), self.tokenizer)
         places = [(piece, start) for piece in pieces for start in range(0, len(piece.mel), WINDOW_FRAMES)]
         chosen = np.linspace(0, len(places) - 1, min(len(places), self.heldout_windows)).astype(int)
-        tokens = self.config.tokenizer.max_tokens
-        room = tokens // self.config.model.tokens_per_note
-        windows = [cut_window(*places[i], self.tokenizer, tokens, room) for i in chosen]
+        tokens, per_note = self.config.tokenizer.max_tokens, self._tokens_per_note
+        count_notes = self.tokenizer.vocabulary.count_notes
+        windows = [cut_window(*places[i], self.tokenizer, tokens, tokens // per_note) for i in chosen]
         windows = [window for window in windows if window is not None]
-        per_note, count_notes = self.config.model.tokens_per_note, self.tokenizer.vocabulary.count_notes
+        if not windows:
+            raise InputError(f"every held-out window of {self.data_dir} has over {tokens} tokens")
         needed = max(max(np.count_nonzero(w["tokens"]), per_note * count_notes(w["tokens"])) for w in windows)
         for window in windows:  # padded to what is needed, not to the limit
             window["tokens"] = window["tokens"][: -(-needed // 512) * 512]
@@ -105,7 +110,7 @@ class SpectrogramTask:
         return {"heldout_mel_l1": mel_l1(sampled, data["target"], data["target_mask"])}
 
     def baselines(self) -> dict[str, float]:
-        """What guessing without a model scores on the held-out windows, in nats; lower is better."""
+        """What guesses score on the held-out windows, in nats: their mean, another window, the mean of the context."""
         data = self.heldout
         target, mask = data["target"], data["target_mask"]
         context, context_mask = data["context"], data["context_mask"][..., None]

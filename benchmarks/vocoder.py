@@ -1,0 +1,48 @@
+"""How well a vocoder gives back recordings from their true mels, and how fast.
+
+python benchmarks/vocoder.py --data_dir data/rendered [--checkpoint runs/melgan/export]
+"""
+
+import argparse
+import pathlib
+import time
+
+import numpy as np
+
+from spectrodiff.audio.files import read_audio
+from spectrodiff.audio.mel import SAMPLE_RATE, log_mel
+from spectrodiff.data.windows import read_split
+from spectrodiff.evaluation.reconstruction import compare
+from spectrodiff.pretrained.native import VOCODER, load
+from spectrodiff.vocoder.griffin_lim import GriffinLim
+from spectrodiff.vocoder.streaming import MelGAN
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data_dir", type=pathlib.Path, default="data/rendered")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--pieces", type=int, default=8)
+    parser.add_argument("--checkpoint", type=pathlib.Path, help="folder with a trained MelGAN")
+    options = parser.parse_args()
+
+    vocoders = {"Griffin-Lim": GriffinLim()}
+    if options.checkpoint:
+        vocoders["MelGAN"] = MelGAN(load(options.checkpoint, VOCODER)[0])
+    names = read_split(options.data_dir, options.split)
+    chosen = [names[i] for i in np.linspace(0, len(names) - 1, min(len(names), options.pieces)).astype(int)]
+    recordings = [read_audio(options.data_dir / "audio" / f"{name}.flac") for name in chosen]
+    mels = [np.asarray(log_mel(recording)) for recording in recordings]
+    print(f"{len(recordings)} pieces of the {options.split} split")
+    for name, vocoder in vocoders.items():
+        vocoder(mels[0])  # compiles
+        start = time.perf_counter()
+        audios = [vocoder(mel) for mel in mels]
+        speed = sum(map(len, recordings)) / SAMPLE_RATE / (time.perf_counter() - start)
+        scores = [compare(audio, recording) for audio, recording in zip(audios, recordings, strict=True)]
+        measures = "  ".join(f"{key} {np.mean([score[key] for score in scores]):.2f}" for key in scores[0])
+        print(f"{name:>12}  {measures}  {speed:.1f}x realtime", flush=True)
+
+
+if __name__ == "__main__":
+    main()
