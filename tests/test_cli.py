@@ -161,7 +161,7 @@ def test_no_such_checkpoint(refused, folder):
         ("spectrogram.json", b"", "spectrogram.json is missing or damaged"),
         ("spectrogram.json", b"{}", "spectrogram.json is missing or damaged"),
         ("spectrogram.json", b'{"format_version": 99, "config": {}}', "format version 99"),
-        ("spectrogram.json", b'{"format_version": 1, "config": {}}', "lacks 'diffusion'"),
+        ("spectrogram.json", b'{"format_version": 1, "config": {"colour": 1}}', "has the unknown field 'colour'"),
         ("spectrogram.safetensors", b"", "cannot read weights"),
         ("spectrogram.safetensors", bytes(1000), "cannot read weights"),
         ("vocoder.json", b"{}", "vocoder.json is missing or damaged"),

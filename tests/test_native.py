@@ -122,7 +122,7 @@ def test_another_version_and_other_fields_are_refused(folder):
     (folder / CONFIG).write_text(json.dumps(description | {"format_version": 99}))
     with pytest.raises(InputError, match="version 99"):
         load(folder, SPECTROGRAM)
-    del description["config"]["model"]["width"]
+    description["config"]["model"]["colour"] = "red"
     (folder / CONFIG).write_text(json.dumps(description))
-    with pytest.raises(InputError, match="width"):
+    with pytest.raises(InputError, match="colour"):
         load(folder, SPECTROGRAM)

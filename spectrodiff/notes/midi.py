@@ -1,6 +1,8 @@
 """MIDI files to notes and back."""
 
+import contextlib
 import dataclasses
+import io
 import os
 import pathlib
 import warnings
@@ -55,9 +57,9 @@ def read_midi(path: str | os.PathLike) -> Notes:
       InputError: `path` is missing, unreadable, a folder, empty, not MIDI, cut short or corrupt, keeps time in SMPTE
         frames, or holds no notes.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.filterwarnings("ignore", message=".*ffmpeg")  # pydub, which nothing here uses
-        import note_seq  # heavy: a second or more
+        import note_seq  # heavy: a second or more; and pyfluidsynth, which it finds, talks where CI is set
 
     path = pathlib.Path(path)
     try:

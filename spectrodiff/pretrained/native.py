@@ -99,7 +99,7 @@ def load(folder: pathlib.Path, kind: Kind) -> tuple[nnx.Module, Any]:
     path = pathlib.Path(folder) / f"{kind.name}.json"
     try:
         description = json.loads(path.read_text())
-        version, values = description["format_version"], dict(description["config"])
+        version, values = description["format_version"], {**description["config"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder} is not a spectrodiff checkpoint: {path.name} is missing or damaged") from error
     if version != FORMAT_VERSION:
