@@ -1,15 +1,11 @@
 """The command line: `spectrodiff synthesize | demo | train | prepare`."""
 
 import argparse
-import contextlib
-import os
-import pathlib
 import sys
 from collections.abc import Sequence
 
+from spectrodiff.commands import prepare, synthesize, train
 from spectrodiff.errors import InputError
-
-_ROOT = pathlib.Path(__file__).parent.parent  # a checkout's, where configs/ and examples/ lie
 
 
 class _Parser(argparse.ArgumentParser):
@@ -23,8 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a subcommand; what the user can mend ends as one line on stderr and exit status 2."""
     parser = _Parser(prog="spectrodiff", description="MIDI in, music out.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_synthesize, _add_demo, _add_train, _add_prepare):
-        add(commands)
+    for module in (synthesize, train, prepare):
+        module.add(commands)
     options = parser.parse_args(arguments)
     try:
         options.run(options)
@@ -34,212 +30,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("spectrodiff: interrupted", file=sys.stderr)
         sys.exit(130)
-
-
-# ---- synthesize, demo
-
-
-def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", default="demo", help="name or folder of the weights (default: demo)")
-    parser.add_argument("--steps", type=int, help="sampling steps (default: the checkpoint's)")
-    parser.add_argument("--sampler", help="ddpm, ddim or dpmpp (default: the checkpoint's)")
-    parser.add_argument("--guidance", type=float, help="weight of the notes, 1 is plain (default: the checkpoint's)")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same audio (default: 0)")
-    parser.add_argument(
-        "--on_overflow",
-        choices=("error", "thin"),
-        default="error",
-        help="what to do with a window of too many notes: refuse, or drop its quietest (default: error)",
-    )
-    parser.add_argument("--normalize", action="store_true", help="scale the audio to a peak of 0.9")
-    parser.add_argument("--max_minutes", type=float, default=60.0, help="refuse longer pieces (default: 60)")
-
-
-def _add_synthesize(commands) -> None:
-    parser = commands.add_parser("synthesize", help="turn a MIDI file into audio")
-    parser.add_argument("--midi", required=True, help="the MIDI file")
-    parser.add_argument("--out", required=True, help="the audio file to write: .wav, .flac or .ogg")
-    parser.add_argument("--plot", help="also draw notes, mel and waveform into this picture (.png, .pdf, .svg)")
-    parser.add_argument("--mel_out", help="also write the unscaled log-mel into this .npz, as `mel` [frames, 128]")
-    _add_sampling(parser)
-    parser.set_defaults(run=_synthesize)
-
-
-def _add_demo(commands) -> None:
-    parser = commands.add_parser("demo", help="turn the examples into audio")
-    parser.add_argument("--midi", nargs="+", default=None, help="other MIDI files (default: the examples)")
-    parser.add_argument("--out", default="out", help="folder for audio and pictures, made if need be (default: out)")
-    _add_sampling(parser)
-    parser.set_defaults(run=_demo)
-
-
-def _synthesize(options) -> None:
-    from spectrodiff.audio.files import check_audio_path
-    from spectrodiff.files import check_writable
-    from spectrodiff.plot import check_plot_path
-
-    check_audio_path(options.out)
-    if options.plot:
-        check_plot_path(options.plot)
-    if options.mel_out:
-        if pathlib.Path(options.mel_out).suffix != ".npz":
-            raise InputError(f"cannot write {options.mel_out}: give it the suffix .npz")
-        check_writable(options.mel_out)
-    _render(options, _load(options), options.midi, options.out, options.plot, options.mel_out)
-
-
-def _demo(options) -> None:
-    midis = sorted((_ROOT / "examples").glob("*.mid")) if options.midi is None else options.midi
-    if not midis:
-        raise InputError("the examples are only in a checkout of spectrodiff; name your own with --midi")
-    folder = pathlib.Path(options.out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
-    synthesizer = _load(options)
-    for midi in map(pathlib.Path, midis):
-        _render(options, synthesizer, midi, folder / f"{midi.stem}.wav", folder / f"{midi.stem}.png", None)
-
-
-def _load(options):
-    _keep_compiled_programs()
-    from spectrodiff.synthesizer import Synthesizer
-
-    synthesizer = Synthesizer.from_pretrained(options.checkpoint)
-    synthesizer.check_sampling(options.sampler, options.steps, options.guidance, options.seed)
-    return synthesizer
-
-
-def _render(options, synthesizer, midi, out, plot, mel_out) -> None:
-    """Renders one piece and writes it: nothing is written unless all of it succeeds."""
-    import time
-
-    import numpy as np
-    from tqdm import tqdm
-
-    from spectrodiff.audio.files import write_audio
-    from spectrodiff.audio.mel import HOP, SAMPLE_RATE
-    from spectrodiff.files import replacing
-    from spectrodiff.notes.midi import read_midi
-    from spectrodiff.plot import plot_piece
-
-    notes = read_midi(midi)
-    if notes.total_time > 60 * options.max_minutes:
-        raise InputError(
-            f"{midi} lasts {notes.total_time / 60:.0f} minutes, over the limit of {options.max_minutes:g}; "
-            "raise --max_minutes"
-        )
-    if options.on_overflow == "thin":
-        notes, dropped = synthesizer.tokenizer.thin(notes)
-        if dropped:
-            print(f"{midi}: dropped the {dropped} quietest notes of over-full windows", flush=True)
-    start = time.perf_counter()
-    mel = np.concatenate(list(synthesizer.mels(
-        notes,
-        steps=options.steps,
-        sampler=options.sampler,
-        guidance=options.guidance,
-        seed=options.seed,
-        progress=True,
-    )))  # fmt: skip
-    after_mel = time.perf_counter()
-    chunks = []
-    with tqdm(total=len(mel), desc="vocoding", unit="frame") as bar:
-        for chunk in synthesizer.vocoder.stream([mel]):
-            chunks.append(chunk)
-            bar.update(len(chunk) // HOP)
-    audio = np.concatenate(chunks)
-    if options.normalize:
-        audio = audio * (0.9 / max(float(np.abs(audio).max()), 1e-6))
-    end = time.perf_counter()
-    with contextlib.ExitStack() as files:  # each is complete before any takes its name
-        if mel_out:
-            np.savez_compressed(files.enter_context(replacing(mel_out)), mel=mel)
-        if plot:
-            plot_piece(files.enter_context(replacing(plot)), notes, mel, audio)
-        write_audio(files.enter_context(replacing(out)), audio)
-    length = len(audio) / SAMPLE_RATE
-    print(
-        f"{out}: {length:.1f} s of audio in {end - start:.1f} s ({length / (end - start):.1f}x realtime; "
-        f"spectrogram {after_mel - start:.1f} s, vocoder {end - after_mel:.1f} s)",
-        flush=True,
-    )
-
-
-def _keep_compiled_programs() -> None:
-    """Keeps XLA's programs between runs, so that only the first one waits for them."""
-    import jax
-
-    if not jax.config.jax_compilation_cache_dir:
-        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "spectrodiff" / "jax"
-        with contextlib.suppress(OSError):  # a home that cannot be written to: do without
-            cache.mkdir(parents=True, exist_ok=True)
-            jax.config.update("jax_compilation_cache_dir", str(cache))
-
-
-# ---- train
-
-
-def _add_train(commands) -> None:
-    parser = commands.add_parser("train", help="train a model from a gin config")
-    parser.add_argument("--gin_file", action="append", required=True, help="a config; may be given more than once")
-    parser.add_argument("--gin_param", action="append", default=[], help='one binding, such as "train.steps = 1000"')
-    parser.add_argument("--workdir", required=True, help="where checkpoints, logs and the exported weights go")
-    parser.set_defaults(run=_train)
-
-
-def _train(options) -> None:
-    _keep_compiled_programs()
-    import gin
-
-    from spectrodiff.training import loop, optimizers, spectrogram, vocoder  # noqa: F401 (configs refer to them)
-
-    paths = []
-    for path in options.gin_file:
-        found = next((at for at in (pathlib.Path(path).absolute(), _ROOT / path) if at.is_file()), None)
-        if found is None:
-            raise InputError(f"no config {path}; name a gin file, such as configs/tiny.gin")
-        paths.append(str(found))
-    gin.add_config_file_search_path(os.getcwd())
-    try:
-        with contextlib.chdir(_ROOT):  # where `include 'configs/base.gin'` is looked for, wherever one stands
-            gin.parse_config_files_and_bindings(paths, options.gin_param)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"cannot use the config: {' '.join(str(error).split())}") from error
-    for name in ("task", "optimizer", "steps"):
-        try:
-            gin.query_parameter(f"train.{name}")
-        except ValueError:
-            raise InputError(f"the config does not set train.{name}; include one of configs/ in it") from None
-    loop.train(options.workdir)
-
-
-# ---- prepare
-
-
-def _add_prepare(commands) -> None:
-    parser = commands.add_parser("prepare", help="prepare a corpus to train on")
-    corpora = parser.add_subparsers(dest="corpus", required=True, metavar="CORPUS")
-    rendered = corpora.add_parser("rendered", help="render MIDI from free packages through a SoundFont")
-    rendered.add_argument("--data_dir", required=True, help="folder of the corpus; an unfinished one is continued")
-    rendered.add_argument("--hours", type=float, default=24.0, help="hours of audio to reach (default: 24)")
-    rendered.add_argument("--seed", type=int, default=0, help="which of all possible corpora (default: 0)")
-    rendered.add_argument("--workers", type=int, help="processes (default: one per core)")
-    rendered.add_argument(
-        "--programs",
-        choices=("midi_class", "family"),
-        default="midi_class",
-        help="instruments: the first program of each family of eight, or any of it (default: midi_class)",
-    )
-    rendered.set_defaults(run=_prepare_rendered)
-
-
-def _prepare_rendered(options) -> None:
-    from spectrodiff.data.builders.rendered import prepare_rendered
-
-    if not options.hours > 0:
-        raise InputError(f"hours is {options.hours:g}; choose more than 0")
-    prepare_rendered(
-        options.data_dir, hours=options.hours, workers=options.workers, seed=options.seed, programs=options.programs
-    )

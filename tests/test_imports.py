@@ -13,6 +13,7 @@ RANKS = [
     {"models", "vocoder", "data"},
     {"pretrained", "synthesizer", "training", "plot"},
     {"evaluation"},
+    {"commands"},
     {"cli"},
     {"__main__", "__init__"},
 ]

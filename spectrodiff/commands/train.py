@@ -1,0 +1,42 @@
+"""`train`: a gin config to a trained model."""
+
+import contextlib
+import os
+import pathlib
+
+from spectrodiff.commands.common import ROOT, keep_compiled_programs
+from spectrodiff.errors import InputError
+
+
+def add(commands) -> None:
+    parser = commands.add_parser("train", help="train a model from a gin config")
+    parser.add_argument("--gin_file", action="append", required=True, help="a config; may be given more than once")
+    parser.add_argument("--gin_param", action="append", default=[], help='one binding, such as "train.steps = 1000"')
+    parser.add_argument("--workdir", required=True, help="where checkpoints, logs and the exported weights go")
+    parser.set_defaults(run=_train)
+
+
+def _train(options) -> None:
+    keep_compiled_programs()
+    import gin
+
+    from spectrodiff.training import loop, optimizers, spectrogram, vocoder  # noqa: F401 (configs refer to them)
+
+    paths = []
+    for path in options.gin_file:
+        found = next((at for at in (pathlib.Path(path).absolute(), ROOT / path) if at.is_file()), None)
+        if found is None:
+            raise InputError(f"no config {path}; name a gin file, such as configs/tiny.gin")
+        paths.append(str(found))
+    gin.add_config_file_search_path(os.getcwd())
+    try:
+        with contextlib.chdir(ROOT):  # where `include 'configs/base.gin'` is looked for, wherever one stands
+            gin.parse_config_files_and_bindings(paths, options.gin_param)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"cannot use the config: {' '.join(str(error).split())}") from error
+    for name in ("task", "optimizer", "steps"):
+        try:
+            gin.query_parameter(f"train.{name}")
+        except ValueError:
+            raise InputError(f"the config does not set train.{name}; include one of configs/ in it") from None
+    loop.train(options.workdir)
