@@ -1,49 +1,20 @@
 """MIDI files to notes and back."""
 
-import contextlib
-import dataclasses
-import io
 import os
 import pathlib
-import warnings
 
 import mido
 import numpy as np
-from jaxtyping import Bool, Float64, Int32
 
 from spectrodiff.errors import InputError
 from spectrodiff.files import replacing
+from spectrodiff.notes.sequence import Notes, import_note_seq, notes_of
 
 _TICKS_PER_BEAT = 1000  # written at 120 beats a minute: a tick is half a millisecond
 # Parsing fills a table of float64 up to the last tick. Four hours at 960 a beat and 200 beats a minute are 46 million.
 _MAX_TICK = 50_000_000
 _META, _TEMPO, _END_OF_TRACK, _PRIVATE = 0xFF, 0x51, 0x2F, 0x7F
 _MESSAGE_BYTES = {0x80: 2, 0x90: 2, 0xA0: 2, 0xB0: 2, 0xC0: 1, 0xD0: 1, 0xE0: 2}  # data bytes by kind of message
-
-
-@dataclasses.dataclass(frozen=True)
-class Notes:
-    """The notes of a piece, one array element each, sustain pedal already applied.
-
-    Times are float64 seconds; pitch, velocity (1..127) and program (0..127) are int32; a drum hit's program is 0.
-    `total_time` is the end of the piece in seconds, never before the last note's end.
-    """
-
-    start: Float64[np.ndarray, " notes"]
-    end: Float64[np.ndarray, " notes"]
-    pitch: Int32[np.ndarray, " notes"]
-    velocity: Int32[np.ndarray, " notes"]
-    program: Int32[np.ndarray, " notes"]
-    is_drum: Bool[np.ndarray, " notes"]
-    total_time: float
-
-    def __len__(self) -> int:
-        return len(self.start)
-
-    def select(self, index: Bool[np.ndarray, " notes"] | Int32[np.ndarray, " m"]) -> "Notes":
-        """The notes at `index`, a mask or positions, of a piece that is as long as before."""
-        arrays = {f.name: getattr(self, f.name)[index] for f in dataclasses.fields(self) if f.name != "total_time"}
-        return Notes(**arrays, total_time=self.total_time)
 
 
 def read_midi(path: str | os.PathLike) -> Notes:
@@ -57,10 +28,7 @@ def read_midi(path: str | os.PathLike) -> Notes:
       InputError: `path` is missing, unreadable, a folder, empty, not MIDI, cut short or corrupt, keeps time in SMPTE
         frames, or holds no notes.
     """
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.filterwarnings("ignore", message=".*ffmpeg")  # pydub, which nothing here uses
-        import note_seq  # heavy: a second or more; and pyfluidsynth, which it finds, talks where CI is set
-
+    note_seq = import_note_seq()
     path = pathlib.Path(path)
     try:
         data = path.read_bytes()
@@ -88,20 +56,7 @@ def read_midi(path: str | os.PathLike) -> Notes:
     if not sequence.notes:
         raise InputError(f"{path} holds no notes; name a MIDI file that does")
 
-    def column(name, dtype):
-        return np.array([getattr(note, name) for note in sequence.notes], dtype)
-
-    is_drum = column("is_drum", bool)
-    end = column("end_time", np.float64)
-    return Notes(
-        start=column("start_time", np.float64),
-        end=end,
-        pitch=column("pitch", np.int32),
-        velocity=column("velocity", np.int32),
-        program=np.where(is_drum, 0, column("program", np.int32)).astype(np.int32),
-        is_drum=is_drum,
-        total_time=float(max(sequence.total_time, end.max())),  # a pedal lifted early can leave drums beyond the former
-    )
+    return notes_of(sequence)
 
 
 def write_midi(notes: Notes, path: str | os.PathLike) -> None:

@@ -1,0 +1,1 @@
+"""Corpora as their authors distribute them, and how they become datasets."""
