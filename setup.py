@@ -20,6 +20,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "grain>=0.2.18",
+        "beartype>=0.18",
         "gin-config>=0.5",
         "jaxtyping>=0.3",
         "matplotlib>=3.8",
@@ -33,12 +34,13 @@ setup(
     ],
     extras_require={
         "render": ["music21>=9"],  # and pyfluidsynth, installed with --no-deps: see the Makefile
+        "onnx": ["onnxruntime>=1.19"],
         "eval": ["mir_eval>=0.7", "onnxruntime>=1.17"],
         "tf": ["tensorflow>=2.16"],
         "beam": ["apache-beam>=2.60"],
-        "peers": ["diffusers==0.42.1", "torch==2.13.0", "transformers==5.16.1"],
+        "peers": ["diffusers==0.42.1", "note-seq==0.0.5", "torch==2.13.0", "transformers==5.16.1"],
         "app": ["gradio>=5"],
-        "dev": ["beartype>=0.18", "hypothesis>=6.100", "pytest>=8", "ruff>=0.6"],
+        "dev": ["hypothesis>=6.100", "onnx>=1.17", "onnxruntime>=1.19", "pytest>=8", "ruff>=0.6"],
     },
     entry_points={"console_scripts": ["spectrodiff = spectrodiff.cli:main"]},
 )

@@ -3,6 +3,8 @@
 import contextlib
 import os
 import pathlib
+import typing
+from typing import Any
 
 from spectrodiff.commands.common import ROOT, keep_compiled_programs
 from spectrodiff.errors import InputError
@@ -28,6 +30,7 @@ def _train(options) -> None:
         if found is None:
             raise InputError(f"no config {path}; name a gin file, such as configs/tiny.gin")
         paths.append(str(found))
+    gin.config.register_finalize_hook(_check_types)
     gin.add_config_file_search_path(os.getcwd())
     try:
         with contextlib.chdir(ROOT):  # where `include 'configs/base.gin'` is looked for, wherever one stands
@@ -40,3 +43,20 @@ def _train(options) -> None:
         except ValueError:
             raise InputError(f"the config does not set train.{name}; include one of configs/ in it") from None
     loop.train(options.workdir)
+
+
+def _check_types(config: dict[tuple[str, str], dict[str, Any]]) -> None:
+    """Raises InputError for the first binding whose value is of another type than its parameter."""
+    import gin
+    from beartype import BeartypeConf
+    from beartype.door import is_bearable
+
+    numbers = BeartypeConf(is_pep484_tower=True)  # an int will do for a float
+    for (_, selector), bindings in config.items():
+        hints = typing.get_type_hints(gin.get_configurable(selector))
+        for name, value in bindings.items():
+            if name not in hints or isinstance(value, gin.config.ConfigurableReference):
+                continue
+            if not is_bearable(value, hints[name], conf=numbers):
+                kind = getattr(hints[name], "__name__", hints[name])
+                raise InputError(f"the config binds {selector.split('.')[-1]}.{name} to {value!r}, which is no {kind}")
