@@ -6,7 +6,7 @@ import pathlib
 import typing
 from typing import Any
 
-from spectrodiff.commands.common import ROOT, keep_compiled_programs
+from spectrodiff.commands.common import ROOT, keep_compiled_programs, keep_freed_memory
 from spectrodiff.errors import InputError
 
 
@@ -19,6 +19,7 @@ def add(commands) -> None:
 
 
 def _train(options) -> None:
+    keep_freed_memory()
     keep_compiled_programs()
     import gin
 
