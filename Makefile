@@ -1,5 +1,7 @@
 # make demo   sets everything up and renders examples/*.mid to out/
 # make test   sets everything up and passes the tests
+# make peers  compares with another implementation of the published models
+# make tf     tests what needs TensorFlow
 # make data   renders a training corpus to data/rendered (HOURS=24)
 PYTHON ?= python3
 HOURS ?= 24
@@ -7,7 +9,7 @@ BIN := .venv/bin
 SYSTEM := libfluidsynth3 fluidr3mono-gm-soundfont mma freedoom freedm
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test lint data system clean
+.PHONY: demo test lint peers tf data system clean
 
 demo: .venv/ready
 	$(BIN)/spectrodiff demo --out out --normalize
@@ -18,6 +20,13 @@ test: .venv/ready-dev lint
 lint: .venv/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+peers: .venv/ready-dev .venv-peers/ready
+	SPECTRODIFF_PEERS=.venv-peers/bin/python $(BIN)/python -m pytest tests/peers
+
+tf: .venv-tf/ready
+	.venv-tf/bin/python -c "import tensorflow"
+	.venv-tf/bin/python -m pytest tests/test_saved_model.py
 
 data: .venv/ready-dev
 	$(BIN)/spectrodiff prepare rendered --data_dir data/rendered --hours $(HOURS)
@@ -34,6 +43,19 @@ data: .venv/ready-dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps pyfluidsynth
 	touch $@
 
+# The extra `peers`, read from setup.py, and nothing else of ours. PyTorch is its CPU wheel where pip's indexes offer it.
+.venv-peers/ready: .venv/ready
+	test -x .venv-peers/bin/pip || $(PYTHON) -m venv .venv-peers
+	$(BIN)/python -c "import importlib.metadata as m; print(*(r.split(';')[0] for r in m.requires('spectrodiff') \
+		if 'extra == \"peers\"' in r), sep='\n')" >.venv-peers/requirements.txt
+	.venv-peers/bin/pip install --quiet --disable-pip-version-check -r .venv-peers/requirements.txt
+	touch $@
+
+.venv-tf/ready: setup.py
+	test -x .venv-tf/bin/pip || $(PYTHON) -m venv .venv-tf
+	.venv-tf/bin/pip install --quiet --disable-pip-version-check -e ".[dev,tf]"
+	touch $@
+
 # What rendering a corpus needs from the system. Without the rights to install it, say so; its tests are then skipped.
 system:
 	@if dpkg -s $(SYSTEM) >/dev/null 2>&1; then :; \
@@ -43,4 +65,4 @@ system:
 	else echo "for rendering a corpus, install: $(SYSTEM)"; fi
 
 clean:
-	rm -rf .venv out build *.egg-info
+	rm -rf .venv .venv-peers .venv-tf out build *.egg-info

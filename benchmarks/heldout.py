@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from spectrodiff.audio.mel import scale_mel, unscale_mel
 from spectrodiff.data.windows import load_pieces, read_split
+from spectrodiff.pretrained.formats import open_checkpoint
 from spectrodiff.pretrained.hub import find_checkpoint
-from spectrodiff.pretrained.native import SPECTROGRAM, load
 from spectrodiff.synthesizer import Synthesizer
 from spectrodiff.training import state as states
 from spectrodiff.training.spectrogram import NATS, SpectrogramTask, mel_l1
@@ -33,7 +33,8 @@ def main() -> None:
     parser.add_argument("--plot", help="picture of three windows: true above, sampled below")
     options = parser.parse_args()
 
-    model, config = load(find_checkpoint(options.checkpoint), SPECTROGRAM)
+    found = open_checkpoint(find_checkpoint(options.checkpoint))
+    model, config = found.build(), found.config
     graph, params, buffers = states.split(model)
     task = SpectrogramTask(options.data_dir, config, heldout_windows=options.windows, heldout_split=options.split)
     target, mask = task.heldout["target"], task.heldout["target_mask"]

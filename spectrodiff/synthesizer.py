@@ -1,6 +1,7 @@
 """MIDI in, music out: windows in order, each hearing the one before, made audible as they come."""
 
 import dataclasses
+import importlib.util
 import os
 from collections.abc import Iterator
 
@@ -19,9 +20,12 @@ from spectrodiff.models.sampling import window_sampler
 from spectrodiff.models.spectrogram_model import SpectrogramModel
 from spectrodiff.notes.midi import Notes, read_midi
 from spectrodiff.notes.tokenizer import NoteTokenizer
+from spectrodiff.pretrained.formats import Checkpoint, open_checkpoint
 from spectrodiff.pretrained.hub import find_checkpoint
-from spectrodiff.pretrained.native import SPECTROGRAM, VOCODER, holds, load
+from spectrodiff.pretrained.native import VOCODER, holds, load
+from spectrodiff.pretrained.vocoders import find_vocoder
 from spectrodiff.vocoder.griffin_lim import GriffinLim
+from spectrodiff.vocoder.onnx import OnnxVocoder
 from spectrodiff.vocoder.streaming import MelGAN, Vocoder
 
 _BUCKETS = (512, 1024)  # lengths that token windows are padded to, besides the longest: one compiled program each
@@ -29,6 +33,17 @@ RING_OUT = 1.0  # seconds kept after the last note's end, as far as the publishe
 MAX_STEPS = 1000
 MAX_GUIDANCE = 20.0
 MAX_SEEDS = 2**32
+
+
+def _vocoder_of(checkpoint: Checkpoint) -> Vocoder:
+    """The vocoder that lies with the weights, where it can be played, else Griffin-Lim."""
+    if holds(checkpoint.folder, VOCODER):
+        return MelGAN(load(checkpoint.folder, VOCODER)[0])
+    if checkpoint.onnx_vocoder is not None:
+        if importlib.util.find_spec("onnxruntime"):
+            return OnnxVocoder(checkpoint.onnx_vocoder)
+        print(f'{checkpoint.onnx_vocoder} needs pip install "spectrodiff[onnx]"; Griffin-Lim plays instead', flush=True)
+    return GriffinLim()
 
 
 class Synthesizer:
@@ -49,17 +64,20 @@ class Synthesizer:
         self._sample_window = window_sampler(graph, config.diffusion)
 
     @classmethod
-    def from_pretrained(cls, checkpoint: str | os.PathLike = "demo") -> "Synthesizer":
-        """The synthesizer of a named checkpoint, or of a folder that training exported.
+    def from_pretrained(
+        cls, checkpoint: str | os.PathLike = "demo", vocoder: str | os.PathLike | None = None
+    ) -> "Synthesizer":
+        """The synthesizer of a checkpoint: a name, `hf://owner/name`, or a folder (ours, diffusers' or T5X's).
 
-        A MelGAN in the folder is the vocoder; without one it is Griffin-Lim.
+        `vocoder` is what `find_vocoder` knows by name or path. Without it, it is what lies with the weights, a MelGAN
+        of ours or the published one (which needs onnxruntime), else Griffin-Lim.
 
         Raises:
-          InputError: there is no such checkpoint, or it cannot be read.
+          InputError: there is no such checkpoint or vocoder, or it cannot be read.
         """
-        folder = find_checkpoint(checkpoint)
-        vocoder = MelGAN(load(folder, VOCODER)[0]) if holds(folder, VOCODER) else GriffinLim()
-        return cls(*load(folder, SPECTROGRAM), vocoder)
+        chosen = None if vocoder is None else find_vocoder(vocoder)
+        found = open_checkpoint(find_checkpoint(checkpoint))
+        return cls(found.build(), found.config, chosen or _vocoder_of(found))
 
     def __call__(self, midi: str | os.PathLike | Notes, **options) -> Float[np.ndarray, " s"]:
         """Audio of a piece, float32 at 16 kHz. Takes the options of `mels`."""

@@ -27,7 +27,7 @@ def folder(tmp_path):
 @pytest.fixture
 def loaded(synthesizer, monkeypatch):
     """Spares loading the checkpoint, and compiling it, anew."""
-    monkeypatch.setattr(Synthesizer, "from_pretrained", lambda checkpoint: synthesizer)
+    monkeypatch.setattr(Synthesizer, "from_pretrained", lambda *_: synthesizer)
     return synthesizer
 
 

@@ -89,7 +89,7 @@ def test_tracks_programs_and_drums(midi):
         )
     )
     assert rows(notes) == [(0.0, 0.125, 36, 80, "drum"), (0.0, 0.25, 60, 80, 7), (0.0, 0.5, 60, 80, 40)]
-    assert notes.program[notes.is_drum].tolist() == [0]  # whatever the kit
+    assert notes.program[notes.is_drum].tolist() == [25]  # the kit
 
 
 def test_a_program_change_mid_channel(midi):

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 from flax import nnx
 from inputs import OURS, PAPER
+from safetensors.numpy import load_file
 
 from spectrodiff.config import GeneratorConfig
 from spectrodiff.errors import InputError
 from spectrodiff.models.layers import Buffer
-from spectrodiff.pretrained.native import SPECTROGRAM, VOCODER, flatten, holds, load, load_arrays, save, save_arrays
+from spectrodiff.pretrained.arrays import save_arrays
+from spectrodiff.pretrained.native import SPECTROGRAM, VOCODER, flatten, holds, load, save
 from spectrodiff.vocoder.generator import Generator
 
 WEIGHTS, CONFIG = "spectrogram.safetensors", "spectrogram.json"
@@ -63,7 +65,7 @@ def test_half_precision_halves_the_file_and_is_loaded_as_single(tmp_path, folder
 
 
 def test_parameters_have_readable_names_and_the_card_is_kept(folder):
-    assert "decoder.blocks.0.mlp.wo.kernel" in load_arrays(folder / WEIGHTS)
+    assert "decoder.blocks.0.mlp.wo.kernel" in load_file(folder / WEIGHTS)
     assert json.loads((folder / CONFIG).read_text())["card"] == {"steps": 7}
 
 
@@ -88,7 +90,7 @@ def edit_shape(arrays):
     ],
 )
 def test_weights_that_do_not_fit_are_named(folder, edit, message):
-    arrays = load_arrays(folder / WEIGHTS)
+    arrays = load_file(folder / WEIGHTS)
     edit(arrays)
     save_arrays(folder / WEIGHTS, arrays)
     with pytest.raises(InputError, match=message):

@@ -103,6 +103,13 @@ def test_exact_times_order_events_within_a_step():
     ]
 
 
+@pytest.mark.parametrize("program_map", ["full", "midi_class", "flat", "slakh"])
+def test_hits_at_one_time_are_sorted_by_kit_then_pitch(program_map):
+    notes = notes_of((0.1, 0.2, 36, 80, "drum"), (0.1, 0.2, 50, 80, "drum"), (0.1, 0.2, 51, 80, "drum"))
+    kits = dataclasses.replace(notes, program=np.array([7, 5, 0], np.int32))
+    assert windows(kits, program_map=program_map) == [[TIE, shift(10), ON, drum(51), drum(50), drum(36), EOS]]
+
+
 def test_drums_have_no_off_and_no_program():
     notes = notes_of((0.1, 0.4, 36, 80, "drum"), (0.2, 0.3, 60, 80, 7))
     assert windows(notes) == [

@@ -14,7 +14,12 @@ def add(commands) -> None:
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", default="demo", help="name or folder of the weights (default: demo)")
+    parser.add_argument("--checkpoint", default="demo", help="name or folder of the weights, or hf://owner/name (default: demo)")
+    parser.add_argument(
+        "--vocoder",
+        help="griffin_lim, a folder that training exported with a MelGAN, an .onnx file or the folder of a SavedModel "
+        "(default: the checkpoint's)",
+    )
     parser.add_argument("--steps", type=int, help="sampling steps (default: the checkpoint's)")
     parser.add_argument("--sampler", help="ddpm, ddim or dpmpp (default: the checkpoint's)")
     parser.add_argument("--guidance", type=float, help="weight of the notes, 1 is plain (default: the checkpoint's)")
@@ -80,7 +85,7 @@ def _load(options):
     keep_compiled_programs()
     from spectrodiff.synthesizer import Synthesizer
 
-    synthesizer = Synthesizer.from_pretrained(options.checkpoint)
+    synthesizer = Synthesizer.from_pretrained(options.checkpoint, options.vocoder)
     synthesizer.check_sampling(options.sampler, options.steps, options.guidance, options.seed)
     return synthesizer
 

@@ -63,7 +63,8 @@ def write_midi(notes: Notes, path: str | os.PathLike) -> None:
     """Writes a MIDI file of one track per program and one of drums; times are rounded to half a millisecond.
 
     A note shorter than that lasts that long, and notes of one program and pitch that overlap end together, as MIDI
-    has it. With over 15 programs some share a channel, which readers that mind tracks (ours) tell apart.
+    has it. All drums get kit 0. With over 15 programs some share a channel, which readers that mind tracks (ours) tell
+    apart.
 
     Raises:
       InputError: `path` cannot be written.

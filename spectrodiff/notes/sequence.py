@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float64, Int32
 class Notes:
     """The notes of a piece, one array element each, sustain pedal already applied.
 
-    Times are float64 seconds; pitch, velocity (1..127) and program (0..127) are int32; a drum hit's program is 0.
+    Times are float64 seconds; pitch, velocity (1..127) and program (0..127) are int32; a drum hit's program is its
+    kit, of which tokens know only the order of hits at one time.
     `total_time` is the end of the piece in seconds, never before the last note's end.
     """
 
@@ -59,7 +60,7 @@ def to_note_sequence(notes: Notes) -> bytes:
 
 
 def from_note_sequence(data: bytes) -> Notes:
-    """The notes of a serialised NoteSequence, a sustain pedal in it applied; a drum hit's program is 0."""
+    """The notes of a serialised NoteSequence, a sustain pedal in it applied."""
     note_seq = import_note_seq()
     sequence = note_seq.NoteSequence.FromString(data)
     return notes_of(note_seq.apply_sustain_control_changes(sequence) if sequence.control_changes else sequence)
@@ -69,13 +70,12 @@ def notes_of(sequence) -> Notes:
     """The columns of a NoteSequence whose pedal has been applied."""
     rows = [(n.start_time, n.end_time, n.pitch, n.velocity, n.program, n.is_drum) for n in sequence.notes]
     start, end, pitch, velocity, program, is_drum = np.array(rows, np.float64).reshape(-1, 6).T
-    drum = is_drum.astype(bool)
     return Notes(
         start=start,
         end=end,
         pitch=pitch.astype(np.int32),
         velocity=velocity.astype(np.int32),
-        program=np.where(drum, 0, program).astype(np.int32),
-        is_drum=drum,
+        program=program.astype(np.int32),
+        is_drum=is_drum.astype(bool),
         total_time=float(max(sequence.total_time, end.max(initial=0.0))),  # drums may outlast a pedal lifted early
     )

@@ -102,7 +102,8 @@ class NoteTokenizer:
         index = np.flatnonzero(notes.is_drum | (notes.end > notes.start))
         program = notes.program
         if self.config.program_map == "slakh":
-            program = _SLAKH[np.searchsorted(_SLAKH, program, side="right") - 1]
+            nearest = _SLAKH[np.searchsorted(_SLAKH, program, side="right") - 1]
+            program = np.where(notes.is_drum, program, nearest)  # a drum's is its kit, and orders it as published
         index = index[np.lexsort((notes.pitch[index], program[index], notes.is_drum[index]))]
         ending = index[~notes.is_drum[index]]
         note = np.concatenate([ending, index])

@@ -2,18 +2,31 @@
 
 import os
 import pathlib
+import re
 
 from spectrodiff.errors import InputError
 
 _WEIGHTS = pathlib.Path(__file__).parent / "weights"
+_HUB = "hf://"
+# What is read of each format; safetensors before what holds the same in pickles.
+_NEEDED = [
+    *("spectrogram.json", "spectrogram.safetensors", "vocoder.json", "vocoder.safetensors"),
+    *("model_index.json", "*/config.json", "*/diffusion_pytorch_model.safetensors", "melgan/model.onnx"),
+    *("config.gin", "checkpoint_*/checkpoint", "checkpoint_*/target.*"),
+]
+_PICKLES = "*/diffusion_pytorch_model.bin"
 
 
 def find_checkpoint(checkpoint: str | os.PathLike) -> pathlib.Path:
-    """The folder of a checkpoint that comes with the package, or `checkpoint` itself where it is a folder.
+    """The folder of a checkpoint that comes with the package or from a hub, or `checkpoint` itself where it is one.
+
+    `hf://owner/name` is downloaded once; without a network it is what was downloaded before.
 
     Raises:
-      InputError: it is neither.
+      InputError: it is none of these, or cannot be downloaded.
     """
+    if str(checkpoint).startswith(_HUB):
+        return _download(str(checkpoint))
     path = pathlib.Path(checkpoint)
     names = (
         sorted(folder.name for folder in _WEIGHTS.iterdir() if (folder / "spectrogram.json").is_file())
@@ -25,4 +38,21 @@ def find_checkpoint(checkpoint: str | os.PathLike) -> pathlib.Path:
     if path.is_dir():
         return path
     known = f"one of {', '.join(names)}, or " if names else ""
-    raise InputError(f"no checkpoint {str(checkpoint)!r}: give {known}a folder that training exported")
+    raise InputError(f"no checkpoint {str(checkpoint)!r}: give {known}a folder of weights, or hf://owner/name")
+
+
+def _download(name: str) -> pathlib.Path:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository := name.removeprefix(_HUB)):
+        raise InputError(f"no checkpoint {name!r}: give hf://owner/name")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise InputError(f'{name} needs huggingface_hub: pip install "spectrodiff[hub]"') from error
+    try:
+        folder = pathlib.Path(snapshot_download(repository, allow_patterns=_NEEDED))
+        if (folder / "model_index.json").is_file() and not list(folder.glob("*/*.safetensors")):
+            folder = pathlib.Path(snapshot_download(repository, allow_patterns=[*_NEEDED, _PICKLES]))
+    except Exception as error:  # those of the network share no class
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"cannot get {name} from the hub, and the cache does not hold it: {reason}") from error
+    return folder

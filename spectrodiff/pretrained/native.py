@@ -2,12 +2,12 @@
 
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 from flax import nnx
 
 from spectrodiff.config import GeneratorConfig, SpectrogramConfig, from_dict, to_dict
@@ -15,6 +15,7 @@ from spectrodiff.errors import InputError
 from spectrodiff.files import replacing
 from spectrodiff.models.layers import Buffer
 from spectrodiff.models.spectrogram_model import SpectrogramModel
+from spectrodiff.pretrained.arrays import SafetensorsArrays, checked, save_arrays
 from spectrodiff.vocoder.generator import Generator
 
 FORMAT_VERSION = 1
@@ -25,38 +26,16 @@ def flatten(state: nnx.State) -> dict[str, np.ndarray]:
     return {".".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(state)}
 
 
-def save_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    with replacing(path) as temporary:
-        safetensors.numpy.save_file(arrays, temporary)
-
-
-def load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file.
-
-    Raises:
-      InputError: the file is missing, truncated or not safetensors.
-    """
-    try:
-        return safetensors.numpy.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(f"cannot read weights {path}: {error}") from error
-
-
-def unflatten_into(state: nnx.State, arrays: dict[str, np.ndarray], where: str) -> nnx.State:
+def unflatten_into(state: nnx.State, arrays: Mapping[str, np.ndarray], where: str) -> nnx.State:
     """`state` (abstract or real) with its leaves replaced by `arrays`, in the state's own types.
 
-    Raises:
-      InputError: a parameter is missing, unknown or of another shape; the message names it.
+    With arrays that are read when asked for there is never a second copy of all. Raises as `checked`.
     """
-    flat = dict(nnx.to_flat_state(state))
-    names = {".".join(map(str, path)): path for path in flat}
-    for name in sorted(names.keys() ^ arrays.keys()):
-        raise InputError(f"{where} {'lacks' if name in names else 'has the unknown'} parameter {name}")
-    for name, path in names.items():
-        leaf = flat[path]
-        if leaf.shape != arrays[name].shape:
-            raise InputError(f"{where}: parameter {name} has shape {arrays[name].shape}, expected {leaf.shape}")
-        flat[path] = leaf.replace(jnp.asarray(arrays[name], leaf.dtype))
+    leaves = {".".join(map(str, path)): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
+    flat = {}
+    for name, array in checked(arrays, {name: leaf.shape for name, (_, leaf) in leaves.items()}, where):
+        path, leaf = leaves[name]
+        flat[path] = leaf.replace(jnp.asarray(array, leaf.dtype))
     return nnx.from_flat_state(flat)
 
 
@@ -72,14 +51,43 @@ SPECTROGRAM = Kind("spectrogram", SpectrogramConfig, SpectrogramModel)
 VOCODER = Kind("vocoder", GeneratorConfig, Generator)
 
 
+class _OneKey(nnx.Rngs):
+    """Shapes need no randomness, and to count keys takes far longer than all else about an abstract network."""
+
+    def params(self):
+        return jax.random.key(0)
+
+
+def _abstract(kind: Kind, config: Any) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """The structure of a network, what is stored of it, and the rest; nothing is initialised."""
+    abstract = nnx.eval_shape(lambda: kind.network(config, rngs=_OneKey(0)))
+    return nnx.split(abstract, nnx.Any(nnx.Param, Buffer), ...)
+
+
+def shapes_of(kind: Kind, config: Any) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter of a network, by its dotted path."""
+    return {".".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(_abstract(kind, config)[1])}
+
+
+def build(kind: Kind, config: Any, arrays: Mapping[str, np.ndarray], where: str) -> nnx.Module:
+    """The network of `config` around `arrays`, without initialising parameters first. Raises as `checked`."""
+    graph, state, rest = _abstract(kind, config)
+    return nnx.merge(graph, unflatten_into(state, arrays, where), rest)
+
+
 def save(
     folder: pathlib.Path, kind: Kind, network: nnx.Module, config: Any, card: dict, dtype: str = "float32"
 ) -> None:
     """Writes `network` into `folder`; `card` is any JSON about where it comes from. `dtype` float16 halves the file."""
+    arrays = flatten(nnx.state(network, nnx.Any(nnx.Param, Buffer)))
+    write(folder, kind, {name: array.astype(dtype) for name, array in arrays.items()}, config, card)
+
+
+def write(folder: pathlib.Path, kind: Kind, arrays: Mapping[str, np.ndarray], config: Any, card: dict) -> None:
+    """Writes `arrays` as they are, with the config and card that go with them, into `folder`."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = flatten(nnx.state(network, nnx.Any(nnx.Param, Buffer)))
-    save_arrays(folder / f"{kind.name}.safetensors", {name: array.astype(dtype) for name, array in arrays.items()})
+    save_arrays(folder / f"{kind.name}.safetensors", arrays)
     description = {"format_version": FORMAT_VERSION, "config": to_dict(config), "card": card}
     with replacing(folder / f"{kind.name}.json") as temporary:
         temporary.write_text(json.dumps(description, indent=2) + "\n")
@@ -90,22 +98,33 @@ def holds(folder: pathlib.Path, kind: Kind) -> bool:
     return (pathlib.Path(folder) / f"{kind.name}.json").is_file()
 
 
+def read(folder: pathlib.Path, kind: Kind) -> tuple[Any, Mapping[str, np.ndarray], dict]:
+    """Config, arrays and card that `save` wrote; the arrays are read when asked for.
+
+    Raises:
+      InputError: files are missing, damaged, or from another version.
+    """
+    path = pathlib.Path(folder) / f"{kind.name}.json"
+    try:
+        description = json.loads(path.read_text())
+        version, values, card = (
+            description["format_version"],
+            {**description["config"]},
+            {**description.get("card", {})},
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder} is not a spectrodiff checkpoint: {path.name} is missing or damaged") from error
+    if version != FORMAT_VERSION:
+        raise InputError(f"{path} has format version {version}, this spectrodiff reads {FORMAT_VERSION}: upgrade it")
+    config = from_dict(kind.config, values, str(path))
+    return config, SafetensorsArrays(path.with_suffix(".safetensors")), card
+
+
 def load(folder: pathlib.Path, kind: Kind) -> tuple[nnx.Module, Any]:
     """The network and the config that `save` wrote, without initialising parameters first.
 
     Raises:
       InputError: files are missing, from another version, or do not fit each other.
     """
-    path = pathlib.Path(folder) / f"{kind.name}.json"
-    try:
-        description = json.loads(path.read_text())
-        version, values = description["format_version"], {**description["config"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder} is not a spectrodiff checkpoint: {path.name} is missing or damaged") from error
-    if version != FORMAT_VERSION:
-        raise InputError(f"{path} has format version {version}, this spectrodiff reads {FORMAT_VERSION}: upgrade it")
-    config = from_dict(kind.config, values, str(path))
-    abstract = nnx.eval_shape(lambda: kind.network(config, rngs=nnx.Rngs(0)))
-    graph, state, rest = nnx.split(abstract, nnx.Any(nnx.Param, Buffer), ...)
-    weights = path.with_suffix(".safetensors")
-    return nnx.merge(graph, unflatten_into(state, load_arrays(weights), str(weights)), rest), config
+    config, arrays, _ = read(folder, kind)
+    return build(kind, config, arrays, str(pathlib.Path(folder) / f"{kind.name}.safetensors")), config

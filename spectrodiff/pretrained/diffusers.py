@@ -1,0 +1,194 @@
+"""Weights in the layout of the diffusers library: a folder of three stacks, their linear weights transposed."""
+
+import json
+import pathlib
+from collections import ChainMap
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from spectrodiff.audio.mel import MEL_BINS
+from spectrodiff.config import (
+    WINDOW_FRAMES,
+    DiffusionConfig,
+    ModelConfig,
+    SpectrogramConfig,
+    TokenizerConfig,
+    to_dict,
+)
+from spectrodiff.errors import InputError
+from spectrodiff.files import replacing
+from spectrodiff.pretrained.arrays import Renamed, SafetensorsArrays, save_arrays
+from spectrodiff.pretrained.names import names
+from spectrodiff.pretrained.torch_file import TorchArrays
+
+INDEX = "model_index.json"
+ONNX_VOCODER = pathlib.PurePath("melgan", "model.onnx")
+# Library and class of each stack as in the published index. Release 0.42.1 has moved the encoders: it finds them once
+# `diffusers.pipelines.spectrogram_diffusion` is set to `diffusers.pipelines.deprecated.spectrogram_diffusion`.
+_STACKS = {
+    "notes_encoder": ["spectrogram_diffusion", "SpectrogramNotesEncoder"],
+    "continuous_encoder": ["spectrogram_diffusion", "SpectrogramContEncoder"],
+    "decoder": ["diffusers", "T5FilmDecoder"],
+}
+_WEIGHTS = "diffusion_pytorch_model"
+_CONFIG = "config.json"
+# Ancestral sampling of the released models (Hawthorne et al. 2022) in diffusers' terms; all else is its default.
+_SCHEDULER = {"beta_schedule": "squaredcos_cap_v2", "variance_type": "fixed_large", "num_train_timesteps": 1000}
+
+
+def read(folder: pathlib.Path) -> tuple[SpectrogramConfig, Mapping[str, np.ndarray]]:
+    """Config and arrays, by our names, of a folder that diffusers' SpectrogramDiffusionPipeline reads.
+
+    Raises:
+      InputError: a file is missing or damaged, parameters are missing or too many, or it is another network than ours.
+    """
+    model = _read_model(folder)
+    stacks = []
+    for stack in _STACKS:
+        arrays = _read_weights(folder / stack)
+        stacks.append(Renamed(arrays, {f"{stack}.{name}": name for name in arrays}, str(folder)))
+    table = names(model)
+    arrays = Renamed(
+        ChainMap(*stacks),
+        {name.ours: name.diffusers for name in table},
+        str(folder),
+        linear=[name.ours for name in table if name.linear],
+    )
+    return SpectrogramConfig(tokenizer=_tokenizer(model), model=model), arrays
+
+
+def write(
+    folder: pathlib.Path,
+    config: SpectrogramConfig,
+    parameters: Iterable[tuple[str, np.ndarray]],
+    *,
+    with_vocoder: bool,
+) -> None:
+    """Writes `parameters`, by our names, into the empty `folder`, for diffusers' SpectrogramDiffusionPipeline.
+
+    `with_vocoder` says that a vocoder will lie at `ONNX_VOCODER`.
+
+    Raises:
+      InputError: the model has what diffusers does not know; that is found out before a parameter is taken.
+    """
+    _refuse_options(config)
+    arrays, table = dict(parameters), names(config.model)
+    for stack, stack_config in _stack_configs(config.model).items():
+        (folder / stack).mkdir()
+        theirs = {
+            name.diffusers.removeprefix(f"{stack}."): arrays[name.ours].T if name.linear else arrays[name.ours]
+            for name in table
+            if name.diffusers.startswith(f"{stack}.")
+        }
+        save_arrays(folder / stack / f"{_WEIGHTS}.safetensors", theirs, {"format": "pt"})  # as diffusers itself does
+        _write_json(folder / stack / _CONFIG, {"_class_name": _STACKS[stack][1], **stack_config})
+    (folder / "scheduler").mkdir()
+    _write_json(folder / "scheduler" / "scheduler_config.json", {"_class_name": "DDPMScheduler", **_SCHEDULER})
+    index = {
+        "_class_name": "SpectrogramDiffusionPipeline",
+        **_STACKS,
+        "scheduler": ["diffusers", "DDPMScheduler"],
+        "melgan": ["diffusers", "OnnxRuntimeModel"] if with_vocoder else [None, None],
+    }
+    _write_json(folder / INDEX, index)
+
+
+def _tokenizer(model: ModelConfig) -> TokenizerConfig:
+    """The only tokens that diffusers makes."""
+    return TokenizerConfig(velocity_bins=1, program_map="slakh", max_tokens=model.max_tokens, ghost_ties=True)
+
+
+def _refuse_options(config: SpectrogramConfig) -> None:
+    off = {"with_context": True, "compact_notes": False, "event_times": False, "note_roll": False}
+    known = {**off, **to_dict(_tokenizer(config.model)), **to_dict(DiffusionConfig())}
+    found = {**to_dict(config.model), **to_dict(config.tokenizer), **to_dict(config.diffusion)}
+    for name, value in known.items():
+        if found[name] != value:
+            raise InputError(f"these weights have {name} = {found[name]!r}, but diffusers knows only {value!r}")
+
+
+def _read_model(folder: pathlib.Path) -> ModelConfig:
+    """The sizes in the configs of the three stacks, which must agree with each other and with the paper's network."""
+    configs = {}
+    for stack in _STACKS:
+        path = folder / stack / _CONFIG
+        try:
+            configs[stack] = {**json.loads(path.read_text())}
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"cannot read {path}: it is missing or damaged") from error
+
+    def size(stack, name):
+        value = configs[stack].get(name)
+        if not isinstance(value, int) or value < 1:
+            raise InputError(f"{folder / stack / _CONFIG} has {name} {value!r}; expected a whole number above 0")
+        return value
+
+    dropout = configs["decoder"].get("dropout_rate")
+    if not isinstance(dropout, int | float):
+        raise InputError(f"{folder / 'decoder' / _CONFIG} has dropout_rate {dropout!r}; expected a number")
+    model = ModelConfig(
+        width=size("decoder", "d_model"),
+        heads=size("decoder", "num_heads"),
+        head_dim=size("decoder", "d_kv"),
+        mlp_width=size("decoder", "d_ff"),
+        note_layers=size("notes_encoder", "num_layers"),
+        context_layers=size("continuous_encoder", "num_layers"),
+        decoder_layers=size("decoder", "num_layers"),
+        vocabulary_rows=size("notes_encoder", "vocab_size"),
+        max_tokens=size("notes_encoder", "max_length"),
+        dropout=dropout,
+    )
+    for stack, expected in _stack_configs(model).items():
+        for name, value in expected.items():
+            if configs[stack].get(name) != value:
+                found = f"{name} {configs[stack].get(name)!r}"
+                raise InputError(f"{folder / stack / _CONFIG} has {found}, but this network needs {value!r}")
+    return model
+
+
+def _stack_configs(model: ModelConfig) -> dict[str, dict]:
+    """What the stacks' constructors in diffusers 0.42.1 take."""
+    sizes = {
+        "d_model": model.width,
+        "num_heads": model.heads,
+        "d_kv": model.head_dim,
+        "d_ff": model.mlp_width,
+        "dropout_rate": model.dropout,
+    }
+    encoder = {**sizes, "feed_forward_proj": "gated-gelu", "is_decoder": False}
+    return {
+        "notes_encoder": {
+            **encoder,
+            "num_layers": model.note_layers,
+            "max_length": model.max_tokens,
+            "vocab_size": model.vocabulary_rows,
+        },
+        "continuous_encoder": {
+            **encoder,
+            "num_layers": model.context_layers,
+            "input_dims": MEL_BINS,
+            "targets_context_length": WINDOW_FRAMES,
+        },
+        "decoder": {
+            **sizes,
+            "num_layers": model.decoder_layers,
+            "input_dims": MEL_BINS,
+            "targets_length": WINDOW_FRAMES,
+            "max_decoder_noise_time": 2e4,  # the published models'; the library's default is a tenth of it
+        },
+    }
+
+
+def _read_weights(folder: pathlib.Path) -> Mapping[str, np.ndarray]:
+    safe, pickled = (folder / f"{_WEIGHTS}{suffix}" for suffix in (".safetensors", ".bin"))
+    if safe.is_file():
+        return SafetensorsArrays(safe)
+    if pickled.is_file():
+        return TorchArrays(pickled)
+    raise InputError(f"{folder} has neither {safe.name} nor {pickled.name}")
+
+
+def _write_json(path: pathlib.Path, value: dict) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")

@@ -1,0 +1,71 @@
+"""Whatever weights a folder holds, as one kind of value."""
+
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from spectrodiff.config import SpectrogramConfig
+from spectrodiff.errors import InputError
+from spectrodiff.models.spectrogram_model import SpectrogramModel
+from spectrodiff.notes.vocabulary import Vocabulary
+from spectrodiff.pretrained import diffusers, native, t5x
+
+
+class Checkpoint(NamedTuple):
+    """Weights of a spectrogram model, wherever they come from.
+
+    `arrays` has every parameter by our name, and reads it when it is asked for. `card` is what is told of them, such as
+    their `steps` of training. `onnx_vocoder` is the vocoder that lies with them.
+    """
+
+    format: str  # spectrodiff | diffusers | t5x
+    folder: pathlib.Path
+    config: SpectrogramConfig
+    arrays: Mapping[str, np.ndarray]
+    card: dict
+    onnx_vocoder: pathlib.Path | None
+
+    def build(self) -> SpectrogramModel:
+        """The network around the arrays. Raises as `parameters`."""
+        return native.build(native.SPECTROGRAM, self.config, self.arrays, str(self.folder))
+
+    def parameters(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields each parameter's name and array, one at a time.
+
+        Raises:
+          InputError: a parameter has another shape than `config` says, or cannot be read.
+        """
+        return native.checked(self.arrays, self.shapes(), str(self.folder))
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of every parameter that `config` says there is."""
+        return native.shapes_of(native.SPECTROGRAM, self.config)
+
+
+def open_checkpoint(folder: str | os.PathLike) -> Checkpoint:
+    """Recognises weights by what is in `folder`; only what describes them is read.
+
+    Raises:
+      InputError: there are none, or they are damaged, or of another network than the paper's.
+    """
+    folder = pathlib.Path(folder)
+    if (folder / diffusers.INDEX).is_file():
+        kind, card = "diffusers", {}
+        config, arrays = diffusers.read(folder)
+    elif (found := t5x.find(folder)) is not None:
+        kind = "t5x"
+        config, arrays, card = t5x.read(found)
+    elif native.holds(folder, native.SPECTROGRAM):
+        kind = "spectrodiff"
+        config, arrays, card = native.read(folder, native.SPECTROGRAM)
+    else:
+        expected = f"{native.SPECTROGRAM.name}.json (ours), {diffusers.INDEX} (diffusers) or checkpoint_N/ (T5X)"
+        raise InputError(f"{folder} holds no weights: expected {expected}")
+    if config.model.vocabulary_rows < (needed := Vocabulary(config.tokenizer.velocity_bins).end):
+        rows, bins = config.model.vocabulary_rows, config.tokenizer.velocity_bins
+        raise InputError(f"{folder} has {rows} token embeddings; with {bins} velocity bins it needs {needed}")
+    vocoder = folder / diffusers.ONNX_VOCODER
+    return Checkpoint(kind, folder, config, arrays, card, vocoder if vocoder.is_file() else None)

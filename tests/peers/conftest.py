@@ -1,0 +1,47 @@
+"""The peer: diffusers' implementation of the published network and tokenizer, in a virtual environment of its own.
+
+`make peers` sets it up and names its Python in SPECTRODIFF_PEERS: these tests then have to run. Without the variable
+they run where .venv-peers is there, and are skipped where it is not.
+"""
+
+import os
+import pathlib
+import subprocess
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_TABLE = pytest.StashKey()
+
+
+@pytest.fixture(scope="session")
+def peer():
+    """Runs peer.py with the arguments that its docstring lists."""
+    python = os.environ.get("SPECTRODIFF_PEERS")
+    if python is None and not (_ROOT / ".venv-peers" / "ready").exists():
+        pytest.skip("diffusers is not installed in .venv-peers: `make peers` does it")
+    python = _ROOT / (python or ".venv-peers/bin/python")
+
+    def run(*arguments):
+        command = [python, pathlib.Path(__file__).with_name("peer.py"), *arguments]
+        done = subprocess.run(
+            command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def table(request):
+    """Rows of strings that are printed when all tests are done."""
+    return request.config.stash.setdefault(_TABLE, [])
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    rows = config.stash.get(_TABLE, [])
+    if rows:
+        terminalreporter.section("parity with diffusers: max |a - b| / max |b|")
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        terminalreporter.line("  ".join(map(str.rjust, row, widths)))

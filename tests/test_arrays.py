@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+
+from spectrodiff.errors import InputError
+from spectrodiff.pretrained.arrays import LazyArrays, Renamed, SafetensorsArrays, check_names, checked, save_arrays
+
+ARRAYS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.arange(3, dtype=np.float16)}
+
+
+class Counted(LazyArrays):
+    """Counts how often an array is read."""
+
+    def __init__(self, arrays):
+        super().__init__(arrays)
+        self.arrays, self.reads = arrays, 0
+
+    def __getitem__(self, name):
+        self.reads += 1
+        return self.arrays[name]
+
+
+def test_names_are_known_without_reading():
+    counted = Counted(ARRAYS)
+    renamed = Renamed(counted, {"x.kernel": "a", "x.scale": "b"}, "here", linear=["x.kernel"])
+    assert counted.reads <= 1  # the one that is checked against its annotation
+    counted.reads = 0
+    assert set(renamed) == renamed.keys() == {"x.kernel", "x.scale"}
+    assert "x.kernel" in renamed
+    assert "a" not in renamed
+    assert len(renamed) == 2
+    assert counted.reads == 0
+    np.testing.assert_array_equal(renamed["x.kernel"], ARRAYS["a"].T)
+    np.testing.assert_array_equal(renamed["x.scale"], ARRAYS["b"])
+    assert counted.reads == 2
+
+
+def test_arrays_are_checked_as_they_are_taken():
+    counted = Counted({"a": np.asfortranarray(ARRAYS["a"]), "b": ARRAYS["b"]})
+    pairs = checked(counted, {"a": (2, 3), "b": (4,)}, "here")
+    counted.reads = 0
+    name, array = next(pairs)
+    assert (name, counted.reads) == ("a", 1)
+    assert array.flags.c_contiguous
+    np.testing.assert_array_equal(array, ARRAYS["a"])
+    with pytest.raises(InputError, match=r"^here: parameter b has shape \(3,\), expected \(4,\)$"):
+        next(pairs)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, bool, np.complex64, "U3"])
+def test_arrays_must_be_of_floats(dtype):
+    with pytest.raises(InputError, match=r"^here: parameter a has type .*, expected floating point numbers$"):
+        next(checked({"a": np.zeros(3, dtype)}, {"a": (3,)}, "here"))
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [("ab", "lacks parameter c"), ("abcd", "has the unknown parameter d"), ("abd", "lacks parameter c")],
+)
+def test_a_parameter_too_few_or_too_many_is_named(found, message):
+    with pytest.raises(InputError, match=f"^here {message}$"):
+        check_names(found, "abc", "here")
+    arrays = dict.fromkeys(found, ARRAYS["b"])
+    with pytest.raises(InputError, match=f"^here {message}$"):
+        Renamed(arrays, {"x": "a", "y": "b", "z": "c"}, "here")
+    with pytest.raises(InputError, match=f"^here {message}$"):
+        next(checked(arrays, dict.fromkeys("abc", (3,)), "here"))
+
+
+def test_safetensors(tmp_path):
+    """Views are written as they read, not as they lie."""
+    written = {**ARRAYS, "turned": ARRAYS["a"].T, "every_other": ARRAYS["b"][::2], "one": np.array(2.5)}
+    save_arrays(tmp_path / "a.safetensors", written)
+    arrays = SafetensorsArrays(tmp_path / "a.safetensors")
+    assert arrays.keys() == written.keys()
+    for name, array in written.items():
+        assert arrays[name].dtype == array.dtype
+        np.testing.assert_array_equal(arrays[name], array)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.99])
+def test_truncated_safetensors(tmp_path, share):
+    path = tmp_path / "a.safetensors"
+    save_arrays(path, ARRAYS)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(InputError, match=r"^cannot read weights .*a\.safetensors: "):
+        SafetensorsArrays(path)
+
+
+def test_safetensors_that_vanish_while_they_are_read(tmp_path):
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(InputError, match=r"^cannot read weights .*a\.safetensors: "):
+        SafetensorsArrays(path)
+    save_arrays(path, ARRAYS)
+    arrays = SafetensorsArrays(path)
+    path.unlink()
+    with pytest.raises(InputError, match=r"^cannot read weights .*a\.safetensors: "):
+        arrays["a"]

@@ -1,0 +1,234 @@
+"""Folders in diffusers' layout. That the library itself reads and writes such, tests/peers shows."""
+
+import dataclasses
+import json
+
+import ml_dtypes
+import numpy as np
+import pytest
+from inputs import PAPER
+from safetensors.numpy import load_file, save_file
+from torch_writer import write_torch
+from weights import random_arrays
+
+from spectrodiff.config import DiffusionConfig, SpectrogramConfig, TokenizerConfig
+from spectrodiff.errors import InputError
+from spectrodiff.pretrained import diffusers
+
+MODEL = dataclasses.replace(PAPER.model, heads=3, head_dim=8, note_layers=2, decoder_layers=3)
+CONFIG = SpectrogramConfig(TokenizerConfig(1, "slakh", MODEL.max_tokens), MODEL)
+ARRAYS = random_arrays(CONFIG)
+STACKS = ("notes_encoder", "continuous_encoder", "decoder")
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def write(folder, config=CONFIG, arrays=ARRAYS, with_vocoder=False):
+    folder.mkdir()
+    diffusers.write(folder, config, arrays.items(), with_vocoder=with_vocoder)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path / "pipeline")
+    return tmp_path / "pipeline"
+
+
+def edit_config(folder, stack, **values):
+    path = folder / stack / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def edit_weights(folder, stack, edit):
+    arrays = load_file(folder / stack / WEIGHTS)
+    edit(arrays)
+    save_file(arrays, folder / stack / WEIGHTS)
+
+
+def as_bin(folder):
+    """The same weights as older releases saved them."""
+    for stack in STACKS:
+        write_torch(folder / stack / "diffusion_pytorch_model.bin", load_file(folder / stack / WEIGHTS))
+        (folder / stack / WEIGHTS).unlink()
+
+
+# ---- what is written is what is read
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_a_round_trip_to_the_bit(folder, kind):
+    if kind == "bin":
+        as_bin(folder)
+    config, arrays = diffusers.read(folder)
+    assert config == CONFIG
+    assert arrays.keys() == ARRAYS.keys()
+    for name, array in arrays.items():
+        assert array.dtype == np.float32
+        np.testing.assert_array_equal(array, ARRAYS[name])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_other_types_stay_what_they_are(tmp_path, dtype):
+    halves = {name: array.astype(dtype) for name, array in ARRAYS.items()}
+    write(tmp_path / "pipeline", arrays=halves)
+    _, arrays = diffusers.read(tmp_path / "pipeline")
+    for name, array in arrays.items():
+        assert array.dtype == dtype
+        np.testing.assert_array_equal(array, halves[name])
+
+
+def test_safetensors_go_before_pickles(folder):
+    for stack in STACKS:
+        (folder / stack / "diffusion_pytorch_model.bin").write_bytes(b"never read")
+    np.testing.assert_array_equal(diffusers.read(folder)[1]["decoder.out.kernel"], ARRAYS["decoder.out.kernel"])
+
+
+def test_linear_weights_are_transposed_and_nothing_else(folder):
+    """[out, in] there: 32 wide, 24 in the heads, 64 in the MLP."""
+    decoder, notes = (load_file(folder / stack / WEIGHTS) for stack in ("decoder", "notes_encoder"))
+    assert notes["encoders.1.layer.1.DenseReluDense.wo.weight"].shape == (32, 64)
+    assert decoder["decoders.2.layer.0.attention.to_q.weight"].shape == (24, 32)
+    assert decoder["decoders.2.layer.0.attention.to_out.0.weight"].shape == (32, 24)
+    assert decoder["conditioning_emb.0.weight"].shape == (128, 32)
+    assert notes["token_embedder.weight"].shape == (1536, 32)
+    assert decoder["position_encoding.weight"].shape == (256, 32)
+    np.testing.assert_array_equal(
+        decoder["decoders.1.layer.2.film.scale_bias.weight"], ARRAYS["decoder.blocks.1.film_mlp.project.kernel"].T
+    )
+    np.testing.assert_array_equal(notes["position_encoding.weight"], ARRAYS["note_encoder.positions.table"])
+
+
+def test_configs_are_what_the_constructors_take(folder):
+    """Of diffusers 0.42.1, by its documentation; the published ones have the same keys."""
+    sizes = {"d_model": 32, "num_heads": 3, "d_kv": 8, "d_ff": 64, "dropout_rate": 0.1}
+    encoder = sizes | {"feed_forward_proj": "gated-gelu", "is_decoder": False}
+    expected = {
+        "notes_encoder": encoder | {"num_layers": 2, "max_length": 128, "vocab_size": 1536},
+        "continuous_encoder": encoder | {"num_layers": 1, "input_dims": 128, "targets_context_length": 256},
+        "decoder": sizes
+        | {"num_layers": 3, "input_dims": 128, "targets_length": 256, "max_decoder_noise_time": 20000.0},
+    }
+    for stack, config in expected.items():
+        written = json.loads((folder / stack / "config.json").read_text())
+        del written["_class_name"]
+        assert written == config
+
+
+@pytest.mark.parametrize("with_vocoder", [False, True])
+def test_the_index_names_the_parts(tmp_path, with_vocoder):
+    write(tmp_path / "pipeline", with_vocoder=with_vocoder)
+    index = json.loads((tmp_path / "pipeline" / "model_index.json").read_text())
+    assert index.pop("_class_name") == "SpectrogramDiffusionPipeline"
+    assert index.keys() == {*STACKS, "scheduler", "melgan"}
+    assert (index["melgan"] == ["diffusers", "OnnxRuntimeModel"]) == with_vocoder
+    scheduler = json.loads((tmp_path / "pipeline" / "scheduler" / "scheduler_config.json").read_text())
+    assert scheduler["beta_schedule"] == "squaredcos_cap_v2"
+
+
+@pytest.mark.parametrize(
+    ("part", "options"),
+    [
+        ("tokenizer", {"velocity_bins": 127}),
+        ("tokenizer", {"program_map": "midi_class"}),
+        ("tokenizer", {"ghost_ties": False}),
+        ("tokenizer", {"max_tokens": 64}),
+        ("diffusion", {"prediction": "v"}),
+        ("diffusion", {"mean": -0.3}),
+        ("model", {"with_context": False}),
+        ("model", {"event_times": True}),
+        ("model", {"compact_notes": True}),
+    ],
+    ids=str,
+)
+def test_what_diffusers_does_not_know_is_refused_before_anything_is_read(tmp_path, part, options):
+    config = dataclasses.replace(CONFIG, **{part: dataclasses.replace(getattr(CONFIG, part), **options)})
+
+    def parameters():
+        pytest.fail("a parameter was read")
+        yield
+
+    ((name, value),) = options.items()
+    with pytest.raises(InputError, match=f"^these weights have {name} = {value!r}, but diffusers knows only "):
+        diffusers.write(tmp_path, config, parameters(), with_vocoder=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_note_roll_is_refused(tmp_path):
+    model = dataclasses.replace(MODEL, compact_notes=True, note_roll=True)
+    config = SpectrogramConfig(CONFIG.tokenizer, model, DiffusionConfig(prediction="x0"))
+    with pytest.raises(InputError, match=r"^these weights have (compact_notes|note_roll) = True"):
+        diffusers.write(tmp_path, config, iter(()), with_vocoder=False)
+
+
+# ---- what does not fit
+
+
+@pytest.mark.parametrize(
+    ("stack", "values", "message"),
+    [
+        ("notes_encoder", {"d_model": 64}, "has d_model 64, but this network needs 32"),
+        ("continuous_encoder", {"num_heads": 4}, "has num_heads 4, but this network needs 3"),
+        ("decoder", {"max_decoder_noise_time": 2000.0}, "has max_decoder_noise_time 2000.0, but this"),
+        ("decoder", {"targets_length": 128}, "has targets_length 128, but this network needs 256"),
+        ("continuous_encoder", {"input_dims": 80}, "has input_dims 80, but this network needs 128"),
+        ("notes_encoder", {"feed_forward_proj": "relu"}, "has feed_forward_proj 'relu', but this"),
+        ("notes_encoder", {"vocab_size": "1536"}, "has vocab_size '1536'; expected a whole number above 0"),
+        ("decoder", {"num_layers": 0}, "has num_layers 0; expected a whole number above 0"),
+        ("decoder", {"dropout_rate": "0.1"}, "has dropout_rate '0.1'; expected a number"),
+        ("decoder", {"d_kv": None}, "has d_kv None; expected a whole number above 0"),
+    ],
+)  # fmt: skip
+def test_a_config_of_another_network(folder, stack, values, message):
+    edit_config(folder, stack, **values)
+    with pytest.raises(InputError, match=rf"{stack}.config\.json {message}"):
+        diffusers.read(folder)
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "3", "[1]"])
+def test_a_config_that_is_missing_or_damaged(folder, content):
+    path = folder / "decoder" / "config.json"
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(InputError, match=r"^cannot read .*decoder.config\.json: it is missing or damaged$"):
+        diffusers.read(folder)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda a: a.pop("spec_out.weight"), r"lacks parameter decoder\.spec_out\.weight$"),
+        (lambda a: a.update(bias=np.zeros(1, np.float32)), r"has the unknown parameter decoder\.bias$"),
+    ],
+    ids=["missing", "extra"],
+)
+def test_missing_and_extra_parameters(folder, kind, edit, message):
+    edit_weights(folder, "decoder", edit)
+    if kind == "bin":
+        as_bin(folder)
+    with pytest.raises(InputError, match=message):
+        diffusers.read(folder)
+
+
+def test_more_layers_than_there_are_weights_for(folder):
+    edit_config(folder, "notes_encoder", num_layers=3)
+    with pytest.raises(InputError, match=r"lacks parameter notes_encoder\.encoders\.2\."):
+        diffusers.read(folder)
+
+
+def test_weights_that_are_missing_or_truncated(folder):
+    path = folder / "continuous_encoder" / WEIGHTS
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match=rf"^cannot read weights .*continuous_encoder.{WEIGHTS}: "):
+        diffusers.read(folder)
+    path.unlink()
+    with pytest.raises(
+        InputError, match=rf"continuous_encoder has neither {WEIGHTS} nor diffusion_pytorch_model\.bin$"
+    ):
+        diffusers.read(folder)
+
+
+def test_a_truncated_bin(folder):
+    as_bin(folder)
+    path = folder / "continuous_encoder" / "diffusion_pytorch_model.bin"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"^cannot read weights .*continuous_encoder.diffusion_pytorch_model\.bin: "):
+        diffusers.read(folder)

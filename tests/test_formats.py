@@ -1,0 +1,155 @@
+"""Weights of every format are recognised by what is in their folder, and are the same network."""
+
+import dataclasses
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from flax import nnx
+from inputs import OURS, PAPER
+from weights import FORMATS, random_arrays, write_weights
+
+from spectrodiff import synthesizer
+from spectrodiff.config import GeneratorConfig, ModelConfig, SpectrogramConfig, TokenizerConfig
+from spectrodiff.errors import InputError
+from spectrodiff.models.layers import Buffer
+from spectrodiff.pretrained.formats import open_checkpoint
+from spectrodiff.pretrained.native import VOCODER, flatten, shapes_of, write
+from spectrodiff.synthesizer import Synthesizer
+from spectrodiff.vocoder.griffin_lim import GriffinLim
+from spectrodiff.vocoder.streaming import MelGAN
+
+CONFIG = SpectrogramConfig(TokenizerConfig(1, "slakh", PAPER.model.max_tokens), PAPER.model)
+ARRAYS = random_arrays(CONFIG)
+
+
+@pytest.fixture(params=FORMATS)
+def folder(request, tmp_path):
+    write_weights(tmp_path / request.param, request.param, CONFIG, ARRAYS)
+    return tmp_path / request.param
+
+
+def test_every_format_is_recognised_and_the_same(folder):
+    found = open_checkpoint(folder)
+    assert folder.name.startswith(found.format)
+    assert found.config == CONFIG
+    assert found.shapes() == {name: array.shape for name, array in ARRAYS.items()}
+    assert dict(found.parameters()).keys() == ARRAYS.keys()
+    network = flatten(nnx.state(found.build(), nnx.Any(nnx.Param, Buffer)))
+    assert network.keys() == ARRAYS.keys()
+    for name, array in network.items():
+        np.testing.assert_array_equal(array, ARRAYS[name])
+
+
+def test_a_t5x_checkpoint_is_its_own_folder_or_the_runs(tmp_path):
+    write_weights(tmp_path / "run", "t5x", CONFIG, ARRAYS)
+    for path in (tmp_path / "run", tmp_path / "run" / "checkpoint_500000", str(tmp_path / "run")):
+        found = open_checkpoint(path)
+        assert (found.format, found.card, found.config) == ("t5x", {"steps": 500_000}, CONFIG)
+
+
+def test_our_card_is_kept(checkpoint):
+    assert open_checkpoint(checkpoint).card == {}
+    assert open_checkpoint(checkpoint).config == OURS
+
+
+def test_halves_are_parameters_as_stored_and_a_network_in_single(tmp_path):
+    halves = {name: array.astype(np.float16) for name, array in ARRAYS.items()}
+    write_weights(tmp_path / "halves", "diffusers", CONFIG, halves)
+    found = open_checkpoint(tmp_path / "halves")
+    assert {array.dtype for _, array in found.parameters()} == {np.dtype(np.float16)}
+    network = flatten(nnx.state(found.build(), nnx.Any(nnx.Param, Buffer)))
+    for name, array in network.items():
+        np.testing.assert_array_equal(array, halves[name].astype(np.float32))
+
+
+@pytest.mark.parametrize("name", ["decoder.blocks.0.mlp.wo.kernel", "decoder.positions.table"])
+def test_a_parameter_of_another_shape_is_named(folder, name):
+    """Also a position table of another length."""
+    shape = ARRAYS[name].shape
+    write_weights(folder.with_name("wrong"), folder.name, CONFIG, {**ARRAYS, name: ARRAYS[name][:-1]})
+    found = open_checkpoint(folder.with_name("wrong"))
+    message = f"parameter {name} has shape {(shape[0] - 1, shape[1])}, expected {shape}"
+    for take in (found.build, lambda: list(found.parameters())):
+        with pytest.raises(InputError, match=f"wrong: {re.escape(message)}$"):
+            take()
+
+
+@pytest.mark.parametrize("rows", [1280, 1390])
+def test_too_few_embeddings_for_the_tokens(tmp_path, rows):
+    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, vocabulary_rows=rows))
+    write_weights(tmp_path / "small", "diffusers", config, random_arrays(config))
+    with pytest.raises(InputError, match=rf"has {rows} token embeddings; with 1 velocity bins it needs 1391$"):
+        open_checkpoint(tmp_path / "small")
+
+
+def test_a_folder_of_nothing(tmp_path):
+    with pytest.raises(InputError, match="holds no weights"):
+        open_checkpoint(tmp_path)
+
+
+# ---- the synthesizer of each
+
+
+def test_the_synthesizer_takes_them_all(folder):
+    made = Synthesizer.from_pretrained(folder)
+    assert made.config == CONFIG
+    assert made.tokenizer.config.program_map == "slakh"
+    assert isinstance(made.vocoder, GriffinLim)
+    np.testing.assert_array_equal(made.model.decoder.out.kernel[...], ARRAYS["decoder.out.kernel"])
+
+
+@pytest.fixture
+def with_onnx(tmp_path):
+    write_weights(tmp_path / "pipeline", "diffusers", CONFIG, ARRAYS)
+    vocoder = tmp_path / "pipeline" / "melgan" / "model.onnx"
+    vocoder.parent.mkdir()
+    vocoder.write_bytes(b"an ONNX file")
+    return vocoder
+
+
+def test_the_published_vocoder_lies_with_them(with_onnx, monkeypatch):
+    made = GriffinLim()
+    paths = []
+    monkeypatch.setattr(synthesizer, "OnnxVocoder", lambda path: paths.append(path) or made)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "onnxruntime")
+    assert open_checkpoint(with_onnx.parent.parent).onnx_vocoder == with_onnx
+    assert Synthesizer.from_pretrained(with_onnx.parent.parent).vocoder is made
+    assert paths == [with_onnx]
+
+
+def test_without_onnxruntime_griffin_lim_plays_and_a_line_says_so(with_onnx, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert isinstance(Synthesizer.from_pretrained(with_onnx.parent.parent).vocoder, GriffinLim)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "model.onnx needs" in line
+    assert 'pip install "spectrodiff[onnx]"' in line
+
+
+def test_our_melgan_goes_first(with_onnx):
+    config = GeneratorConfig(channels=16)
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in shapes_of(VOCODER, config).items()}
+    write(with_onnx.parent.parent, VOCODER, arrays, config, {})
+    assert isinstance(Synthesizer.from_pretrained(with_onnx.parent.parent).vocoder, MelGAN)
+
+
+# ---- memory
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not pathlib.Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
+@pytest.mark.parametrize("kind", FORMATS)
+def test_loading_needs_hardly_more_memory_than_the_parameters(tmp_path, kind):
+    """A second copy of all of them would be 2; what is measured is said in benchmarks/loading.py."""
+    sizes = {"width": 512, "mlp_width": 1024, "note_layers": 2, "context_layers": 2, "decoder_layers": 2}
+    config = SpectrogramConfig(TokenizerConfig(1, "slakh"), ModelConfig(heads=8, **sizes))
+    write_weights(tmp_path / kind, kind, config, random_arrays(config))
+    script = pathlib.Path(__file__).parent.parent / "benchmarks" / "loading.py"
+    command = [sys.executable, str(script), "--measure", str(tmp_path / kind)]
+    measured = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    ratio, megabytes = (float(part) for part in measured.split("peak ")[1].removesuffix(" MB\n").split(" x "))
+    assert megabytes > 100
+    assert 0.9 < ratio < 1.3

@@ -1,0 +1,170 @@
+"""A decoder made of convolutions that hear less than the overlap: in chunks it must sound as it does in one go."""
+
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from spectrodiff.audio.mel import LOG_FLOOR
+from spectrodiff.errors import InputError
+from spectrodiff.vocoder.onnx import OnnxVocoder
+from spectrodiff.vocoder.published import CHUNK, OVERLAP
+from spectrodiff.vocoder.streaming import Vocoder
+
+FLOAT, DOUBLE = TensorProto.FLOAT, TensorProto.DOUBLE
+
+
+def model_of(nodes, weights, inputs, outputs):
+    """An ONNX model in memory; inputs are (name, type, shape), outputs float32 of any shape."""
+    graph = helper.make_graph(
+        nodes,
+        "decoder",
+        [helper.make_tensor_value_info(*given) for given in inputs],
+        [helper.make_tensor_value_info(name, FLOAT, None) for name in outputs],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def decoder(shape=(1, "frames", 128), hop=320, outputs=("audio",)):
+    """Hears 4 frames to either side, and its own padding beyond the ends."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "mix": 0.02 * rng.normal(size=(8, 128, 9)),
+        "shift": np.linspace(-1, 1, 8),
+        "wave": 0.3 * rng.normal(size=(8, 1, 2 * hop)),
+    }
+    nodes = [
+        helper.make_node("Transpose", ["input_features"], ["bins"], perm=[0, 2, 1]),
+        helper.make_node("Conv", ["bins", "mix", "shift"], ["mixed"], pads=[4, 4]),
+        helper.make_node("Tanh", ["mixed"], ["bent"]),
+        helper.make_node("ConvTranspose", ["bent", "wave"], ["waves"], strides=[hop], pads=[hop // 2, hop // 2]),
+        helper.make_node("Flatten", ["waves"], ["audio"]),
+    ]
+    weights = {name: value.astype(np.float32) for name, value in weights.items()}
+    return model_of(nodes, weights, [("input_features", FLOAT, shape)], outputs)
+
+
+def taking(*inputs):
+    """A model with these inputs, (type, shape) each, which gives something else back."""
+    inputs = [(f"input{i}", *given) for i, given in enumerate(inputs)]
+    return model_of([helper.make_node("Cast", ["input0"], ["audio"], to=FLOAT)], {}, inputs, ["audio"])
+
+
+def mel_of(frames):
+    return np.random.default_rng(frames).normal(-3.0, 2.0, (frames, 128)).astype(np.float32)
+
+
+def decoded_whole(mel):
+    """At once, by the numpy interpreter that comes with ONNX."""
+    return ReferenceEvaluator(decoder()).run(None, {"input_features": mel[None]})[0][0]
+
+
+@pytest.fixture
+def path(tmp_path):
+    onnx.save(decoder(), tmp_path / "decoder.onnx")
+    return tmp_path / "decoder.onnx"
+
+
+@pytest.fixture
+def refused(tmp_path, capfd):
+    """Writes a model or bytes to a file and returns the one line that is said of it; nothing else says anything."""
+
+    def run(content):
+        content = content if isinstance(content, bytes) else content.SerializeToString()
+        (tmp_path / "bad.onnx").write_bytes(content)
+        with pytest.raises(InputError) as error:
+            OnnxVocoder(tmp_path / "bad.onnx")
+        message = str(error.value)
+        assert "bad.onnx" in message
+        assert "\n" not in message
+        assert capfd.readouterr().err == ""
+        return message
+
+    return run
+
+
+@pytest.mark.parametrize("frames", [1, CHUNK, CHUNK + 1, CHUNK + OVERLAP, 500])
+def test_chunks_equal_decoding_whole(path, frames):
+    vocoder, mel = OnnxVocoder(path), mel_of(frames)
+    assert isinstance(vocoder, Vocoder)
+    audio = vocoder(mel)
+    assert (audio.shape, audio.dtype) == ((frames * 320,), np.float32)
+    np.testing.assert_allclose(audio, decoded_whole(mel), atol=1e-5)
+
+
+@pytest.mark.parametrize("frames", [2 * OVERLAP + 1, 256])
+def test_a_model_of_one_length_is_cut_to_it(tmp_path, frames):
+    onnx.save(decoder((1, frames, 128)), tmp_path / "fixed.onnx")
+    mel = mel_of(300)
+    surrounded = np.pad(mel, ((8, 8), (0, 0)), constant_values=np.float32(LOG_FLOOR))
+    expected = decoded_whole(surrounded)[8 * 320 : -8 * 320]
+    np.testing.assert_allclose(OnnxVocoder(tmp_path / "fixed.onnx")(mel), expected, atol=1e-5)
+
+
+def test_sizes_without_numbers_may_be_any(tmp_path):
+    onnx.save(decoder(("batch", None, "bins")), tmp_path / "open.onnx")
+    assert OnnxVocoder(tmp_path / "open.onnx")(mel_of(3)).shape == (3 * 320,)
+
+
+@pytest.mark.parametrize("pieces", [[500], [1] * 500, [0, 256, 0, 244]])
+def test_how_frames_arrive_changes_nothing(path, pieces):
+    vocoder, mel = OnnxVocoder(path), mel_of(500)
+    arriving = np.split(mel, np.cumsum(pieces)[:-1])
+    assert np.array_equal(np.concatenate(list(vocoder.stream(arriving))), vocoder(mel))
+
+
+def test_audio_comes_after_one_window_of_the_model(path):
+    arriving = iter(mel_of(600).reshape(600, 1, 128))
+    assert len(next(OnnxVocoder(path).stream(arriving))) == CHUNK * 320
+    assert len(list(arriving)) == 600 - 256
+
+
+@pytest.mark.parametrize("mel", [np.zeros((0, 128)), np.zeros((5, 64)), np.full((5, 128), np.nan)])
+def test_a_bad_mel_is_an_input_error(path, mel):
+    with pytest.raises(InputError, match="mel"):
+        OnnxVocoder(path)(mel)
+
+
+@pytest.mark.parametrize("content", [b"", bytes(1000), b"no model" * 100, decoder().SerializeToString()[:-1000]])
+def test_bytes_that_are_no_onnx(refused, content):
+    assert "bad.onnx, is it a whole ONNX file? [ONNXRuntimeError]" in refused(content)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (taking((FLOAT, (1, "frames", 80))), "it takes input0 tensor(float)[1, 'frames', 80] and gives audio"),
+        (taking((FLOAT, (2, "frames", 128))), "it takes input0 tensor(float)[2, 'frames', 128]"),
+        (taking((FLOAT, ("frames", 128))), "it takes input0 tensor(float)['frames', 128]"),
+        (taking((DOUBLE, (1, "frames", 128))), "it takes input0 tensor(double)[1, 'frames', 128]"),
+        (taking((FLOAT, (1, "frames", 128)), (FLOAT, (1,))), "128], input1 tensor(float)[1] and gives audio"),
+        (decoder(outputs=["audio", "bent"]), "bent tensor(float)"),
+        (decoder((1, 2 * OVERLAP, 128)), "decodes exactly 64 frames at a time, at least 65 are needed"),
+        (decoder(hop=160), "it makes 46080 samples of 288 frames, where 92160 are needed"),
+    ],
+)
+def test_models_that_decode_no_mel(refused, model, message):
+    assert message in refused(model)
+
+
+def test_a_model_that_fails_when_run(refused):
+    model = decoder()
+    model.graph.initializer.append(numpy_helper.from_array(np.array([7, 7]), "sizes"))
+    model.graph.node[-1].CopyFrom(helper.make_node("Reshape", ["waves", "sizes"], ["audio"]))
+    assert "does not take a float32 mel [1, 288, 128]" in refused(model)
+
+
+def test_no_file_and_a_folder(tmp_path):
+    for path in (tmp_path / "no.onnx", tmp_path):
+        with pytest.raises(InputError, match=f"there is no file {path}; name an ONNX mel decoder"):
+            OnnxVocoder(path)
+
+
+def test_without_onnxruntime(path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match=r'needs onnxruntime: pip install "spectrodiff\[onnx\]"'):
+        OnnxVocoder(path)

@@ -1,0 +1,82 @@
+"""Our network and the published one, transcribed to numpy, with the same weights."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from inputs import PAPER, jitted
+from network_oracle import PublishedNetwork
+
+from spectrodiff.diffusion.schedule import logsnr_at
+from spectrodiff.models.layers import Buffer
+from spectrodiff.models.spectrogram_model import SpectrogramModel
+from spectrodiff.notes.vocabulary import EOS
+from spectrodiff.pretrained.native import flatten
+
+# Heads narrower than the network, and as many layers in no two stacks, so that nothing fits where it should not.
+CFG = dataclasses.replace(
+    PAPER,
+    model=dataclasses.replace(
+        PAPER.model, heads=3, head_dim=8, mlp_width=48, note_layers=2, context_layers=1, decoder_layers=3
+    ),
+)
+TOKENS, FRAMES = CFG.model.max_tokens, 256
+CASES = [  # real tokens, real frames of context, noise time
+    *[(tokens, context, 0.5) for tokens in (0, 1, 41, TOKENS) for context in (0, 1, 100, FRAMES)],
+    *[(41, 100, time) for time in (0.0, 0.01, 0.25, 0.9, 1.0)],
+]
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Random in every parameter: norms start as ones, which hide a scale that is forgotten."""
+    model = SpectrogramModel(CFG, rngs=nnx.Rngs(0))
+    for i, (path, leaf) in enumerate(nnx.to_flat_state(nnx.state(model))):
+        if path[-1] == "scale":
+            leaf[...] = jax.random.uniform(jax.random.key(i), leaf.shape, minval=0.5, maxval=1.5)
+    return model
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    """A batch of all cases; padded tokens are 0, padded frames are not, so that it shows if they are looked at."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(3, 1388, (len(CASES), TOKENS)).astype(np.int32)
+    for row, (real, _, _) in zip(tokens, CASES, strict=True):
+        row[max(real - 1, 0) :] = EOS
+        row[real:] = 0
+    context = rng.uniform(-1, 1, (len(CASES), FRAMES, 128)).astype(np.float32)
+    mask = np.arange(FRAMES) < np.array([[real] for _, real, _ in CASES])
+    z = rng.normal(size=(len(CASES), FRAMES, 128)).astype(np.float32)
+    return tokens, context, mask, z, np.array([time for _, _, time in CASES], np.float32)
+
+
+@pytest.fixture(scope="module")
+def ours(model, inputs):
+    @jitted
+    def run(model, tokens, context, mask, z, time):
+        memory = model.encode(tokens, context, mask, FRAMES).memory
+        return memory, SpectrogramModel.__call__(model, tokens, context, mask, z, logsnr_at(time))
+
+    return tuple(map(np.asarray, run(model, *map(jnp.asarray, inputs))))
+
+
+@pytest.fixture(scope="module")
+def published(model):
+    return PublishedNetwork(flatten(nnx.state(model, nnx.Any(nnx.Param, Buffer))), CFG.model.heads)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_network_is_the_published_one(case, inputs, ours, published):
+    i = CASES.index(case)
+    tokens, context, _, z, time = (np.asarray(array[i], np.float64) for array in inputs)
+    notes = published.note_memory(tokens[: case[0]].astype(int))
+    frames = published.context_memory(context[: case[1]])
+    np.testing.assert_allclose(ours[0][i, : case[0]], notes, atol=1e-5)
+    np.testing.assert_allclose(ours[0][i, TOKENS : TOKENS + case[1]], frames, atol=1e-5)
+    eps = published.eps(z, time, np.concatenate([notes, frames]))
+    # float32 knows the fastest of the noise level's sinusoids, 2e4 radians long, to a thousandth.
+    np.testing.assert_allclose(ours[1][i], eps, atol=np.abs(eps).max() * (1e-5 + 1e-3 * time))

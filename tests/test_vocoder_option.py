@@ -1,0 +1,141 @@
+"""Vocoders by name and by path, in Python and on the command line."""
+
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import onnx
+import pytest
+import soundfile
+from flax import nnx
+from inputs import random_notes
+from onnx import TensorProto, helper, numpy_helper
+
+from spectrodiff import synthesizer
+from spectrodiff.cli import main
+from spectrodiff.config import GeneratorConfig
+from spectrodiff.errors import InputError
+from spectrodiff.notes.midi import write_midi
+from spectrodiff.pretrained.native import VOCODER, save
+from spectrodiff.pretrained.vocoders import find_vocoder
+from spectrodiff.synthesizer import Synthesizer
+from spectrodiff.vocoder.generator import Generator
+from spectrodiff.vocoder.griffin_lim import GriffinLim
+from spectrodiff.vocoder.onnx import OnnxVocoder
+from spectrodiff.vocoder.streaming import MelGAN
+
+WAVES = (0.002 * np.random.default_rng(0).normal(size=(128, 320))).astype(
+    np.float32
+)  # what the bins of a frame add up to
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Holds song.mid and sum.onnx, which turns each frame into the sum of its bins' WAVES."""
+    nodes = [
+        helper.make_node("MatMul", ["mel", "waves"], ["frames"]),
+        helper.make_node("Flatten", ["frames"], ["audio"]),
+    ]
+    inputs = [helper.make_tensor_value_info("mel", TensorProto.FLOAT, [1, "frames", 128])]
+    outputs = [helper.make_tensor_value_info("audio", TensorProto.FLOAT, [1, "samples"])]
+    graph = helper.make_graph(nodes, "sum", inputs, outputs, [numpy_helper.from_array(WAVES, "waves")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "sum.onnx")
+    write_midi(random_notes(0, seconds=6.0), tmp_path / "song.mid")
+    return tmp_path
+
+
+@pytest.fixture
+def melgan(tmp_path):
+    """A folder as training exports it, and the generator in it."""
+    config = GeneratorConfig(channels=16, dilations=(1,))
+    generator = Generator(config, rngs=nnx.Rngs(0))
+    save(tmp_path / "melgan", VOCODER, generator, config, {})
+    return tmp_path / "melgan", generator
+
+
+@pytest.fixture(autouse=True)
+def noise(monkeypatch):
+    """Spares compiling a model: every window is sampled as noise."""
+    mel = np.random.default_rng(1).uniform(-1, 0, (1, 256, 128)).astype(np.float32)
+    monkeypatch.setattr(synthesizer, "window_sampler", lambda graph, config: lambda *_, **__: jnp.asarray(mel))
+
+
+def test_by_name():
+    assert find_vocoder("griffin_lim") == GriffinLim()
+
+
+def test_an_onnx_file(folder):
+    mel = np.random.default_rng(2).normal(-3, 2, (7, 128)).astype(np.float32)
+    vocoder = find_vocoder(folder / "sum.onnx")
+    assert isinstance(vocoder, OnnxVocoder)
+    np.testing.assert_allclose(vocoder(mel), (mel @ WAVES).reshape(-1), atol=1e-5)
+
+
+def test_an_exported_melgan(melgan):
+    path, generator = melgan
+    mel = np.random.default_rng(2).normal(-3, 2, (7, 128)).astype(np.float32)
+    np.testing.assert_array_equal(find_vocoder(path)(mel), MelGAN(generator)(mel))
+
+
+def test_a_saved_model(tmp_path, monkeypatch):
+    """That it was recognised shows in what it lacks."""
+    (tmp_path / "saved_model.pb").touch()
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(InputError, match="needs TensorFlow"):
+        find_vocoder(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["", ".", "nope", "song.mid"])
+def test_none_of_these(folder, name):
+    with pytest.raises(
+        InputError, match=r"^no vocoder '.*': give griffin_lim, an \.onnx file, the folder of a SavedModel"
+    ):
+        find_vocoder(folder / name)
+
+
+def test_what_is_asked_for_comes_before_what_lies_with_the_weights(checkpoint, folder):
+    assert isinstance(Synthesizer.from_pretrained(checkpoint).vocoder, GriffinLim)
+    assert isinstance(Synthesizer.from_pretrained(checkpoint, vocoder=folder / "sum.onnx").vocoder, OnnxVocoder)
+
+
+def arguments(command, folder, checkpoint, vocoder, *others):
+    named = {"--midi": folder / "song.mid", "--checkpoint": checkpoint, "--vocoder": vocoder}
+    return [command, *(str(part) for pair in named.items() for part in pair), *map(str, others)]
+
+
+def test_synthesize(folder, checkpoint):
+    out = ("--out", folder / "a.wav", "--mel_out", folder / "a.npz")
+    main(arguments("synthesize", folder, checkpoint, folder / "sum.onnx", *out))
+    audio = np.load(folder / "a.npz")["mel"] @ WAVES
+    assert 0.05 < np.abs(audio).max() < 1.0
+    np.testing.assert_allclose(soundfile.read(folder / "a.wav")[0], audio.reshape(-1), atol=1e-4)
+
+
+def test_demo(folder, checkpoint):
+    main(arguments("demo", folder, checkpoint, folder / "sum.onnx", "--out", folder / "out"))
+    main(arguments("demo", folder, checkpoint, "griffin_lim", "--out", folder / "other"))
+    ours, theirs = (soundfile.read(folder / name / "song.wav")[0] for name in ("out", "other"))
+    assert len(ours) == len(theirs)
+    assert np.abs(ours - theirs).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("vocoder", "message"),
+    [
+        ("nope", "no vocoder 'nope': give griffin_lim, "),
+        ("nope.onnx", "there is no file nope.onnx; "),
+        ("{}/bad.onnx", "bad.onnx, is it a whole ONNX file? "),
+        ("{}", "no vocoder '{}': give "),
+    ],
+)
+def test_refused(folder, checkpoint, capfd, vocoder, message):
+    (folder / "bad.onnx").write_bytes(b"no model")
+    before = sorted(folder.iterdir())
+    with pytest.raises(SystemExit) as exit:
+        main(arguments("synthesize", folder, checkpoint, vocoder.format(folder), "--out", folder / "a.wav"))
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("spectrodiff: ")
+    assert message.format(folder) in line
+    assert exit.value.code == 2
+    assert sorted(folder.iterdir()) == before

@@ -1,0 +1,193 @@
+"""`spectrodiff info` and `spectrodiff convert`."""
+
+import json
+
+import numpy as np
+import pytest
+from inputs import PAPER
+from weights import FORMATS, random_arrays, write_weights
+
+from spectrodiff.cli import main
+from spectrodiff.config import ModelConfig, SpectrogramConfig, TokenizerConfig, to_dict
+from spectrodiff.pretrained import native
+from spectrodiff.pretrained.formats import open_checkpoint
+
+CONFIG = SpectrogramConfig(TokenizerConfig(1, "slakh", PAPER.model.max_tokens), PAPER.model)
+ARRAYS = random_arrays(CONFIG)
+
+
+@pytest.fixture(params=FORMATS)
+def source(request, tmp_path):
+    write_weights(tmp_path / request.param, request.param, CONFIG, ARRAYS)
+    return tmp_path / request.param
+
+
+@pytest.fixture
+def refused(capsys, tmp_path):
+    """Runs a command and returns its one line of complaint, having seen that it left no file behind."""
+
+    def run(*arguments):
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(SystemExit) as exit:
+            main([str(argument) for argument in arguments])
+        assert exit.value.code == 2
+        assert sorted(tmp_path.rglob("*")) == before
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    return run
+
+
+def info(capsys, path):
+    main(["info", str(path)])
+    return {line[:14].strip(): line[14:] for line in capsys.readouterr().out.splitlines()}
+
+
+def converted(source, destination, kind):
+    main(["convert", str(source), str(destination), "--to", kind])
+    return open_checkpoint(destination)
+
+
+# ---- info
+
+
+def test_info_tells_what_a_checkpoint_is(source, capsys):
+    rows = info(capsys, source)
+    assert source.name.startswith(rows["format"])
+    count = sum(array.size for array in ARRAYS.values())
+    assert rows["parameters"] == f"{count / 1e6:.1f} M"
+    assert rows["size"] == "none of small, base, large"
+    assert rows["vocabulary"] == "1536 embeddings, programs slakh"
+    assert rows["velocity bins"] == "1"
+    assert rows["step"] == ("500000" if rows["format"] == "t5x" else "not told")
+    assert rows["prediction"] == "eps"
+    assert rows["vocoder"] == "none"
+
+
+def test_info_of_ours(checkpoint, capsys):
+    rows = info(capsys, checkpoint)
+    assert rows["our options"] == "compact_notes, event_times, note_roll"
+    assert rows["prediction"] == "x0"
+    assert rows["velocity bins"] == "32"
+
+
+@pytest.mark.parametrize(
+    ("size", "model", "parameters"),
+    [
+        ("small", ModelConfig(512, 6, 64, 1024, 8, 8, 8), "104.0 M"),
+        ("base", ModelConfig(768, 12, 64, 2048, 12, 12, 12), "411.7 M"),
+        ("base", ModelConfig(768, 12, 64, 2048, 12, 0, 12, with_context=False), "326.4 M"),
+        ("none of small, base, large", ModelConfig(512, 6, 64, 1024, 8, 7, 8), "101.7 M"),  # one layer of 2.4 M less
+    ],
+)
+def test_info_knows_the_papers_sizes(size, model, parameters, tmp_path, capsys, monkeypatch):
+    """And tells them without reading the weights."""
+    config = SpectrogramConfig(model=model)
+    shapes = native.shapes_of(native.SPECTROGRAM, config)
+    monkeypatch.setattr(native, "SafetensorsArrays", lambda path: dict.fromkeys(shapes, np.zeros(0)))
+    description = {"format_version": 1, "config": to_dict(config), "card": {"steps": 3}}
+    (tmp_path / "spectrogram.json").write_text(json.dumps(description))
+    rows = info(capsys, tmp_path)
+    assert (rows["size"], rows["step"], rows["parameters"]) == (size, "3", parameters)
+
+
+# ---- convert
+
+
+@pytest.mark.parametrize(
+    ("kind", "to"), [(kind, to) for kind in FORMATS for to in ("spectrodiff", "diffusers") if kind != to]
+)
+def test_what_is_converted_is_the_same_to_the_bit(tmp_path, kind, to):
+    write_weights(tmp_path / "source", kind, CONFIG, ARRAYS)
+    found = converted(tmp_path / "source", tmp_path / "out", to)
+    assert (found.format, found.config) == (to, CONFIG)
+    for name, array in found.parameters():
+        np.testing.assert_array_equal(array, ARRAYS[name])
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert oct((tmp_path / "out").stat().st_mode)[-3:] == "755"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_there_and_back_is_the_same_file(tmp_path, dtype):
+    write_weights(tmp_path / "a", "spectrodiff", CONFIG, {name: array.astype(dtype) for name, array in ARRAYS.items()})
+    converted(tmp_path / "a", tmp_path / "b", "diffusers")
+    converted(tmp_path / "b", tmp_path / "c", "spectrodiff")
+    first, last = ((tmp_path / name / "spectrogram.safetensors").read_bytes() for name in "ac")
+    assert first == last
+
+
+def test_the_card_says_where_weights_come_from(tmp_path):
+    write_weights(tmp_path / "run", "t5x", CONFIG, ARRAYS)
+    assert converted(tmp_path / "run", tmp_path / "out", "spectrodiff").card == {
+        "steps": 500_000,
+        "converted_from": "t5x",
+    }
+
+
+def test_the_published_vocoder_goes_along(tmp_path):
+    write_weights(tmp_path / "pipeline", "diffusers", CONFIG, ARRAYS)
+    (tmp_path / "pipeline" / "melgan").mkdir()
+    (tmp_path / "pipeline" / "melgan" / "model.onnx").write_bytes(b"an ONNX file")
+    ours = converted(tmp_path / "pipeline", tmp_path / "ours", "spectrodiff")
+    assert ours.onnx_vocoder.read_bytes() == b"an ONNX file"
+    theirs = converted(tmp_path / "ours", tmp_path / "theirs", "diffusers")
+    assert theirs.onnx_vocoder.read_bytes() == b"an ONNX file"
+    assert json.loads((tmp_path / "theirs" / "model_index.json").read_text())["melgan"][1] == "OnnxRuntimeModel"
+
+
+def test_a_melgan_of_ours_stays_and_a_line_says_so(tmp_path, capsys):
+    write_weights(tmp_path / "ours", "spectrodiff", CONFIG, ARRAYS)
+    (tmp_path / "ours" / "vocoder.json").touch()
+    converted(tmp_path / "ours", tmp_path / "theirs", "diffusers")
+    assert f"the MelGAN in {tmp_path / 'ours'} stays there" in capsys.readouterr().out
+
+
+def test_an_empty_folder_may_be_there(tmp_path):
+    write_weights(tmp_path / "pipeline", "diffusers", CONFIG, ARRAYS)
+    (tmp_path / "out").mkdir()
+    assert converted(tmp_path / "pipeline", tmp_path / "out", "spectrodiff").format == "spectrodiff"
+
+
+def test_nothing_is_overwritten(tmp_path, refused):
+    write_weights(tmp_path / "pipeline", "diffusers", CONFIG, ARRAYS)
+    for name in ("folder", "file"):
+        path = tmp_path / name
+        if name == "folder":
+            path.mkdir()
+        (path / "song.mid" if name == "folder" else path).write_text("mine")
+        line = refused("convert", tmp_path / "pipeline", path, "--to", "spectrodiff")
+        assert f"{path} is there already; name a new folder or empty it first" in line
+
+
+@pytest.mark.parametrize("place", ["nowhere/out", "file/out"])
+def test_a_place_that_cannot_be_written(tmp_path, refused, place):
+    write_weights(tmp_path / "pipeline", "diffusers", CONFIG, ARRAYS)
+    (tmp_path / "file").write_text("mine")
+    assert "cannot make the folder" in refused(
+        "convert", tmp_path / "pipeline", tmp_path / place, "--to", "spectrodiff"
+    )
+
+
+def test_the_same_format_our_options_and_damage(tmp_path, checkpoint, refused):
+    write_weights(tmp_path / "pipeline", "diffusers", CONFIG, ARRAYS)
+    line = refused("convert", tmp_path / "pipeline", tmp_path / "out", "--to", "diffusers")
+    assert "is in the format of diffusers already; copy it" in line
+    line = refused("convert", checkpoint, tmp_path / "out", "--to", "diffusers")
+    assert "these weights have compact_notes = True, but diffusers knows only False" in line
+    wrong = {**ARRAYS, "decoder.out.kernel": ARRAYS["decoder.out.kernel"][:-1]}
+    write_weights(tmp_path / "wrong", "diffusers", CONFIG, wrong)
+    line = refused("convert", tmp_path / "wrong", tmp_path / "out", "--to", "spectrodiff")
+    assert "parameter decoder.out.kernel has shape (31, 128), expected (32, 128)" in line
+    assert "no checkpoint" in refused("info", tmp_path / "nope")
+    assert "holds no weights" in refused("info", tmp_path)
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, refused, monkeypatch):
+    write_weights(tmp_path / "pipeline", "diffusers", CONFIG, ARRAYS)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.numpy.save_file", full)
+    line = refused("convert", tmp_path / "pipeline", tmp_path / "out", "--to", "spectrodiff")
+    assert "No space left on device" in line
