@@ -14,7 +14,9 @@ def add(commands) -> None:
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", default="demo", help="name or folder of the weights, or hf://owner/name (default: demo)")
+    parser.add_argument(
+        "--checkpoint", default="demo", help="name or folder of the weights, or hf://owner/name (default: demo)"
+    )
     parser.add_argument(
         "--vocoder",
         help="griffin_lim, a folder that training exported with a MelGAN, an .onnx file or the folder of a SavedModel "
