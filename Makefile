@@ -2,7 +2,7 @@
 # make test   sets everything up and passes the tests
 # make peers  compares with another implementation of the published models
 # make tf     tests what needs TensorFlow
-# make data   renders a training corpus to data/rendered (HOURS=24)
+# make data   renders a training corpus to data/ (HOURS=24)
 PYTHON ?= python3
 HOURS ?= 24
 BIN := .venv/bin
@@ -29,7 +29,7 @@ tf: .venv-tf/ready
 	.venv-tf/bin/python -m pytest tests/test_saved_model.py
 
 data: .venv/ready-dev
-	$(BIN)/spectrodiff prepare rendered --data_dir data/rendered --hours $(HOURS)
+	$(BIN)/spectrodiff prepare rendered --data_dir data --hours $(HOURS)
 
 .venv/ready: setup.py
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)) and 'spectrodiff needs Python 3.11 or 3.12: make PYTHON=python3.12 ...')"
@@ -39,7 +39,7 @@ data: .venv/ready-dev
 
 # pyfluidsynth asks for an audio-device library that needs a compiler and that nothing here uses: hence --no-deps.
 .venv/ready-dev: .venv/ready | system
-	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev,render]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev,data,render]"
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps pyfluidsynth
 	touch $@
 
@@ -53,7 +53,7 @@ data: .venv/ready-dev
 
 .venv-tf/ready: setup.py
 	test -x .venv-tf/bin/pip || $(PYTHON) -m venv .venv-tf
-	.venv-tf/bin/pip install --quiet --disable-pip-version-check -e ".[dev,tf]"
+	.venv-tf/bin/pip install --quiet --disable-pip-version-check -e ".[dev,data,tf]"
 	touch $@
 
 # What rendering a corpus needs from the system. Without the rights to install it, say so; its tests are then skipped.

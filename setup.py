@@ -29,7 +29,6 @@ setup(
         "msgpack>=1.0",
         "note-seq>=0.0.5",
         "numpy>=2.0",
-        "pyyaml>=6.0",
         "safetensors>=0.5",
         "scipy>=1.13",
         "soundfile>=0.12",
@@ -37,6 +36,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "data": ["array-record>=0.8", "pyyaml>=6.0", "tensorflow-datasets>=4.9.9"],
         "render": ["music21>=9"],  # and pyfluidsynth, installed with --no-deps: see the Makefile
         "hub": ["huggingface_hub>=0.25"],
         "onnx": ["onnxruntime>=1.19"],

@@ -1,17 +1,17 @@
 """How near sampled mels come to true ones on held-out windows, beside what guessing scores; and a picture.
 
-python benchmarks/heldout.py --checkpoint demo --data_dir data/rendered --plot heldout.png
+python benchmarks/heldout.py --checkpoint demo --dataset rendered --plot heldout.png
 """
 
 import argparse
 import itertools
-import pathlib
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from spectrodiff.audio.mel import scale_mel, unscale_mel
-from spectrodiff.data.windows import load_pieces, read_split
+from spectrodiff.audio.mel import log_mel_on_host, scale_mel, unscale_mel
+from spectrodiff.data.mixture import Mixture
+from spectrodiff.data.recordings import Recording, decode
 from spectrodiff.pretrained.formats import open_checkpoint
 from spectrodiff.pretrained.hub import find_checkpoint
 from spectrodiff.synthesizer import Synthesizer
@@ -22,7 +22,8 @@ from spectrodiff.training.spectrogram import NATS, SpectrogramTask, mel_l1
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", default="demo")
-    parser.add_argument("--data_dir", default="data/rendered")
+    parser.add_argument("--data_dir", default="data")
+    parser.add_argument("--dataset", nargs="+", default=["rendered"])
     parser.add_argument("--split", default="test")
     parser.add_argument("--windows", type=int, default=64)
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 4, 20], help="to compare with the checkpoint's own")
@@ -36,7 +37,8 @@ def main() -> None:
     found = open_checkpoint(find_checkpoint(options.checkpoint))
     model, config = found.build(), found.config
     graph, params, buffers = states.split(model)
-    task = SpectrogramTask(options.data_dir, config, heldout_windows=options.windows, heldout_split=options.split)
+    mixture = Mixture(options.data_dir, options.dataset)
+    task = SpectrogramTask(mixture, config, heldout_windows=options.windows, heldout_split=options.split)
     target, mask = task.heldout["target"], task.heldout["target_mask"]
 
     print(f"log-mel L1 in nats, {len(target)} windows of the {options.split} split, after the true window before each")
@@ -50,19 +52,17 @@ def main() -> None:
         )
         if options.plot and (steps, guidance) == own:
             plot(options.plot, target, sampled)
-    names = read_split(options.data_dir, options.split)
-    chosen = [names[i] for i in np.linspace(0, len(names) - 1, min(len(names), options.pieces)).astype(int)]
+    records = [(part, index) for part in mixture.heldout(options.split) for index in range(len(part))]
+    chosen = np.linspace(0, len(records) - 1, min(len(records), options.pieces)).astype(int)
     synthesizer = Synthesizer(model, config)
-    errors = [
-        whole_piece(synthesizer, pathlib.Path(options.data_dir) / "midi" / f"{piece.name}.mid", piece.mel)
-        for piece in load_pieces(options.data_dir, chosen, task.tokenizer)
-    ]
+    errors = [whole_piece(synthesizer, decode(part[index])) for part, index in (records[i] for i in chosen)]
     print(f"{f'{len(chosen)} whole pieces':>28}  {np.mean(np.concatenate(errors)):.3f}")
 
 
-def whole_piece(synthesizer: Synthesizer, midi: pathlib.Path, true: np.ndarray) -> np.ndarray:
+def whole_piece(synthesizer: Synthesizer, recording: Recording) -> np.ndarray:
     """The error of each frame, in nats, when every window's context is the sampled window before it."""
-    mel = np.asarray(scale_mel(np.concatenate(list(synthesizer.mels(midi)))))
+    true = scale_mel(log_mel_on_host(recording.audio))
+    mel = scale_mel(np.concatenate(list(synthesizer.mels(recording.notes))))
     frames = min(len(mel), len(true))
     return NATS * np.abs(mel[:frames] - true[:frames]).mean(-1)
 

@@ -1,6 +1,6 @@
 """How well a vocoder gives back recordings from their true mels, and how fast.
 
-python benchmarks/vocoder.py --data_dir data/rendered [--checkpoint runs/melgan/export]
+python benchmarks/vocoder.py --dataset rendered [--checkpoint runs/melgan/export]
 """
 
 import argparse
@@ -9,9 +9,9 @@ import time
 
 import numpy as np
 
-from spectrodiff.audio.files import read_audio
 from spectrodiff.audio.mel import SAMPLE_RATE, log_mel
-from spectrodiff.data.windows import read_split
+from spectrodiff.data.mixture import Mixture
+from spectrodiff.data.recordings import decode
 from spectrodiff.evaluation.reconstruction import compare
 from spectrodiff.pretrained.native import VOCODER, load
 from spectrodiff.vocoder.griffin_lim import GriffinLim
@@ -20,7 +20,8 @@ from spectrodiff.vocoder.streaming import MelGAN
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data_dir", type=pathlib.Path, default="data/rendered")
+    parser.add_argument("--data_dir", default="data")
+    parser.add_argument("--dataset", nargs="+", default=["rendered"])
     parser.add_argument("--split", default="test")
     parser.add_argument("--pieces", type=int, default=8)
     parser.add_argument("--checkpoint", type=pathlib.Path, help="folder with a trained MelGAN")
@@ -29,9 +30,10 @@ def main() -> None:
     vocoders = {"Griffin-Lim": GriffinLim()}
     if options.checkpoint:
         vocoders["MelGAN"] = MelGAN(load(options.checkpoint, VOCODER)[0])
-    names = read_split(options.data_dir, options.split)
-    chosen = [names[i] for i in np.linspace(0, len(names) - 1, min(len(names), options.pieces)).astype(int)]
-    recordings = [read_audio(options.data_dir / "audio" / f"{name}.flac") for name in chosen]
+    parts = Mixture(options.data_dir, options.dataset).heldout(options.split)
+    records = [(part, index) for part in parts for index in range(len(part))]
+    chosen = np.linspace(0, len(records) - 1, min(len(records), options.pieces)).astype(int)
+    recordings = [decode(part[index]).audio for part, index in (records[i] for i in chosen)]
     mels = [np.asarray(log_mel(recording)) for recording in recordings]
     print(f"{len(recordings)} pieces of the {options.split} split")
     for name, vocoder in vocoders.items():

@@ -3,7 +3,7 @@
 Scores are packed where the MIDI is, a few megabytes; where the accelerator is, they are rendered and tokenized by all
 cores, and nothing but a step number goes to the device after that.
 
-python recipes/resident.py pack --corpus data/rendered --out scores.npz
+python recipes/resident.py pack --dataset rendered --out scores.npz
 python recipes/resident.py train --scores scores.npz --gin_file configs/demo.gin --workdir runs/resident --minutes 20
 """
 
@@ -30,7 +30,7 @@ from spectrodiff.diffusion.samplers import dpmpp
 from spectrodiff.errors import InputError
 from spectrodiff.files import replacing
 from spectrodiff.models.sampling import window_sampler
-from spectrodiff.notes.sequence import Notes
+from spectrodiff.notes.sequence import Notes, from_note_sequence
 from spectrodiff.notes.tokenizer import NoteTokenizer
 from spectrodiff.pretrained.native import SPECTROGRAM, save
 from spectrodiff.training import loop, optimizers, spectrogram  # noqa: F401 (configs refer to them)
@@ -47,23 +47,21 @@ COLUMNS = ("start", "end", "pitch", "velocity", "program", "is_drum")
 
 
 def pack(options) -> None:
-    """Writes the notes and splits of a rendered corpus into one file."""
-    import csv
+    """Writes the notes and splits of a prepared dataset into one file."""
+    from spectrodiff.data.dataset import open_dataset  # needs TFDS, which `train` does without
 
-    from spectrodiff.notes.midi import read_midi
-
-    with (options.corpus / "splits.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    pieces = [read_midi(options.corpus / "midi" / f"{row['name']}.mid") for row in tqdm(rows, desc="packing")]
-    columns = {name: np.concatenate([getattr(notes, name) for notes in pieces]) for name in COLUMNS}
+    dataset = open_dataset(options.data_dir, options.dataset)
+    records = ((split, record["notes"]) for split in dataset.splits for record in dataset[split])
+    pieces = [(split, from_note_sequence(notes)) for split, notes in tqdm(records, desc="packing", unit="piece")]
+    columns = {name: np.concatenate([getattr(notes, name) for _, notes in pieces]) for name in COLUMNS}
     columns |= {name: columns[name].astype(np.uint8) for name in ("pitch", "velocity", "program")}
     with replacing(options.out) as temporary:
         np.savez_compressed(
             temporary,
             **columns,
-            notes=[len(notes) for notes in pieces],
-            total_time=[notes.total_time for notes in pieces],
-            split=[row["split"] for row in rows],
+            notes=[len(notes) for _, notes in pieces],
+            total_time=[notes.total_time for _, notes in pieces],
+            split=[split for split, _ in pieces],
         )
 
 
@@ -253,7 +251,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
     packing = commands.add_parser("pack")
-    packing.add_argument("--corpus", type=pathlib.Path, default=pathlib.Path("data/rendered"))
+    packing.add_argument("--data_dir", default="data")
+    packing.add_argument("--dataset", default="rendered")
     packing.add_argument("--out", type=pathlib.Path, required=True)
     packing.set_defaults(run=pack)
     training = commands.add_parser("train")

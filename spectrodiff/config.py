@@ -4,6 +4,8 @@ The defaults are the paper's base model with context (Hawthorne et al. 2022, arX
 """
 
 import dataclasses
+import math
+import typing
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +14,33 @@ import gin
 from spectrodiff.errors import InputError
 
 WINDOW_FRAMES = 256  # 5.12 s at 50 frames a second: what the model writes at a time
+PROGRAM_MAPS = ("full", "midi_class", "flat", "slakh")
+SAMPLERS = ("ddpm", "ddim", "dpmpp")
+MAX_SIZE = 2**20  # of widths and lengths, far above any use: what is larger is a mistake, and overflows elsewhere
+MAX_LAYERS = 2**10
+MAX_STEPS = 1000
+MAX_GUIDANCE = 20.0
+
+
+def is_whole(value: Any, low: int = 1, high: int = MAX_SIZE) -> bool:
+    """Whether `value` is an integer from `low` to `high`; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def is_share(value: Any) -> bool:
+    """Whether `value` is a number from 0 up to, not including, 1; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
+
+
+def _check_whole(config: Any, low: int, high: int, *names: str) -> None:
+    for name in names:
+        if not is_whole(value := getattr(config, name), low, high):
+            raise InputError(f"{name} is {value!r}; choose {low} to {high}")
+
+
+def _check_choice(config: Any, name: str, choices: Sequence[str]) -> None:
+    if (value := getattr(config, name)) not in choices:
+        raise InputError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
 
 
 @gin.configurable
@@ -24,6 +53,11 @@ class TokenizerConfig:
     max_tokens: int = 2048
     # As published: a window after the last event lists as sounding what sounded just before that event. Off, nothing.
     ghost_ties: bool = True
+
+    def __post_init__(self):
+        _check_whole(self, 1, 127, "velocity_bins")
+        _check_whole(self, 2, MAX_SIZE, "max_tokens")  # a window without a note needs two
+        _check_choice(self, "program_map", PROGRAM_MAPS)
 
 
 @gin.configurable
@@ -54,6 +88,12 @@ class ModelConfig:
     tokens_per_note: int = 2
 
     def __post_init__(self):
+        _check_whole(self, 1, MAX_SIZE, "width", "heads", "head_dim", "mlp_width", "vocabulary_rows", "max_tokens")
+        _check_whole(self, 1, MAX_SIZE, "tokens_per_note")
+        _check_whole(self, 1, MAX_LAYERS, "note_layers", "decoder_layers")
+        _check_whole(self, int(self.with_context), MAX_LAYERS, "context_layers")
+        if not is_share(self.dropout):
+            raise InputError(f"dropout is {self.dropout!r}; choose a number from 0 to below 1")
         if self.note_roll and not self.compact_notes:
             raise InputError("ModelConfig.note_roll = True needs ModelConfig.compact_notes = True")
 
@@ -68,8 +108,11 @@ class DiffusionConfig:
     std: float = 1.0
 
     def __post_init__(self):
-        if self.prediction not in ("eps", "v", "x0"):
-            raise InputError(f"DiffusionConfig.prediction is {self.prediction!r}; choose one of eps, v, x0")
+        _check_choice(self, "prediction", ("eps", "v", "x0"))
+        if not math.isfinite(self.mean):
+            raise InputError(f"mean is {self.mean!r}; choose a finite number")
+        if not 0 < self.std < math.inf:
+            raise InputError(f"std is {self.std!r}; choose a number above 0")
 
 
 @gin.configurable
@@ -80,6 +123,12 @@ class SamplingConfig:
     sampler: str = "dpmpp"  # ddpm | ddim | dpmpp
     steps: int = 20
     guidance: float = 2.0
+
+    def __post_init__(self):
+        _check_choice(self, "sampler", SAMPLERS)
+        _check_whole(self, 1, MAX_STEPS, "steps")
+        if not 0.0 <= self.guidance <= MAX_GUIDANCE:
+            raise InputError(f"guidance is {self.guidance}; choose 0 to {MAX_GUIDANCE:g} (1 is none)")
 
 
 @gin.configurable
@@ -109,6 +158,10 @@ class GeneratorConfig:
     def __post_init__(self):
         object.__setattr__(self, "factors", tuple(self.factors))  # JSON has only lists
         object.__setattr__(self, "dilations", tuple(self.dilations))
+        _check_whole(self, 1, MAX_SIZE, "channels")
+        for name in ("factors", "dilations"):
+            if not all(map(is_whole, getattr(self, name))):
+                raise InputError(f"{name} is {getattr(self, name)}; choose whole numbers from 1 to {MAX_SIZE}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -116,18 +169,43 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def from_dict(kind: type, values: dict[str, Any], where: str = "config") -> Any:
+def from_dict(kind: type, values: Any, where: str = "config") -> Any:
     """The config of class `kind` that `to_dict` wrote.
 
     Raises:
-      InputError: a field is unknown; the message names it and `where`. Missing ones, newer than the file, are defaults.
+      InputError: a field is unknown, of another type, or out of range, or `values` is no dict; the message names it and
+        `where`. Missing ones, newer than the file, are defaults.
     """
-    fields = {field.name: field.type for field in dataclasses.fields(kind)}
-    for name in sorted(values.keys() - fields.keys()):
-        raise InputError(f"{where} has the unknown field {name!r}: it was written by a newer spectrodiff; upgrade it")
-    return kind(
-        **{
-            name: from_dict(fields[name], value, f"{where}.{name}") if dataclasses.is_dataclass(fields[name]) else value
-            for name, value in values.items()
-        }
-    )
+    if not isinstance(values, dict):
+        raise InputError(f"{where} is {values!r:.80}; expected a dict of settings")
+    hints = typing.get_type_hints(kind)
+    fields = {}
+    for name, value in values.items():
+        if name not in hints:
+            raise InputError(
+                f"{where} has the unknown field {name!r}: it was written by a newer spectrodiff; upgrade it"
+            )
+        if dataclasses.is_dataclass(hints[name]):
+            value = from_dict(hints[name], value, f"{where}.{name}")
+        elif expected := misfit(value, hints[name]):
+            raise InputError(f"{where}.{name} is {value!r:.80}, which is no {expected}")
+        fields[name] = float(value) if hints[name] is float else value
+    try:
+        return kind(**fields)
+    except InputError as error:
+        reason = str(error).splitlines()[0]  # what follows is gin's account of calls
+        raise InputError(f"{where}: {reason}") from error
+
+
+def misfit(value: Any, hint: Any) -> str | None:
+    """What `value` should be by the type `hint`, where it is something else. An int will do for a float, a bool not."""
+    from beartype import BeartypeConf
+    from beartype.door import is_bearable
+
+    fits = is_bearable(value, hint, conf=BeartypeConf(is_pep484_tower=True))
+    if isinstance(value, bool) and hint in (int, float):
+        fits = False
+    if fits and typing.get_origin(hint) is Sequence:  # of which beartype looks at one only
+        (member,) = typing.get_args(hint)
+        fits = not any(misfit(item, member) for item in value)
+    return None if fits else getattr(hint, "__name__", str(hint))

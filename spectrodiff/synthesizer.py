@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import os
+import warnings
 from collections.abc import Iterator
 
 import jax
@@ -13,7 +14,7 @@ from jaxtyping import Float, Int32
 from tqdm import tqdm
 
 from spectrodiff.audio.mel import FRAMES_PER_SECOND, MEL_BINS, unscale_mel
-from spectrodiff.config import WINDOW_FRAMES, SpectrogramConfig
+from spectrodiff.config import WINDOW_FRAMES, SamplingConfig, SpectrogramConfig, from_dict, to_dict
 from spectrodiff.diffusion.samplers import STEPS
 from spectrodiff.errors import InputError
 from spectrodiff.models.sampling import window_sampler
@@ -30,8 +31,6 @@ from spectrodiff.vocoder.streaming import MelGAN, Vocoder
 
 _BUCKETS = (512, 1024)  # lengths that token windows are padded to, besides the longest: one compiled program each
 RING_OUT = 1.0  # seconds kept after the last note's end, as far as the published windows reach
-MAX_STEPS = 1000
-MAX_GUIDANCE = 20.0
 MAX_SEEDS = 2**32
 
 
@@ -42,7 +41,8 @@ def _vocoder_of(checkpoint: Checkpoint) -> Vocoder:
     if checkpoint.onnx_vocoder is not None:
         if importlib.util.find_spec("onnxruntime"):
             return OnnxVocoder(checkpoint.onnx_vocoder)
-        print(f'{checkpoint.onnx_vocoder} needs pip install "spectrodiff[onnx]"; Griffin-Lim plays instead', flush=True)
+        needed = 'needs pip install "spectrodiff[onnx]"; Griffin-Lim plays instead'
+        warnings.warn(f"{checkpoint.onnx_vocoder} {needed}", stacklevel=3)
     return GriffinLim()
 
 
@@ -77,7 +77,7 @@ class Synthesizer:
         """
         chosen = None if vocoder is None else find_vocoder(vocoder)
         found = open_checkpoint(find_checkpoint(checkpoint))
-        return cls(found.build(), found.config, chosen or _vocoder_of(found))
+        return cls(found.build(), found.config, _vocoder_of(found) if chosen is None else chosen)
 
     def __call__(self, midi: str | os.PathLike | Notes, **options) -> Float[np.ndarray, " s"]:
         """Audio of a piece, float32 at 16 kHz. Takes the options of `mels`."""
@@ -132,19 +132,12 @@ class Synthesizer:
         self, sampler: str | None, steps: int | None, guidance: float | None, seed: int
     ) -> tuple[str, int, float]:
         """Sampler, steps and guidance of `mels` with these options; raises InputError where one is out of range."""
-        recommended = self.config.sampling
-        sampler = recommended.sampler if sampler is None else sampler
-        steps = recommended.steps if steps is None else steps
-        guidance = recommended.guidance if guidance is None else guidance
-        if sampler not in STEPS:
-            raise InputError(f"unknown sampler {sampler!r}; choose one of {', '.join(STEPS)}")
-        if not 1 <= steps <= MAX_STEPS:
-            raise InputError(f"steps is {steps}; choose 1 to {MAX_STEPS}")
-        if not 0.0 <= guidance <= MAX_GUIDANCE:
-            raise InputError(f"guidance is {guidance}; choose 0 to {MAX_GUIDANCE:g} (1 is none)")
+        options = {"sampler": sampler, "steps": steps, "guidance": guidance}
+        given = {name: value for name, value in options.items() if value is not None}
+        chosen = from_dict(SamplingConfig, to_dict(self.config.sampling) | given, "options")
         if not 0 <= seed < MAX_SEEDS:
             raise InputError(f"seed is {seed}; choose 0 to {MAX_SEEDS - 1}")
-        return sampler, steps, float(guidance)
+        return chosen.sampler, chosen.steps, float(chosen.guidance)
 
     def _bucketed(self, tokens: Int32[np.ndarray, " n"]) -> Int32[np.ndarray, " bucket"]:
         """A window's tokens, padded to its bucket: a longer one than usual where compact notes need the room."""

@@ -33,7 +33,7 @@ if os.environ.get("CI"):
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
-    """A folder with a prepared corpus of three short pieces."""
+    """A data_dir with one prepared dataset, of three short pieces."""
     return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 

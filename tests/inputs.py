@@ -1,16 +1,16 @@
 """What the tests are fed: random notes, models small enough to compile at once, and a corpus in miniature."""
 
-import csv
+import dataclasses
 import pathlib
 
 import jax
 import numpy as np
 from flax import nnx
 
-from spectrodiff.audio.files import write_audio
 from spectrodiff.audio.mel import SAMPLE_RATE
 from spectrodiff.config import DiffusionConfig, ModelConfig, SpectrogramConfig, TokenizerConfig
-from spectrodiff.notes.midi import Notes, write_midi
+from spectrodiff.data.recordings import Entry, Recording, encode
+from spectrodiff.notes.midi import Notes
 from spectrodiff.notes.tokenizer import NoteTokenizer
 
 _SIZES = {"width": 32, "heads": 2, "head_dim": 16, "mlp_width": 64, "max_tokens": 128}
@@ -63,22 +63,44 @@ def random_notes(seed: int, seconds: float = 12.0, programs=(0, 5, 40), voices: 
     )
 
 
-def make_corpus(folder: pathlib.Path, pieces: int = 3, seconds: float = 6.0) -> pathlib.Path:
-    """A prepared corpus of decaying sines: piece0 validates, the others train."""
-    for name in ("audio", "midi"):
-        (folder / name).mkdir(parents=True)
-    with (folder / "splits.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["name", "split"])
-        for i in range(pieces):
-            notes = random_notes(i, seconds, voices=4, drums=3)
-            audio = np.zeros(int((notes.total_time + 0.123 * i) * SAMPLE_RATE), np.float32)
-            time = np.arange(len(audio)) / SAMPLE_RATE
-            for start, end, pitch in zip(notes.start, notes.end, notes.pitch, strict=True):
-                since = time[(time >= start) & (time < end)] - start
-                tone = np.sin(2 * np.pi * 440 * 2 ** ((pitch - 69) / 12) * since)
-                audio[(time >= start) & (time < end)] += 0.1 * np.exp(-2 * since) * tone
-            write_audio(folder / "audio" / f"piece{i}.flac", audio)
-            write_midi(notes, folder / "midi" / f"piece{i}.mid")
-            table.writerow([f"piece{i}", "train" if i else "validation"])
-    return folder
+def make_recording(seed: int, seconds: float = 6.0, **options) -> Recording:
+    """Random notes as decaying sines, and silence after them, the longer the higher the seed."""
+    notes = random_notes(seed, seconds, **{"voices": 4, "drums": 3} | options)
+    audio = np.zeros(int((notes.total_time + 0.123 * seed) * SAMPLE_RATE), np.float32)
+    time = np.arange(len(audio)) / SAMPLE_RATE
+    for start, end, pitch in zip(notes.start, notes.end, notes.pitch, strict=True):
+        since = time[(time >= start) & (time < end)] - start
+        tone = np.sin(2 * np.pi * 440 * 2 ** ((pitch - 69) / 12) * since)
+        audio[(time >= start) & (time < end)] += 0.1 * np.exp(-2 * since) * tone
+    return Recording(f"piece{seed}", audio, notes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """A corpus of recordings that are there already: `source` of an entry is its recording."""
+
+    name: str
+    splits: dict[str, list[Recording]]
+    homepage: str = "nowhere"
+    description: str = "made by a test"
+
+    def entries(self, folder: pathlib.Path) -> list[Entry]:
+        return [Entry(piece.name, split, piece) for split, pieces in self.splits.items() for piece in pieces]
+
+    def read(self, entry: Entry) -> Recording:
+        return entry.source
+
+
+def write_dataset(data_dir: pathlib.Path, name: str, splits: dict[str, list[Recording]]) -> pathlib.Path:
+    """A prepared dataset of these recordings; returns its folder."""
+    from spectrodiff.data.builders.tfds_builder import build  # heavy
+
+    shards = {split: [lambda pieces=pieces: enumerate(map(encode, pieces))] for split, pieces in splits.items()}
+    return build(Listed(name, splits), {}, data_dir, shards)
+
+
+def make_corpus(data_dir: pathlib.Path) -> pathlib.Path:
+    """The prepared dataset "rendered": piece0 validates, piece1 and piece2 train."""
+    pieces = [make_recording(seed) for seed in range(3)]
+    write_dataset(data_dir, "rendered", {"train": pieces[1:], "validation": pieces[:1]})
+    return data_dir

@@ -132,7 +132,7 @@ def test_windows_of_too_many_notes(refused_midi, folder):
         (["--guidance", "strong"], "argument --guidance: invalid float value: 'strong'"),
         (["--seed", "-1"], "seed is -1; choose 0"),
         (["--seed", "99999999999999999999"], "seed is 99999999999999999999; choose 0"),
-        (["--sampler", "euler"], "unknown sampler 'euler'; choose one of ddpm, ddim, dpmpp"),
+        (["--sampler", "euler"], "sampler is 'euler'; choose one of ddpm, ddim, dpmpp"),
         (["--on_overflow", "ignore"], "argument --on_overflow: invalid choice: 'ignore'"),
         (["--speed", "2"], "unrecognized arguments: --speed 2"),
     ],
@@ -315,7 +315,10 @@ def refused_train(refused, folder):
         ("DiffusionConfig.prediction = 'y'", "choose one of eps, v, x0"),
         ("train.optimizer = @sgd()", "No configurable matching reference '@sgd()'"),
         ("ModelConfig.compact_notes = False", "note_roll = True needs ModelConfig.compact_notes = True"),
-        ("SpectrogramTask.data_dir = '/nope'", "no corpus in /nope: splits.csv is missing"),
+        ("Mixture.data_dir = '/nope'", "no dataset 'rendered' in /nope (there: none); make it with `spectro"),
+        ("Mixture.weights = {'rendered': 'all'}", "the config binds Mixture.weights to {'rendered': 'all'}, which"),
+        ("Mixture.weights = {'rendered': -1}", "Mixture.weights has -1 for 'rendered'; choose a number from 0 up"),
+        ("Augmentation.sub_mix = 2.0\nbatches.augmentation = @Augmentation()", "sub_mix is 2.0; choose 0 to 1"),
     ],
 )
 def test_configs_that_cannot_be(refused_train, binding, message):
@@ -334,8 +337,8 @@ def test_a_config_without_a_task(refused_train, folder):
 def test_includes_are_found_here_and_in_the_checkout(refused_train, folder, monkeypatch):
     monkeypatch.chdir(folder)
     (folder / "mine.gin").write_text("include 'configs/tiny.gin'\ninclude 'other.gin'\n")
-    (folder / "other.gin").write_text("SpectrogramTask.data_dir = 'here'\n")
-    assert "no corpus in here: " in refused_train("--gin_file", "mine.gin")
+    (folder / "other.gin").write_text("Mixture.data_dir = 'here'\n")
+    assert "no dataset 'rendered' in here " in refused_train("--gin_file", "mine.gin")
 
 
 def test_a_workdir_that_is_a_file(refused, folder):

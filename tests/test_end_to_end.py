@@ -39,11 +39,11 @@ def trained(corpus, tmp_path_factory):
     """Workdirs of both networks: the spectrogram model was stopped at step 2 and resumed, as its log shows."""
     folder = tmp_path_factory.mktemp("runs")
     bindings = ["batches.batch_size = 2", "batches.tokens = 512", "train.optimizer = @adamw()"]
-    bindings += [f"SpectrogramTask.data_dir = '{corpus}'"]
+    bindings += [f"Mixture.data_dir = '{corpus}'"]
     for steps in (2, 3):
         train(folder / "spectrogram", "tiny.gin", *bindings, f"train.steps = {steps}")
     small = ["GeneratorConfig.channels = 16", "GeneratorConfig.dilations = (1,)", "VocoderTask.batch_size = 2"]
-    small += ["VocoderTask.crop_frames = 8", "VocoderTask.heldout_crops = 2", f"VocoderTask.data_dir = '{corpus}'"]
+    small += ["VocoderTask.crop_frames = 8", "VocoderTask.heldout_crops = 2", f"Mixture.data_dir = '{corpus}'"]
     train(folder / "vocoder", "melgan.gin", *small, "train.steps = 2")
     return folder
 

@@ -7,9 +7,11 @@ import time
 import numpy as np
 import pytest
 from inputs import OURS, PAPER
+from safetensors.numpy import load_file
 
+from spectrodiff.data.mixture import Mixture
 from spectrodiff.errors import InputError
-from spectrodiff.pretrained.native import SPECTROGRAM, load, load_arrays
+from spectrodiff.pretrained.native import SPECTROGRAM, load
 from spectrodiff.training import loop, spectrogram
 from spectrodiff.training.optimizers import muon
 from spectrodiff.training.spectrogram import SpectrogramTask
@@ -65,7 +67,7 @@ def task(corpus):
     # Dropout is on, so that its randomness must continue too.
     model = dataclasses.replace(OURS.model, dropout=0.1)
     config = dataclasses.replace(OURS, model=model)
-    return SpectrogramTask(str(corpus), config, heldout_windows=2, heldout_steps=2)
+    return SpectrogramTask(Mixture(str(corpus)), config, heldout_windows=2, heldout_steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,7 @@ def test_a_killed_run_resumes_to_the_bit(task, whole, tmp_path, capsys):
     run(tmp_path, task)
     resumed = int(capsys.readouterr().out.split("resuming at step ")[1].split()[0])
     assert resumed in (SAVED, KILLED)  # the second checkpoint may have made it, too
-    ours, theirs = (load_arrays(w / "export" / "spectrogram.safetensors") for w in (tmp_path, whole))
+    ours, theirs = (load_file(w / "export" / "spectrogram.safetensors") for w in (tmp_path, whole))
     assert ours.keys() == theirs.keys()
     for name in ours:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
@@ -103,17 +105,17 @@ def test_what_a_run_leaves(task, whole):
     log = log_of(whole)
     assert [figures["step"] for figures in log] == [0, 1, 2, 4, STEPS]
     assert set(log[0]) == {"step", "mean_mel", "wrong_window", "context_mean"}
-    assert set(log[1]) == {"step", "loss", "gradient_norm", "examples_per_second", "waiting"}
+    assert set(log[1]) == {"step", "loss", "gradient_norm", "overfull", "examples_per_second", "waiting"}
     assert all(np.isfinite(value) for figures in log for value in figures.values())
     assert (whole / "config.gin").is_file()
     assert sorted(int(folder.name) for folder in (whole / "checkpoints").iterdir()) == [4, 5]
 
 
 def test_a_finished_run_runs_no_further_and_another_model_is_refused(task, whole, capsys):
-    before = load_arrays(whole / "export" / "spectrogram.safetensors")
+    before = load_file(whole / "export" / "spectrogram.safetensors")
     run(whole, task)
     assert f"resuming at step {STEPS}" in capsys.readouterr().out
-    after = load_arrays(whole / "export" / "spectrogram.safetensors")
+    after = load_file(whole / "export" / "spectrogram.safetensors")
     assert all(np.array_equal(before[name], after[name]) for name in before)
     with pytest.raises(InputError, match="does not fit this config"):
         run(whole, dataclasses.replace(task, config=PAPER))

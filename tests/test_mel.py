@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from spectrodiff.audio.mel import EXTRA_FRAMES, LOG_CEILING, LOG_FLOOR, log_mel, mel_matrix, scale_mel, unscale_mel
+from spectrodiff.audio.mel import (
+    EXTRA_FRAMES,
+    LOG_CEILING,
+    LOG_FLOOR,
+    log_mel,
+    log_mel_on_host,
+    mel_matrix,
+    scale_mel,
+    unscale_mel,
+)
 
 
 def tensorflow_mel_matrix():
@@ -48,6 +57,16 @@ def signals():
 def test_log_mel_is_its_definition(name):
     audio = signals()[name].astype(np.float32)
     np.testing.assert_allclose(log_mel(audio), definition(audio), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("samples", [1, 319, 320, 321, 5000, 528 * 320])
+@pytest.mark.parametrize("name", signals())
+def test_log_mel_on_the_host_is_log_mel(name, samples):
+    audio = np.resize(signals()[name], samples).astype(np.float32)
+    mel = log_mel_on_host(audio)
+    assert isinstance(mel, np.ndarray)
+    assert mel.dtype == np.float32
+    np.testing.assert_allclose(mel, log_mel(audio), atol=1e-5, rtol=0)
 
 
 def test_mel_matrix_against_two_oracles():
@@ -96,3 +115,6 @@ def test_scaling_round_trips_and_clips():
     np.testing.assert_allclose(unscale_mel(scaled), mel, atol=1e-5)
     assert float(scale_mel(jnp.full((1, 128), 9.0)).max()) == 1.0
     assert float(scale_mel(jnp.full((1, 128), -99.0)).min()) == -1.0
+    on_host = scale_mel(np.asarray(mel))
+    assert isinstance(on_host, np.ndarray)
+    np.testing.assert_allclose(on_host, scaled, atol=1e-6)

@@ -107,7 +107,12 @@ def test_a_truncated_or_missing_file_is_named(folder):
         load(folder, SPECTROGRAM)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format_version": 1, "config": []}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "{}", '{"format_version": 1, "config": []}', '{"format_version": 1, "config": {"model": 3}}',
+     '{"format_version": 1, "config": {}, "card": 3}', "[" * 200_000],
+    ids=["empty", "cut", "list", "nothing", "config a list", "model a number", "card a number", "deep"],
+)  # fmt: skip
 def test_a_damaged_description_is_named(folder, text):
     (folder / CONFIG).write_text(text)
     with pytest.raises(InputError, match=CONFIG):

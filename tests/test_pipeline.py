@@ -1,10 +1,17 @@
 import json
 
+import gin
+import jax
 import numpy as np
 import pytest
+from inputs import make_recording, write_dataset
 
-from spectrodiff.data.pipeline import batches
-from spectrodiff.data.windows import cut_window, load_pieces, read_split
+from spectrodiff.data.dataset import open_dataset
+from spectrodiff.data.mixture import Mixture
+from spectrodiff.data.pieces import open_piece
+from spectrodiff.data.pipeline import batches, stream
+from spectrodiff.data.recordings import decode
+from spectrodiff.data.windows import cut_window
 from spectrodiff.errors import InputError
 from spectrodiff.notes.tokenizer import NoteTokenizer
 
@@ -12,12 +19,57 @@ TOKENIZER = NoteTokenizer()
 
 
 @pytest.fixture(scope="module")
-def pieces(corpus):
-    return load_pieces(corpus, read_split(corpus, "train"), TOKENIZER)
+def data_dir(tmp_path_factory):
+    """Two datasets: `few` of 12 pieces, each longer than the one before, and `one` of a single one."""
+    folder = tmp_path_factory.mktemp("data")
+    few = [make_recording(seed, 0.6 + 0.3 * seed, voices=1, drums=1) for seed in range(12)]
+    write_dataset(folder, "few", {"train": few})
+    write_dataset(folder, "one", {"train": [make_recording(12, 2.0)]})
+    return folder
 
 
-def stream(pieces, seed=0, **options):
-    return batches(pieces, TOKENIZER, 2, batch_size=4, tokens=256, seed=seed, **options)
+@pytest.fixture
+def mixture(data_dir):
+    return Mixture(str(data_dir), {"few": 0.75, "one": 0.25})
+
+
+class Draws:
+    """Examples that tell what they were drawn from: the piece's number, and the generator's first."""
+
+    def __init__(self):
+        self.reads = 0
+
+    def read(self, record):
+        self.reads += 1
+        return int(decode(record).name.removeprefix("piece")), len(record["audio"])
+
+    def draw(self, candidates, rng):
+        return {"number": np.array(rng.random()), "piece": np.array(next(candidates))}
+
+
+def numbers(mixture, count, examples=None, **options):
+    """The first `count` examples of `Draws`, in columns."""
+    options = {"batch_size": 4, "seed": 0} | options
+    with_ends = stream(mixture, examples or Draws(), **options)
+    taken = [next(with_ends) for _ in range(count * options.get("process_count", 1) // options["batch_size"])]
+    with_ends.close()
+    return {name: np.concatenate([batch[name] for batch in taken]) for name in taken[0]}
+
+
+@pytest.fixture
+def windows(corpus):
+    """Batches of windows of the corpus; threads end with the test."""
+    started = []
+
+    def start(seed=0, **options):
+        options = {"batch_size": 4, "tokens": 256} | options
+        started.append(batches(Mixture(str(corpus)), TOKENIZER, 2, seed=seed, **options))
+        return started[-1]
+
+    yield start
+    for iterator in started:
+        iterator.close()
+    gin.clear_config()
 
 
 def take(iterator, count):
@@ -28,45 +80,115 @@ def same(first, second):
     return all(np.array_equal(a[k], b[k]) for a, b in zip(first, second, strict=True) for k in a)
 
 
-def test_batches_are_windows_of_the_pieces(pieces):
-    (batch,) = take(stream(pieces), 1)
+def test_batches_are_windows_of_the_pieces_on_the_device(windows, corpus):
+    batch = next(windows())
     assert {name: array.shape for name, array in batch.items()} == {
         "tokens": (4, 256),
         "target": (4, 256, 128),
         "target_mask": (4, 256),
         "context": (4, 256, 128),
         "context_mask": (4, 256),
+        "overfull": (4,),
     }
+    assert all(isinstance(array, jax.Array) for array in batch.values())
+    pieces = [open_piece(record) for record in open_dataset(corpus, "rendered")["train"]]
     for i in range(4):
         start = int(batch["context_mask"][i].sum())  # no piece reaches past frame 256 of context and 64 of target
-        candidates = [piece for piece in pieces if len(piece.mel) > start]
         if start < 256:
-            examples = [cut_window(piece, start, TOKENIZER, 256, 128) for piece in candidates]
+            examples = [
+                cut_window(piece, TOKENIZER.timeline(piece.notes), start, TOKENIZER, 256, 128)
+                for piece in pieces
+                if piece.frames > start
+            ]
             assert any(all(np.array_equal(batch[k][i], example[k]) for k in example) for example in examples)
 
 
-def test_a_seed_decides_all(pieces):
-    assert same(take(stream(pieces), 3), take(stream(pieces), 3))
-    assert not same(take(stream(pieces), 1), take(stream(pieces, seed=1), 1))
+def test_a_seed_decides_all(windows):
+    assert same(take(windows(), 3), take(windows(), 3))
+    assert not same(take(windows(), 1), take(windows(seed=1), 1))
 
 
-def test_a_stream_continues_from_its_state_as_if_it_had_never_stopped(pieces):
-    whole = take(stream(pieces), 6)
-    stopped = stream(pieces)
+def test_threads_decide_nothing(mixture):
+    one, many = (numbers(mixture, 200, threads=threads) for threads in (1, 7))
+    assert same([one], [many])
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_stream_continues_from_its_state_as_if_it_had_never_stopped(windows, threads):
+    """Though threads have read ahead by then, and the state was saved as JSON."""
+    gin.bind_parameter("stream.threads", threads)
+    gin.bind_parameter("stream.windows_per_piece", 2)
+    whole = take(windows(), 6)
+    stopped = windows()
     take(stopped, 3)
     state = json.loads(json.dumps(stopped.get_state()))
-    continued = stream(pieces)
+    continued = windows()
     continued.set_state(state)
     assert same(take(continued, 3), whole[3:])
+    assert same(take(stopped, 3), whole[3:])  # asking for it disturbs nothing
+    stopped.set_state(state)  # nor has what was read ahead of a state been forgotten
+    assert same(take(stopped, 3), whole[3:])
     assert not same(whole[:1], whole[1:2])
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_the_share_of_first_windows(pieces, share):
-    starts = [batch["context_mask"].sum(-1) for batch in take(stream(pieces, first_share=share), 5)]
-    assert np.mean(np.concatenate(starts) == 0) == pytest.approx(share, abs=0.1)
+def test_hosts_share_what_one_alone_would_draw(mixture):
+    alone = numbers(mixture, 120)["number"]
+    hosts = [numbers(mixture, 40, batch_size=12, process_index=i, process_count=3)["number"] for i in range(3)]
+    assert len({*alone.tolist()}) == 120
+    np.testing.assert_array_equal(np.stack(hosts, axis=1).ravel(), alone)
 
 
-def test_when_nothing_fits_it_says_what_to_raise(pieces):
+def test_shares_of_datasets_and_pieces(mixture, data_dir):
+    """Each within four standard deviations of what its weight, and then its length, says."""
+    count = 4000
+    drawn = np.bincount(numbers(mixture, count, batch_size=100)["piece"], minlength=13) / count
+    records = open_dataset(data_dir, "few")["train"]
+    seconds = {int(decode(record).name[5:]): len(decode(record).audio) for record in records}
+    shares = np.array([0.75 * seconds[i] / sum(seconds.values()) for i in range(12)] + [0.25])
+    np.testing.assert_array_less(np.abs(drawn - shares), 4 * np.sqrt(shares * (1 - shares) / count))
+
+
+@pytest.mark.parametrize("stay", [1, 4])
+def test_pieces_stay_for_some_windows(mixture, stay):
+    """64 pieces side by side; a few leave at every turn."""
+    turns = numbers(mixture, 64 * 40, batch_size=64, windows_per_piece=stay)["piece"].reshape(40, 64)
+    leaving = (np.arange(1, 40)[:, None] + np.arange(64)) % stay == 0
+    changed = np.diff(turns, axis=0) != 0
+    assert not changed[~leaving].any()
+    assert changed[leaving].mean() > 0.7  # the rest drew the same piece again
+
+
+def test_what_is_kept_is_not_read_again(mixture):
+    enough, little = Draws(), Draws()
+    one = numbers(mixture, 400, enough, threads=1)
+    other = numbers(mixture, 400, little, threads=1, memory_gb=0.0)
+    assert same([one], [other])
+    assert enough.reads <= 13
+    assert little.reads > 100
+
+
+def test_when_nothing_fits_it_says_what_to_raise(windows):
     with pytest.raises(InputError, match=r"raise batches\.tokens"):
-        next(batches(pieces, TOKENIZER, 2, batch_size=1, tokens=4))
+        next(windows(batch_size=1, tokens=4))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch size is 0; choose 1 or more"),
+        ({"seed": -1}, "seed is -1; choose 0 or more"),
+        ({"threads": 0}, r"stream\.threads is 0; choose 1 or more"),
+        ({"windows_per_piece": 0}, r"stream\.windows_per_piece is 0"),
+        ({"memory_gb": -1.0}, r"stream\.memory_gb is -1\.0; choose 0 or more"),
+        ({"memory_gb": float("nan")}, r"stream\.memory_gb is nan"),
+        ({"process_index": 0, "process_count": 3}, "choose a multiple of 3, the number of processes"),
+    ],
+)
+def test_nonsense(mixture, options, message):
+    with pytest.raises(InputError, match=message):
+        stream(mixture, Draws(), **{"batch_size": 4, "seed": 0} | options)
+
+
+def test_a_dataset_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match=r"no dataset 'rendered' in .*there: none"):
+        stream(Mixture(str(tmp_path)), Draws(), batch_size=4, seed=0)

@@ -143,7 +143,7 @@ def test_longer_songs_and_more_guidance_are_no_new_programs(synthesizer, compila
         ({"guidance": float("nan")}, "guidance is nan"),
         ({"seed": -1}, "seed is -1; choose 0 to 4294967295"),
         ({"seed": 2**32}, "seed is 4294967296"),
-        ({"sampler": "euler"}, "unknown sampler 'euler'; choose one of ddpm, ddim, dpmpp"),
+        ({"sampler": "euler"}, "sampler is 'euler'; choose one of ddpm, ddim, dpmpp"),
     ],
 )
 def test_options_out_of_range(synthesizer, option, message):

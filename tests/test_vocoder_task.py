@@ -5,9 +5,13 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from inputs import make_recording, write_dataset
 
-from spectrodiff.audio.files import read_audio, write_audio
 from spectrodiff.config import GeneratorConfig
+from spectrodiff.data.augmentation import Augmentation
+from spectrodiff.data.dataset import open_dataset
+from spectrodiff.data.mixture import Mixture
+from spectrodiff.data.recordings import Recording, decode
 from spectrodiff.errors import InputError
 from spectrodiff.pretrained.native import VOCODER, holds, load
 from spectrodiff.training import state as states
@@ -19,7 +23,14 @@ CROP, EXTRA = 8 * 320, 16 * 320
 
 @pytest.fixture(scope="module")
 def task(corpus):
-    return VocoderTask(str(corpus), SMALL, batch_size=2, crop_frames=8, heldout_crops=2)
+    return VocoderTask(Mixture(str(corpus)), SMALL, batch_size=2, crop_frames=8, heldout_crops=2)
+
+
+@pytest.fixture
+def batches(task):
+    iterator = task.batches(seed=0)
+    yield iterator
+    iterator.close()
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +38,8 @@ def generator(task):
     return task.build(nnx.Rngs(0))
 
 
-def in_corpus(corpus, *names):
-    return [np.round(32768 * read_audio(corpus / "audio" / f"{name}.flac")) / 32768 for name in names]
+def in_corpus(corpus, split):
+    return [decode(record).audio for record in open_dataset(corpus, "rendered")[split]]
 
 
 def place(crop, recording):
@@ -38,9 +49,8 @@ def place(crop, recording):
     return found[0] if len(found) == 1 else None
 
 
-def test_batches_are_crops_of_training_recordings_on_whole_frames(task, corpus):
-    recordings = in_corpus(corpus, "piece1", "piece2")
-    batches = task.batches(seed=0)
+def test_batches_are_crops_of_training_recordings_on_whole_frames(batches, corpus):
+    recordings = in_corpus(corpus, "train")
     crops = np.concatenate([next(batches)["audio"] for _ in range(5)])
     assert crops.shape == (10, CROP + EXTRA)
     assert crops.dtype == np.float32
@@ -51,45 +61,32 @@ def test_batches_are_crops_of_training_recordings_on_whole_frames(task, corpus):
     assert {i for i, _ in places} == {0, 1}
 
 
-def test_batches_follow_the_seed_and_continue(task):
-    batches = task.batches(seed=0)
-    first = next(batches)["audio"]
-    saved = batches.get_state()
-    second = next(batches)["audio"]
-    assert not np.array_equal(first, next(task.batches(seed=1))["audio"])
-    other = task.batches(seed=0)
-    other.set_state(saved)
-    np.testing.assert_array_equal(next(other)["audio"], second)
-
-
-def test_a_recording_shorter_than_a_crop_is_padded(task, corpus, tmp_path):
-    (tmp_path / "audio").mkdir()
-    (tmp_path / "splits.csv").write_text("name,split\nshort,train\n")
-    write_audio(tmp_path / "audio" / "short.flac", np.full(1000, 0.5, np.float32))
-    crop = next(dataclasses.replace(task, data_dir=str(tmp_path)).batches(seed=0))["audio"][0]
-    np.testing.assert_array_equal(crop, np.pad(np.full(1000, 0.5), (0, CROP + EXTRA - 1000)))
+def test_augmentation_reaches_the_batches(task, batches):
+    loud = dataclasses.replace(task, augmentation=Augmentation(gain_db=(20.0, 20.0))).batches(seed=0)
+    peaks = [np.abs(next(stream)["audio"]).max() for stream in (batches, loud)]
+    loud.close()
+    assert peaks[1] > 3 * peaks[0]
 
 
 def test_heldout_crops_are_two_seconds_of_validation(task, corpus):
-    (recording,) = in_corpus(corpus, "piece0")
+    (recording,) = in_corpus(corpus, "validation")
     assert len(recording) == 7 * 16000
     np.testing.assert_array_equal(task.heldout, [recording[:32000], recording[64000:96000]])
 
 
 def test_a_recording_of_just_two_seconds_is_enough_and_less_is_not(task, tmp_path):
-    (tmp_path / "audio").mkdir()
-    (tmp_path / "splits.csv").write_text("name,split\nonly,validation\n")
     for samples in (32000, 31999):
-        write_audio(tmp_path / "audio" / "only.flac", np.full(samples, 0.5, np.float32))
-        here = dataclasses.replace(task, data_dir=str(tmp_path))
+        only = Recording("only", np.full(samples, 0.5, np.float32), make_recording(0).notes)
+        write_dataset(tmp_path, f"of{samples}", {"validation": [only]})
+        here = dataclasses.replace(task, mixture=Mixture(str(tmp_path), (f"of{samples}",)))
         if samples == 32000:
             assert here.heldout.shape == (1, 32000)
         else:
-            with pytest.raises(InputError, match=r"no validation recording in .* lasts two seconds"):
+            with pytest.raises(InputError, match="no validation recording of of31999 lasts two seconds"):
                 _ = here.heldout
 
 
-def test_the_loss_is_the_weighted_terms_and_can_be_learnt(task, generator):
+def test_the_loss_is_the_weighted_terms_and_can_be_learnt(task, batches, generator):
     task = dataclasses.replace(task, loss_weights={"log_magnitude": 2.0, "mel": 0.5})
     graph, params, buffers = states.split(generator)
     adam = optax.adam(3e-3)
@@ -103,7 +100,7 @@ def test_the_loss_is_the_weighted_terms_and_can_be_learnt(task, generator):
         updates, moments = adam.update(gradients, moments)
         return optax.apply_updates(params, updates), moments, value, terms
 
-    batch, moments, values = next(task.batches(seed=3)), adam.init(params), []
+    batch, moments, values = next(batches), adam.init(params), []
     for _ in range(10):
         params, moments, value, terms = step(params, moments, batch)
         values.append(float(value))

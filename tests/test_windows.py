@@ -1,59 +1,60 @@
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
+from inputs import make_recording
 
-from spectrodiff.audio.files import read_audio
 from spectrodiff.audio.mel import log_mel, scale_mel
-from spectrodiff.data.windows import cut_window, load_pieces, read_split
+from spectrodiff.data.augmentation import OFF, Augmentation, transpose
+from spectrodiff.data.pieces import open_piece
+from spectrodiff.data.recordings import Recording, Stem, encode
+from spectrodiff.data.windows import Windows, cut_window, thin_window
 from spectrodiff.errors import InputError
-from spectrodiff.notes.midi import read_midi
 from spectrodiff.notes.tokenizer import NoteTokenizer
 
 TOKENIZER = NoteTokenizer()
+SHORT, LONG = make_recording(1), make_recording(2, seconds=14.0)
 
 
 @pytest.fixture(scope="module")
-def piece(corpus):
-    (piece,) = load_pieces(corpus, ["piece1"], TOKENIZER)
-    return piece
+def short():
+    return open_piece(encode(SHORT))
+
+
+@pytest.fixture(scope="module")
+def long():
+    return open_piece(encode(LONG))
+
+
+def mel_of(piece):
+    return np.asarray(scale_mel(log_mel(piece.read(0, piece.samples))))
 
 
 def cut(piece, start, tokens=512, notes=256):
-    return cut_window(piece, start, TOKENIZER, tokens, notes)
+    return cut_window(piece, TOKENIZER.timeline(piece.notes), start, TOKENIZER, tokens, notes)
 
 
-def test_splits(corpus):
-    assert read_split(corpus, "train") == ["piece1", "piece2"]
-    assert read_split(corpus, "validation") == ["piece0"]
-    with pytest.raises(InputError, match="'test' split"):
-        read_split(corpus, "test")
-    with pytest.raises(InputError, match=r"splits\.csv is missing"):
-        read_split(corpus / "audio", "train")
+def same(one, other):
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def test_a_piece_is_the_mel_of_its_whole_recording(corpus, piece):
-    audio = read_audio(corpus / "audio" / "piece1.flac")
-    mel = np.asarray(scale_mel(log_mel(audio)))
-    assert piece.mel.dtype == np.float16
-    assert piece.mel.shape == mel.shape
-    np.testing.assert_allclose(np.float32(piece.mel), mel, atol=3e-4)
+# ---- cutting
 
 
-def test_a_window_in_the_middle(corpus, piece):
-    """Its frames, all those before it, silence where there are none, and its notes."""
-    start, length = 130, len(piece.mel)
-    assert start < 256 < length < start + 256
-    example = cut(piece, start)
-    real = length - start
-    np.testing.assert_array_equal(example["target"][:real], np.float32(piece.mel[start:]))
-    np.testing.assert_array_equal(example["context"][:start], np.float32(piece.mel[:start]))
+def test_a_window_in_the_middle(short):
+    """The whole recording's frames, all those before it, silence where there are none, and its notes."""
+    start, mel = 130, mel_of(short)
+    assert start < 256 < len(mel) < start + 256
+    example = cut(short, start)
+    real = len(mel) - start
+    np.testing.assert_allclose(example["target"][:real], mel[start:], atol=1e-6)
+    np.testing.assert_allclose(example["context"][:start], mel[:start], atol=1e-6)
     assert (example["target"][real:] == -1.0).all()
     assert (example["context"][start:] == -1.0).all()
     np.testing.assert_array_equal(example["target_mask"], np.arange(256) < real)
     np.testing.assert_array_equal(example["context_mask"], np.arange(256) < start)
-    notes = read_midi(corpus / "midi" / "piece1.mid")
-    window = TOKENIZER.window(TOKENIZER.timeline(notes), start)
+    window = TOKENIZER.window(TOKENIZER.timeline(SHORT.notes), start)
     np.testing.assert_array_equal(example["tokens"], np.pad(window, (0, 512 - len(window))))
     assert {name: (array.shape, array.dtype.name) for name, array in example.items()} == {
         "tokens": ((512,), "int32"),
@@ -64,27 +65,183 @@ def test_a_window_in_the_middle(corpus, piece):
     }
 
 
-def test_the_first_window_has_no_context_and_a_late_one_a_full_one(piece):
-    first, late = cut(piece, 0), cut(piece, 300)
-    assert not first["context_mask"].any()
-    assert first["target_mask"].all()
-    assert late["context_mask"].all()
-    np.testing.assert_array_equal(late["context"][:-44], first["target"][44:])
+def test_any_window_is_a_slice_of_the_whole(long):
+    """No edge is heard: audio past the window is read with it."""
+    mel = mel_of(long)
+    for start in (0, 1, 255, 256, 257, 300, len(mel) - 256, len(mel) - 255, len(mel) - 1):
+        example = cut(long, start)
+        target, context = mel[start : start + 256], mel[max(start - 256, 0) : start]
+        np.testing.assert_allclose(example["target"][example["target_mask"]], target, atol=1e-6)
+        np.testing.assert_allclose(example["context"][example["context_mask"]], context, atol=1e-6)
+        window = TOKENIZER.window(TOKENIZER.timeline(LONG.notes), start)
+        np.testing.assert_array_equal(example["tokens"][: len(window)], window)
 
 
-def test_a_window_with_too_much_in_it_is_passed_over(piece):
-    window = TOKENIZER.window(piece.timeline, 0)
+def test_only_the_window_is_decoded(long):
+    asked = []
+
+    def read(start, count):
+        asked.append((start, count))
+        return long.read(start, count)
+
+    cut(dataclasses.replace(long, read=read), 300)
+    assert asked == [((300 - 256) * 320, (512 + 16) * 320)]
+
+
+def test_a_window_with_too_much_in_it_is_passed_over(short):
+    window = TOKENIZER.window(TOKENIZER.timeline(SHORT.notes), 0)
     notes = TOKENIZER.vocabulary.count_notes(window)
-    assert cut(piece, 0, len(window), notes) is not None
-    assert cut(piece, 0, len(window) - 1, notes) is None
-    assert cut(piece, 0, len(window), notes - 1) is None
+    assert cut(short, 0, len(window), notes) is not None
+    assert cut(short, 0, len(window) - 1, notes) is None
+    assert cut(short, 0, len(window), notes - 1) is None
 
 
-def test_a_window_over_the_tokenizers_own_limit_is_passed_over(piece):
+def test_a_window_over_the_tokenizers_own_limit_is_passed_over(short):
     small = NoteTokenizer(dataclasses.replace(TOKENIZER.config, max_tokens=8))
-    assert cut_window(piece, 0, small, 512, 256) is None
+    assert cut_window(short, small.timeline(short.notes), 0, small, 512, 256) is None
 
 
-def test_a_missing_recording_is_named(corpus):
-    with pytest.raises(InputError, match=r"missing\.flac"):
-        load_pieces(corpus, ["missing"], TOKENIZER)
+# ---- thinning
+
+
+def test_a_thinned_window_is_the_longest_that_fits():
+    timeline = TOKENIZER.timeline(LONG.notes)
+    full, count = TOKENIZER.window(timeline, 100), TOKENIZER.vocabulary.count_notes
+    np.testing.assert_array_equal(thin_window(timeline, 100, TOKENIZER, len(full), count(full)), full)
+    lengths = []
+    for room in range(count(full), -1, -1):
+        thinned = thin_window(timeline, 100, TOKENIZER, len(full), room)
+        assert count(thinned) <= room
+        lengths.append(len(thinned))
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[-1] == 2  # a tie section and an end
+    assert len(thin_window(timeline, 100, TOKENIZER, len(full) - 1, count(full))) < len(full)
+    tight = NoteTokenizer(dataclasses.replace(TOKENIZER.config, max_tokens=len(full) - 5), on_overflow="thin")
+    np.testing.assert_array_equal(
+        thin_window(timeline, 100, TOKENIZER, len(full) - 5, count(full)), tight.window(timeline, 100)
+    )
+
+
+def test_the_quietest_notes_go_first():
+    """What remains in a thinned window is what tokens of the loudest notes alone say."""
+    notes = dataclasses.replace(LONG.notes, velocity=np.arange(1, len(LONG.notes) + 1, dtype=np.int32))
+    thinned = thin_window(TOKENIZER.timeline(notes), 0, TOKENIZER, 512, 5)
+    within = np.flatnonzero((notes.start < 5.115) & (notes.end > 0))
+    loudest = np.sort(within[np.argsort(notes.velocity[within])[-5:]]).astype(np.int32)
+    np.testing.assert_array_equal(thinned, TOKENIZER.window(TOKENIZER.timeline(notes.select(loudest)), 0))
+
+
+# ---- drawing
+
+
+def windows(**options):
+    return Windows(TOKENIZER, **{"tokens_per_note": 2, "tokens": 512, "first_share": 0.05} | options)
+
+
+def draw(examples, recording, seed=0):
+    return examples.draw(itertools.repeat(examples.read(encode(recording))[0]), np.random.default_rng(seed))
+
+
+@pytest.fixture
+def starts(monkeypatch, long):
+    """Where windows of LONG begin, `count` times drawn."""
+
+    def where(piece, timeline, start, *rest):
+        return {"start": np.array(start)}
+
+    monkeypatch.setattr("spectrodiff.data.windows.cut_window", where)
+    timeline = TOKENIZER.timeline(long.notes)
+
+    def drawn(count, **options):
+        examples, rng = windows(**options), np.random.default_rng(0)
+        return np.array([examples.draw(itertools.repeat((long, timeline)), rng)["start"] for _ in range(count)])
+
+    return drawn
+
+
+def test_every_start_is_as_likely(starts, long):
+    """But none within the last quarter of a window, where there is hardly anything to learn."""
+    begun = np.bincount(starts(20_000, first_share=0.0), minlength=long.frames)
+    possible = long.frames - 64
+    assert begun[possible:].sum() == 0
+    expected = 20_000 / possible
+    assert ((begun[:possible] - expected) ** 2 / expected).sum() < possible + 5 * np.sqrt(2 * possible)  # chi-squared
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_share_of_first_windows(starts, long, share):
+    begun = starts(2000, first_share=share)
+    expected = share + (1 - share) / (long.frames - 64)
+    assert abs(np.mean(begun == 0) - expected) <= 4 * np.sqrt(expected * (1 - expected) / 2000)
+
+
+def test_a_drawn_window_is_a_cut_one(long):
+    example = draw(windows(first_share=0.0), LONG, seed=3)
+    rng = np.random.default_rng(3)
+    rng.random()  # not a first one
+    start = int(rng.integers(long.frames - 64))
+    assert same(example, {**cut(long, start), "overfull": np.int32(0)})
+
+
+def crowded():
+    """A recording whose first window alone has many notes."""
+    return dataclasses.replace(SHORT, notes=make_recording(1, voices=40, drums=60).notes)
+
+
+def test_what_is_skipped_is_counted():
+    """A crowd, twice, then a piece with room."""
+    examples = windows(first_share=1.0, tokens=128)
+    crowd, sparse = (examples.read(encode(recording))[0] for recording in (crowded(), SHORT))
+    assert cut(crowd[0], 0, 128, 64) is None
+    example = examples.draw(iter([crowd, crowd, sparse, crowd]), np.random.default_rng(0))
+    assert same(example, {**cut(sparse[0], 0, 128, 64), "overfull": np.int32(2)})
+    assert example["overfull"].dtype == np.int32
+
+
+def test_what_is_thinned_is_counted():
+    examples = windows(first_share=1.0, tokens=128, on_overflow="thin")
+    example = draw(examples, crowded())
+    sequence = thin_window(TOKENIZER.timeline(crowded().notes), 0, TOKENIZER, 128, 64)
+    np.testing.assert_array_equal(example["tokens"], np.pad(sequence, (0, 128 - len(sequence))))
+    np.testing.assert_array_equal(example["target"], cut(open_piece(encode(SHORT)), 0)["target"])
+    assert example["overfull"] == 1
+    assert draw(examples, SHORT)["overfull"] == 0
+
+
+def test_when_nothing_fits_it_says_what_to_raise():
+    with pytest.raises(InputError, match=r"20 windows in a row have over 4 tokens or 2 notes; raise batches\.tokens"):
+        draw(windows(tokens=4, first_share=1.0), SHORT)
+
+
+def test_augmented_windows_are_windows_of_the_augmented_piece():
+    """Tokens and mel of a transposed piece: as if it had been recorded so."""
+    recording = make_recording(3, seconds=14.0, drums=0)
+    example = draw(windows(first_share=1.0, augmentation=Augmentation(semitones=12)), recording, seed=5)
+    piece = open_piece(encode(recording))
+    matches = [s for s in range(-12, 13) if same({**cut(transpose(piece, s), 0), "overfull": np.int32(0)}, example)]
+    assert len(matches) == 1
+    assert matches != [0]
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_stems_are_kept_only_to_be_mixed(share):
+    record = encode(Recording("piece", SHORT.audio, SHORT.notes, (Stem(SHORT.audio, SHORT.notes),)))
+    (piece, _), size = windows(augmentation=Augmentation(sub_mix=share)).read(record)
+    assert len(piece.stems) == share
+    assert size == pytest.approx((1 + share) * len(record["audio"]), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"on_overflow": "error"}, r"batches\.on_overflow is 'error'; choose one of skip, thin"),
+        ({"first_share": 1.5}, r"batches\.first_share is 1\.5; choose 0 to 1"),
+    ],
+)
+def test_nonsense(options, message):
+    with pytest.raises(InputError, match=message):
+        windows(**options)
+
+
+def test_augmentation_is_off_by_default():
+    assert windows().augmentation is OFF

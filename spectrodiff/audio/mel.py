@@ -3,9 +3,12 @@
 The features are those of Hawthorne et al. (2022): 50 frames a second of 128 mel bins, log magnitude.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.sparse
 from jaxtyping import Array, Float
 
 SAMPLE_RATE = 16_000
@@ -65,9 +68,28 @@ def log_mel(audio: Float[Array, "*b s"]) -> Float[Array, "*b t m"]:
         return jnp.log(jnp.clip(magnitude, *MAGNITUDE_RANGE)).astype(jnp.float32)
 
 
-def scale_mel(mel: Float[Array | np.ndarray, "*b t m"]) -> Float[Array, "*b t m"]:
-    """Log-mel to [-1, 1], linear from [LOG_FLOOR, LOG_CEILING], clipped."""
-    return jnp.clip(2.0 * (mel - LOG_FLOOR) / (LOG_CEILING - LOG_FLOOR) - 1.0, -1.0, 1.0)
+def log_mel_on_host(audio: Float[np.ndarray, " s"]) -> Float[np.ndarray, "t m"]:
+    """What `log_mel` gives, by NumPy alone: for the threads that read data while the devices are busy.
+
+    It compiles nothing, so any length will do. Of a mel matrix all but two weights a row are zero: multiplied as
+    sparse, the whole takes two thirds of the time of `log_mel` on a CPU, and starts no threads of its own.
+    """
+    frames = -(-len(audio) // HOP)
+    padded = np.zeros((frames + 1) * HOP)
+    padded[: len(audio)] = audio
+    framed = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP] * hann(WINDOW)
+    magnitude = (_sparse_mel_matrix() @ np.abs(np.fft.rfft(framed, FFT_SIZE)).T).T
+    return np.log(np.clip(magnitude, *MAGNITUDE_RANGE)).astype(np.float32)
+
+
+@functools.cache
+def _sparse_mel_matrix() -> scipy.sparse.csr_array:
+    return scipy.sparse.csr_array(mel_matrix().T)
+
+
+def scale_mel(mel: Float[Array | np.ndarray, "*b t m"]) -> Float[Array | np.ndarray, "*b t m"]:
+    """Log-mel to [-1, 1], linear from [LOG_FLOOR, LOG_CEILING], clipped; of the kind of array that it is given."""
+    return (2.0 * (mel - LOG_FLOOR) / (LOG_CEILING - LOG_FLOOR) - 1.0).clip(-1.0, 1.0)
 
 
 def unscale_mel(scaled: Float[Array | np.ndarray, "*b t m"]) -> Float[Array, "*b t m"]:

@@ -1,23 +1,87 @@
-"""`prepare`: a corpus to train on."""
+"""`prepare`: a corpus to a dataset to train on."""
 
 from spectrodiff.errors import InputError
+
+# The corpora that one has to get, and what is special to preparing each: flags of argparse, fields of its class.
+_OPTIONS = {
+    "maestro": {},
+    "slakh": {
+        "--submixes": {"type": int, "default": 0, "help": "random sub-mixes of each training song (default: 0)"},
+        "--seed": {"type": int, "default": 0, "help": "which sub-mixes (default: 0)"},
+    },
+    "cerberus4": {},
+    "guitarset": {
+        "--audio": {
+            "choices": ("mic", "pickup_mix", "both"),
+            "default": "mic",
+            "help": "the microphone, the pickups, or each excerpt twice (default: mic)",
+        },
+    },
+    "musicnet": {},
+    "urmp": {},
+    "groove": {},
+    "folder": {
+        "--csv": {"help": "table of columns name, split and program (default: splits.csv in the folder, if there)"},
+        "--name": {"default": "folder", "help": "what to call the dataset (default: folder)"},
+    },
+}
 
 
 def add(commands) -> None:
     parser = commands.add_parser("prepare", help="prepare a corpus to train on")
     corpora = parser.add_subparsers(dest="corpus", required=True, metavar="CORPUS")
-    rendered = corpora.add_parser("rendered", help="render MIDI from free packages through a SoundFont")
-    rendered.add_argument("--data_dir", required=True, help="folder of the corpus; an unfinished one is continued")
-    rendered.add_argument("--hours", type=float, default=24.0, help="hours of audio to reach (default: 24)")
-    rendered.add_argument("--seed", type=int, default=0, help="which of all possible corpora (default: 0)")
-    rendered.add_argument("--workers", type=int, help="processes (default: one per core)")
-    rendered.add_argument(
+    _add_rendered(corpora)
+    for name, special in _OPTIONS.items():
+        about = "pairs of audio and MIDI files of your own" if name == "folder" else f"the corpus {name}"
+        parser = corpora.add_parser(name, help=about)
+        _add_common(parser)
+        parser.add_argument("--manual_dir", help="folder of the corpus, as its authors distribute it")
+        parser.add_argument("--skip_bad", action="store_true", help="leave out, and list, what cannot be used")
+        parser.add_argument("--beam", action="store_true", help="let Apache Beam read and write")
+        parser.add_argument("--beam_options", help='options of Beam, such as "--runner=FlinkRunner"; implies --beam')
+        for flag, arguments in special.items():
+            parser.add_argument(flag, **arguments)
+        parser.set_defaults(run=_prepare)
+
+
+def _add_common(parser) -> None:
+    parser.add_argument("--data_dir", required=True, help="folder of all datasets; an unfinished one is continued")
+    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
+
+
+def _add_rendered(corpora) -> None:
+    parser = corpora.add_parser("rendered", help="MIDI from free packages, rendered through a SoundFont")
+    _add_common(parser)
+    parser.add_argument("--hours", type=float, default=24.0, help="hours of audio to reach (default: 24)")
+    parser.add_argument("--seed", type=int, default=0, help="which of all possible corpora (default: 0)")
+    parser.add_argument(
         "--programs",
         choices=("midi_class", "family"),
         default="midi_class",
         help="instruments: the first program of each family of eight, or any of it (default: midi_class)",
     )
-    rendered.set_defaults(run=_prepare_rendered)
+    parser.set_defaults(run=_prepare_rendered)
+
+
+def _prepare(options) -> None:
+    from spectrodiff.data.builders import corpus
+    from spectrodiff.data.builders.preparation import prepare
+
+    special = [flag.removeprefix("--") for flag in _OPTIONS[options.corpus]]
+    chosen = corpus(options.corpus, **{name: getattr(options, name) for name in special})
+    if options.manual_dir is None:
+        where = f"; it comes from {chosen.homepage}" if chosen.homepage else ""
+        raise InputError(f"prepare {options.corpus} needs --manual_dir, the folder of the corpus{where}")
+    beam_options = "" if options.beam and options.beam_options is None else options.beam_options
+    folder = prepare(
+        chosen,
+        options.manual_dir,
+        options.data_dir,
+        workers=options.workers,
+        skip_bad=options.skip_bad,
+        beam_options=beam_options,
+    )
+    _tell(folder, options.workers)
 
 
 def _prepare_rendered(options) -> None:
@@ -25,6 +89,14 @@ def _prepare_rendered(options) -> None:
 
     if not options.hours > 0:
         raise InputError(f"hours is {options.hours:g}; choose more than 0")
-    prepare_rendered(
+    folder = prepare_rendered(
         options.data_dir, hours=options.hours, workers=options.workers, seed=options.seed, programs=options.programs
     )
+    _tell(folder, options.workers)
+
+
+def _tell(folder, workers) -> None:
+    """Prints what the dataset holds."""
+    from spectrodiff.data.builders.summary import summarize, table
+
+    print(f"{folder} is prepared:\n{table(summarize(folder, workers))}")

@@ -7,6 +7,7 @@ import typing
 from typing import Any
 
 from spectrodiff.commands.common import ROOT, keep_compiled_programs, keep_freed_memory
+from spectrodiff.config import misfit
 from spectrodiff.errors import InputError
 
 
@@ -49,15 +50,11 @@ def _train(options) -> None:
 def _check_types(config: dict[tuple[str, str], dict[str, Any]]) -> None:
     """Raises InputError for the first binding whose value is of another type than its parameter."""
     import gin
-    from beartype import BeartypeConf
-    from beartype.door import is_bearable
 
-    numbers = BeartypeConf(is_pep484_tower=True)  # an int will do for a float
     for (_, selector), bindings in config.items():
         hints = typing.get_type_hints(gin.get_configurable(selector))
         for name, value in bindings.items():
             if name not in hints or isinstance(value, gin.config.ConfigurableReference):
                 continue
-            if not is_bearable(value, hints[name], conf=numbers):
-                kind = getattr(hints[name], "__name__", hints[name])
+            if kind := misfit(value, hints[name]):
                 raise InputError(f"the config binds {selector.split('.')[-1]}.{name} to {value!r}, which is no {kind}")

@@ -1,55 +1,127 @@
-"""Random windows in batches: deterministic in the seed, and able to continue where it was."""
+"""Examples in batches: deterministic in the seed, shared out among hosts, and able to continue where it was."""
+
+import os
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
 
 import gin
 import grain
+import jax
 import numpy as np
 
-from spectrodiff.config import WINDOW_FRAMES
-from spectrodiff.data.windows import Piece, cut_window
+from spectrodiff.data.augmentation import OFF, Augmentation
+from spectrodiff.data.mixture import Mixture
+from spectrodiff.data.pieces import Shelf
+from spectrodiff.data.windows import Windows
 from spectrodiff.errors import InputError
 from spectrodiff.notes.tokenizer import NoteTokenizer
 
-_TRIES = 20
+_SLOTS = 64  # pieces that windows are cut from side by side
+_FOREVER = 2**40
 
 
-class _RandomWindow(grain.transforms.RandomMap):
-    """A window that begins anywhere, each second of music equally likely."""
+@runtime_checkable
+class Examples(Protocol):
+    """How an example comes from a piece."""
 
-    def __init__(self, pieces: list[Piece], tokenizer: NoteTokenizer, tokens: int, notes: int, first_share: float):
-        self.pieces, self.tokenizer, self.tokens, self.notes = pieces, tokenizer, tokens, notes
-        self.first_share = first_share
-        lengths = np.array([len(piece.mel) for piece in pieces])
-        self.share = lengths / lengths.sum()
+    def read(self, record: dict[str, Any]) -> tuple[Any, int]:
+        """What is worth keeping of a record, and its size in bytes."""
+        ...
 
-    def random_map(self, element, rng):
-        for _ in range(_TRIES):
-            piece = self.pieces[rng.choice(len(self.pieces), p=self.share)]
-            first = rng.random() < self.first_share
-            start = 0 if first else int(rng.integers(max(1, len(piece.mel) - WINDOW_FRAMES // 4)))
-            example = cut_window(piece, start, self.tokenizer, self.tokens, self.notes)
-            if example is not None:
-                return example
-        raise InputError(
-            f"{_TRIES} windows in a row have over {self.tokens} tokens or {self.notes} notes; raise batches.tokens"
-        )
+    def draw(self, candidates: Iterator[Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """An example of the first candidate, of those that `read` kept, or of a later one if it will not do."""
+        ...
+
+
+class _Draw(grain.transforms.Map):
+    """Example number `index`, which follows from (seed, index) alone."""
+
+    def __init__(self, parts, shares, examples: Examples, seed: int, slots: int, windows_per_piece: int, capacity: int):
+        self.parts, self.shares, self.examples = parts, np.cumsum(shares), examples
+        self.seed, self.slots, self.windows_per_piece = seed, slots, windows_per_piece
+        self.ends = [np.cumsum(part.samples) for part in parts]
+        self.shelf = Shelf(capacity)
+
+    def map(self, index):
+        rng = np.random.default_rng([self.seed, 0, int(index)])
+        return self.examples.draw(self._candidates(int(index), rng), rng)
+
+    def _candidates(self, index, rng):
+        """The piece whose turn it is, and after it any."""
+        slot, turn = index % self.slots, index // self.slots
+        visit = (turn + slot) // self.windows_per_piece  # slots change their pieces at different turns
+        yield self._piece(np.random.default_rng([self.seed, 1, slot, visit]))
+        while True:
+            yield self._piece(rng)
+
+    def _piece(self, rng):
+        """Any piece of a dataset as likely as its share, each second of its music equally likely."""
+        which = int(np.searchsorted(self.shares[:-1], rng.random(), side="right"))
+        ends = self.ends[which]
+        index = int(np.searchsorted(ends, rng.integers(ends[-1]), side="right"))
+        return self.shelf.get((which, index), lambda: self.examples.read(self.parts[which][index]))
 
 
 @gin.configurable
 def batches(
-    pieces: list[Piece],
+    mixture: Mixture,
     tokenizer: NoteTokenizer,
     tokens_per_note: int,
     *,
     batch_size: int,
+    seed: int,
     tokens: int = 512,
     first_share: float = 0.05,
-    seed: int = 0,
+    on_overflow: str = "skip",
+    augmentation: Augmentation = OFF,
 ) -> grain.DatasetIterator:
-    """An endless iterator of batches of `cut_window` examples, with grain's `get_state` and `set_state`.
+    """An endless `stream` of batches of `Windows`, whose options these are."""
+    windows = Windows(tokenizer, tokens_per_note, tokens, first_share, on_overflow, augmentation)
+    return stream(mixture, windows, batch_size=batch_size, seed=seed)
 
-    Windows of over `tokens` tokens, or over `tokens / tokens_per_note` notes, are passed over. A `first_share` of the
-    windows are a piece's first, with no context, as every song begins.
+
+@gin.configurable
+def stream(
+    mixture: Mixture,
+    examples: Examples,
+    *,
+    batch_size: int,
+    seed: int,
+    windows_per_piece: int = 1,
+    memory_gb: float = 4.0,
+    threads: int | None = None,
+    process_index: int | None = None,
+    process_count: int | None = None,
+) -> grain.DatasetIterator:
+    """An endless iterator of batches on the device, with grain's `get_state` and `set_state`.
+
+    A batch has `batch_size` examples over all processes; each gets its share, and no two the same examples. `threads`
+    read and cut ahead of time (by default one a core, 16 at most); how many changes nothing else.
+
+    Records are read whole and kept, encoded, up to `memory_gb`. With datasets larger than that, a piece that was read
+    should yield `windows_per_piece` examples before it goes: ten minutes of piano take ten times as long to read as
+    one window of it to cut. Windows are cut from 64 pieces in turn, which is what `memory_gb` should hold at least: a
+    gigabyte of piano, three of songs with their stems.
+
+    Raises:
+      InputError: a dataset is not there, or an option makes no sense.
     """
-    windows = _RandomWindow(pieces, tokenizer, tokens, tokens // tokens_per_note, first_share)
-    dataset = grain.MapDataset.range(2**40).seed(seed).random_map(windows).batch(batch_size)
-    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
+    process_index = jax.process_index() if process_index is None else process_index
+    process_count = jax.process_count() if process_count is None else process_count
+    threads = min(16, os.cpu_count() or 1) if threads is None else threads
+    for name, value, least in (
+        ("batch size", batch_size, 1),
+        ("seed", seed, 0),
+        ("stream.windows_per_piece", windows_per_piece, 1),
+        ("stream.memory_gb", memory_gb, 0),
+        ("stream.threads", threads, 1),
+    ):
+        if not value >= least:
+            raise InputError(f"{name} is {value}; choose {least} or more")
+    if batch_size % process_count:
+        raise InputError(f"batch size is {batch_size}; choose a multiple of {process_count}, the number of processes")
+    size, slots, capacity = batch_size // process_count, _SLOTS * process_count, int(memory_gb * 2**30)
+    draw = _Draw(*mixture.training(), examples, seed, slots, windows_per_piece, capacity)
+    indices = grain.MapDataset.range(_FOREVER)[process_index::process_count]
+    drawn = indices.map(draw).to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * size))
+    return iter(grain.experimental.device_put(drawn.batch(size), None, cpu_buffer_size=1, device_buffer_size=2))

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import pathlib
 import re
+import shutil
 import struct
 import subprocess
 import tempfile
@@ -128,8 +129,8 @@ def _score(name: str, path: pathlib.Path) -> None:
 @functools.cache
 def _grooves() -> dict[str, list[str]]:
     """Names of grooves, as MMA wants them, by the library file that defines them."""
-    if not GROOVES.is_dir():
-        raise InputError(f"no {GROOVES}: apt-get install mma, or give bands no weight")
+    if not (GROOVES.is_dir() and shutil.which("mma")):
+        raise InputError(f"no mma with its {GROOVES}: apt-get install mma, or give bands no weight")
     grooves = {}
     for file in sorted(GROOVES.glob("*/*.mma")):
         names = re.findall(r"^\s*DefGroove\s+(\S+)", file.read_text("latin-1"), re.MULTILINE | re.IGNORECASE)
@@ -175,10 +176,7 @@ def _band(name: str, path: pathlib.Path) -> None:
         score, plain = pathlib.Path(folder, "chart.mma"), pathlib.Path(folder, "band.mid")
         score.write_text("\n".join(lines) + "\n")
         command = ["mma", "-w", "-xNOCREDIT", "-f", str(plain), str(score)]
-        try:
-            played = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        except FileNotFoundError as error:
-            raise InputError("bands need MMA: apt-get install mma, or give them no weight") from error
+        played = subprocess.run(command, capture_output=True, text=True, timeout=60)
         if played.returncode or not plain.exists():
             raise InputError(f"MMA cannot play {name}: {' '.join(played.stdout.split())[-200:]}")
         band = read_midi(plain)

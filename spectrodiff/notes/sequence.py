@@ -2,11 +2,15 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
+import threading
 import warnings
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int32
+
+_IMPORTING = threading.Lock()  # threads that redirected stdout at once would give it back in the wrong order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +39,10 @@ class Notes:
         return Notes(**arrays, total_time=self.total_time)
 
 
+@functools.cache
 def import_note_seq():
     """The module, without what it says on the way in."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with _IMPORTING, warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.filterwarnings("ignore", message=".*ffmpeg")  # pydub, which nothing here uses
         import note_seq  # heavy: a second or more; and pyfluidsynth, which it finds, talks where CI is set
     return note_seq

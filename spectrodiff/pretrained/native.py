@@ -107,12 +107,9 @@ def read(folder: pathlib.Path, kind: Kind) -> tuple[Any, Mapping[str, np.ndarray
     path = pathlib.Path(folder) / f"{kind.name}.json"
     try:
         description = json.loads(path.read_text())
-        version, values, card = (
-            description["format_version"],
-            {**description["config"]},
-            {**description.get("card", {})},
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        version, values = description["format_version"], description["config"]
+        card = {**description.get("card", {})}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{folder} is not a spectrodiff checkpoint: {path.name} is missing or damaged") from error
     if version != FORMAT_VERSION:
         raise InputError(f"{path} has format version {version}, this spectrodiff reads {FORMAT_VERSION}: upgrade it")

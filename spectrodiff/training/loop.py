@@ -27,6 +27,8 @@ class Task(Protocol):
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module: ...
 
+    def load(self, checkpoint: str) -> nnx.Module: ...
+
     def batches(self, seed: int) -> grain.DatasetIterator: ...
 
     def evaluate(self, graph: nnx.GraphDef, params: nnx.State, buffers: nnx.State) -> dict[str, float]: ...
@@ -43,6 +45,7 @@ def train(
     task: Task,
     optimizer: optax.GradientTransformation | Callable[[], optax.GradientTransformation],
     steps: int,
+    init_from: str | None = None,
     seed: int = 0,
     average_decay: float = 0.999,
     log_every: int = 20,
@@ -53,6 +56,7 @@ def train(
 ) -> None:
     """Trains `task` for `steps` steps in `workdir`, from its newest checkpoint when it has one.
 
+    A fresh run starts from random parameters, or from those of `init_from`: a checkpoint's name or folder.
     Writes `log.jsonl` (every figure, with its step), `checkpoints/`, `config.gin`, and `export/`, the averaged weights
     in the format that `Synthesizer.from_pretrained` reads. `stop_after_minutes` saves and stops early.
     """
@@ -64,7 +68,8 @@ def train(
     data = task.batches(seed)
 
     # ---- model and state
-    model = task.build(nnx.Rngs(seed))
+    fresh = checkpoints.manager.latest_step() is None
+    model = task.load(init_from) if init_from is not None and fresh else task.build(nnx.Rngs(seed))
     graph, params, buffers = states.split(model)
     state = states.create(params, buffers, optimizer)
     del model, params, buffers
@@ -97,6 +102,8 @@ def train(
         batch = next(data)
         waited += time.monotonic() - asked
         state, measured = train_step(state, batch)
+        # One step ahead of the device and no more: or waiting for data while it still has much to do would count.
+        jax.block_until_ready(metrics[-1:])
         metrics.append(measured)
         examples += len(next(iter(batch.values())))
         step += 1

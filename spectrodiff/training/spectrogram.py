@@ -9,11 +9,14 @@ import grain
 import jax
 import numpy as np
 from flax import nnx
+from tqdm import tqdm
 
-from spectrodiff.audio.mel import LOG_CEILING, LOG_FLOOR
-from spectrodiff.config import WINDOW_FRAMES, SpectrogramConfig
+from spectrodiff.audio.mel import HOP, LOG_CEILING, LOG_FLOOR
+from spectrodiff.config import WINDOW_FRAMES, SpectrogramConfig, to_dict
+from spectrodiff.data.mixture import Mixture
+from spectrodiff.data.pieces import open_piece
 from spectrodiff.data.pipeline import batches
-from spectrodiff.data.windows import cut_window, load_pieces, read_split
+from spectrodiff.data.windows import cut_window
 from spectrodiff.diffusion.objective import OBJECTIVES, diffusion_loss
 from spectrodiff.diffusion.samplers import dpmpp
 from spectrodiff.diffusion.schedule import logsnr_at
@@ -21,18 +24,21 @@ from spectrodiff.errors import InputError
 from spectrodiff.models.sampling import window_sampler
 from spectrodiff.models.spectrogram_model import SpectrogramModel
 from spectrodiff.notes.tokenizer import NoteTokenizer
-from spectrodiff.pretrained.native import SPECTROGRAM, save
+from spectrodiff.pretrained.formats import open_checkpoint
+from spectrodiff.pretrained.hub import find_checkpoint
+from spectrodiff.pretrained.native import SPECTROGRAM, build, save
 
 _BATCH = 16  # held-out windows sampled at once
+_CHANGEABLE = {"dropout", "tokens_per_note"}  # hyperparameters of a model that its weights do not depend on
 NATS = (LOG_CEILING - LOG_FLOOR) / 2.0  # of log-mel in one unit of scaled mel
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class SpectrogramTask:
-    """Trains a `SpectrogramModel` on a prepared corpus in `data_dir`."""
+    """Trains a `SpectrogramModel` on a mixture of prepared datasets."""
 
-    data_dir: str = "data/rendered"
+    mixture: Mixture = Mixture()
     config: SpectrogramConfig = SpectrogramConfig()
     condition_drop: float = 0.1
     # Noise times are uniform to this power: 1 is the paper's, below 1 leans towards noise.
@@ -40,7 +46,6 @@ class SpectrogramTask:
     heldout_windows: int = 64
     heldout_steps: int = 8
     heldout_split: str = "validation"
-    max_pieces: int | None = None
 
     @functools.cached_property
     def tokenizer(self) -> NoteTokenizer:
@@ -49,10 +54,26 @@ class SpectrogramTask:
     def build(self, rngs: nnx.Rngs) -> SpectrogramModel:
         return SpectrogramModel(self.config, rngs=rngs)
 
+    def load(self, checkpoint: str) -> SpectrogramModel:
+        """The model of this task's config with the weights of a checkpoint.
+
+        Raises:
+          InputError: there is no such checkpoint, or its weights mean something else; the message names what.
+        """
+        found = open_checkpoint(find_checkpoint(checkpoint))
+        theirs, ours = (
+            {**to_dict(config.model), **to_dict(config.diffusion), "velocity_bins": config.tokenizer.velocity_bins}
+            for config in (found.config, self.config)
+        )
+        for name in sorted(theirs.keys() - _CHANGEABLE):
+            if theirs[name] != ours[name]:
+                raise InputError(
+                    f"cannot train from {checkpoint}: its {name} is {theirs[name]!r}, the config's {ours[name]!r}"
+                )
+        return build(SPECTROGRAM, self.config, found.arrays, str(found.folder))
+
     def batches(self, seed: int) -> grain.DatasetIterator:
-        names = read_split(self.data_dir, "train")[: self.max_pieces]
-        pieces = load_pieces(self.data_dir, names, self.tokenizer)
-        return batches(pieces, self.tokenizer, self._tokens_per_note, seed=seed)
+        return batches(self.mixture, self.tokenizer, self._tokens_per_note, seed=seed)
 
     @property
     def _tokens_per_note(self) -> int:
@@ -74,20 +95,28 @@ class SpectrogramTask:
             logsnr_at(time),
             noise_key,
         )
-        return losses.mean(), {}
+        return losses.mean(), {"overfull": batch["overfull"].mean()} if "overfull" in batch else {}
 
     @functools.cached_property
     def heldout(self) -> dict[str, np.ndarray]:
         """Windows of the held-out split, spread evenly over its music, the same every time."""
-        pieces = load_pieces(self.data_dir, read_split(self.data_dir, self.heldout_split), self.tokenizer)
-        places = [(piece, start) for piece in pieces for start in range(0, len(piece.mel), WINDOW_FRAMES)]
+        places = [
+            (part, index, start)
+            for part in self.mixture.heldout(self.heldout_split)
+            for index, samples in enumerate(part.samples)
+            for start in range(0, -(-samples // HOP), WINDOW_FRAMES)
+        ]
         chosen = np.linspace(0, len(places) - 1, min(len(places), self.heldout_windows)).astype(int)
         tokens, per_note = self.config.tokenizer.max_tokens, self._tokens_per_note
         count_notes = self.tokenizer.vocabulary.count_notes
-        windows = [cut_window(*places[i], self.tokenizer, tokens, tokens // per_note) for i in chosen]
+        windows = []
+        for part, index, start in tqdm([places[i] for i in chosen], "held-out windows", delay=2.0):
+            piece = open_piece(part[index])
+            timeline = self.tokenizer.timeline(piece.notes)
+            windows.append(cut_window(piece, timeline, start, self.tokenizer, tokens, tokens // per_note))
         windows = [window for window in windows if window is not None]
         if not windows:
-            raise InputError(f"every held-out window of {self.data_dir} has over {tokens} tokens")
+            raise InputError(f"every held-out window of {', '.join(self.mixture.names)} has over {tokens} tokens")
         needed = max(max(np.count_nonzero(w["tokens"]), per_note * count_notes(w["tokens"])) for w in windows)
         for window in windows:  # padded to what is needed, not to the limit
             window["tokens"] = window["tokens"][: -(-needed // 512) * 512]

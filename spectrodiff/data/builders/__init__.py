@@ -1,1 +1,38 @@
 """Corpora as their authors distribute them, and how they become datasets."""
+
+import dataclasses
+import importlib
+from typing import Any
+
+from spectrodiff.data.recordings import Corpus
+from spectrodiff.errors import InputError
+
+# Where each corpus is read: a module of this package, and the class in it. Imported only when asked for.
+CORPORA = {
+    "maestro": ("maestro", "Maestro"),
+    "slakh": ("slakh", "Slakh"),
+    "cerberus4": ("slakh", "Cerberus4"),
+    "guitarset": ("guitarset", "GuitarSet"),
+    "musicnet": ("musicnet", "MusicNet"),
+    "urmp": ("urmp", "Urmp"),
+    "groove": ("groove", "Groove"),
+    "folder": ("folder", "Folder"),
+    "rendered": ("rendered", "Rendered"),
+}
+
+
+def corpus(name: str, /, **options: Any) -> Corpus:
+    """The corpus of that name; `options` are the fields of its class, such as Slakh's `submixes`.
+
+    Raises:
+      InputError: there is no such corpus, it has no such option, or an option's value will not do.
+    """
+    if name not in CORPORA:
+        raise InputError(f"there is no corpus {name!r}; choose one of {', '.join(CORPORA)}")
+    module, kind = CORPORA[name]
+    kind = getattr(importlib.import_module(f"{__name__}.{module}"), kind)
+    known = [field.name for field in dataclasses.fields(kind)]
+    for option in options:
+        if option not in known:
+            raise InputError(f"{name} has no option {option!r}; it has {', '.join(known) or 'none'}")
+    return kind(**options)

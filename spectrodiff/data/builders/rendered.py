@@ -1,15 +1,16 @@
 """`spectrodiff prepare rendered`: hours of music with exact scores, made on any machine from free packages.
 
-The corpus is a plain folder, so it is read like anyone's own recordings:
+DATA_DIR/rendered holds the pieces, as a plain folder that is read like anyone's own recordings,
 
     audio/NAME.flac   16 kHz mono, 16 bit        splits.csv    one line a piece: split, source, length, programs
     midi/NAME.mid     the notes that were played recipe.json   every parameter, and the licences of the sources
 
-Piece number i follows from (seed, i) alone: its notes to the tick, its sound as near as FluidSynth repeats itself. So
-a killed run goes on where it stopped, more hours extend a corpus, and the number of workers changes nothing.
+and beside them the dataset that is made of these. Piece number i follows from (seed, i) alone: its notes to the tick,
+its sound as near as FluidSynth repeats itself. So a killed run goes on where it stopped, more hours render more pieces
+and make the dataset anew, and the number of workers changes nothing.
 """
 
-import collections
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -17,20 +18,22 @@ import importlib.metadata
 import io
 import itertools
 import json
-import multiprocessing
 import os
 import pathlib
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import soundfile
 import tqdm
 
+from spectrodiff.audio.files import read_audio
 from spectrodiff.data import augment, render, sources
+from spectrodiff.data.builders.preparation import prepare
+from spectrodiff.data.builders.reading import fit
+from spectrodiff.data.builders.workers import crew, in_order
+from spectrodiff.data.recordings import Entry, Recording
 from spectrodiff.errors import InputError
 from spectrodiff.files import replacing
 from spectrodiff.notes.midi import Notes, read_midi, write_midi
@@ -67,35 +70,70 @@ class Piece:
     midi: bytes
 
 
-def prepare_rendered(data_dir: str | os.PathLike, *, hours: float, workers: int | None = None, **recipe: Any) -> None:
-    """Renders a corpus into `data_dir`, or goes on with it, until it holds `hours` of audio; then prints what it holds.
+@dataclasses.dataclass(frozen=True)
+class Rendered:
+    """The pieces that were rendered by a recipe, in the splits of their sources' names."""
 
-    `recipe` are fields of `Recipe`, such as `seed` and `programs`.
+    name: ClassVar[str] = "rendered"
+    homepage: ClassVar[str] = ""
+    description: ClassVar[str] = "Music from free packages, played by a General MIDI SoundFont"
+
+    recipe: Recipe = Recipe()
+
+    def entries(self, folder: pathlib.Path) -> list[Entry]:
+        """See `Corpus`."""
+        return [Entry(row["name"], row["split"], _files(folder, row)) for row in _finished(folder)]
+
+    def read(self, entry: Entry) -> Recording:
+        """See `Corpus`."""
+        audio, midi = entry.source
+        audio = read_audio(audio)
+        return Recording(entry.name, audio, fit(read_midi(midi), audio, midi))
+
+
+def prepare_rendered(
+    data_dir: str | os.PathLike, *, hours: float, workers: int | None = None, **recipe: Any
+) -> pathlib.Path:
+    """Renders pieces into `data_dir/rendered`, or goes on with it, until they last `hours`; then makes the dataset.
+
+    `recipe` are fields of `Recipe`, such as `seed` and `programs`. Returns the dataset's folder.
 
     Raises:
-      InputError: a program or package is missing, or the folder holds a corpus of another recipe.
+      InputError: a program or package is missing, or not what earlier pieces were made with; or the folder holds
+        pieces of another recipe.
     """
-    summary = prepare(data_dir, hours, Recipe(**recipe), workers or os.cpu_count() or 1)
-    for name, value in summary.items():
-        print(f"{name:>8}: {value}")
+    data_dir, recipe = pathlib.Path(data_dir), Recipe(**recipe)
+    if (data_dir / "recipe.json").exists():
+        raise InputError(f"{data_dir} holds rendered pieces itself: name the folder above it")
+    render_pieces(data_dir / Rendered.name, hours, recipe, workers)
+    return prepare(Rendered(recipe), data_dir / Rendered.name, data_dir, workers=workers)
 
 
-def prepare(out: str | os.PathLike, hours: float, recipe: Recipe, workers: int = 1) -> dict[str, Any]:
-    """See `prepare_rendered`. Returns the hours, pieces, and hours by split, kind of source and program."""
+def render_pieces(out: str | os.PathLike, hours: float, recipe: Recipe, workers: int | None = None) -> None:
+    """The first half of `prepare_rendered`: the pieces, in the folder `out`."""
     if not hours > 0:
         raise InputError(f"hours must be above 0, not {hours}")
     if recipe.programs not in ("midi_class", "family"):
         raise InputError(f"programs must be midi_class or family, not {recipe.programs!r}")
     out = pathlib.Path(out)
-    for folder in ("audio", "midi"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-    _record(out, recipe)
     rows = _finished(out)
-
     done = sum(float(row["seconds"]) for row in rows)
+    _check_recipe(out, recipe)
+    if done >= 3600 * hours:
+        return
+    try:
+        for folder in ("audio", "midi"):
+            (out / folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write in {out} ({error.strerror}): name another --data_dir") from error
+    _check_sources(out, recipe)
+
     make = _Maker(recipe, out / ".sources")
-    pieces = _in_order(make, itertools.count(len(rows)), workers)
-    with tqdm.tqdm(total=round(3600 * hours), initial=round(done), unit="s", desc="rendering") as bar:
+    expected = int((3600 * hours - done) / recipe.max_seconds)
+    with (
+        contextlib.closing(in_order(make, itertools.count(len(rows)), crew(workers, expected))) as pieces,
+        tqdm.tqdm(total=round(3600 * hours), initial=round(done), unit="s", desc="rendering") as bar,
+    ):
         while done < 3600 * hours:
             piece = next(pieces)
             for path, data in zip(_files(out, piece.row), (piece.flac, piece.midi), strict=True):
@@ -108,8 +146,6 @@ def prepare(out: str | os.PathLike, hours: float, recipe: Recipe, workers: int =
                 writer.writerows(rows)
             done += piece.row["seconds"]
             bar.update(round(done) - bar.n)
-    pieces.close()
-    return _summary(rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,43 +198,45 @@ class _Maker:
         raise InputError(f"twenty pieces in a row could not be used; the last: {problem}")
 
 
-def _in_order(make: Callable[[int], Piece], indices: Iterator[int], workers: int) -> Iterator[Piece]:
-    """Pieces in the order of their numbers, made by other processes a little ahead of time."""
-    if workers == 1:
-        yield from map(make, indices)
-        return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
-    try:
-        queue = collections.deque(pool.submit(make, index) for index in itertools.islice(indices, 3 * workers))
-        while True:
-            yield queue.popleft().result()
-            queue.append(pool.submit(make, next(indices)))
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """Lets no worker outlive a run that was killed outright."""
-    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
-
-
-def _record(out: pathlib.Path, recipe: Recipe) -> None:
-    """Writes recipe.json, or makes sure that the folder's own says the same."""
+def _check_recipe(out: pathlib.Path, recipe: Recipe) -> None:
+    """Raises InputError if the folder holds pieces of another recipe."""
     path = out / "recipe.json"
-    wanted = dataclasses.asdict(recipe)
     if path.exists():
         found = json.loads(path.read_text())["recipe"]
-        for name, value in wanted.items():
+        for name, value in dataclasses.asdict(recipe).items():
             if found.get(name) != value:
-                raise InputError(f"{out} was rendered with {name} {found.get(name)}, not {value}: name another folder")
-        return
-    render.check(recipe.soundfont)  # what is missing should be said before long work
-    record = {
-        "recipe": wanted,
+                raise InputError(
+                    f"{out} was rendered with {name} {found.get(name)}, not {value}: name another --data_dir"
+                )
+
+
+def _check_sources(out: pathlib.Path, recipe: Recipe) -> None:
+    """Writes recipe.json, or makes sure that it was written where the same was at hand.
+
+    Raises:
+      InputError: something is missing, or is not what earlier pieces were made with: then the same numbers would be
+        other pieces.
+    """
+    render.check(recipe.soundfont)
+    at_hand = {
         "soundfont_sha256": hashlib.sha256(pathlib.Path(recipe.soundfont).read_bytes()).hexdigest(),
+        "pieces_to_draw_from": {kind: len(sources.SOURCES[kind].names()) for kind in recipe.weights},
+    }
+    path = out / "recipe.json"
+    if path.exists():
+        found = json.loads(path.read_text())
+        for name, value in at_hand.items():
+            if found.get(name) != value:
+                raise InputError(
+                    f"{out} was rendered with {name} {found.get(name)}, and here that is {value}: "
+                    "install the same packages again, or name another --data_dir"
+                )
+        return
+    record = {
+        "recipe": dataclasses.asdict(recipe),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "licences": {kind: sources.SOURCES[kind].licence for kind in recipe.weights},
-        "pieces_to_draw_from": {kind: len(sources.SOURCES[kind].names()) for kind in recipe.weights},
+        **at_hand,
     }
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n")
@@ -216,14 +254,3 @@ def _finished(out: pathlib.Path) -> list[dict[str, Any]]:
 
 def _files(out: pathlib.Path, row: dict[str, Any]) -> tuple[pathlib.Path, pathlib.Path]:
     return out / "audio" / f"{row['name']}.flac", out / "midi" / f"{row['name']}.mid"
-
-
-def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    by = {"splits": collections.Counter(), "kinds": collections.Counter(), "programs": collections.Counter()}
-    for row in rows:
-        hours = float(row["seconds"]) / 3600
-        by["splits"][row["split"]] += hours
-        by["kinds"][row["source"].split("-")[0]] += hours
-        by["programs"].update(dict.fromkeys(row["programs"].split(), hours))
-    tables = {name: {key: round(value, 2) for key, value in table.most_common()} for name, table in by.items()}
-    return {"hours": round(sum(by["splits"].values()), 2), "pieces": len(rows), **tables}

@@ -1,0 +1,72 @@
+"""How fast examples are read and cut, and how long the training step waits for them.
+
+python benchmarks/throughput.py --gin_file configs/demo.gin [--gin_param "Mixture.data_dir = 'data'"]
+"""
+
+# ruff: noqa: E402 (memory is set up before JAX is imported, as `spectrodiff train` does)
+
+import argparse
+import json
+import pathlib
+import tempfile
+import time
+
+from spectrodiff.commands.common import keep_compiled_programs, keep_freed_memory
+
+keep_freed_memory()
+keep_compiled_programs()
+
+import gin
+import numpy as np
+
+from spectrodiff.training import loop, optimizers, spectrogram, vocoder  # noqa: F401 (configs refer to them)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--gin_file", default="configs/demo.gin")
+    parser.add_argument("--gin_param", action="append", default=[], help='a binding, such as "stream.threads = 4"')
+    parser.add_argument("--examples", type=int, default=2000, help="to read without training (default: 2000)")
+    parser.add_argument("--steps", type=int, default=100, help="to train (default: 100)")
+    options = parser.parse_args()
+    gin.parse_config_files_and_bindings([options.gin_file], options.gin_param)
+    alone(gin.query_parameter("train.task").scoped_configurable_fn(), options.examples)
+    training(options.steps)
+
+
+def alone(task: loop.Task, examples: int) -> None:
+    """Batches that nobody uses: the first pass reads records as well, the second finds most of them kept."""
+    batches = task.batches(seed=0)
+    size = len(next(iter(next(batches).values())))
+    count = -(-examples // size)
+    for name in ("while reading", "once read"):
+        start, cpu = time.perf_counter(), time.process_time()
+        for _ in range(count):
+            next(batches)
+        wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+        print(f"alone, {name}: {count * size / wall:.0f} examples/s, {1000 * cpu / count / size:.1f} ms of CPU each")
+    batches.close()
+
+
+def training(steps: int) -> None:
+    """The train loop itself; what it logs after the first steps, which compile."""
+    with tempfile.TemporaryDirectory() as workdir:
+        with gin.unlock_config():
+            gin.parse_config([
+                f"train.steps = {steps}",
+                "train.log_every = 10",
+                f"train.evaluate_every = {steps}",
+                f"train.checkpoint_every = {steps}",
+            ])  # fmt: skip
+        loop.train(workdir)
+        log = [json.loads(line) for line in pathlib.Path(workdir, "log.jsonl").read_text().splitlines()]
+    rows = [row for row in log if "waiting" in row and row["step"] > 10]
+    speed, waiting = (np.array([row[name] for row in rows]) for name in ("examples_per_second", "waiting"))
+    print(
+        f"training: {np.median(speed):.1f} examples/s; {np.mean(waiting):.2%} of the time waiting for data "
+        f"({np.max(waiting):.2%} in the worst ten steps)"
+    )
+
+
+if __name__ == "__main__":
+    main()

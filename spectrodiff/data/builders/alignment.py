@@ -1,0 +1,58 @@
+"""Whether notes belong to a sound, and at which shift: onsets against how much louder the sound gets."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float
+
+from spectrodiff.audio.mel import FRAMES_PER_SECOND, HOP, log_mel_on_host
+from spectrodiff.notes.sequence import Notes
+
+MAX_LAG = 0.5  # seconds
+_DYNAMICS = np.log(1000.0)  # 60 dB: what rises further under the loudest is not heard as an onset
+_CHUNK = 60 * FRAMES_PER_SECOND  # frames of mel at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Alignment:
+    """Correlation of onsets with the notes as they are, and at the `lag` where it is largest.
+
+    `lag` is how many seconds later than the notes the sound comes, on a grid of 20 ms.
+    """
+
+    correlation: float
+    lag: float
+    best: float
+
+
+def align(audio: Float[np.ndarray, " s"], notes: Notes) -> Alignment:
+    """Compares notes with float32 audio at SAMPLE_RATE, at lags up to MAX_LAG either way.
+
+    Correlations are 0 where there is no onset at all.
+    """
+    strength = _onset_strength(audio)
+    # A sound is wholly in the frame that starts as it does, so the rise to that frame, one place earlier, is its own.
+    place = np.floor(notes.start * FRAMES_PER_SECOND).astype(int) - 1
+    counts = np.bincount(place[(place >= 0) & (place < len(strength))], minlength=len(strength))
+    onsets = np.sqrt(counts)  # a chord is louder than a note, but not as many times as it has notes
+    blur = (0.5, 1.0, 0.5)  # half of an onset may be in the frame before
+    strength, onsets = (np.convolve(series, blur, "same") for series in (strength, onsets))
+    furthest = min(round(MAX_LAG * FRAMES_PER_SECOND), len(strength) - 2)
+    by_lag = {lag: _correlation(strength, onsets, lag) for lag in range(-furthest, furthest + 1)}
+    lag = max(by_lag, key=lambda lag: (by_lag[lag], -abs(lag)), default=0)
+    return Alignment(by_lag.get(0, 0.0), lag / FRAMES_PER_SECOND, by_lag.get(lag, 0.0))
+
+
+def _onset_strength(audio: Float[np.ndarray, " s"]) -> Float[np.ndarray, " t"]:
+    """How much the log-mel rises from each frame to the next, summed over bins."""
+    starts = range(0, len(audio), _CHUNK * HOP)
+    mel = np.concatenate([log_mel_on_host(audio[at : at + (_CHUNK + 1) * HOP])[:_CHUNK] for at in starts])
+    return np.maximum(np.diff(np.maximum(mel, mel.max() - _DYNAMICS), axis=0), 0.0).sum(axis=1)
+
+
+def _correlation(strength: np.ndarray, onsets: np.ndarray, lag: int) -> float:
+    length = len(strength) - abs(lag)
+    strength, onsets = strength[max(lag, 0) :][:length], onsets[max(-lag, 0) :][:length]
+    if not (strength.std() and onsets.std()):
+        return 0.0
+    return float(np.corrcoef(strength, onsets)[0, 1])

@@ -1,0 +1,193 @@
+"""One's own recordings: a folder of audio files and MIDI files of the same names."""
+
+import collections
+import dataclasses
+import hashlib
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+import numpy as np
+from tqdm import tqdm
+
+from spectrodiff.audio.files import read_audio
+from spectrodiff.audio.mel import SAMPLE_RATE
+from spectrodiff.data.builders.alignment import align
+from spectrodiff.data.builders.reading import LATE, fit, read_table
+from spectrodiff.data.builders.workers import crew, in_order
+from spectrodiff.data.recordings import SPLITS, Entry, Recording
+from spectrodiff.data.sources import split_of
+from spectrodiff.errors import InputError
+from spectrodiff.notes.midi import Notes, read_midi
+
+AUDIO, MIDI = (".wav", ".flac", ".mp3", ".ogg"), (".mid", ".midi")
+TABLE = "splits.csv"
+# Pieces rendered with a SoundFont correlate by 0.41 or more with their own notes, and 99 of 100 by less than 0.14 with
+# another's. Notes 40 ms or more off lose nearly all of it; what repeats itself loses less when off by a beat.
+_UNRELATED = 0.2
+_SHIFTED = 0.7
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A recording and its notes; `program` is what all but drums are played on, None for what the MIDI file says."""
+
+    audio: pathlib.Path
+    midi: pathlib.Path
+    program: int | None
+    stamp: tuple[int, ...]  # sizes and times of both: a file that is changed is another one
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """Pairs of audio (wav, flac, mp3, ogg; any rate) and MIDI of the same name, anywhere below a folder.
+
+    A name is the path without its suffix, and without an `audio/` or `midi/` at its beginning: audio/a/b.wav and
+    midi/a/b.mid are a/b. Hidden files are passed over.
+
+    `csv` is a table of columns `name` and, if wanted, `split` (train, validation or test) and `program` (0 to 127); an
+    empty cell says nothing. By default it is the folder's splits.csv, if there is one. A piece without a split gets
+    train, validation or test, 90 : 5 : 5, by a hash of its name; where no piece has one, and two or more would leave
+    train or validation empty, those of the smallest hashes are moved there.
+
+    `name` is the dataset's: datasets of several folders need several.
+    """
+
+    homepage: ClassVar[str] = ""
+    description: ClassVar[str] = "Recordings with MIDI files of the same names"
+
+    name: str = "folder"
+    csv: str | None = None
+
+    def __post_init__(self):
+        if not re.fullmatch("[a-z][a-z0-9_]*", self.name):
+            raise InputError(f"a dataset cannot be called {self.name!r}: use lower-case letters, digits and _")
+        if self.csv is not None:
+            object.__setattr__(self, "csv", os.path.abspath(self.csv))
+
+    def entries(self, folder: pathlib.Path) -> list[Entry]:
+        """See `Corpus`."""
+        pairs, orphans = find_pairs(folder)
+        if not pairs:
+            counts = collections.Counter("audio" if path.suffix.lower() in AUDIO else "MIDI" for path in orphans)
+            raise InputError(
+                f"{folder} holds no pair of audio and MIDI of the same name ({counts['audio']} audio and "
+                f"{counts['MIDI']} MIDI files without the other); name the folder that holds both"
+            )
+        rows = self._rows(folder, pairs)
+        splits = {name: row["split"] for name, row in rows.items() if row.get("split")}
+        splits = {name: split_of(name) for name in pairs} | splits if splits else split_by_name(pairs)
+        entries = []
+        for name, (audio, midi) in pairs.items():
+            stats = [path.stat() for path in (audio, midi)]
+            stamp = tuple(value for stat in stats for value in (stat.st_size, stat.st_mtime_ns))
+            program = rows.get(name, {}).get("program")
+            entries.append(Entry(name, splits[name], Pair(audio, midi, int(program) if program else None, stamp)))
+        return entries
+
+    def _rows(self, folder: pathlib.Path, pairs: Iterable[str]) -> dict[str, dict[str, str]]:
+        """The lines of the table by name."""
+        path = folder / TABLE if self.csv is None else pathlib.Path(self.csv)
+        if self.csv is None and not path.exists():
+            return {}
+        rows, programs = {}, {str(program) for program in range(128)}
+        for row in read_table(path, ["name"]):
+            name = row["name"]
+            if name in rows:
+                raise InputError(f"{path} names {name!r} twice; remove one of the lines")
+            if name not in pairs:
+                raise InputError(f"{path} names {name!r}, but {folder} has no audio and MIDI of that name; remove it")
+            rows[name] = row
+            for column, choices in (("split", SPLITS), ("program", programs)):
+                if row.get(column) and row[column] not in choices:
+                    wanted = "0 to 127" if column == "program" else ", ".join(SPLITS)
+                    raise InputError(f"{path} gives {name!r} the {column} {row[column]!r}; choose one of {wanted}")
+        return rows
+
+    def read(self, entry: Entry) -> Recording:
+        """See `Corpus`."""
+        audio, notes = _load(entry.source)
+        return Recording(entry.name, audio, fit(notes, audio, entry.source.midi))
+
+    def report(self, folder: pathlib.Path, entries: Sequence[Entry], workers: int | None) -> None:
+        """Prints how many pairs there are, which files are alone, and which pairs look suspicious."""
+        splits = collections.Counter(entry.split for entry in entries)
+        counts = ", ".join(f"{splits[split]} {split}" for split in SPLITS if splits[split])
+        print(f"{folder} holds {len(entries)} pairs of audio and MIDI: {counts}")
+        for path in find_pairs(folder)[1]:
+            print(f"{path} has no {'MIDI' if path.suffix.lower() in AUDIO else 'audio'} of its name: left out")
+        checked = in_order(find_problems, entries, crew(workers, len(entries)))
+        problems = list(tqdm(checked, "checking pairs", len(entries), unit="pair"))
+        suspicious = [(entry.name, found) for entry, found in zip(entries, problems, strict=True) if found]
+        for name, found in suspicious:
+            print(f"{name}: {'; '.join(found)}")
+        print(f"{len(suspicious)} of {len(entries)} pairs look suspicious", flush=True)
+
+
+def find_pairs(
+    folder: pathlib.Path,
+) -> tuple[dict[str, tuple[pathlib.Path, pathlib.Path]], list[pathlib.Path]]:
+    """Audio and MIDI by name, and the files without the other.
+
+    Raises:
+      InputError: there is no such folder, or a name is that of two files of one kind.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; name one that holds audio and MIDI files")
+    found = {AUDIO: {}, MIDI: {}}
+    for path in sorted(folder.rglob("*")):
+        kind = next((kind for kind in found if path.suffix.lower() in kind), None)
+        parts = path.relative_to(folder).parts
+        if kind is None or not path.is_file() or any(part.startswith(".") for part in parts):
+            continue
+        if len(parts) > 1 and parts[0].lower() in ("audio", "midi"):
+            parts = parts[1:]
+        name = pathlib.PurePosixPath(*parts).with_suffix("").as_posix()
+        other = found[kind].setdefault(name, path)
+        if other != path:
+            raise InputError(f"{other} and {path} are both called {name!r}; remove or rename one of them")
+    audio, midi = found.values()
+    pairs = {name: (path, midi[name]) for name, path in audio.items() if name in midi}
+    return pairs, [path for kind in found.values() for name, path in kind.items() if name not in pairs]
+
+
+def split_by_name(names: Iterable[str]) -> dict[str, str]:
+    """The split of every piece; see `Folder`."""
+    by_hash = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
+    splits = {name: split_of(name) for name in by_hash}
+    for empty in ("validation", "train"):
+        counts = collections.Counter(splits.values())
+        spare = [name for name in by_hash if splits[name] == "test" or counts[splits[name]] > 1]
+        if not counts[empty] and spare:
+            splits[spare[0]] = empty
+    return splits
+
+
+def _load(pair: Pair) -> tuple[np.ndarray, Notes]:
+    notes = read_midi(pair.midi)
+    if pair.program is not None:
+        notes = dataclasses.replace(notes, program=np.where(notes.is_drum, notes.program, np.int32(pair.program)))
+    return read_audio(pair.audio), notes
+
+
+def find_problems(entry: Entry) -> list[str]:
+    """What looks suspicious in a pair, in words."""
+    try:
+        audio, notes = _load(entry.source)
+    except InputError as error:
+        return [str(error)]
+    problems = []
+    heard, played = len(audio) / SAMPLE_RATE, float(notes.end.max())
+    if played > heard + LATE or played < heard / 2:
+        problems.append(f"the notes end at {played:.1f} s, the audio at {heard:.1f} s")
+    found = align(audio, notes)
+    if abs(found.lag) > 0.03 and found.best > _UNRELATED and found.correlation < _SHIFTED * found.best:
+        problems.append(
+            f"the sound comes {abs(found.lag):.2f} s {'after' if found.lag > 0 else 'before'} the notes "
+            f"(onsets correlate by {found.best:.2f} then, by {found.correlation:.2f} as they are)"
+        )
+    elif found.correlation < _UNRELATED:
+        problems.append(f"the sound hardly has the notes' onsets (they correlate by {found.correlation:.2f})")
+    return problems

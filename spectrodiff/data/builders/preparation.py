@@ -1,0 +1,208 @@
+"""A corpus to a dataset: read once, by many processes; killed at any time without harm.
+
+The dataset is DATA_DIR/NAME/VERSION, complete from the moment it is there. What was read on the way to it lies in
+DATA_DIR/NAME_staging, a file for each recording: a run that was killed finds these when it is started again. The
+files of the dataset are the same to the byte, however many processes there were and however often they were killed.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgpack
+from tqdm import tqdm
+
+from spectrodiff.data.builders.workers import crew, in_order
+from spectrodiff.data.recordings import SPLITS, Corpus, Entry, encode
+from spectrodiff.errors import InputError
+from spectrodiff.files import replacing
+
+PACKAGES = ("spectrodiff", "note-seq", "numpy", "scipy", "soundfile", "tensorflow-datasets", "array-record")
+SHARD_BYTES = 2**27
+_KEPT = "mend that and run the same command again: it goes on from here"
+
+Staged = Sequence[tuple[Entry, pathlib.Path]]  # recordings, and the files that hold their records
+
+
+def prepare(
+    corpus: Corpus,
+    manual_dir: str | os.PathLike,
+    data_dir: str | os.PathLike,
+    *,
+    workers: int | None = None,
+    skip_bad: bool = False,
+    beam_options: str | None = None,
+) -> pathlib.Path:
+    """Makes the dataset of a corpus that lies in `manual_dir`; returns its folder, `data_dir/NAME/VERSION`.
+
+    A dataset that is complete stays as it is, unless the corpus has other recordings by now: then it is replaced.
+    `workers` are processes, by default one per core. With `skip_bad`, recordings that cannot be used are left out and
+    listed in the dataset's metadata.json, under `skipped`. With `beam_options` ("" for the defaults), Beam reads and
+    writes; what it did is lost when it is stopped. A corpus may have a method `report(folder, entries, workers)`, which
+    speaks of its recordings before the work begins.
+
+    Raises:
+      InputError: it is not the corpus's folder; a recording cannot be used; `data_dir` cannot be written, is full, or
+        has a dataset of this name that was made otherwise.
+    """
+    from spectrodiff.data.builders.tfds_builder import VERSION, build_with_beam  # heavy
+
+    if workers is not None and workers < 1:
+        raise InputError(f"workers is {workers}; choose 1 or more")
+    source, data_dir = pathlib.Path(manual_dir).absolute(), pathlib.Path(data_dir).absolute()
+    entries = corpus.entries(source)
+    if not entries:
+        raise InputError(f"{source} holds no recordings of {corpus.name}; name another folder")
+    metadata = {
+        "source": str(source.relative_to(data_dir) if source.is_relative_to(data_dir) else source),
+        "options": json.loads(json.dumps(dataclasses.asdict(corpus))),
+        "entries": hashlib.sha256(repr(entries).encode()).hexdigest(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "skipped": {},
+    }
+    folder, staging = data_dir / corpus.name / VERSION, data_dir / f"{corpus.name}_staging"
+    if _is_current(folder, metadata):
+        shutil.rmtree(staging, ignore_errors=True)
+        return folder
+
+    with _only_run(staging):
+        for name in ("built", "old"):
+            shutil.rmtree(staging / name, ignore_errors=True)
+        if hasattr(corpus, "report"):
+            corpus.report(source, entries, workers)
+        if beam_options is None:
+            built = _build(corpus, entries, metadata, staging, workers, skip_bad)
+        else:
+            splits = {split: [entry for entry in entries if entry.split == split] for split in SPLITS}
+            splits = {split: part for split, part in splits.items() if part}
+            print(f"Beam prepares {len(entries)} recordings of {corpus.name}", flush=True)
+            built = build_with_beam(corpus, metadata, staging / "built", splits, skip_bad, beam_options)
+        with _writing(staging):
+            folder.parent.mkdir(exist_ok=True)
+            if folder.exists():
+                folder.rename(staging / "old")
+            built.rename(folder)
+        shutil.rmtree(staging, ignore_errors=True)
+    return folder
+
+
+def _is_current(folder: pathlib.Path, wanted: dict[str, Any]) -> bool:
+    """Whether the dataset is there, with the recordings that the corpus has now.
+
+    Raises:
+      InputError: it is there and was made otherwise.
+    """
+    if not folder.exists():
+        return False
+    another = "delete it, or name another --data_dir"
+    try:
+        found = json.loads((folder / "metadata.json").read_text())
+        options, wanted_options = ({"source": made["source"], **made["options"]} for made in (found, wanted))
+        entries = found["entries"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder} was not made by `spectrodiff prepare`: {another}") from error
+    for name, value in wanted_options.items():
+        if options.get(name) != value:
+            raise InputError(f"{folder} was prepared with {name} {options.get(name)}, not {value}: {another}")
+    return entries == wanted["entries"]
+
+
+@contextlib.contextmanager
+def _only_run(staging: pathlib.Path) -> Iterator[None]:
+    """Makes the folder, and keeps it to this run."""
+    try:
+        staging.mkdir(parents=True, exist_ok=True)
+        lock = (staging / "lock").open("w")
+    except OSError as error:
+        raise InputError(f"cannot write in {staging.parent} ({error.strerror}): name another --data_dir") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"another run is at work in {staging}: wait until it is done") from error
+        yield
+
+
+def _build(
+    corpus: Corpus,
+    entries: Sequence[Entry],
+    metadata: dict[str, Any],
+    staging: pathlib.Path,
+    workers: int | None,
+    skip_bad: bool,
+) -> pathlib.Path:
+    from spectrodiff.data.builders.tfds_builder import build
+
+    made_by = repr((corpus, metadata["packages"]))  # what another version staged is not used
+    staged = [(entry, staging / hashlib.sha256(f"{made_by}{entry}".encode()).hexdigest()) for entry in entries]
+    skipped = _stage(corpus, staged, workers, skip_bad)
+    good = [(entry, path) for entry, path in staged if entry.name not in skipped]
+    if not good:
+        raise InputError(f"nothing of {corpus.name} can be used; for one, {next(iter(skipped.values()))}")
+    with _writing(staging), tqdm(total=len(good), desc=f"writing {corpus.name}", unit="piece", mininterval=1.0) as bar:
+        splits = {split: [path for entry, path in good if entry.split == split] for split in SPLITS}
+        shards = {split: _shards(paths, bar) for split, paths in splits.items() if paths}
+        return build(corpus, {**metadata, "skipped": skipped}, staging / "built", shards)
+
+
+@contextlib.contextmanager
+def _writing(staging: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # array_record raises RuntimeErrors alone
+        raise InputError(f"cannot write in {staging}: {str(error).splitlines()[0]}; {_KEPT}") from error
+
+
+def _stage(corpus: Corpus, staged: Staged, workers: int | None, skip_bad: bool) -> dict[str, str]:
+    """Reads what is not staged yet. Returns why recordings cannot be used, by name."""
+    pending = [(entry, path) for entry, path in staged if not path.exists()]
+    skipped = {}
+    results = in_order(functools.partial(_stage_one, corpus), pending, crew(workers, len(pending)))
+    bar = tqdm(total=len(staged), initial=len(staged) - len(pending), desc=f"reading {corpus.name}", unit="piece")
+    with bar, contextlib.closing(results):
+        for (entry, _), problem in zip(pending, results, strict=True):
+            if problem is not None:
+                if not skip_bad:
+                    raise InputError(f"{problem} (--skip_bad leaves out what cannot be used)")
+                skipped[entry.name] = problem
+                bar.set_postfix(skipped=len(skipped))
+            bar.update()
+    return skipped
+
+
+def _stage_one(corpus: Corpus, item: tuple[Entry, pathlib.Path]) -> str | None:
+    """Writes the record of a recording to its file, or returns why it cannot be used."""
+    entry, path = item
+    try:
+        record = encode(corpus.read(entry))
+    except InputError as error:
+        return str(error)
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(msgpack.packb(record))
+    except InputError as error:
+        raise InputError(f"{error}; {_KEPT}") from error
+    return None
+
+
+def _shards(paths: Sequence[pathlib.Path], bar: tqdm) -> list[Any]:
+    """The records in these files, shared out evenly among shards of about SHARD_BYTES."""
+    count = min(len(paths), max(1, round(sum(path.stat().st_size for path in paths) / SHARD_BYTES)))
+    bounds = [len(paths) * shard // count for shard in range(count + 1)]
+    return [functools.partial(_records, range(*ends), paths, bar) for ends in itertools.pairwise(bounds)]
+
+
+def _records(places: range, paths: Sequence[pathlib.Path], bar: tqdm) -> Iterator[tuple[int, dict[str, Any]]]:
+    for place in places:
+        yield place, msgpack.unpackb(paths[place].read_bytes())
+        bar.update()

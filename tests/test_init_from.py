@@ -1,0 +1,135 @@
+"""Training that starts from the weights of a checkpoint."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from inputs import PAPER
+from weights import FORMATS, random_arrays, write_weights
+
+from spectrodiff.config import GeneratorConfig, SpectrogramConfig, TokenizerConfig
+from spectrodiff.errors import InputError
+from spectrodiff.models.layers import Dense
+from spectrodiff.pretrained.native import VOCODER, shapes_of, write
+from spectrodiff.training import loop
+from spectrodiff.training.optimizers import adamw
+from spectrodiff.training.spectrogram import SpectrogramTask
+from spectrodiff.training.vocoder import VocoderTask
+
+CONFIG = SpectrogramConfig(TokenizerConfig(1, "slakh", PAPER.model.max_tokens), PAPER.model)
+ARRAYS = random_arrays(CONFIG)
+
+
+class Line:
+    """A task to fit one matrix, that keeps what it is asked to load and what it is given to save."""
+
+    loss = staticmethod(lambda model, batch, key: ((model(batch["x"]) ** 2).mean(), {}))
+
+    def __init__(self):
+        self.loaded, self.saved = [], []
+
+    def build(self, rngs):
+        return Dense(2, 3, rngs=rngs)
+
+    def load(self, checkpoint):
+        self.loaded.append(checkpoint)
+        model = self.build(nnx.Rngs(0))
+        model.kernel[...] = jnp.full((2, 3), 7.0)
+        return model
+
+    def batches(self, seed):
+        return Ones()
+
+    def evaluate(self, graph, params, buffers):
+        return {}
+
+    baselines = dict
+
+    def save(self, folder, model, card):
+        self.saved.append(np.asarray(model.kernel[...]))
+
+
+class Ones:
+    """Batches of ones, for ever."""
+
+    get_state = dict
+    set_state = staticmethod(lambda state: None)
+
+    def __next__(self):
+        return {"x": np.ones((4, 2), np.float32)}
+
+
+def train(task, workdir, steps, **options):
+    loop.train(workdir, task=task, optimizer=adamw(0.1), steps=steps, **options)
+
+
+def test_a_fresh_run_starts_from_the_weights_and_a_resumed_one_from_its_own(tmp_path):
+    task = Line()
+    train(task, tmp_path / "run", 0, init_from="piano")
+    np.testing.assert_array_equal(task.saved[0], np.full((2, 3), 7.0))
+    train(task, tmp_path / "run", 3, init_from="piano")
+    train(task, tmp_path / "run", 4, init_from="gone")
+    assert task.loaded == ["piano"]
+    assert np.all(task.saved[2] < task.saved[1])
+    assert np.all(task.saved[1] < task.saved[0])
+
+
+def test_without_it_weights_are_random(tmp_path):
+    task = Line()
+    train(task, tmp_path / "run", 0)
+    assert task.loaded == []
+    assert len(np.unique(task.saved[0])) == 6
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_spectrogram_weights_of_every_format(tmp_path, kind):
+    """In the task's own config: dropout and the sampling defaults are free to differ."""
+    write_weights(tmp_path / kind, kind, CONFIG, ARRAYS)
+    ours = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, dropout=0.3))
+    model = SpectrogramTask(config=ours).load(str(tmp_path / kind))
+    assert model.decoder.rate == 0.3
+    for path, leaf in nnx.to_flat_state(nnx.state(model)):
+        np.testing.assert_array_equal(leaf[...], ARRAYS[".".join(map(str, path))])
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(nnx.state(model)))
+
+
+@pytest.mark.parametrize(
+    ("part", "options", "message"),
+    [
+        ("model", {"width": 64}, "its width is 32, the config's 64"),
+        ("model", {"heads": 4, "head_dim": 8}, "its head_dim is 16, the config's 8"),
+        ("model", {"decoder_layers": 2}, "its decoder_layers is 1, the config's 2"),
+        ("model", {"event_times": True}, "its event_times is False, the config's True"),
+        ("tokenizer", {"velocity_bins": 32}, "its velocity_bins is 1, the config's 32"),
+        ("diffusion", {"prediction": "v"}, "its prediction is 'eps', the config's 'v'"),
+    ],
+)
+def test_weights_that_mean_something_else_are_refused(tmp_path, part, options, message):
+    write_weights(tmp_path / "weights", "diffusers", CONFIG, ARRAYS)
+    ours = dataclasses.replace(CONFIG, **{part: dataclasses.replace(getattr(CONFIG, part), **options)})
+    with pytest.raises(InputError, match=rf"^cannot train from .*weights: {message}$"):
+        SpectrogramTask(config=ours).load(str(tmp_path / "weights"))
+
+
+def test_shapes_that_differ_are_named(tmp_path):
+    wrong = {**ARRAYS, "decoder.out.kernel": ARRAYS["decoder.out.kernel"][:-1]}
+    write_weights(tmp_path / "weights", "spectrodiff", CONFIG, wrong)
+    with pytest.raises(
+        InputError, match=r"parameter decoder\.out\.kernel has shape \(31, 128\), expected \(32, 128\)$"
+    ):
+        SpectrogramTask(config=CONFIG).load(str(tmp_path / "weights"))
+
+
+def test_a_vocoder_starts_from_a_vocoder(tmp_path):
+    config = GeneratorConfig(channels=16)
+    arrays = {name: np.full(shape, 0.5, np.float32) for name, shape in shapes_of(VOCODER, config).items()}
+    write(tmp_path, VOCODER, arrays, config, {})
+    loaded = VocoderTask(config=config).load(str(tmp_path))
+    assert all(np.all(np.asarray(leaf) == 0.5) for leaf in jax.tree.leaves(nnx.state(loaded)))
+    with pytest.raises(InputError, match=r"^cannot train from .*: its vocoder is GeneratorConfig\(channels=16"):
+        VocoderTask(config=GeneratorConfig(channels=32)).load(str(tmp_path))
+    with pytest.raises(InputError, match=r"vocoder\.json is missing"):
+        VocoderTask(config=config).load("demo")

@@ -1,0 +1,65 @@
+import threading
+
+import numpy as np
+from inputs import make_recording
+
+from spectrodiff.data.pieces import Shelf, count_samples, open_piece
+from spectrodiff.data.recordings import Recording, Stem, decode, encode
+
+WHOLE = make_recording(1, seconds=2.0)
+RECORD = encode(Recording("whole", WHOLE.audio, WHOLE.notes, (Stem(WHOLE.audio / 2, WHOLE.notes),)))
+
+
+def test_a_piece_gives_any_part_of_its_recording():
+    piece, audio = open_piece(RECORD), decode(RECORD).audio
+    assert piece.samples == count_samples(RECORD["audio"]) == len(audio)
+    assert piece.frames == -(-len(audio) // 320)
+    for start, count in ((0, 100), (12345, 6789), (len(audio) - 50, 100), (len(audio) + 5, 10)):
+        np.testing.assert_array_equal(piece.read(start, count), audio[start : start + count])
+    np.testing.assert_array_equal(piece.notes.start, WHOLE.notes.start)
+    assert piece.notes is piece.notes
+
+
+def test_stems_come_when_asked_for():
+    assert open_piece(RECORD).stems == ()
+    (stem,) = open_piece(RECORD, stems=True).stems
+    np.testing.assert_allclose(stem.read(0, stem.samples), WHOLE.audio / 2, atol=2**-15)
+
+
+def test_a_shelf_keeps_what_was_asked_for_last():
+    read = []
+
+    def get(key, size=10):
+        return shelf.get(key, lambda: (read.append(key), (f"item {key}", size))[1])
+
+    shelf = Shelf(30)
+    assert [get(key) for key in (1, 2, 3, 1)] == ["item 1", "item 2", "item 3", "item 1"]
+    assert read == [1, 2, 3]
+    get(4)  # 2 goes
+    get(1), get(3), get(4)
+    assert read == [1, 2, 3, 4]
+    get(2)  # 1 goes
+    get(5, size=20)  # 3 and 4 go
+    get(2)
+    assert read == [1, 2, 3, 4, 2, 5]
+    get(6, size=1000)  # over the capacity alone: there is nowhere else to put it
+    get(6)
+    get(5)
+    assert read == [1, 2, 3, 4, 2, 5, 6, 5]
+
+
+def test_a_shelf_that_two_threads_fill_at_once():
+    """Both read, neither waits; what they both brought counts once."""
+    shelf, both = Shelf(20), threading.Barrier(2, timeout=10)
+
+    def read():
+        both.wait()
+        return "item", 10
+
+    threads = [threading.Thread(target=shelf.get, args=(1, read)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    shelf.get(2, lambda: ("other", 10))
+    assert shelf.get(1, lambda: ("read again", 10)) == "item"
