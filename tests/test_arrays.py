@@ -2,7 +2,17 @@ import numpy as np
 import pytest
 
 from spectrodiff.errors import InputError
-from spectrodiff.pretrained.arrays import LazyArrays, Renamed, SafetensorsArrays, check_names, checked, save_arrays
+from spectrodiff.pretrained.arrays import (
+    LazyArrays,
+    Renamed,
+    SafetensorsArrays,
+    Spec,
+    Stacks,
+    check_names,
+    check_spec,
+    checked,
+    save_arrays,
+)
 
 ARRAYS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.arange(3, dtype=np.float16)}
 
@@ -17,6 +27,9 @@ class Counted(LazyArrays):
     def __getitem__(self, name):
         self.reads += 1
         return self.arrays[name]
+
+    def spec(self, name):
+        return Spec(self.arrays[name].shape, self.arrays[name].dtype.name)
 
 
 def test_names_are_known_without_reading():
@@ -44,11 +57,30 @@ def test_arrays_are_checked_as_they_are_taken():
     np.testing.assert_array_equal(array, ARRAYS["a"])
     with pytest.raises(InputError, match=r"^here: parameter b has shape \(3,\), expected \(4,\)$"):
         next(pairs)
+    assert counted.reads == 1  # what does not fit is not read: it may not fit into memory
+
+
+def test_specs_are_those_of_the_arrays():
+    counted = Counted(ARRAYS)
+    renamed = Renamed(counted, {"x.kernel": "a", "x.scale": "b"}, "here", linear=["x.kernel"])
+    counted.reads = 0
+    assert renamed.spec("x.kernel") == Spec((3, 2), "float32")
+    assert renamed.spec("x.scale") == Spec((3,), "float16")
+    assert counted.reads == 0
+
+
+def test_stacks_are_joined():
+    """Their names may have dots."""
+    stacks = Stacks({"one": Counted(ARRAYS), "two": Counted({"a.b": ARRAYS["b"]})})
+    assert set(stacks) == {"one.a", "one.b", "two.a.b"}
+    np.testing.assert_array_equal(stacks["two.a.b"], ARRAYS["b"])
+    assert stacks.spec("two.a.b") == Spec((3,), "float16")
+    assert stacks.spec("one.a") == Spec((2, 3), "float32")
 
 
 @pytest.mark.parametrize("dtype", [np.int32, bool, np.complex64, "U3"])
 def test_arrays_must_be_of_floats(dtype):
-    with pytest.raises(InputError, match=r"^here: parameter a has type .*, expected floating point numbers$"):
+    with pytest.raises(InputError, match=r"^here: parameter a has type .*, expected float16, bfloat16, float32, .*$"):
         next(checked({"a": np.zeros(3, dtype)}, {"a": (3,)}, "here"))
 
 
@@ -69,18 +101,27 @@ def test_a_parameter_too_few_or_too_many_is_named(found, message):
 def test_safetensors(tmp_path):
     """Views are written as they read, not as they lie."""
     written = {**ARRAYS, "turned": ARRAYS["a"].T, "every_other": ARRAYS["b"][::2], "one": np.array(2.5)}
-    save_arrays(tmp_path / "a.safetensors", written)
+    save_arrays(tmp_path / "a.safetensors", written.items())
     arrays = SafetensorsArrays(tmp_path / "a.safetensors")
     assert arrays.keys() == written.keys()
     for name, array in written.items():
         assert arrays[name].dtype == array.dtype
         np.testing.assert_array_equal(arrays[name], array)
+        assert arrays.spec(name) == Spec(array.shape, array.dtype.name)
+
+
+def test_types_that_numpy_does_not_know_are_named(tmp_path):
+    header = b'{"a":{"dtype":"F8_E4M3","shape":[3],"data_offsets":[0,3]}}'
+    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(3))
+    arrays = SafetensorsArrays(tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match=r"^here: parameter a has type F8_E4M3, expected float16, bfloat16, float32"):
+        check_spec(arrays.spec("a"), "a", (3,), "here")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.99])
 def test_truncated_safetensors(tmp_path, share):
     path = tmp_path / "a.safetensors"
-    save_arrays(path, ARRAYS)
+    save_arrays(path, ARRAYS.items())
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(InputError, match=r"^cannot read weights .*a\.safetensors: "):
@@ -91,7 +132,7 @@ def test_safetensors_that_vanish_while_they_are_read(tmp_path):
     path = tmp_path / "a.safetensors"
     with pytest.raises(InputError, match=r"^cannot read weights .*a\.safetensors: "):
         SafetensorsArrays(path)
-    save_arrays(path, ARRAYS)
+    save_arrays(path, ARRAYS.items())
     arrays = SafetensorsArrays(path)
     path.unlink()
     with pytest.raises(InputError, match=r"^cannot read weights .*a\.safetensors: "):

@@ -7,6 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from inputs import PAPER
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from torch_writer import write_torch
 from weights import random_arrays
@@ -24,7 +25,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 def write(folder, config=CONFIG, arrays=ARRAYS, with_vocoder=False):
     folder.mkdir()
-    diffusers.write(folder, config, arrays.items(), with_vocoder=with_vocoder)
+    diffusers.write(folder, config, arrays, with_vocoder=with_vocoder)
 
 
 @pytest.fixture
@@ -118,10 +119,28 @@ def test_the_index_names_the_parts(tmp_path, with_vocoder):
     write(tmp_path / "pipeline", with_vocoder=with_vocoder)
     index = json.loads((tmp_path / "pipeline" / "model_index.json").read_text())
     assert index.pop("_class_name") == "SpectrogramDiffusionPipeline"
-    assert index.keys() == {*STACKS, "scheduler", "melgan"}
+    assert index.pop("scheduler") == ["diffusers", "DDPMScheduler"]
+    assert {stack: index[stack] for stack in STACKS} == {
+        "notes_encoder": ["spectrogram_diffusion", "SpectrogramNotesEncoder"],
+        "continuous_encoder": ["spectrogram_diffusion", "SpectrogramContEncoder"],
+        "decoder": ["diffusers", "T5FilmDecoder"],
+    }
+    assert index.keys() == {*STACKS, "melgan"}
     assert (index["melgan"] == ["diffusers", "OnnxRuntimeModel"]) == with_vocoder
     scheduler = json.loads((tmp_path / "pipeline" / "scheduler" / "scheduler_config.json").read_text())
-    assert scheduler["beta_schedule"] == "squaredcos_cap_v2"
+    assert scheduler == {
+        "_class_name": "DDPMScheduler",
+        "beta_schedule": "squaredcos_cap_v2",
+        "variance_type": "fixed_large",
+        "num_train_timesteps": 1000,
+    }
+
+
+def test_weights_are_marked_as_the_library_does(folder):
+    """It refuses safetensors without."""
+    for stack in STACKS:
+        with safe_open(folder / stack / WEIGHTS, "np") as file:
+            assert file.metadata() == {"format": "pt"}
 
 
 @pytest.mark.parametrize(
@@ -142,13 +161,9 @@ def test_the_index_names_the_parts(tmp_path, with_vocoder):
 def test_what_diffusers_does_not_know_is_refused_before_anything_is_read(tmp_path, part, options):
     config = dataclasses.replace(CONFIG, **{part: dataclasses.replace(getattr(CONFIG, part), **options)})
 
-    def parameters():
-        pytest.fail("a parameter was read")
-        yield
-
     ((name, value),) = options.items()
     with pytest.raises(InputError, match=f"^these weights have {name} = {value!r}, but diffusers knows only "):
-        diffusers.write(tmp_path, config, parameters(), with_vocoder=False)
+        diffusers.write(tmp_path, config, {}, with_vocoder=False)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -156,7 +171,7 @@ def test_the_note_roll_is_refused(tmp_path):
     model = dataclasses.replace(MODEL, compact_notes=True, note_roll=True)
     config = SpectrogramConfig(CONFIG.tokenizer, model, DiffusionConfig(prediction="x0"))
     with pytest.raises(InputError, match=r"^these weights have (compact_notes|note_roll) = True"):
-        diffusers.write(tmp_path, config, iter(()), with_vocoder=False)
+        diffusers.write(tmp_path, config, {}, with_vocoder=False)
 
 
 # ---- what does not fit
@@ -171,10 +186,15 @@ def test_the_note_roll_is_refused(tmp_path):
         ("decoder", {"targets_length": 128}, "has targets_length 128, but this network needs 256"),
         ("continuous_encoder", {"input_dims": 80}, "has input_dims 80, but this network needs 128"),
         ("notes_encoder", {"feed_forward_proj": "relu"}, "has feed_forward_proj 'relu', but this"),
-        ("notes_encoder", {"vocab_size": "1536"}, "has vocab_size '1536'; expected a whole number above 0"),
-        ("decoder", {"num_layers": 0}, "has num_layers 0; expected a whole number above 0"),
-        ("decoder", {"dropout_rate": "0.1"}, "has dropout_rate '0.1'; expected a number"),
-        ("decoder", {"d_kv": None}, "has d_kv None; expected a whole number above 0"),
+        ("notes_encoder", {"vocab_size": "1536"}, "has vocab_size '1536'; expected 1 to 1048576"),
+        ("decoder", {"num_layers": 0}, "has num_layers 0; expected 1 to"),
+        ("decoder", {"d_kv": None}, "has d_kv None; expected 1 to"),
+        ("decoder", {"d_model": 1e20}, r"has d_model 1e\+20; expected 1 to"),
+        ("decoder", {"d_model": 10**20}, "has d_model 1" + "0" * 20 + "; expected 1 to"),
+        ("decoder", {"num_heads": True}, "has num_heads True; expected 1 to"),
+        *[("decoder", {"dropout_rate": rate}, f"has dropout_rate {rate!r}; expected a number from 0 to below 1")
+          for rate in ("0.1", float("nan"), 7, -1, True)],
+        ("notes_encoder", {"is_decoder": True}, "has is_decoder True, but this network needs False"),
     ],
 )  # fmt: skip
 def test_a_config_of_another_network(folder, stack, values, message):
@@ -183,7 +203,41 @@ def test_a_config_of_another_network(folder, stack, values, message):
         diffusers.read(folder)
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "3", "[1]"])
+@pytest.mark.parametrize("stack", STACKS)
+def test_a_config_without_is_decoder_means_the_librarys_default(folder, stack):
+    path = folder / stack / "config.json"
+    values = json.loads(path.read_text())
+    values.pop("is_decoder", None)
+    path.write_text(json.dumps(values))
+    assert diffusers.read(folder)[0] == CONFIG
+
+
+def test_another_pipeline_is_named(folder):
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    with pytest.raises(InputError, match=r"model_index\.json is of 'StableDiffusionPipeline'; only weights of Spectro"):
+        diffusers.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"prediction_type": "v_prediction"}, "has prediction_type 'v_prediction', but this network needs 'epsilon'"),
+        ({"beta_schedule": "linear"}, "has beta_schedule 'linear', but this network needs 'squaredcos_cap_v2'"),
+        (None, "has beta_schedule 'linear', but this"),
+    ],
+)
+def test_another_diffusion_is_refused(folder, values, message):
+    """The last: the library's default, where none is told."""
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({} if values is None else json.loads(path.read_text()) | values))
+    with pytest.raises(InputError, match=rf"scheduler_config\.json {message}"):
+        diffusers.read(folder)
+    path.unlink()
+    assert diffusers.read(folder)[0] == CONFIG
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "3", "[1]", "[" * 200_000],
+                         ids=["missing", "empty", "cut", "number", "list", "deep"])  # fmt: skip
 def test_a_config_that_is_missing_or_damaged(folder, content):
     path = folder / "decoder" / "config.json"
     path.unlink() if content is None else path.write_text(content)

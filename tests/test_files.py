@@ -4,7 +4,7 @@ import stat
 import pytest
 
 from spectrodiff.errors import InputError
-from spectrodiff.files import check_writable, replacing
+from spectrodiff.files import check_writable, replacing, replacing_folder
 
 
 def test_the_file_appears_when_it_is_whole(tmp_path):
@@ -61,3 +61,44 @@ def test_places_that_cannot_be_written(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no permission"):
         check_writable(tmp_path / "song.wav")
     assert os.listdir(tmp_path) == []
+
+
+def test_names_too_long_for_the_disk(tmp_path):
+    with pytest.raises(InputError, match=r"^cannot write .*File name too long"):
+        check_writable(tmp_path / ("x" * 300))
+
+
+# ---- folders
+
+
+def test_the_folder_appears_when_it_is_whole(tmp_path):
+    (tmp_path / "ordinary").mkdir()
+    with replacing_folder(tmp_path / "out") as temporary:
+        (temporary / "a").touch()
+        assert not (tmp_path / "out").exists()
+    assert os.listdir(tmp_path / "out") == ["a"]
+    assert sorted(os.listdir(tmp_path)) == ["ordinary", "out"]
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("ordinary", "out")]
+    assert modes[0] == modes[1]
+
+
+@pytest.mark.parametrize("error", [KeyError("half"), OSError(28, "No space left on device")])
+def test_half_a_folder_leaves_nothing(tmp_path, error):
+    def write_half():
+        with replacing_folder(tmp_path / "out") as temporary:
+            (temporary / "a").touch()
+            raise error
+
+    with pytest.raises((KeyError, InputError)):
+        write_half()
+    assert os.listdir(tmp_path) == []
+
+
+def test_folders_that_cannot_be_made(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "song.mid").touch()
+    places = {"full": "is there already", "no/out": "cannot make", "x" * 300: "cannot make", "\0": "cannot make"}
+    for name, message in places.items():
+        with pytest.raises(InputError, match=message), replacing_folder(tmp_path / name):
+            pytest.fail("it was made")
+    assert os.listdir(tmp_path) == ["full"]

@@ -92,7 +92,7 @@ def edit_shape(arrays):
 def test_weights_that_do_not_fit_are_named(folder, edit, message):
     arrays = load_file(folder / WEIGHTS)
     edit(arrays)
-    save_arrays(folder / WEIGHTS, arrays)
+    save_arrays(folder / WEIGHTS, arrays.items())
     with pytest.raises(InputError, match=message):
         load(folder, SPECTROGRAM)
 

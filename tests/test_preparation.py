@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).parent
 
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch):
-    monkeypatch.setattr(preparation, "SHARD_BYTES", 60_000)
+    monkeypatch.setattr(preparation, "SHARD_BYTES", 20_000)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def whole(tmp_path_factory):
     """What an undisturbed run makes of six toys: every file."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparation, "SHARD_BYTES", 60_000)
+        patch.setattr(preparation, "SHARD_BYTES", 20_000)
         return contents(prepare(Toy(), write_toys(folder / "toys"), folder / "data", workers=1))
 
 
@@ -52,7 +52,7 @@ def names(data_dir, split):
 
 
 def staged(data_dir):
-    return [path for path in (data_dir / "toy_staging").iterdir() if path.name != "lock"]
+    return [path for path in (data_dir / "toy_staging").iterdir() if path.is_file() and path.name != "lock"]
 
 
 def test_a_corpus_becomes_a_dataset(toys, tmp_path, whole, capsys):
@@ -78,7 +78,7 @@ def test_a_corpus_becomes_a_dataset(toys, tmp_path, whole, capsys):
 def test_what_is_there_stays(toys, tmp_path, monkeypatch):
     folder = prepare(Toy(), toys, tmp_path)
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    monkeypatch.setattr(Toy, "read", None)
+    monkeypatch.setattr(Toy, "read", lambda self, entry: pytest.fail("reads again"))
     assert prepare(Toy(), toys, tmp_path) == folder
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
@@ -167,7 +167,7 @@ def test_a_disk_that_is_full_while_reading(toys, tmp_path, whole, monkeypatch):
             prepare(Toy(), toys, tmp_path, workers=1, skip_bad=skip_bad)
     monkeypatch.undo()
     assert len(staged(tmp_path)) == 3
-    monkeypatch.setattr(preparation, "SHARD_BYTES", 60_000)
+    monkeypatch.setattr(preparation, "SHARD_BYTES", 20_000)
     assert contents(prepare(Toy(), toys, tmp_path, workers=1)) == whole
 
 
@@ -191,6 +191,13 @@ def test_a_disk_that_is_full_while_writing(tmp_path):
         assert len(names(disk, "train")) == 6
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_without_tfds(toys, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "spectrodiff.data.builders.tfds_builder", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(InputError, match=r'preparing datasets needs TFDS: pip install "spectrodiff\[data\]"'):
+        prepare(Toy(), toys, tmp_path)
 
 
 def test_two_runs_do_not_mix(toys, tmp_path, monkeypatch):
@@ -255,7 +262,7 @@ points = {
     "removing": lambda: setattr(preparation.shutil, "rmtree", removing),
 }
 toys, data = sys.argv[1:]
-preparation.SHARD_BYTES = 60_000
+preparation.SHARD_BYTES = 20_000
 for point, patch in points.items():
     child = os.fork()
     if not child:
@@ -302,7 +309,7 @@ def test_the_number_of_workers_changes_nothing_nor_does_their_death(tmp_path, mo
     pids.mkdir()
     program = (
         "import sys; from spectrodiff.data.builders import preparation; from toy_corpus import Toy;"
-        "preparation.SHARD_BYTES = 60_000; preparation.prepare(Toy(), *sys.argv[1:], workers=2)"
+        "preparation.SHARD_BYTES = 20_000; preparation.prepare(Toy(), *sys.argv[1:], workers=2)"
     )
     run = subprocess.Popen([sys.executable, "-c", program, toys, data], cwd=ROOT, env=os.environ | {"PIDS": str(pids)})
     while not data.exists() or len(staged(data)) < 5:

@@ -1,12 +1,19 @@
 import csv
+import dataclasses
+import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
 import soundfile
 from test_render import needs_synth
 
+from spectrodiff.data import sources
 from spectrodiff.data.builders import rendered
+from spectrodiff.data.builders.folder import Folder
+from spectrodiff.data.dataset import open_dataset
+from spectrodiff.data.recordings import decode
 from spectrodiff.data.sources import split_of
 from spectrodiff.errors import InputError
 from spectrodiff.notes.midi import read_midi
@@ -17,15 +24,16 @@ HOURS = 30 / 3600
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    out = tmp_path_factory.mktemp("corpus")
-    summary = rendered.prepare(out, HOURS, RECIPE)
-    return out, summary
+def pieces(tmp_path_factory):
+    out = tmp_path_factory.mktemp("pieces")
+    rendered.render_pieces(out, HOURS, RECIPE, workers=1)
+    return out
 
 
 def contents(out):
-    """Every file but the recordings, to the byte."""
-    return {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.suffix != ".flac"}
+    """A hash of every file but the recordings."""
+    files = [path for path in out.rglob("*") if path.is_file() and path.suffix != ".flac"]
+    return {path.relative_to(out): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def assert_same(one, other):
@@ -42,39 +50,67 @@ def rows(out):
 
 
 @needs_synth
-def test_a_corpus_is_a_plain_folder_of_recordings_and_scores(corpus):
-    out, summary = corpus
-    assert sum(float(row["seconds"]) for row in rows(out)) >= 30 > sum(float(row["seconds"]) for row in rows(out)[:-1])
-    for row in rows(out):
-        info = soundfile.info(out / "audio" / f"{row['name']}.flac")
-        notes = read_midi(out / "midi" / f"{row['name']}.mid")
+def test_the_pieces_are_a_plain_folder_of_recordings_and_scores(pieces):
+    lengths = [float(row["seconds"]) for row in rows(pieces)]
+    assert sum(lengths) >= 30 > sum(lengths[:-1])
+    for row in rows(pieces):
+        info = soundfile.info(pieces / "audio" / f"{row['name']}.flac")
+        notes = read_midi(pieces / "midi" / f"{row['name']}.mid")
         assert (info.samplerate, info.channels, info.subtype) == (16000, 1, "PCM_16")
         assert info.duration == pytest.approx(float(row["seconds"]), abs=1e-3)
         assert info.duration == pytest.approx(notes.total_time + 0.5, abs=1e-3)
         assert len(notes) == int(row["notes"])
         assert row["split"] == split_of(row["source"])
-    assert len(list((out / "audio").iterdir())) == len(list((out / "midi").iterdir())) == len(rows(out))
-    assert summary["pieces"] == len(rows(out))
-    assert sum(summary["splits"].values()) == pytest.approx(summary["hours"], abs=0.02)
-    record = json.loads((out / "recipe.json").read_text())
+    assert len(list((pieces / "audio").iterdir())) == len(list((pieces / "midi").iterdir())) == len(rows(pieces))
+    record = json.loads((pieces / "recipe.json").read_text())
     assert record["recipe"]["seed"] == 0
     assert len(record["soundfont_sha256"]) == 64
     assert "etude" in record["licences"]
+    by_folder = {entry.name: entry.split for entry in Folder().entries(pieces)}
+    assert by_folder == {row["name"]: row["split"] for row in rows(pieces)}
 
 
 @needs_synth
-def test_sound_begins_where_the_score_says(corpus):
-    out, _ = corpus
-    for row in rows(out):
-        audio, rate = soundfile.read(out / "audio" / f"{row['name']}.flac")
-        first = read_midi(out / "midi" / f"{row['name']}.mid").start.min()
+def test_sound_begins_where_the_score_says(pieces):
+    for row in rows(pieces):
+        audio, rate = soundfile.read(pieces / "audio" / f"{row['name']}.flac")
+        first = read_midi(pieces / "midi" / f"{row['name']}.mid").start.min()
         heard = np.argmax(np.abs(audio) > 1e-4) / rate
         assert first - 0.001 < heard < first + 0.08  # soft attacks take a while
 
 
 @needs_synth
-def test_a_killed_run_goes_on_as_if_it_had_not_been(corpus, tmp_path, monkeypatch):
-    whole, _ = corpus
+def test_the_dataset_is_of_the_pieces_and_grows_with_them(pieces, tmp_path, monkeypatch):
+    options = {f.name: getattr(RECIPE, f.name) for f in dataclasses.fields(RECIPE)}
+    folder = rendered.prepare_rendered(tmp_path, hours=HOURS, workers=1, **options)
+    assert rows(tmp_path / "rendered") == rows(pieces)
+    dataset = open_dataset(tmp_path, "rendered")
+    found = {decode(record).name: (split, decode(record)) for split in dataset.splits for record in dataset[split]}
+    assert found.keys() == {row["name"] for row in rows(pieces)}
+    for row in rows(tmp_path / "rendered"):
+        split, recording = found[row["name"]]
+        assert split == row["split"]
+        audio, _ = soundfile.read(tmp_path / "rendered" / "audio" / f"{row['name']}.flac", dtype="float32")
+        np.testing.assert_array_equal(recording.audio, audio)
+        notes = read_midi(tmp_path / "rendered" / "midi" / f"{row['name']}.mid")
+        np.testing.assert_array_equal(recording.notes.start, notes.start)
+    metadata = json.loads((folder / "metadata.json").read_text())
+    assert metadata["options"]["recipe"] == dataclasses.asdict(RECIPE)
+
+    made = rendered._Maker.__call__
+    new = []
+    monkeypatch.setattr(rendered._Maker, "__call__", lambda self, index: new.append(index) or made(self, index))
+    before = rows(pieces)
+    more = sum(float(row["seconds"]) for row in before) / 3600 + 1e-4
+    assert rendered.prepare_rendered(tmp_path, hours=more, workers=1, **options) == folder
+    assert new == [len(before)]
+    dataset = open_dataset(tmp_path, "rendered")
+    assert sum(len(dataset[split]) for split in dataset.splits) == len(before) + 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rendered"]
+
+
+@needs_synth
+def test_a_killed_run_goes_on_as_if_it_had_not_been(pieces, tmp_path, monkeypatch):
     make = rendered._Maker.__call__
 
     def killed(self, index):
@@ -84,36 +120,79 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(corpus, tmp_path, monkeypatc
 
     monkeypatch.setattr(rendered._Maker, "__call__", killed)
     with pytest.raises(KeyboardInterrupt):
-        rendered.prepare(tmp_path, HOURS, RECIPE)
+        rendered.render_pieces(tmp_path, HOURS, RECIPE, workers=1)
     monkeypatch.undo()
     assert len(rows(tmp_path)) == len(list((tmp_path / "audio").iterdir())) == 2
     (tmp_path / "midi" / f"{rows(tmp_path)[1]['name']}.mid").unlink()  # and someone lost a file
-    rendered.prepare(tmp_path, HOURS, RECIPE)
-    assert_same(tmp_path, whole)
+    rendered.render_pieces(tmp_path, HOURS, RECIPE, workers=1)
+    assert_same(tmp_path, pieces)
 
 
 @needs_synth
 @pytest.mark.slow
-def test_the_number_of_workers_changes_nothing(corpus, tmp_path):
-    whole, _ = corpus
-    rendered.prepare(tmp_path, HOURS, RECIPE, workers=2)
-    assert_same(tmp_path, whole)
+def test_the_number_of_workers_changes_nothing(pieces, tmp_path):
+    rendered.render_pieces(tmp_path, HOURS, RECIPE, workers=2)
+    assert_same(tmp_path, pieces)
 
 
 @needs_synth
-def test_another_recipe_needs_another_folder(corpus, capsys):
-    out, _ = corpus
-    before = contents(out)
-    with pytest.raises(InputError, match=r"rendered with tail 0\.5, not 1\.5"):
-        rendered.prepare_rendered(out, hours=1.0, weights={"etude": 1.0}, min_seconds=6.0, max_seconds=6.0)
-    assert contents(out) == before
+def test_another_recipe_needs_another_folder(pieces):
+    before = contents(pieces)
+    with pytest.raises(InputError, match=r"rendered with tail 0\.5, not 1\.5: name another --data_dir"):
+        rendered.render_pieces(pieces, 1.0, dataclasses.replace(RECIPE, tail=1.5))
+    assert contents(pieces) == before
+
+
+@needs_synth
+@pytest.mark.parametrize(
+    ("recorded", "why"),
+    [
+        ({"soundfont_sha256": "0" * 64}, "rendered with soundfont_sha256 0000.*and here that is .*: install the same"),
+        (
+            {"pieces_to_draw_from": {"etude": 99}},
+            r"pieces_to_draw_from {'etude': 99}, and here that is {'etude': 100000}",
+        ),
+    ],
+)
+def test_more_pieces_only_from_the_same_sources(pieces, tmp_path, recorded, why):
+    shutil.copytree(pieces, tmp_path / "copy")
+    path = tmp_path / "copy" / "recipe.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | recorded))
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=why):
+        rendered.render_pieces(tmp_path / "copy", 1.0, RECIPE)
+    assert contents(tmp_path) == before
+    rendered.render_pieces(tmp_path / "copy", HOURS, RECIPE)  # nothing more to render: no sources needed
+
+
+@needs_synth
+def test_a_missing_program_does_not_pass_for_pieces_that_cannot_be_played(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    sources._grooves.cache_clear()
+    with pytest.raises(InputError, match="apt-get install mma, or give bands no weight"):
+        rendered.render_pieces(
+            tmp_path / "out", HOURS, dataclasses.replace(RECIPE, weights={"etude": 0.9, "band": 0.1})
+        )
+    assert not (tmp_path / "out" / "recipe.json").exists()
+
+
+def test_the_folder_of_the_pieces_themselves(tmp_path):
+    (tmp_path / "recipe.json").write_text("{}")
+    with pytest.raises(InputError, match="holds rendered pieces itself: name the folder above it"):
+        rendered.prepare_rendered(tmp_path, hours=1.0)
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"cannot write in .*file/rendered .*: name another --data_dir"):
+        rendered.prepare_rendered(tmp_path / "file", hours=1.0)
 
 
 @needs_synth
 def test_a_mix_that_would_clip_is_refused(tmp_path):
     loud = rendered.Recipe(weights={"etude": 1.0}, min_seconds=6.0, max_seconds=6.0, gain=10.0)
     with pytest.raises(InputError, match="lower"):
-        rendered.prepare(tmp_path, HOURS, loud)
+        rendered.render_pieces(tmp_path, HOURS, loud, workers=1)
     assert not list((tmp_path / "audio").iterdir())
 
 
@@ -122,5 +201,5 @@ def test_a_mix_that_would_clip_is_refused(tmp_path):
 )
 def test_nonsense_is_refused(tmp_path, hours, programs):
     with pytest.raises(InputError, match="must be"):
-        rendered.prepare(tmp_path, hours, rendered.Recipe(programs=programs))
+        rendered.render_pieces(tmp_path, hours, rendered.Recipe(programs=programs))
     assert not list(tmp_path.iterdir())

@@ -2,6 +2,8 @@
 
 import dataclasses
 import gzip
+import json
+import pathlib
 import shutil
 
 import flax.serialization
@@ -22,8 +24,8 @@ SCALE = "token_encoder.layers_0.pre_mlp_layer_norm.scale"
 
 
 def change(**sizes):
-    """The paper's config in small, with other sizes; heads of 64, as without a config.gin."""
-    return dataclasses.replace(PAPER, model=dataclasses.replace(PAPER.model, heads=1, head_dim=64, **sizes))
+    """The paper's config in small, with other sizes."""
+    return dataclasses.replace(PAPER, model=dataclasses.replace(PAPER.model, **sizes))
 
 
 CONFIG = change(note_layers=2, context_layers=2)
@@ -34,11 +36,21 @@ def theirs(config=CONFIG, arrays=ARRAYS):
     return {name.t5x: arrays[name.ours] for name in names(config.model)}
 
 
+HEADS = "T5Config.head_dim = 16\n"  # as without a config.gin only the published sizes are known
+
+
+@pytest.fixture(autouse=True)
+def config_gin(tmp_path):
+    """Lies beside what a test writes."""
+    (tmp_path / "config.gin").write_text(HEADS)
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A checkpoint's folder in a run's folder, with one array in zarr."""
     folder = tmp_path / "run" / "checkpoint_500000"
     folder.parent.mkdir()
+    (folder.parent / "config.gin").write_text(HEADS)
     write_t5x(folder, theirs(), inline=lambda name, array: name != KERNEL)
     return folder
 
@@ -143,7 +155,7 @@ def test_the_highest_step_is_found(tmp_path):
 
 def test_tokens_are_the_published_ones(folder, gin):
     assert t5x.read(folder)[0].tokenizer == TokenizerConfig(1, "slakh", CONFIG.model.max_tokens, ghost_ties=True)
-    gin("NUM_VELOCITY_BINS = 127\nVocabularyConfig.num_velocity_bins = %NUM_VELOCITY_BINS\n")
+    gin(HEADS + "NUM_VELOCITY_BINS = 127\nVocabularyConfig.num_velocity_bins = %NUM_VELOCITY_BINS\n")
     assert t5x.read(folder)[0].tokenizer.velocity_bins == 127
 
 
@@ -175,20 +187,45 @@ def test_a_vocabulary_that_nothing_tells_of(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("T5Config.num_heads = 'many'", r"config\.gin has num_heads = 'many', which is not a whole number above 0"),
-        ("T5Config.num_heads = %HEADS", r"config\.gin has num_heads = %HEADS, which is not a whole number above 0"),
-        ("T5Config.head_dim = 0", r"config\.gin has head_dim = 0, which is not a whole number above 0"),
-        ("T5Config.dropout_rate = None", r"config\.gin has dropout_rate = None, which is not a number"),
-        ("T5Config.context_positions = 'regular'", r"config\.gin has context_positions = 'regular'"),
+        ("T5Config.num_heads = 'many'", r"config\.gin has T5Config\.num_heads = 'many', which is not a whole number"),
+        ("T5Config.num_heads = %HEADS", r"config\.gin has T5Config\.num_heads = %HEADS, which is not a whole number"),
+        ("T5Config.num_heads = True", r"config\.gin has T5Config\.num_heads = True, which is not a whole number"),
+        ("T5Config.head_dim = 0", r"config\.gin has T5Config\.head_dim = 0, which is not a whole number"),
+        ("T5Config.emb_dim = 1e20", r"config\.gin has T5Config\.emb_dim = 1e\+20, which is not a whole number"),
+        ("T5Config.dropout_rate = None", r"config\.gin has T5Config\.dropout_rate = None, which is not a number"),
+        ("T5Config.dropout_rate = 1.5", r"config\.gin has T5Config\.dropout_rate = 1\.5, which is not a number from 0"),
+        ("T5Config.context_positions = 'regular'", r"config\.gin has T5Config\.context_positions = 'regular'"),
         ("T5Config.num_decoder_layers = 2", r"lacks parameter decoder\.layers_1\."),
         ("T5Config.num_encoder_layers = 1", r"has the unknown parameter continuous_encoder\.layers_1\."),
+        ("T5Config.head_dim = 64", r"heads is 0; choose 1 to"),
+        ("T5Config.head_dim", r"cannot read .*config\.gin: Couldn't parse statement"),
+        ("VocabularyConfig.num_velocity_bins = 300", r"velocity_bins is 300; choose 1 to 127"),
         ("\udcff", r"cannot read .*config\.gin"),
     ],
-)
+)  # fmt: skip
 def test_a_config_gin_that_does_not_fit(folder, text, message):
-    (folder.parent / "config.gin").write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(InputError, match=message):
+    (folder.parent / "config.gin").write_bytes((HEADS + text).encode(errors="surrogateescape"))
+    with pytest.raises(InputError, match=message) as error:
         t5x.read(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_without_config_gin_only_published_sizes_are_known(folder):
+    (folder.parent / "config.gin").unlink()
+    with pytest.raises(InputError, match=r"is 32 wide and its heads 32 together, as no published size: lay its config"):
+        t5x.read(folder)
+
+
+def test_a_published_size_needs_no_config_gin(tmp_path):
+    config = change(width=512, heads=6, head_dim=64, mlp_width=8)
+    write_t5x(tmp_path / "run" / "checkpoint_1", theirs(config, random_arrays(config)))
+    assert t5x.read(tmp_path / "run" / "checkpoint_1")[0].model == config.model
+
+
+def test_the_checkpoint_may_be_where_one_stands(folder, monkeypatch):
+    """Its config.gin is then found all the same."""
+    monkeypatch.chdir(folder)
+    assert t5x.read(pathlib.Path("."))[0].model == CONFIG.model
 
 
 # ---- damage
@@ -251,8 +288,17 @@ def metadata_gone(zarr):
     (zarr / ".zarray").unlink()
 
 
+def chunks_past_the_shape(zarr):
+    edit_metadata(zarr, chunks=[10**9, 10**9])
+
+
+def edit_metadata(zarr, **values):
+    (zarr / ".zarray").write_text(json.dumps(json.loads((zarr / ".zarray").read_text()) | values))
+
+
 @pytest.mark.parametrize(
-    "damage", [chunk_cut, chunk_of_another_size, chunk_gone, metadata_cut, metadata_gone, shutil.rmtree]
+    "damage",
+    [chunks_past_the_shape, chunk_cut, chunk_of_another_size, chunk_gone, metadata_cut, metadata_gone, shutil.rmtree],
 )
 def test_a_damaged_array_is_named_and_never_zeros(folder, damage):
     damage(folder / f"target.{KERNEL}")
@@ -275,3 +321,19 @@ def test_an_array_in_a_store_without_a_path(folder):
     (folder / "checkpoint").write_bytes(flax.serialization.msgpack_serialize(contents))
     with pytest.raises(InputError, match=rf"^cannot read parameter {KERNEL} from "):
         t5x.T5XArrays(folder)[KERNEL]
+
+
+def test_an_array_too_large_for_any_memory_is_never_read(folder):
+    edit_metadata(folder / f"target.{KERNEL}", shape=[10**9, 10**9])
+    assert t5x.T5XArrays(folder).spec(KERNEL).shape == (10**9, 10**9)
+    with pytest.raises(InputError, match=r"mlp_width is 1000000000; choose 1 to"):
+        t5x.read(folder)
+
+
+@pytest.mark.parametrize("step", ["abc", np.arange(3), np.float32(0.5), -1])
+def test_a_step_that_is_none(folder, step):
+    contents = flax.serialization.msgpack_restore((folder / "checkpoint").read_bytes())
+    contents["optimizer"]["state"]["step"] = step
+    (folder / "checkpoint").write_bytes(flax.serialization.msgpack_serialize(contents))
+    with pytest.raises(InputError, match=r"checkpoint has (a|the) step .*number$"):
+        t5x.read(folder)

@@ -1,4 +1,5 @@
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -68,5 +69,7 @@ def test_tensorflow_stays_out_and_nothing_is_said(tmp_path):
         f"build(Toy(), {{}}, pathlib.Path({str(tmp_path)!r}), {{'train': [lambda: iter(rows)]}});"
         "print('tensorflow' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd="tests", capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=pathlib.Path(__file__).parent, capture_output=True, text=True, check=True
+    )
     assert (done.stdout, done.stderr) == ("False\n", "")

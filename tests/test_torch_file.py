@@ -33,6 +33,7 @@ def test_what_is_read_is_what_was_written_to_the_bit(path, dtype):
         assert arrays[name].dtype == dtype
         assert arrays[name].shape == array.shape
         assert arrays[name].tobytes() == array.tobytes()
+        assert arrays.spec(name) == (array.shape, array.dtype.name)
 
 
 def test_views_of_a_shared_storage(path):

@@ -1,17 +1,23 @@
 """`spectrodiff info` and `spectrodiff convert`."""
 
+import dataclasses
 import json
+import pathlib
 
+import gin
 import numpy as np
 import pytest
 from inputs import PAPER
 from weights import FORMATS, random_arrays, write_weights
 
 from spectrodiff.cli import main
-from spectrodiff.config import ModelConfig, SpectrogramConfig, TokenizerConfig, to_dict
+from spectrodiff.commands.weights import SIZES
+from spectrodiff.config import ModelConfig, SamplingConfig, SpectrogramConfig, TokenizerConfig, to_dict
 from spectrodiff.pretrained import native
+from spectrodiff.pretrained.arrays import LazyArrays, Spec
 from spectrodiff.pretrained.formats import open_checkpoint
 
+ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = SpectrogramConfig(TokenizerConfig(1, "slakh", PAPER.model.max_tokens), PAPER.model)
 ARRAYS = random_arrays(CONFIG)
 
@@ -56,6 +62,7 @@ def test_info_tells_what_a_checkpoint_is(source, capsys):
     assert source.name.startswith(rows["format"])
     count = sum(array.size for array in ARRAYS.values())
     assert rows["parameters"] == f"{count / 1e6:.1f} M"
+    assert rows["dtype"] == "float32"
     assert rows["size"] == "none of small, base, large"
     assert rows["vocabulary"] == "1536 embeddings, programs slakh"
     assert rows["velocity bins"] == "1"
@@ -71,6 +78,20 @@ def test_info_of_ours(checkpoint, capsys):
     assert rows["velocity bins"] == "32"
 
 
+class Empty(LazyArrays):
+    """Parameters of which there is nothing but the shapes."""
+
+    def __init__(self, shapes):
+        super().__init__(shapes)
+        self.shapes = shapes
+
+    def __getitem__(self, name):
+        return np.zeros(0, np.float16)
+
+    def spec(self, name):
+        return Spec(self.shapes[name], "float16")
+
+
 @pytest.mark.parametrize(
     ("size", "model", "parameters"),
     [
@@ -84,11 +105,34 @@ def test_info_knows_the_papers_sizes(size, model, parameters, tmp_path, capsys, 
     """And tells them without reading the weights."""
     config = SpectrogramConfig(model=model)
     shapes = native.shapes_of(native.SPECTROGRAM, config)
-    monkeypatch.setattr(native, "SafetensorsArrays", lambda path: dict.fromkeys(shapes, np.zeros(0)))
+    monkeypatch.setattr(native, "SafetensorsArrays", lambda path: Empty(shapes))
     description = {"format_version": 1, "config": to_dict(config), "card": {"steps": 3}}
     (tmp_path / "spectrogram.json").write_text(json.dumps(description))
     rows = info(capsys, tmp_path)
-    assert (rows["size"], rows["step"], rows["parameters"]) == (size, "3", parameters)
+    assert (rows["size"], rows["step"], rows["parameters"], rows["dtype"]) == (size, "3", parameters, "float16")
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_are_those_of_the_configs(name):
+    gin.clear_config()
+    try:
+        gin.add_config_file_search_path(str(ROOT))
+        gin.parse_config_file(str(ROOT / "configs" / f"{name}.gin"), skip_unknown=True)
+        model = ModelConfig()
+    finally:
+        gin.clear_config()
+    sizes = (model.width, model.heads, model.head_dim, model.mlp_width)
+    stacks = (model.note_layers, model.context_layers, model.decoder_layers)
+    assert {(*sizes, layers) for layers in stacks} == {SIZES[name]}
+
+
+def test_info_refuses_what_the_file_does_not_hold(tmp_path, refused):
+    wrong = {**ARRAYS, "decoder.out.kernel": ARRAYS["decoder.out.kernel"][:-1]}
+    write_weights(tmp_path / "wrong", "spectrodiff", CONFIG, wrong)
+    assert "decoder.out.kernel has shape (31, 128), expected (32, 128)" in refused("info", tmp_path / "wrong")
+    lacking = {name: array for name, array in ARRAYS.items() if name != "decoder.out.kernel"}
+    write_weights(tmp_path / "lacking", "spectrodiff", CONFIG, lacking)
+    assert "lacks parameter decoder.out.kernel" in refused("info", tmp_path / "lacking")
 
 
 # ---- convert
@@ -101,10 +145,11 @@ def test_what_is_converted_is_the_same_to_the_bit(tmp_path, kind, to):
     write_weights(tmp_path / "source", kind, CONFIG, ARRAYS)
     found = converted(tmp_path / "source", tmp_path / "out", to)
     assert (found.format, found.config) == (to, CONFIG)
-    for name, array in found.parameters():
+    for name, array in found.arrays.items():
         np.testing.assert_array_equal(array, ARRAYS[name])
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
-    assert oct((tmp_path / "out").stat().st_mode)[-3:] == "755"
+    (tmp_path / "ordinary").mkdir()
+    assert (tmp_path / "out").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -142,6 +187,17 @@ def test_a_melgan_of_ours_stays_and_a_line_says_so(tmp_path, capsys):
     assert f"the MelGAN in {tmp_path / 'ours'} stays there" in capsys.readouterr().out
 
 
+def test_what_diffusers_has_no_place_for_is_told(tmp_path, capsys):
+    config = dataclasses.replace(CONFIG, sampling=SamplingConfig("ddim", 7, 3.0))
+    native.write(tmp_path / "ours", native.SPECTROGRAM, ARRAYS, config, {"steps": 5})
+    converted(tmp_path / "ours", tmp_path / "theirs", "diffusers")
+    _, line = capsys.readouterr().out.splitlines()
+    assert 'its sampling defaults {"sampler": "ddim", "steps": 7, "guidance": 3.0} and its card {"steps": 5}' in line
+    write_weights(tmp_path / "plain", "spectrodiff", CONFIG, ARRAYS)
+    converted(tmp_path / "plain", tmp_path / "others", "diffusers")
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
 def test_an_empty_folder_may_be_there(tmp_path):
     write_weights(tmp_path / "pipeline", "diffusers", CONFIG, ARRAYS)
     (tmp_path / "out").mkdir()
@@ -159,7 +215,7 @@ def test_nothing_is_overwritten(tmp_path, refused):
         assert f"{path} is there already; name a new folder or empty it first" in line
 
 
-@pytest.mark.parametrize("place", ["nowhere/out", "file/out"])
+@pytest.mark.parametrize("place", ["nowhere/out", "file/out", "x" * 300, "nul\0"], ids=["none", "file", "long", "nul"])
 def test_a_place_that_cannot_be_written(tmp_path, refused, place):
     write_weights(tmp_path / "pipeline", "diffusers", CONFIG, ARRAYS)
     (tmp_path / "file").write_text("mine")
@@ -179,6 +235,7 @@ def test_the_same_format_our_options_and_damage(tmp_path, checkpoint, refused):
     line = refused("convert", tmp_path / "wrong", tmp_path / "out", "--to", "spectrodiff")
     assert "parameter decoder.out.kernel has shape (31, 128), expected (32, 128)" in line
     assert "no checkpoint" in refused("info", tmp_path / "nope")
+    assert "no checkpoint" in refused("info", tmp_path / ("x" * 300))
     assert "holds no weights" in refused("info", tmp_path)
 
 

@@ -26,7 +26,7 @@ def write_weights(folder: pathlib.Path, kind: str, config: SpectrogramConfig, ar
     if kind == "spectrodiff":
         native.write(folder, native.SPECTROGRAM, arrays, config, {})
     elif kind == "diffusers":
-        diffusers.write(folder, config, arrays.items(), with_vocoder=False)
+        diffusers.write(folder, config, arrays, with_vocoder=False)
     else:
         theirs = {name.t5x: arrays[name.ours] for name in names(config.model)}
         inline = {"inline": lambda name, array: True} if kind == "t5x_inline" else {}

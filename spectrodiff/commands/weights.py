@@ -1,14 +1,12 @@
 """`info` and `convert`: what a checkpoint is, and the same in another format."""
 
-import contextlib
+import json
 import math
-import os
-import pathlib
 import shutil
-import tempfile
-from collections.abc import Iterator
 
+from spectrodiff.config import SamplingConfig, to_dict
 from spectrodiff.errors import InputError
+from spectrodiff.files import replacing_folder
 
 # Width, heads, head dim, MLP width and layers of configs/NAME.gin.
 SIZES = {"small": (512, 6, 64, 1024, 8), "base": (768, 12, 64, 2048, 12), "large": (1024, 16, 64, 2816, 24)}
@@ -39,6 +37,7 @@ def _info(options) -> None:
     from spectrodiff.pretrained.hub import find_checkpoint
 
     found = open_checkpoint(find_checkpoint(options.checkpoint))
+    specs = found.specs().values()
     model, tokenizer = found.config.model, found.config.tokenizer
     layers = {"notes": model.note_layers, "decoder": model.decoder_layers}
     if model.with_context:
@@ -49,7 +48,8 @@ def _info(options) -> None:
     for key, value in {
         "format": found.format,
         "size": name,
-        "parameters": f"{sum(map(math.prod, found.shapes().values())) / 1e6:.1f} M",
+        "parameters": f"{sum(math.prod(spec.shape) for spec in specs) / 1e6:.1f} M",
+        "dtype": ", ".join(sorted({spec.dtype for spec in specs})),
         "width": f"{model.width}, {model.heads} heads of {model.head_dim}, MLP {model.mlp_width}",
         "layers": ", ".join(f"{stack} {count}" for stack, count in layers.items()),
         "vocabulary": f"{model.vocabulary_rows} embeddings, programs {tokenizer.program_map}",
@@ -70,41 +70,29 @@ def _convert(options) -> None:
     found = open_checkpoint(find_checkpoint(options.source))
     if found.format == options.to:
         raise InputError(f"{options.source} is in the format of {options.to} already; copy it")
-    with _new_folder(pathlib.Path(options.destination)) as folder:
+    found.specs()  # finds out what does not fit before anything is written
+    with replacing_folder(options.destination) as folder:
         if options.to == "diffusers":
             has_vocoder = found.onnx_vocoder is not None
-            diffusers.write(folder, found.config, found.parameters(), with_vocoder=has_vocoder)
+            diffusers.write(folder, found.config, found.arrays, with_vocoder=has_vocoder)
         else:
             card = {**found.card, "converted_from": found.format}
-            native.write(folder, native.SPECTROGRAM, dict(found.parameters()), found.config, card)
+            native.write(folder, native.SPECTROGRAM, found.arrays, found.config, card)
         if found.onnx_vocoder is not None:
             (folder / diffusers.ONNX_VOCODER).parent.mkdir()
             shutil.copyfile(found.onnx_vocoder, folder / diffusers.ONNX_VOCODER)
     print(f"{options.destination}: {found.format} to {options.to}")
+    if options.to == "diffusers" and (left := _left_behind(found)):
+        print(f"{left} stay behind: {options.to} has no place for them")
     if native.holds(found.folder, native.VOCODER):
         print(f"the MelGAN in {found.folder} stays there: {options.to} has no place for it")
 
 
-@contextlib.contextmanager
-def _new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a temporary folder beside `path`, which becomes `path` when the block succeeds and is removed otherwise.
-
-    Raises:
-      InputError: `path` is there and not an empty folder, or cannot be made.
-    """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise InputError(f"{path} is there already; name a new folder or empty it first")
-    try:
-        temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise InputError(f"cannot make the folder {path}: {error.strerror}") from error
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)  # mkdtemp makes private folders; the result should be an ordinary one
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+def _left_behind(found) -> str:
+    """What a checkpoint tells beyond the network: how it is best sampled, and its card."""
+    sampling = to_dict(found.config.sampling)
+    told = [
+        *([f"its sampling defaults {json.dumps(sampling)}"] if sampling != to_dict(SamplingConfig()) else []),
+        *([f"its card {json.dumps(found.card)}"] if found.card else []),
+    ]
+    return " and ".join(told)

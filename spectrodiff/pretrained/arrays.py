@@ -1,11 +1,12 @@
 """Arrays by name, read one at a time, so that two copies of all weights are never in memory at once."""
 
+import abc
 import contextlib
 import os
 import pathlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -13,6 +14,15 @@ from tqdm import tqdm
 
 from spectrodiff.errors import InputError
 from spectrodiff.files import replacing
+
+_FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}  # by their names in safetensors
+
+
+class Spec(NamedTuple):
+    """What is told of an array where it is stored. `dtype` is numpy's name, or else the format's own."""
+
+    shape: tuple[int, ...]
+    dtype: str
 
 
 class LazyArrays(Mapping[str, np.ndarray]):
@@ -29,6 +39,33 @@ class LazyArrays(Mapping[str, np.ndarray]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._names
+
+    @abc.abstractmethod
+    def spec(self, name: str) -> Spec:
+        """Shape and type of an array, where they can be had without reading it."""
+
+
+def spec_of(arrays: Mapping, name: str) -> Spec:
+    """Raises what looking `name` up does."""
+    if isinstance(arrays, LazyArrays):
+        return arrays.spec(name)
+    return Spec(arrays[name].shape, arrays[name].dtype.name)
+
+
+class Stacks(LazyArrays):
+    """Arrays of several files as those of one: `stack.name` is `name` in `stacks[stack]`."""
+
+    def __init__(self, stacks: Mapping[str, LazyArrays]):
+        super().__init__(frozenset(f"{stack}.{name}" for stack, arrays in stacks.items() for name in arrays))
+        self._stacks = stacks
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        stack, _, rest = name.partition(".")
+        return self._stacks[stack][rest]
+
+    def spec(self, name: str) -> Spec:
+        stack, _, rest = name.partition(".")
+        return self._stacks[stack].spec(rest)
 
 
 class Renamed(LazyArrays):
@@ -51,6 +88,10 @@ class Renamed(LazyArrays):
         array = self._arrays[self._table[name]]
         return array.T if name in self._linear else array
 
+    def spec(self, name: str) -> Spec:
+        shape, dtype = spec_of(self._arrays, self._table[name])
+        return Spec(shape[::-1] if name in self._linear else shape, dtype)
+
 
 class SafetensorsArrays(LazyArrays):
     """The arrays of a safetensors file.
@@ -70,6 +111,12 @@ class SafetensorsArrays(LazyArrays):
         with self._open() as file:
             return file.get_tensor(name)
 
+    def spec(self, name: str) -> Spec:
+        with self._open() as file:
+            stored = file.get_slice(name)
+            dtype = stored.get_dtype()
+            return Spec(tuple(stored.get_shape()), _FLOATS.get(dtype, dtype))
+
     @contextlib.contextmanager
     def _open(self):
         try:
@@ -79,9 +126,13 @@ class SafetensorsArrays(LazyArrays):
             raise InputError(f"cannot read weights {self._path}: {error}") from error
 
 
-def save_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+def save_arrays(
+    path: pathlib.Path, arrays: Iterable[tuple[str, np.ndarray]], metadata: dict[str, str] | None = None
+) -> None:
+    """Writes arrays by name, which may come lazily; it holds all of them at once, and no copies."""
     with replacing(path) as temporary:
-        contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}  # it writes what lies there
+        arrays = tqdm(arrays, desc=f"writing {path.parent.name}", unit="parameter", delay=2.0, leave=False)
+        contiguous = {name: np.asarray(array, order="C") for name, array in arrays}  # it writes what lies there
         safetensors.numpy.save_file(contiguous, temporary, metadata)
 
 
@@ -90,6 +141,14 @@ def check_names(found: Iterable[str], expected: Iterable[str], where: str) -> No
     found, expected = set(found), set(expected)
     for name in sorted(found ^ expected):
         raise InputError(f"{where} {'lacks' if name in expected else 'has the unknown'} parameter {name}")
+
+
+def check_spec(spec: Spec, name: str, shape: tuple[int, ...], where: str) -> None:
+    """Raises InputError for a parameter of another shape, or of no floats."""
+    if spec.shape != shape:
+        raise InputError(f"{where}: parameter {name} has shape {spec.shape}, expected {shape}")
+    if spec.dtype not in _FLOATS.values():
+        raise InputError(f"{where}: parameter {name} has type {spec.dtype}, expected {', '.join(_FLOATS.values())}")
 
 
 def checked(
@@ -102,9 +161,5 @@ def checked(
     """
     check_names(arrays, shapes, where)
     for name, shape in tqdm(shapes.items(), desc="loading weights", unit="parameter", delay=2.0, leave=False):
-        array = arrays[name]
-        if array.shape != shape:
-            raise InputError(f"{where}: parameter {name} has shape {array.shape}, expected {shape}")
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise InputError(f"{where}: parameter {name} has type {array.dtype}, expected floating point numbers")
-        yield name, np.asarray(array, order="C")
+        check_spec(spec_of(arrays, name), name, shape, where)
+        yield name, np.asarray(arrays[name], order="C")

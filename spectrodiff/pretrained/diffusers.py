@@ -2,23 +2,26 @@
 
 import json
 import pathlib
-from collections import ChainMap
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
 from spectrodiff.audio.mel import MEL_BINS
 from spectrodiff.config import (
+    MAX_SIZE,
     WINDOW_FRAMES,
     DiffusionConfig,
     ModelConfig,
     SpectrogramConfig,
     TokenizerConfig,
+    from_dict,
+    is_share,
+    is_whole,
     to_dict,
 )
 from spectrodiff.errors import InputError
-from spectrodiff.files import replacing
-from spectrodiff.pretrained.arrays import Renamed, SafetensorsArrays, save_arrays
+from spectrodiff.files import write_json
+from spectrodiff.pretrained.arrays import LazyArrays, Renamed, SafetensorsArrays, Stacks, save_arrays
 from spectrodiff.pretrained.names import names
 from spectrodiff.pretrained.torch_file import TorchArrays
 
@@ -31,6 +34,8 @@ _STACKS = {
     "continuous_encoder": ["spectrogram_diffusion", "SpectrogramContEncoder"],
     "decoder": ["diffusers", "T5FilmDecoder"],
 }
+_PIPELINE = "SpectrogramDiffusionPipeline"
+_SCHEDULER_CONFIG = pathlib.PurePath("scheduler", "scheduler_config.json")
 _WEIGHTS = "diffusion_pytorch_model"
 _CONFIG = "config.json"
 # Ancestral sampling of the released models (Hawthorne et al. 2022) in diffusers' terms; all else is its default.
@@ -43,14 +48,14 @@ def read(folder: pathlib.Path) -> tuple[SpectrogramConfig, Mapping[str, np.ndarr
     Raises:
       InputError: a file is missing or damaged, parameters are missing or too many, or it is another network than ours.
     """
+    kind = _read_json(folder / INDEX).get("_class_name")
+    if kind != _PIPELINE:
+        raise InputError(f"{folder / INDEX} is of {kind!r}; only weights of {_PIPELINE} can be used")
+    _check_scheduler(folder / _SCHEDULER_CONFIG)
     model = _read_model(folder)
-    stacks = []
-    for stack in _STACKS:
-        arrays = _read_weights(folder / stack)
-        stacks.append(Renamed(arrays, {f"{stack}.{name}": name for name in arrays}, str(folder)))
     table = names(model)
     arrays = Renamed(
-        ChainMap(*stacks),
+        Stacks({stack: _read_weights(folder / stack) for stack in _STACKS}),
         {name.ours: name.diffusers for name in table},
         str(folder),
         linear=[name.ours for name in table if name.linear],
@@ -58,40 +63,43 @@ def read(folder: pathlib.Path) -> tuple[SpectrogramConfig, Mapping[str, np.ndarr
     return SpectrogramConfig(tokenizer=_tokenizer(model), model=model), arrays
 
 
-def write(
-    folder: pathlib.Path,
-    config: SpectrogramConfig,
-    parameters: Iterable[tuple[str, np.ndarray]],
-    *,
-    with_vocoder: bool,
-) -> None:
-    """Writes `parameters`, by our names, into the empty `folder`, for diffusers' SpectrogramDiffusionPipeline.
+def pickles_for_want_of_better(folder: pathlib.Path) -> list[str]:
+    """Where in a folder like this weights would lie as pickles, of the stacks that have none in safetensors."""
+    stacks = [stack for stack in _STACKS if not (folder / stack / f"{_WEIGHTS}.safetensors").is_file()]
+    return [f"{stack}/{_WEIGHTS}.bin" for stack in stacks]
 
-    `with_vocoder` says that a vocoder will lie at `ONNX_VOCODER`.
+
+def write(
+    folder: pathlib.Path, config: SpectrogramConfig, arrays: Mapping[str, np.ndarray], *, with_vocoder: bool
+) -> None:
+    """Writes `arrays`, by our names, into the empty `folder`, for diffusers' SpectrogramDiffusionPipeline.
+
+    Of arrays that are read when asked for, one stack at a time is in memory. `with_vocoder` says that a vocoder will
+    lie at `ONNX_VOCODER`.
 
     Raises:
-      InputError: the model has what diffusers does not know; that is found out before a parameter is taken.
+      InputError: the model has what diffusers does not know; that is found out before an array is read.
     """
     _refuse_options(config)
-    arrays, table = dict(parameters), names(config.model)
+    table = names(config.model)
     for stack, stack_config in _stack_configs(config.model).items():
         (folder / stack).mkdir()
-        theirs = {
-            name.diffusers.removeprefix(f"{stack}."): arrays[name.ours].T if name.linear else arrays[name.ours]
+        theirs = (
+            (name.diffusers.removeprefix(f"{stack}."), arrays[name.ours].T if name.linear else arrays[name.ours])
             for name in table
             if name.diffusers.startswith(f"{stack}.")
-        }
+        )
         save_arrays(folder / stack / f"{_WEIGHTS}.safetensors", theirs, {"format": "pt"})  # as diffusers itself does
-        _write_json(folder / stack / _CONFIG, {"_class_name": _STACKS[stack][1], **stack_config})
+        write_json(folder / stack / _CONFIG, {"_class_name": _STACKS[stack][1], **stack_config})
     (folder / "scheduler").mkdir()
-    _write_json(folder / "scheduler" / "scheduler_config.json", {"_class_name": "DDPMScheduler", **_SCHEDULER})
+    write_json(folder / _SCHEDULER_CONFIG, {"_class_name": "DDPMScheduler", **_SCHEDULER})
     index = {
-        "_class_name": "SpectrogramDiffusionPipeline",
+        "_class_name": _PIPELINE,
         **_STACKS,
         "scheduler": ["diffusers", "DDPMScheduler"],
         "melgan": ["diffusers", "OnnxRuntimeModel"] if with_vocoder else [None, None],
     }
-    _write_json(folder / INDEX, index)
+    write_json(folder / INDEX, index)
 
 
 def _tokenizer(model: ModelConfig) -> TokenizerConfig:
@@ -110,35 +118,30 @@ def _refuse_options(config: SpectrogramConfig) -> None:
 
 def _read_model(folder: pathlib.Path) -> ModelConfig:
     """The sizes in the configs of the three stacks, which must agree with each other and with the paper's network."""
-    configs = {}
-    for stack in _STACKS:
-        path = folder / stack / _CONFIG
-        try:
-            configs[stack] = {**json.loads(path.read_text())}
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(f"cannot read {path}: it is missing or damaged") from error
+    configs = {stack: {"is_decoder": False} | _read_json(folder / stack / _CONFIG) for stack in _STACKS}
 
     def size(stack, name):
         value = configs[stack].get(name)
-        if not isinstance(value, int) or value < 1:
-            raise InputError(f"{folder / stack / _CONFIG} has {name} {value!r}; expected a whole number above 0")
+        if not is_whole(value):
+            raise InputError(f"{folder / stack / _CONFIG} has {name} {value!r}; expected 1 to {MAX_SIZE}")
         return value
 
     dropout = configs["decoder"].get("dropout_rate")
-    if not isinstance(dropout, int | float):
-        raise InputError(f"{folder / 'decoder' / _CONFIG} has dropout_rate {dropout!r}; expected a number")
-    model = ModelConfig(
-        width=size("decoder", "d_model"),
-        heads=size("decoder", "num_heads"),
-        head_dim=size("decoder", "d_kv"),
-        mlp_width=size("decoder", "d_ff"),
-        note_layers=size("notes_encoder", "num_layers"),
-        context_layers=size("continuous_encoder", "num_layers"),
-        decoder_layers=size("decoder", "num_layers"),
-        vocabulary_rows=size("notes_encoder", "vocab_size"),
-        max_tokens=size("notes_encoder", "max_length"),
-        dropout=dropout,
-    )
+    if not is_share(dropout):
+        expected = "expected a number from 0 to below 1"
+        raise InputError(f"{folder / 'decoder' / _CONFIG} has dropout_rate {dropout!r}; {expected}")
+    sizes = {
+        "width": size("decoder", "d_model"),
+        "heads": size("decoder", "num_heads"),
+        "head_dim": size("decoder", "d_kv"),
+        "mlp_width": size("decoder", "d_ff"),
+        "note_layers": size("notes_encoder", "num_layers"),
+        "context_layers": size("continuous_encoder", "num_layers"),
+        "decoder_layers": size("decoder", "num_layers"),
+        "vocabulary_rows": size("notes_encoder", "vocab_size"),
+        "max_tokens": size("notes_encoder", "max_length"),
+    }
+    model = from_dict(ModelConfig, {**sizes, "dropout": dropout}, str(folder))
     for stack, expected in _stack_configs(model).items():
         for name, value in expected.items():
             if configs[stack].get(name) != value:
@@ -180,7 +183,7 @@ def _stack_configs(model: ModelConfig) -> dict[str, dict]:
     }
 
 
-def _read_weights(folder: pathlib.Path) -> Mapping[str, np.ndarray]:
+def _read_weights(folder: pathlib.Path) -> LazyArrays:
     safe, pickled = (folder / f"{_WEIGHTS}{suffix}" for suffix in (".safetensors", ".bin"))
     if safe.is_file():
         return SafetensorsArrays(safe)
@@ -189,6 +192,18 @@ def _read_weights(folder: pathlib.Path) -> Mapping[str, np.ndarray]:
     raise InputError(f"{folder} has neither {safe.name} nor {pickled.name}")
 
 
-def _write_json(path: pathlib.Path, value: dict) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
+def _read_json(path: pathlib.Path) -> dict:
+    try:
+        return {**json.loads(path.read_text())}
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"cannot read {path}: it is missing or damaged") from error
+
+
+def _check_scheduler(path: pathlib.Path) -> None:
+    """Raises InputError for weights of another diffusion than the paper's; without the file they are taken for that."""
+    if not path.is_file():
+        return
+    found = {"prediction_type": "epsilon", "beta_schedule": "linear"} | _read_json(path)  # the library's defaults
+    for name, needed in {"prediction_type": "epsilon", "beta_schedule": _SCHEDULER["beta_schedule"]}.items():
+        if found[name] != needed:
+            raise InputError(f"{path} has {name} {found[name]!r}, but this network needs {needed!r}")

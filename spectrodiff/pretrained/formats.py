@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from spectrodiff.errors import InputError
 from spectrodiff.models.spectrogram_model import SpectrogramModel
 from spectrodiff.notes.vocabulary import Vocabulary
 from spectrodiff.pretrained import diffusers, native, t5x
+from spectrodiff.pretrained.arrays import Spec, check_names, check_spec, spec_of
 
 
 class Checkpoint(NamedTuple):
@@ -29,16 +30,21 @@ class Checkpoint(NamedTuple):
     onnx_vocoder: pathlib.Path | None
 
     def build(self) -> SpectrogramModel:
-        """The network around the arrays. Raises as `parameters`."""
+        """The network around the arrays. Raises as `specs`."""
         return native.build(native.SPECTROGRAM, self.config, self.arrays, str(self.folder))
 
-    def parameters(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yields each parameter's name and array, one at a time.
+    def specs(self) -> dict[str, Spec]:
+        """Shape and type of each parameter as it is stored.
 
         Raises:
-          InputError: a parameter has another shape than `config` says, or cannot be read.
+          InputError: a parameter has another shape than `config` says, is not of floats, or cannot be read.
         """
-        return native.checked(self.arrays, self.shapes(), str(self.folder))
+        shapes, where = self.shapes(), str(self.folder)
+        check_names(self.arrays, shapes, where)
+        specs = {name: spec_of(self.arrays, name) for name in shapes}
+        for name, spec in specs.items():
+            check_spec(spec, name, shapes[name], where)
+        return specs
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of every parameter that `config` says there is."""

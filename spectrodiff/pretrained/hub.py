@@ -1,10 +1,12 @@
 """From the name of a checkpoint to its folder."""
 
+import contextlib
 import os
 import pathlib
 import re
 
-from spectrodiff.errors import InputError
+from spectrodiff.errors import InputError, reason
+from spectrodiff.pretrained import diffusers
 
 _WEIGHTS = pathlib.Path(__file__).parent / "weights"
 _HUB = "hf://"
@@ -12,9 +14,9 @@ _HUB = "hf://"
 _NEEDED = [
     *("spectrogram.json", "spectrogram.safetensors", "vocoder.json", "vocoder.safetensors"),
     *("model_index.json", "*/config.json", "*/diffusion_pytorch_model.safetensors", "melgan/model.onnx"),
+    "scheduler/scheduler_config.json",
     *("config.gin", "checkpoint_*/checkpoint", "checkpoint_*/target.*"),
 ]
-_PICKLES = "*/diffusion_pytorch_model.bin"
 
 
 def find_checkpoint(checkpoint: str | os.PathLike) -> pathlib.Path:
@@ -35,8 +37,9 @@ def find_checkpoint(checkpoint: str | os.PathLike) -> pathlib.Path:
     )
     if str(checkpoint) in names:
         return _WEIGHTS / str(checkpoint)
-    if path.is_dir():
-        return path
+    with contextlib.suppress(OSError):  # too long for a name
+        if path.is_dir():
+            return path
     known = f"one of {', '.join(names)}, or " if names else ""
     raise InputError(f"no checkpoint {str(checkpoint)!r}: give {known}a folder of weights, or hf://owner/name")
 
@@ -50,9 +53,9 @@ def _download(name: str) -> pathlib.Path:
         raise InputError(f'{name} needs huggingface_hub: pip install "spectrodiff[hub]"') from error
     try:
         folder = pathlib.Path(snapshot_download(repository, allow_patterns=_NEEDED))
-        if (folder / "model_index.json").is_file() and not list(folder.glob("*/*.safetensors")):
-            folder = pathlib.Path(snapshot_download(repository, allow_patterns=[*_NEEDED, _PICKLES]))
+        if (folder / diffusers.INDEX).is_file() and (pickles := diffusers.pickles_for_want_of_better(folder)):
+            folder = pathlib.Path(snapshot_download(repository, allow_patterns=[*_NEEDED, *pickles]))
     except Exception as error:  # those of the network share no class
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"cannot get {name} from the hub, and the cache does not hold it: {reason}") from error
+        said = reason(error)
+        raise InputError(f"cannot get {name} from the hub, and the cache does not hold it: {said}") from error
     return folder

@@ -12,7 +12,7 @@ from flax import nnx
 
 from spectrodiff.config import GeneratorConfig, SpectrogramConfig, from_dict, to_dict
 from spectrodiff.errors import InputError
-from spectrodiff.files import replacing
+from spectrodiff.files import write_json
 from spectrodiff.models.layers import Buffer
 from spectrodiff.models.spectrogram_model import SpectrogramModel
 from spectrodiff.pretrained.arrays import SafetensorsArrays, checked, save_arrays
@@ -23,7 +23,12 @@ FORMAT_VERSION = 1
 
 def flatten(state: nnx.State) -> dict[str, np.ndarray]:
     """Arrays by dotted path, such as `decoder.blocks.0.mlp.wo.kernel`."""
-    return {".".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(state)}
+    return {name: np.asarray(leaf[...]) for name, (_, leaf) in _leaves(state).items()}
+
+
+def _leaves(state: nnx.State) -> dict[str, tuple[tuple, nnx.Variable]]:
+    """Paths and leaves by dotted path."""
+    return {".".join(map(str, path)): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
 
 
 def unflatten_into(state: nnx.State, arrays: Mapping[str, np.ndarray], where: str) -> nnx.State:
@@ -31,7 +36,7 @@ def unflatten_into(state: nnx.State, arrays: Mapping[str, np.ndarray], where: st
 
     With arrays that are read when asked for there is never a second copy of all. Raises as `checked`.
     """
-    leaves = {".".join(map(str, path)): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
+    leaves = _leaves(state)
     flat = {}
     for name, array in checked(arrays, {name: leaf.shape for name, (_, leaf) in leaves.items()}, where):
         path, leaf = leaves[name]
@@ -66,7 +71,7 @@ def _abstract(kind: Kind, config: Any) -> tuple[nnx.GraphDef, nnx.State, nnx.Sta
 
 def shapes_of(kind: Kind, config: Any) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter of a network, by its dotted path."""
-    return {".".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(_abstract(kind, config)[1])}
+    return {name: leaf.shape for name, (_, leaf) in _leaves(_abstract(kind, config)[1]).items()}
 
 
 def build(kind: Kind, config: Any, arrays: Mapping[str, np.ndarray], where: str) -> nnx.Module:
@@ -84,13 +89,12 @@ def save(
 
 
 def write(folder: pathlib.Path, kind: Kind, arrays: Mapping[str, np.ndarray], config: Any, card: dict) -> None:
-    """Writes `arrays` as they are, with the config and card that go with them, into `folder`."""
+    """Writes `arrays` as they are, lazy or not, with the config and card that go with them, into `folder`."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_arrays(folder / f"{kind.name}.safetensors", arrays)
+    save_arrays(folder / f"{kind.name}.safetensors", arrays.items())
     description = {"format_version": FORMAT_VERSION, "config": to_dict(config), "card": card}
-    with replacing(folder / f"{kind.name}.json") as temporary:
-        temporary.write_text(json.dumps(description, indent=2) + "\n")
+    write_json(folder / f"{kind.name}.json", description)
 
 
 def holds(folder: pathlib.Path, kind: Kind) -> bool:

@@ -3,21 +3,23 @@
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.serialization
 import msgpack
 import numpy as np
 
-from spectrodiff.config import ModelConfig, SpectrogramConfig, TokenizerConfig
+from spectrodiff.config import MAX_SIZE, SpectrogramConfig, from_dict, is_share, is_whole
 from spectrodiff.errors import InputError
 from spectrodiff.notes.vocabulary import Vocabulary
-from spectrodiff.pretrained.arrays import LazyArrays, Renamed
+from spectrodiff.pretrained.arrays import LazyArrays, Renamed, Spec
+from spectrodiff.pretrained.gin_file import read_bindings
 from spectrodiff.pretrained.names import names
 
 _INDEX = "checkpoint"
 _STEP = re.compile(r"checkpoint_(\d+)")
 _HEAD_DIM = 64  # of every published size; shapes tell only heads times this
+_PUBLISHED = ((512, 384), (768, 768), (1024, 1024))  # widths of the network and of all heads together
 _VELOCITY_BINS = (1, 127)  # those the released code was made for
 # What reading a damaged file, or one of something else, ends in.
 _DAMAGE = (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError, msgpack.UnpackException)
@@ -48,67 +50,59 @@ def read(folder: pathlib.Path) -> tuple[SpectrogramConfig, Mapping[str, np.ndarr
 
 def _config(arrays: "T5XArrays", gin: pathlib.Path, where: str) -> SpectrogramConfig:
     """The paper's config with the sizes that `gin` gives, where it is a file, or else those of the arrays."""
-    bindings = _bindings(gin)
+    bindings = read_bindings(gin) if gin.is_file() else {}
     with_context = any(name.startswith("continuous_encoder.") for name in arrays)
     notes = "token_encoder" if with_context else "encoder"
 
     def size(name, inferred):
-        text = bindings.get(name, str(inferred))
-        if name in bindings and not re.fullmatch("0*[1-9][0-9]*", text):
-            raise InputError(f"{gin} has {name} = {text}, which is not a whole number above 0")
-        return int(text)
+        value = bindings.get(name, inferred)
+        if name in bindings and not is_whole(value):
+            raise InputError(f"{gin} has {name} = {value!r}, which is not a whole number from 1 to {MAX_SIZE}")
+        return value
 
     def shape(name):
         if name not in arrays:
             raise InputError(f"{where} lacks parameter {name}")
-        if (matrix := arrays[name]).ndim != 2:
-            raise InputError(f"{where}: parameter {name} has shape {matrix.shape}, expected two sizes")
-        return matrix.shape
+        if len(found := arrays.spec(name).shape) != 2:
+            raise InputError(f"{where}: parameter {name} has shape {found}, expected two sizes")
+        return found
 
     def layers(stack):
         found = [int(match[1]) for name in arrays if (match := re.match(rf"{stack}\.layers_(\d+)\.", name))]
         return 1 + max(found, default=-1)
 
-    try:
-        dropout = float(bindings.get("dropout_rate", "0.1"))
-    except ValueError as error:
-        raise InputError(f"{gin} has dropout_rate = {bindings['dropout_rate']}, which is not a number") from error
-    if (positions := bindings.get("context_positions", "'terminal_relative'")) != "'terminal_relative'":
-        raise InputError(f"{gin} has context_positions = {positions}; this network has only 'terminal_relative'")
+    if not is_share(dropout := bindings.get("T5Config.dropout_rate", 0.1)):
+        raise InputError(f"{gin} has T5Config.dropout_rate = {dropout!r}, which is not a number from 0 to below 1")
+    if (positions := bindings.get("T5Config.context_positions", "terminal_relative")) != "terminal_relative":
+        raise InputError(f"{gin} has T5Config.context_positions = {positions!r}; there is only 'terminal_relative'")
     rows, width = shape(f"{notes}.token_embedder.embedding")
     max_tokens, _ = shape(f"{notes}.Embed_0.embedding")
     _, inner = shape("decoder.layers_0.self_attention.query.kernel")
     _, mlp_width = shape("decoder.layers_0.mlp.wi_0.kernel")
-    head_dim = size("head_dim", _HEAD_DIM)
-    model = ModelConfig(
-        width=size("emb_dim", width),
-        heads=size("num_heads", inner // head_dim),
-        head_dim=head_dim,
-        mlp_width=size("mlp_dim", mlp_width),
-        note_layers=size("num_encoder_layers", layers(notes)),
-        context_layers=size("num_encoder_layers", layers("continuous_encoder")),
-        decoder_layers=size("num_decoder_layers", layers("decoder")),
-        dropout=dropout,
-        vocabulary_rows=rows,
-        max_tokens=max_tokens,
-        with_context=with_context,
-    )
-    bins = size("num_velocity_bins", next((n for n in _VELOCITY_BINS if Vocabulary(n).rows == rows), 0))
-    if not bins:
+    if (width, inner) not in _PUBLISHED and "T5Config.head_dim" not in bindings:
+        raise InputError(
+            f"{where} is {width} wide and its heads {inner} together, as no published size: lay its config.gin beside "
+            "it, with T5Config.head_dim"
+        )
+    head_dim = size("T5Config.head_dim", _HEAD_DIM)
+    bins = next((n for n in _VELOCITY_BINS if Vocabulary(n).rows == rows), 0)
+    if not (bins := size("VocabularyConfig.num_velocity_bins", bins)):
         raise InputError(f"{where} has {rows} token embeddings, as no known vocabulary; lay its config.gin beside it")
-    return SpectrogramConfig(TokenizerConfig(bins, "slakh", max_tokens), model)
-
-
-def _bindings(gin: pathlib.Path) -> dict[str, str]:
-    """Values of a gin file's bindings by their last name, macros resolved. The text is only searched, never run."""
-    if not gin.is_file():
-        return {}
-    try:
-        text = gin.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {gin}: {error}") from error
-    bindings = dict(re.findall(r"^[ \t]*(?:[\w./]+\.)?(\w+)[ \t]*=[ \t]*([^\s#]+)", text, re.MULTILINE))
-    return {name: bindings.get(value[1:], value) if value[0] == "%" else value for name, value in bindings.items()}
+    model = {
+        "width": size("T5Config.emb_dim", width),
+        "heads": size("T5Config.num_heads", inner // head_dim),
+        "head_dim": head_dim,
+        "mlp_width": size("T5Config.mlp_dim", mlp_width),
+        "note_layers": size("T5Config.num_encoder_layers", layers(notes)),
+        "context_layers": size("T5Config.num_encoder_layers", layers("continuous_encoder")) if with_context else 0,
+        "decoder_layers": size("T5Config.num_decoder_layers", layers("decoder")),
+        "dropout": dropout,
+        "vocabulary_rows": rows,
+        "max_tokens": max_tokens,
+        "with_context": with_context,
+    }
+    tokenizer = {"velocity_bins": bins, "program_map": "slakh", "max_tokens": max_tokens}
+    return from_dict(SpectrogramConfig, {"tokenizer": tokenizer, "model": model}, where)
 
 
 class _Span(NamedTuple):
@@ -137,29 +131,40 @@ class T5XArrays(LazyArrays):
         except _DAMAGE as error:
             raise InputError(f"cannot read {self._index}: it is damaged or not of T5X ({error!r})") from error
         super().__init__(self._leaves)
-        self.step = None if step is None else self._read("step", step).tolist()
+        self.step = None if step is None else self._step(step)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._read(name, self._leaves[name])
+        return self._take(name, self._leaves[name], _all)
 
-    def _read(self, name, leaf) -> np.ndarray:
+    def spec(self, name: str) -> Spec:
+        """Of an array in the checkpoint's own file it is had by reading it."""
+        return self._take(name, self._leaves[name], _spec)
+
+    def _step(self, leaf) -> int:
+        if self._take("step", leaf, _spec).shape != ():
+            raise InputError(f"{self._index} has a step that is not one number")
+        step = self._take("step", leaf, _all).tolist()
+        if not is_whole(step, 0, 2**63):
+            raise InputError(f"{self._index} has the step {step!r}; expected a whole number")
+        return step
+
+    def _take(self, name, leaf, what) -> Any:
+        """`what` of an array or of a store of one."""
         where = self._index
         try:
             if isinstance(leaf, dict):
                 # The path is relative to the checkpoint, and one level up in a spec that was written to a bucket.
                 path = leaf["kvstore"].get("path") or leaf["path"]
                 where = self._folder / pathlib.PurePosixPath(path).name
-                array = _read_zarr(where)
-            elif isinstance(leaf, _Span):
+                return what(_open_zarr(where))
+            if isinstance(leaf, _Span):
                 with open(self._index, "rb") as file:
                     file.seek(leaf.start)
-                    array = flax.serialization.msgpack_restore(file.read(leaf.end - leaf.start))
-            else:
-                array = leaf
-            return np.asarray(array)
+                    leaf = flax.serialization.msgpack_restore(file.read(leaf.end - leaf.start))
+            return what(np.asarray(leaf))
         except _DAMAGE as error:
-            reason = str(error).partition(" [tensorstore_spec=")[0]
-            raise InputError(f"cannot read parameter {name} from {where}: {reason}") from error
+            said = str(error).partition(" [tensorstore_spec=")[0]
+            raise InputError(f"cannot read parameter {name} from {where}: {said}") from error
 
 
 def _outline(path: pathlib.Path) -> dict:
@@ -191,7 +196,16 @@ def _leaves(tree: dict, *path: str) -> Iterator[tuple[str, object]]:
             yield ".".join((*path, key)), value
 
 
-def _read_zarr(folder: pathlib.Path) -> np.ndarray:
+def _all(stored: Any) -> np.ndarray:
+    return stored if isinstance(stored, np.ndarray) else stored.read().result()
+
+
+def _spec(stored: Any) -> Spec:
+    return Spec(tuple(stored.shape), np.dtype(getattr(stored.dtype, "numpy_dtype", stored.dtype)).name)
+
+
+def _open_zarr(folder: pathlib.Path) -> Any:
+    """The tensorstore of a zarr folder, of which nothing but the metadata is read yet."""
     import tensorstore  # half a second
 
     spec = {
@@ -199,4 +213,8 @@ def _read_zarr(folder: pathlib.Path) -> np.ndarray:
         "kvstore": {"driver": "file", "path": str(folder.absolute())},
         "fill_missing_data_reads": False,  # a chunk that did not come along is an error, not zeros
     }
-    return tensorstore.open(spec, read=True, open=True).result().read().result()
+    store = tensorstore.open(spec, read=True, open=True).result()
+    chunk = store.chunk_layout.read_chunk.shape
+    if any(size > max(whole, 1) for size, whole in zip(chunk, store.shape, strict=True)):
+        raise ValueError(f"an array of shape {store.shape} has no chunks of {chunk}")
+    return store

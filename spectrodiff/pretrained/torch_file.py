@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from spectrodiff.errors import InputError
-from spectrodiff.pretrained.arrays import LazyArrays
+from spectrodiff.pretrained.arrays import LazyArrays, Spec
 
 _TYPES = {
     "FloatStorage": np.dtype(np.float32),
@@ -69,11 +69,11 @@ class TorchArrays(LazyArrays):
     def __init__(self, path: str | os.PathLike):
         self._path = path
         try:
-            self._zip = zipfile.ZipFile(path)
-            (pickled,) = (name for name in self._zip.namelist() if name.endswith("/data.pkl"))
+            with zipfile.ZipFile(path) as archive:
+                (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+                with archive.open(pickled) as file:
+                    tensors = _Unpickler(file).load()
             self._folder = pickled.removesuffix("data.pkl") + "data/"
-            with self._zip.open(pickled) as file:
-                tensors = _Unpickler(file).load()
         except _RefusedError as error:
             raise InputError(f"refused to load {path}: {error}, and only tensors are safe") from error
         except Exception as error:  # damaged pickles fail in any way
@@ -81,7 +81,8 @@ class TorchArrays(LazyArrays):
                 f"cannot read weights {path}: missing, damaged or not of torch.save ({error!r})"
             ) from error
         if not isinstance(tensors, dict) or not all(
-            isinstance(name, str) and isinstance(tensor, _Tensor) for name, tensor in tensors.items()
+            isinstance(name, str) and isinstance(tensor, _Tensor) and isinstance(tensor.storage, _Storage)
+            for name, tensor in tensors.items()
         ):
             raise InputError(f"refused to load {path}: it holds something other than tensors by name")
         super().__init__(tensors)
@@ -90,9 +91,14 @@ class TorchArrays(LazyArrays):
     def __getitem__(self, name: str) -> np.ndarray:
         tensor = self._tensors[name]
         try:
-            return _view(tensor, self._zip.read(self._folder + tensor.storage.key))
+            with zipfile.ZipFile(self._path) as archive:
+                return _view(tensor, archive.read(self._folder + tensor.storage.key))
         except Exception as error:  # as above
             raise InputError(f"cannot read parameter {name} of {self._path}: {error!r}") from error
+
+    def spec(self, name: str) -> Spec:
+        tensor = self._tensors[name]
+        return Spec(tensor.shape, tensor.storage.dtype.name)
 
 
 def _view(tensor: _Tensor, stored: bytes) -> np.ndarray:

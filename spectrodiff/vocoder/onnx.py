@@ -4,8 +4,8 @@ import os
 import pathlib
 
 from spectrodiff.audio.mel import MEL_BINS
-from spectrodiff.errors import InputError
-from spectrodiff.vocoder.published import PublishedVocoder, reason
+from spectrodiff.errors import InputError, reason
+from spectrodiff.vocoder.published import PublishedVocoder
 
 
 class OnnxVocoder(PublishedVocoder):

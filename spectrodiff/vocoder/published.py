@@ -1,14 +1,13 @@
 """Vocoders from published files: networks of whose insides nothing is known, played one window of frames at a time."""
 
 import os
-import textwrap
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from jaxtyping import Float
 
 from spectrodiff.audio.mel import HOP, LOG_FLOOR, MEL_BINS
-from spectrodiff.errors import InputError
+from spectrodiff.errors import InputError, reason
 from spectrodiff.vocoder.streaming import Audio, Mel, checked, windows
 
 OVERLAP = 32  # frames, 0.64 s; SoundStream's decoder sees 20 at strides of 8, 5, 4 and 2 (Zeghidour et al. 2021)
@@ -78,8 +77,3 @@ class PublishedVocoder:
                 f"{self.path} does not take a float32 mel {[1, *window.shape]}, as does a mel decoder that was "
                 f"exported for any number of frames: {reason(error)}"
             ) from error
-
-
-def reason(error: Exception) -> str:
-    """What an error of another library says, as one line of bearable length."""
-    return textwrap.shorten(str(error), 240, placeholder=" ...") or type(error).__name__

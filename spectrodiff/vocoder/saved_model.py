@@ -4,8 +4,8 @@ import contextlib
 import os
 import pathlib
 
-from spectrodiff.errors import InputError
-from spectrodiff.vocoder.published import PublishedVocoder, reason
+from spectrodiff.errors import InputError, reason
+from spectrodiff.vocoder.published import PublishedVocoder
 
 FILE = "saved_model.pb"  # what makes a folder a SavedModel
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from spectrodiff.audio.mel import FRAMES_PER_SECOND, HOP, log_mel_on_host
 from spectrodiff.notes.sequence import Notes
 
-MAX_LAG = 0.5  # seconds
+MAX_LAG = FRAMES_PER_SECOND // 2  # frames: half a second
 _DYNAMICS = np.log(1000.0)  # 60 dB: what rises further under the loudest is not heard as an onset
 _CHUNK = 60 * FRAMES_PER_SECOND  # frames of mel at a time
 
@@ -28,19 +28,20 @@ class Alignment:
 def align(audio: Float[np.ndarray, " s"], notes: Notes) -> Alignment:
     """Compares notes with float32 audio at SAMPLE_RATE, at lags up to MAX_LAG either way.
 
-    Correlations are 0 where there is no onset at all.
+    Correlations are 0 where there is no onset at all, or less audio than the lags span.
     """
     strength = _onset_strength(audio)
+    if len(strength) <= 2 * MAX_LAG:
+        return Alignment(0.0, 0.0, 0.0)
     # A sound is wholly in the frame that starts as it does, so the rise to that frame, one place earlier, is its own.
     place = np.floor(notes.start * FRAMES_PER_SECOND).astype(int) - 1
     counts = np.bincount(place[(place >= 0) & (place < len(strength))], minlength=len(strength))
     onsets = np.sqrt(counts)  # a chord is louder than a note, but not as many times as it has notes
     blur = (0.5, 1.0, 0.5)  # half of an onset may be in the frame before
     strength, onsets = (np.convolve(series, blur, "same") for series in (strength, onsets))
-    furthest = min(round(MAX_LAG * FRAMES_PER_SECOND), len(strength) - 2)
-    by_lag = {lag: _correlation(strength, onsets, lag) for lag in range(-furthest, furthest + 1)}
-    lag = max(by_lag, key=lambda lag: (by_lag[lag], -abs(lag)), default=0)
-    return Alignment(by_lag.get(0, 0.0), lag / FRAMES_PER_SECOND, by_lag.get(lag, 0.0))
+    by_lag = {lag: _correlation(strength, onsets, lag) for lag in range(-MAX_LAG, MAX_LAG + 1)}
+    lag = max(by_lag, key=lambda lag: (by_lag[lag], -abs(lag)))
+    return Alignment(by_lag[0], lag / FRAMES_PER_SECOND, by_lag[lag])
 
 
 def _onset_strength(audio: Float[np.ndarray, " s"]) -> Float[np.ndarray, " t"]:

@@ -53,10 +53,12 @@ def prepare(
 
     Raises:
       InputError: it is not the corpus's folder; a recording cannot be used; `data_dir` cannot be written, is full, or
-        has a dataset of this name that was made otherwise.
+        has a dataset of this name that was made otherwise; TFDS is not installed.
     """
-    from spectrodiff.data.builders.tfds_builder import VERSION, build_with_beam  # heavy
-
+    try:
+        from spectrodiff.data.builders.tfds_builder import VERSION, build_with_beam  # heavy
+    except ImportError as error:
+        raise InputError('preparing datasets needs TFDS: pip install "spectrodiff[data]"') from error
     if workers is not None and workers < 1:
         raise InputError(f"workers is {workers}; choose 1 or more")
     source, data_dir = pathlib.Path(manual_dir).absolute(), pathlib.Path(data_dir).absolute()

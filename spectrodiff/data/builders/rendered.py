@@ -131,7 +131,7 @@ def render_pieces(out: str | os.PathLike, hours: float, recipe: Recipe, workers:
     make = _Maker(recipe, out / ".sources")
     expected = int((3600 * hours - done) / recipe.max_seconds)
     with (
-        contextlib.closing(in_order(make, itertools.count(len(rows)), crew(workers, expected))) as pieces,
+        contextlib.closing(in_order(make, itertools.count(len(rows)), crew(workers, expected, worth=2))) as pieces,
         tqdm.tqdm(total=round(3600 * hours), initial=round(done), unit="s", desc="rendering") as bar,
     ):
         while done < 3600 * hours:

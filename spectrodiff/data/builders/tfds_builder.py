@@ -12,11 +12,13 @@ import os
 import pathlib
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import writer
+from tensorflow_datasets.proto import tf_example_pb2
 
 from spectrodiff.data.recordings import Corpus, Entry, encode
 from spectrodiff.errors import InputError
@@ -63,10 +65,11 @@ def build_with_beam(
     builder = _Beam(corpus, metadata, data_dir, splits, skip_bad)
     try:
         _run(builder, beam_options=PipelineOptions(shlex.split(options)))
-    except Exception as error:  # runners wrap a worker's error in what they like, and its message in a traceback
-        bad = re.search(rf"{InputError.__name__}: (.*?)( \[while running .*)?$", str(error), re.MULTILINE)
+    except Exception as error:  # a worker's, as it was or as the text of a traceback, with the place in the pipeline
+        bad = re.search(rf"{InputError.__name__}: (.*)", f"{type(error).__name__}: {error}")
         if bad is not None:
-            raise InputError(f"{bad[1]} (--skip_bad leaves out what cannot be used)") from error
+            why = bad[1].split(" [while running")[0]
+            raise InputError(f"{why} (--skip_bad leaves out what cannot be used)") from error
         if os.strerror(errno.ENOSPC) in str(error):
             raise InputError(f"cannot write in {data_dir}: the disk is full; make room and start again") from error
         raise
@@ -77,6 +80,14 @@ def _run(builder: tfds.core.DatasetBuilder, **options: Any) -> None:
     tfds.disable_progress_bar()
     with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(**options))
+
+
+class _Writer(writer.ExampleWriter):
+    """Writes the same bytes whichever process does: protobuf puts the features of an example in any order."""
+
+    def write(self, path, examples: Iterable[tuple[int, bytes]]) -> None:
+        parsed = ((key, tf_example_pb2.Example.FromString(example)) for key, example in examples)
+        super().write(path, ((key, example.SerializeToString(deterministic=True)) for key, example in parsed))
 
 
 class _Common:
@@ -102,6 +113,9 @@ class _Common:
             metadata=tfds.core.MetadataDict(self._metadata),
             disable_shuffling=True,
         )
+
+    def _example_writer(self) -> writer.ExampleWriter:
+        return _Writer(self.info.file_format)
 
 
 class _Shards(_Common, tfds.core.ShardBasedBuilder, skip_registration=True):

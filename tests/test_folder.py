@@ -1,0 +1,307 @@
+import dataclasses
+import os
+import pathlib
+import re
+import shutil
+
+import numpy as np
+import pytest
+import scipy.signal
+import soundfile
+from inputs import make_recording
+
+from spectrodiff.audio.mel import SAMPLE_RATE
+from spectrodiff.data.builders.alignment import align
+from spectrodiff.data.builders.folder import Folder, find_pairs, split_by_name
+from spectrodiff.data.builders.preparation import prepare
+from spectrodiff.data.dataset import open_dataset
+from spectrodiff.data.recordings import Corpus
+from spectrodiff.data.sources import split_of
+from spectrodiff.errors import InputError
+from spectrodiff.notes.midi import write_midi
+
+RECORDINGS = [make_recording(seed, seconds=4.0) for seed in range(3)]
+
+
+def write_pair(audio: pathlib.Path, midi: pathlib.Path, recording, rate=SAMPLE_RATE) -> None:
+    for path in (audio, midi):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(audio, scipy.signal.resample_poly(recording.audio, rate, SAMPLE_RATE), rate)
+    write_midi(recording.notes, midi)
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Three pairs, side by side."""
+    folder = tmp_path / "own"
+    for number, recording in enumerate(RECORDINGS):
+        write_pair(folder / f"song{number}.wav", folder / f"song{number}.mid", recording)
+    return folder
+
+
+def names(folder):
+    return [entry.name for entry in Folder().entries(folder)]
+
+
+def shifted(notes, seconds):
+    return dataclasses.replace(
+        notes, start=notes.start + seconds, end=notes.end + seconds, total_time=notes.total_time + max(seconds, 0)
+    )
+
+
+def told(capsys, folder, corpus=None):
+    """The lines that the report prints."""
+    corpus = corpus or Folder()
+    capsys.readouterr()
+    corpus.report(folder, corpus.entries(folder), 1)
+    return capsys.readouterr().out.splitlines()
+
+
+def test_it_is_a_corpus():
+    assert isinstance(Folder(), Corpus)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "rate"), [(".wav", 44100), (".WAV", 8000), (".flac", 48000), (".mp3", 44100), (".ogg", 22050)]
+)
+def test_audio_of_every_kind_and_rate(tmp_path, suffix, rate):
+    recording = RECORDINGS[0]
+    write_pair(tmp_path / f"a{suffix}", tmp_path / "a.midi", recording, rate)
+    (entry,) = Folder().entries(tmp_path)
+    found = Folder().read(entry)
+    assert found.name == "a"
+    assert len(found.audio) == pytest.approx(len(recording.audio), abs=1200)  # mp3 comes in frames of 1152
+    assert found.notes.total_time == len(found.audio) / SAMPLE_RATE
+    order = np.lexsort((found.notes.pitch, found.notes.start))
+    ours = np.lexsort((recording.notes.pitch, recording.notes.start.round(3)))
+    assert (found.notes.pitch[order] == recording.notes.pitch[ours]).all()
+    agreed = align(found.audio, found.notes)
+    assert agreed.correlation > 0.3
+    assert abs(agreed.lag) <= 0.04
+
+
+def test_a_name_is_a_path_without_its_beginning_and_end(tmp_path):
+    for audio, midi in (
+        ("audio/a.wav", "midi/a.mid"),
+        ("Audio/live/a.flac", "MIDI/live/a.MID"),
+        ("b.v2.ogg", "midi/b.v2.midi"),
+        ("disc/audio/c.wav", "disc/audio/c.mid"),
+    ):
+        write_pair(tmp_path / audio, tmp_path / midi, RECORDINGS[0])
+    write_pair(tmp_path / ".trash/d.wav", tmp_path / ".trash/d.mid", RECORDINGS[0])
+    shutil.copy(tmp_path / "audio/a.wav", tmp_path / "audio/._a.wav")
+    (tmp_path / "notes.txt").touch()
+    assert sorted(names(tmp_path)) == ["a", "b.v2", "disc/audio/c", "live/a"]
+    assert find_pairs(tmp_path)[1] == []
+
+
+def test_two_files_of_a_name(own):
+    shutil.copy(own / "song1.wav", own / "song1.flac")
+    with pytest.raises(InputError, match=r"song1\.flac and .*song1\.wav are both called 'song1'; remove or rename one"):
+        names(own)
+
+
+@pytest.mark.parametrize("where", ["audio", "midi"])
+def test_the_wrong_level(tmp_path, where):
+    write_pair(tmp_path / "audio/a.wav", tmp_path / "midi/a.mid", RECORDINGS[0])
+    counts = {"audio": "1 audio and 0 MIDI", "midi": "0 audio and 1 MIDI"}[where]
+    with pytest.raises(InputError, match=f"{where} holds no pair .*{counts} files .*name the folder that holds both"):
+        names(tmp_path / where)
+
+
+def test_no_such_folder(own):
+    for path in (own / "nope", own / "song0.wav"):
+        with pytest.raises(InputError, match=f"{path} is not a folder; name one that holds audio and MIDI"):
+            names(path)
+
+
+def test_a_split_by_hash_is_fixed_and_leaves_neither_side_empty():
+    many = [f"song{number}" for number in range(400)]
+    assert split_by_name(many) == {name: split_of(name) for name in many}
+    assert split_by_name(many[::-1]) == split_by_name(many)
+    for count in range(2, 30):
+        for start in range(0, 300, 30):
+            splits = split_by_name(many[start : start + count])
+            assert len(splits) == count
+            assert set(splits.values()) >= {"train", "validation"}
+            moved = [name for name, split in splits.items() if split != split_of(name)]
+            assert len(moved) <= 2
+    assert list(split_by_name(["alone"]).values()) == ["train"]
+
+
+@pytest.mark.parametrize("first", ["train", "validation", "test"])
+@pytest.mark.parametrize("second", ["train", "validation", "test"])
+def test_two_pieces_make_both_sides_wherever_their_hashes_fall(monkeypatch, first, second):
+    falls = {"a": first, "b": second}
+    monkeypatch.setattr("spectrodiff.data.builders.folder.split_of", falls.__getitem__)
+    assert set(split_by_name("ab").values()) == {"train", "validation"}
+
+
+def test_a_table_gives_splits_and_programs(own):
+    table = own.parent / "mine.csv"
+    table.write_text("name,split,program,note\nsong0,test,40,x\nsong1,,,\nsong2,train,,\n")
+    entries = {entry.name: entry for entry in Folder(csv=str(table)).entries(own)}
+    assert (entries["song0"].split, entries["song1"].split, entries["song2"].split) == (
+        "test",
+        split_of("song1"),
+        "train",
+    )
+    changed, plain = (Folder().read(entries[name]).notes for name in ("song0", "song2"))
+    assert set(changed.program[~changed.is_drum]) == {40}
+    assert changed.is_drum.sum() == RECORDINGS[0].notes.is_drum.sum() > 0
+    assert (changed.program[changed.is_drum] == 0).all()
+    assert set(plain.program) == set(RECORDINGS[2].notes.program) != {40}
+
+
+def test_the_folders_own_table_is_found(own):
+    (own / "splits.csv").write_text("name,split,source,programs\nsong0,validation,a,0 40 drums\nsong2,validation,b,\n")
+    entries = Folder().entries(own)
+    assert {entry.name: entry.split for entry in entries} == {
+        "song0": "validation",
+        "song1": split_of("song1"),
+        "song2": "validation",
+    }
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ("name\nsong9\n", r"names 'song9', but .*own has no audio and MIDI of that name; remove it"),
+        ("name,split\nsong0,train\nsong0,test\n", "names 'song0' twice; remove one of the lines"),
+        ("name,split\nsong0,dev\n", "gives 'song0' the split 'dev'; choose one of train, validation, test"),
+        ("name,program\nsong0,128\n", "gives 'song0' the program '128'; choose one of 0 to 127"),
+        ("name,program\nsong0,violin\n", "gives 'song0' the program 'violin'; choose one of 0 to 127"),
+        ("file,split\nsong0,train\n", "has no column name"),
+    ],
+)
+def test_a_table_that_makes_no_sense(own, rows, why):
+    (own / "splits.csv").write_text(rows)
+    with pytest.raises(InputError, match=rf"splits\.csv {why}"):
+        names(own)
+
+
+def test_a_table_that_is_not_there(own):
+    with pytest.raises(InputError, match=r"cannot read .*nope\.csv as a table"):
+        Folder(csv=str(own / "nope.csv")).entries(own)
+
+
+@pytest.mark.parametrize("name", ["Violin", "my violin", "1st", ""])
+def test_what_a_dataset_cannot_be_called(name):
+    with pytest.raises(InputError, match=r"a dataset cannot be called .*: use lower-case letters, digits and _"):
+        Folder(name=name)
+
+
+def test_a_changed_file_is_another_recording(own):
+    before = Folder().entries(own)
+    assert Folder().entries(own) == before
+    os.utime(own / "song1.mid", ns=(1, 1))
+    assert [a == b for a, b in zip(Folder().entries(own), before, strict=True)] == [True, False, True]
+
+
+def test_a_report_of_what_is_well(own, capsys):
+    splits = [entry.split for entry in Folder().entries(own)]
+    counts = ", ".join(f"{splits.count(split)} {split}" for split in ("train", "validation", "test") if split in splits)
+    assert told(capsys, own) == [
+        f"{own} holds 3 pairs of audio and MIDI: {counts}",
+        "0 of 3 pairs look suspicious",
+    ]
+
+
+def test_a_report_of_what_is_not(tmp_path, capsys):
+    recording = make_recording(5, seconds=10.0)
+    late = dataclasses.replace(recording, notes=shifted(recording.notes, 0.3))
+    early = dataclasses.replace(recording, notes=shifted(recording.notes.select(recording.notes.start > 0.5), -0.3))
+    cases = {
+        "early": early,
+        "good": recording,
+        "late": late,
+        "long": dataclasses.replace(recording, audio=recording.audio[: 7 * SAMPLE_RATE]),
+        "other": dataclasses.replace(recording, notes=make_recording(6, seconds=10.0).notes),
+        "short": dataclasses.replace(recording, notes=recording.notes.select(recording.notes.end < 4)),
+        "silent": dataclasses.replace(recording, audio=0 * recording.audio),
+    }
+    for name, case in cases.items():
+        write_pair(tmp_path / f"{name}.wav", tmp_path / f"{name}.mid", case)
+    write_pair(tmp_path / "audio/noise.wav", tmp_path / "midi/text.mid", recording)
+    write_pair(tmp_path / "corrupt.wav", tmp_path / "corrupt.mid", recording)
+    write_pair(tmp_path / "words.wav", tmp_path / "words.mid", recording)
+    (tmp_path / "corrupt.wav").write_bytes(b"RIFF" + b"\7" * 1000)
+    (tmp_path / "words.mid").write_text("la la la")
+
+    first, *lines, last = told(capsys, tmp_path)
+    assert first.startswith(f"{tmp_path} holds 9 pairs of audio and MIDI: ")
+    assert lines[:2] == [
+        f"{tmp_path}/audio/noise.wav has no MIDI of its name: left out",
+        f"{tmp_path}/midi/text.mid has no audio of its name: left out",
+    ]
+    problems = dict(line.split(": ", 1) for line in lines[2:])
+    assert problems.keys() == {*cases, "corrupt", "words"} - {"good"}
+    assert last == f"{len(problems)} of 9 pairs look suspicious"
+    assert problems["corrupt"].startswith(f"cannot read {tmp_path}/corrupt.wav as audio")
+    assert problems["words"].startswith(f"{tmp_path}/words.mid is not a MIDI file")
+    for name, side in (("late", "before"), ("early", "after")):
+        assert re.match(
+            rf"the sound comes 0\.(28|30|32) s {side} the notes \(onsets correlate by 0\.\d", problems[name]
+        )
+    ends = recording.notes.end
+    assert problems["long"].startswith(f"the notes end at {ends.max():.1f} s, the audio at 7.0 s")
+    seconds = len(recording.audio) / SAMPLE_RATE
+    assert problems["short"].startswith(f"the notes end at {ends[ends < 4].max():.1f} s, the audio at {seconds:.1f} s")
+    for name in ("other", "silent"):
+        assert problems[name].startswith("the sound hardly has the notes' onsets (they correlate by "), problems[name]
+
+
+@pytest.mark.parametrize("lag", [-0.5, -0.1, 0.0, 0.06, 0.48])
+def test_a_shift_is_measured(lag):
+    recording = make_recording(8, seconds=20.0)
+    found = align(recording.audio, shifted(recording.notes.select(recording.notes.start > 0.6), -lag))
+    assert found.lag == pytest.approx(lag, abs=0.021)
+    assert found.best >= found.correlation
+    assert (found.best == found.correlation) == (found.lag == 0)
+
+
+def test_long_recordings_are_compared_whole(monkeypatch):
+    recording = make_recording(8, seconds=20.0)
+    whole = align(recording.audio, recording.notes)
+    monkeypatch.setattr("spectrodiff.data.builders.alignment._CHUNK", 101)
+    assert align(recording.audio, recording.notes) == whole
+
+
+@pytest.mark.parametrize("samples", [1, 320, 16000, 40000])
+def test_hardly_any_audio(samples):
+    found = align(RECORDINGS[0].audio[:samples], RECORDINGS[0].notes)
+    assert (found.best == found.lag == 0) if samples <= 16000 else (found.best > 0)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda folder: (folder / "song1.wav").write_bytes(b"RIFF" + b"\7" * 99), r"cannot read .*song1\.wav as audio"),
+        (lambda folder: (folder / "song1.mid").write_bytes(b"MThd" + b"\7" * 99), r"song1\.mid .*MIDI"),
+        (lambda folder: (folder / "song1.mid").write_bytes(b""), r"song1\.mid is empty"),
+        (
+            lambda folder: soundfile.write(folder / "song1.wav", RECORDINGS[1].audio[:16000], 16000),
+            r"song1\.mid does not fit its audio: a note begins at \d\.\d s, the audio ends at 1\.0 s",
+        ),
+    ],
+)
+def test_a_bad_pair_is_an_error_or_skipped(own, tmp_path, spoil, why, capsys):
+    spoil(own)
+    with pytest.raises(InputError, match=why) as error:
+        prepare(Folder(), own, tmp_path / "data", workers=1)
+    assert "\n" not in str(error.value)
+    assert "song1: " in capsys.readouterr().out  # the report has it, too
+    prepare(Folder(), own, tmp_path / "data", workers=1, skip_bad=True)
+    dataset = open_dataset(tmp_path / "data", "folder")
+    found = {record["name"] for split in dataset.splits for record in dataset[split]}
+    assert found == {b"song0", b"song2"}
+
+
+def test_datasets_of_two_folders(own, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(own, other)
+    prepare(Folder(), own, tmp_path / "data")
+    with pytest.raises(InputError, match=r"folder/1\.0\.0 was prepared with source .*own, not .*other: delete it, or"):
+        prepare(Folder(), other, tmp_path / "data")
+    prepare(Folder(name="cello"), other, tmp_path / "data")
+    assert open_dataset(tmp_path / "data", "cello").splits

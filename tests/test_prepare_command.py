@@ -1,0 +1,161 @@
+import argparse
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+
+import corpora_writer as writer
+import pytest
+from inputs import make_recording
+from test_folder import write_pair
+from test_render import needs_synth
+
+from spectrodiff.cli import main
+from spectrodiff.commands import prepare
+from spectrodiff.data.builders import CORPORA, corpus
+from spectrodiff.data.dataset import open_dataset
+
+WRITERS = {
+    "maestro": writer.write_maestro,
+    "slakh": writer.write_slakh,
+    "cerberus4": writer.write_slakh,
+    "guitarset": writer.write_guitarset,
+    "musicnet": writer.write_musicnet,
+    "urmp": writer.write_urmp,
+    "groove": writer.write_groove,
+}
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Two pairs of one's own."""
+    for number in range(2):
+        folder = tmp_path / "own"
+        write_pair(folder / f"song{number}.wav", folder / f"song{number}.mid", make_recording(number, seconds=3.0))
+    return tmp_path / "own"
+
+
+@pytest.fixture
+def refused(capsys):
+    """Runs `prepare` and returns its one line of complaint."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as exit:
+            main(["prepare", *map(str, arguments)])
+        assert exit.value.code == 2
+        message = capsys.readouterr().err.strip().splitlines()[-1]
+        assert message.startswith("spectrodiff")
+        return message
+
+    return run
+
+
+def run(*arguments):
+    main(["prepare", *map(str, arguments)])
+
+
+def test_every_corpus_has_a_command_with_its_options():
+    parser = argparse.ArgumentParser()
+    prepare.add(parser.add_subparsers())
+    for name in CORPORA:
+        options = vars(parser.parse_args(["prepare", name, "--data_dir", "data"]))
+        assert options["data_dir"] == "data"
+        if name != "rendered":
+            defaults = {field.name: options[field.name] for field in dataclasses.fields(corpus(name))}
+            assert corpus(name, **defaults) == corpus(name)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_corpus_is_prepared_and_summed_up(tmp_path, name, capsys):
+    root = WRITERS[name](tmp_path / "unpacked")
+    run(name, "--manual_dir", root, "--data_dir", tmp_path / "data")
+    entries = corpus(name).entries(root)
+    dataset = open_dataset(tmp_path / "data", name)
+    assert sum(len(dataset[split]) for split in dataset.splits) == len(entries)
+    told = capsys.readouterr().out
+    assert told.startswith(f"{tmp_path}/data/{name}/1.0.0 is prepared:\n")
+    assert f"pieces: {len(entries)}" in told
+    assert json.loads((dataset.folder / "summary.json").read_text())["pieces"] == len(entries)
+    assert (dataset.folder / "summary.png").exists()
+
+
+def test_options_reach_the_corpus(tmp_path, own, refused):
+    root = writer.write_slakh(tmp_path / "unpacked")
+    run("slakh", "--manual_dir", root, "--data_dir", tmp_path, "--submixes", 2, "--seed", 3)
+    metadata = json.loads((tmp_path / "slakh/1.0.0/metadata.json").read_text())
+    assert metadata["options"] == {"submixes": 2, "seed": 3}
+    message = refused("slakh", "--manual_dir", root, "--data_dir", tmp_path)
+    assert "slakh/1.0.0 was prepared with submixes 2, not 0: delete it, or name another --data_dir" in message
+    table = tmp_path / "table.csv"
+    table.write_text("name,split\nsong0,test\nsong1,train\n")
+    run("folder", "--manual_dir", own, "--data_dir", tmp_path, "--csv", table, "--name", "mine")
+    assert open_dataset(tmp_path, "mine").splits == ["train", "test"]
+
+
+@needs_synth
+def test_rendered_goes_beside_the_others(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("spectrodiff.data.builders.rendered.Recipe.__init__.__defaults__", None, raising=False)
+    options = argparse.Namespace(data_dir=tmp_path, hours=12 / 3600, workers=1, seed=1, programs="family")
+    from spectrodiff.data.builders import rendered
+
+    tiny = rendered.Recipe
+    monkeypatch.setattr(
+        rendered, "Recipe", lambda **given: tiny(**given, weights={"etude": 1.0}, min_seconds=6.0, max_seconds=6.0)
+    )
+    prepare._prepare_rendered(options)
+    assert (tmp_path / "rendered/splits.csv").exists()
+    assert "pieces: 2" in capsys.readouterr().out
+    recipe = json.loads((tmp_path / "rendered/1.0.0/metadata.json").read_text())["options"]["recipe"]
+    assert (recipe["seed"], recipe["programs"]) == (1, "family")
+
+
+def test_the_corpus_has_to_be_named(tmp_path, refused):
+    assert "prepare maestro needs --manual_dir, the folder of the corpus; it comes from https://magenta" in refused(
+        "maestro", "--data_dir", tmp_path
+    )
+    assert refused("folder", "--data_dir", tmp_path).endswith("needs --manual_dir, the folder of the corpus")
+    assert "is not the folder of maestro" in refused("maestro", "--data_dir", tmp_path, "--manual_dir", tmp_path)
+    assert "cannot read" in refused("maestro", "--data_dir", tmp_path, "--manual_dir", tmp_path / "nope")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_wrong_level_of_a_corpus(tmp_path, refused):
+    root = writer.write_groove(tmp_path / "unpacked")
+    message = refused("groove", "--data_dir", tmp_path / "data", "--manual_dir", root / "drummer1")
+    assert f"drummer1 is only a part of groove: name {root}" in message
+
+
+def test_bad_recordings_are_named_and_can_be_left_out(tmp_path, own, refused, capsys):
+    (own / "song0.wav").write_bytes(b"noise")
+    message = refused("folder", "--manual_dir", own, "--data_dir", tmp_path)
+    assert "song0.wav as audio" in message
+    assert message.endswith("(--skip_bad leaves out what cannot be used)")
+    run("folder", "--manual_dir", own, "--data_dir", tmp_path, "--skip_bad")
+    told = capsys.readouterr().out
+    assert "skipped: 1; to have them once they are mended, delete the dataset first" in told
+    assert "song0: cannot read" in told.splitlines()[-1]
+
+
+def test_nonsense(tmp_path, own, refused):
+    common = ("--manual_dir", own, "--data_dir", tmp_path)
+    assert "workers is 0; choose 1 or more" in refused("folder", *common, "--workers", 0)
+    assert "workers is -1; choose 1 or more" in refused("rendered", "--data_dir", tmp_path, "--workers", -1)
+    assert "slakh's submixes is -1; choose 0 or more" in refused("slakh", *common, "--submixes", -1)
+    assert "a dataset cannot be called 'My Songs'" in refused("folder", *common, "--name", "My Songs")
+    assert "invalid choice: 'nope'" in refused("nope", *common)
+    assert "cannot write in" in refused("folder", "--manual_dir", own, "--data_dir", own / "song0.wav")
+    shutil.rmtree(own)
+    assert "own is not a folder" in refused("folder", *common)
+
+
+@pytest.mark.slow
+def test_help_is_quick_and_heavy_imports_wait():
+    program = (
+        "import sys; from spectrodiff.cli import main\n"
+        "try: main(['prepare', 'slakh', '--help'])\n"
+        "except SystemExit: print([name for name in ('jax', 'tensorflow_datasets', 'note_seq') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "--submixes" in done.stdout
+    assert done.stdout.endswith("[]\n")

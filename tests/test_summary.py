@@ -1,0 +1,107 @@
+import json
+
+import numpy as np
+import pytest
+from inputs import random_notes
+from matplotlib.image import imread
+from toy_corpus import Toy, write_toys
+
+from spectrodiff.audio.mel import SAMPLE_RATE
+from spectrodiff.config import TokenizerConfig
+from spectrodiff.data.builders.preparation import prepare
+from spectrodiff.data.builders.summary import summarize, table
+from spectrodiff.data.recordings import Recording
+from spectrodiff.notes.tokenizer import NoteTokenizer
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Seven toys, one of them bad."""
+    folder = tmp_path_factory.mktemp("data")
+    return prepare(Toy(), write_toys(folder / "toys", 7, bad=(3,)), folder, skip_bad=True)
+
+
+@pytest.fixture(scope="module")
+def summary(prepared):
+    return summarize(prepared)
+
+
+def recordings(prepared):
+    toys = prepared.parent.parent / "toys"
+    return [Toy().read(entry) for entry in Toy().entries(toys) if entry.source[1] != "bad"]
+
+
+def test_a_summary_counts_everything(prepared, summary):
+    pieces = recordings(prepared)
+    hours = sum(len(piece.audio) for piece in pieces) / SAMPLE_RATE / 3600
+    assert summary["name"] == "toy"
+    assert summary["hours"] == pytest.approx(hours)
+    assert summary["pieces"] == 6
+    assert summary["stems"] == sum(len(piece.stems) for piece in pieces) > 0
+    assert {split: of["pieces"] for split, of in summary["splits"].items()} == {"train": 4, "validation": 2}
+    assert sum(of["hours"] for of in summary["splits"].values()) == pytest.approx(hours)
+    assert summary["skipped"].keys() == {"toy03"}
+
+    instruments = {key.split(" ", 1)[0]: of for key, of in summary["instruments"].items()}
+    for program in (0, 5, 40):
+        played = [(~piece.notes.is_drum & (piece.notes.program == program)).sum() for piece in pieces]
+        assert instruments.get(str(program), {"notes": 0, "pieces": 0}) == {
+            "notes": sum(played),
+            "pieces": np.count_nonzero(played),
+        }
+    assert instruments["drums"] == {"notes": sum(piece.notes.is_drum.sum() for piece in pieces), "pieces": 6}
+    assert list(summary["instruments"].values()) == sorted(
+        summary["instruments"].values(), key=lambda of: of["notes"], reverse=True
+    )
+    assert "0 Acoustic Grand Piano" in summary["instruments"]
+
+
+def test_windows_are_those_of_the_default_tokenizer(prepared, summary):
+    lengths = [(row > 0).sum() for piece in recordings(prepared) for row in NoteTokenizer().encode(piece.notes)]
+    found = summary["tokens_per_window"]
+    assert found["windows"] == len(lengths) == sum(of["windows"] for of in summary["splits"].values())
+    for key, share in (("median", 50), ("p90", 90), ("p99", 99), ("max", 100)):
+        assert found[key] == pytest.approx(np.percentile(lengths, share))
+    assert found["over_limit"] == 0
+
+
+def test_over_full_windows_are_counted_whole(tmp_path, monkeypatch):
+    limit = TokenizerConfig().max_tokens
+    dense = random_notes(0, seconds=5.0, voices=60, drums=3000)
+    monkeypatch.setattr(
+        Toy, "read", lambda self, entry: Recording(entry.name, np.zeros(5 * SAMPLE_RATE, np.float32), dense)
+    )
+    found = summarize(prepare(Toy(), write_toys(tmp_path / "toys", 2), tmp_path))["tokens_per_window"]
+    assert found["max"] > limit
+    assert found["over_limit"] == 0.5  # the second windows hold what still sounds
+
+
+def test_what_is_printed_says_the_same(summary):
+    text = table(summary)
+    tokens = summary["tokens_per_window"]
+    assert "pieces: 6, with 6 stems" in text
+    assert "splits: train 4 (0.00 h), validation 2 (0.00 h)" in text
+    assert f"tokens: median {tokens['median']:.0f}, 90 % {tokens['p90']:.0f}" in text
+    assert "skipped: 1; " in text
+    assert "toy03: " in text.splitlines()[-1]
+    assert all(len(line.split(": ", 1)) == 2 for line in text.splitlines())
+
+
+def test_it_is_kept_beside_the_dataset(prepared, summary, monkeypatch):
+    assert json.loads((prepared / "summary.json").read_text()) == summary
+    picture = imread(prepared / "summary.png")
+    assert picture.shape == (770, 1320, 4)
+    assert picture[..., :3].std() > 0.1
+    monkeypatch.setattr("spectrodiff.data.builders.summary.open_dataset", lambda *_: pytest.fail("looks again"))
+    assert summarize(prepared) == summary
+    (prepared / "summary.png").unlink()
+    monkeypatch.undo()
+    assert summarize(prepared) == summary
+    assert (prepared / "summary.png").exists()
+
+
+def test_a_dataset_that_was_replaced_is_looked_at_anew(tmp_path):
+    toys = write_toys(tmp_path / "toys", 3)
+    assert summarize(prepare(Toy(), toys, tmp_path))["pieces"] == 3
+    (toys / "toy09.toy").write_text("test 9")
+    assert summarize(prepare(Toy(), toys, tmp_path))["pieces"] == 4
