@@ -251,28 +251,6 @@ def test_a_report_of_what_is_not(tmp_path, capsys):
         assert problems[name].startswith("the sound hardly has the notes' onsets (they correlate by "), problems[name]
 
 
-@pytest.mark.parametrize("lag", [-0.5, -0.1, 0.0, 0.06, 0.48])
-def test_a_shift_is_measured(lag):
-    recording = make_recording(8, seconds=20.0)
-    found = align(recording.audio, shifted(recording.notes.select(recording.notes.start > 0.6), -lag))
-    assert found.lag == pytest.approx(lag, abs=0.021)
-    assert found.best >= found.correlation
-    assert (found.best == found.correlation) == (found.lag == 0)
-
-
-def test_long_recordings_are_compared_whole(monkeypatch):
-    recording = make_recording(8, seconds=20.0)
-    whole = align(recording.audio, recording.notes)
-    monkeypatch.setattr("spectrodiff.data.builders.alignment._CHUNK", 101)
-    assert align(recording.audio, recording.notes) == whole
-
-
-@pytest.mark.parametrize("samples", [1, 320, 16000, 40000])
-def test_hardly_any_audio(samples):
-    found = align(RECORDINGS[0].audio[:samples], RECORDINGS[0].notes)
-    assert (found.best == found.lag == 0) if samples <= 16000 else (found.best > 0)
-
-
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [

@@ -326,16 +326,3 @@ def test_the_number_of_workers_changes_nothing_nor_does_their_death(tmp_path, mo
         assert time.monotonic() < deadline, "workers outlive the run"
         time.sleep(0.05)
     assert contents(prepare(Toy(), toys, data, workers=2)) == alone
-
-
-@pytest.mark.slow
-def test_a_worker_that_dies_is_told_of(tmp_path):
-    toys = write_toys(tmp_path / "toys", 16)
-    program = (
-        "import sys, os, signal, threading; from spectrodiff.data.builders import workers;"
-        "from spectrodiff.errors import InputError\n"
-        "try: list(workers.in_order(os._exit, range(16), 2))\n"
-        "except InputError as error: print(error)"
-    )
-    done = subprocess.run([sys.executable, "-c", program, toys], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == "a process was killed, probably for lack of memory: try again with fewer --workers\n"

@@ -22,7 +22,7 @@ from typing import Any
 import msgpack
 from tqdm import tqdm
 
-from spectrodiff.data.builders.workers import crew, in_order
+from spectrodiff.data.builders.workers import check_workers, crew, in_order
 from spectrodiff.data.recordings import SPLITS, Corpus, Entry, encode
 from spectrodiff.errors import InputError
 from spectrodiff.files import replacing
@@ -59,8 +59,7 @@ def prepare(
         from spectrodiff.data.builders.tfds_builder import VERSION, build_with_beam  # heavy
     except ImportError as error:
         raise InputError('preparing datasets needs TFDS: pip install "spectrodiff[data]"') from error
-    if workers is not None and workers < 1:
-        raise InputError(f"workers is {workers}; choose 1 or more")
+    check_workers(workers)
     source, data_dir = pathlib.Path(manual_dir).absolute(), pathlib.Path(data_dir).absolute()
     entries = corpus.entries(source)
     if not entries:

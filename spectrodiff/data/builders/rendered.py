@@ -32,7 +32,7 @@ from spectrodiff.audio.files import read_audio
 from spectrodiff.data import augment, render, sources
 from spectrodiff.data.builders.preparation import prepare
 from spectrodiff.data.builders.reading import fit
-from spectrodiff.data.builders.workers import crew, in_order
+from spectrodiff.data.builders.workers import check_workers, crew, in_order
 from spectrodiff.data.recordings import Entry, Recording
 from spectrodiff.errors import InputError
 from spectrodiff.files import replacing
@@ -115,6 +115,7 @@ def render_pieces(out: str | os.PathLike, hours: float, recipe: Recipe, workers:
         raise InputError(f"hours must be above 0, not {hours}")
     if recipe.programs not in ("midi_class", "family"):
         raise InputError(f"programs must be midi_class or family, not {recipe.programs!r}")
+    check_workers(workers)
     out = pathlib.Path(out)
     rows = _finished(out)
     done = sum(float(row["seconds"]) for row in rows)

@@ -16,6 +16,12 @@ from spectrodiff.errors import InputError
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
+def check_workers(workers: int | None) -> None:
+    """Raises InputError if that is no number of processes; None is one per core."""
+    if workers is not None and workers < 1:
+        raise InputError(f"workers is {workers}; choose 1 or more")
+
+
 def crew(workers: int | None, items: int, worth: int = 8) -> int:
     """How many processes to start for so many items: `workers`, by default one per core, but each for `worth` items.
 
