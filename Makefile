@@ -2,6 +2,7 @@
 # make test   sets everything up and passes the tests
 # make peers  compares with another implementation of the published models
 # make tf     tests what needs TensorFlow
+# make beam   tests what needs Apache Beam
 # make data   renders a training corpus to data/ (HOURS=24)
 PYTHON ?= python3
 HOURS ?= 24
@@ -9,7 +10,7 @@ BIN := .venv/bin
 SYSTEM := libfluidsynth3 fluidr3mono-gm-soundfont mma freedoom freedm
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test lint peers tf data system clean
+.PHONY: demo test lint peers tf beam data system clean
 
 demo: .venv/ready
 	$(BIN)/spectrodiff demo --out out --normalize
@@ -27,6 +28,10 @@ peers: .venv/ready-dev .venv-peers/ready
 tf: .venv-tf/ready
 	.venv-tf/bin/python -c "import tensorflow"
 	.venv-tf/bin/python -m pytest tests/test_saved_model.py
+
+beam: .venv-beam/ready
+	.venv-beam/bin/python -c "import apache_beam"
+	.venv-beam/bin/python -m pytest tests/test_beam.py
 
 data: .venv/ready-dev
 	$(BIN)/spectrodiff prepare rendered --data_dir data --hours $(HOURS)
@@ -51,9 +56,9 @@ data: .venv/ready-dev
 	.venv-peers/bin/pip install --quiet --disable-pip-version-check -r .venv-peers/requirements.txt
 	touch $@
 
-.venv-tf/ready: setup.py
-	test -x .venv-tf/bin/pip || $(PYTHON) -m venv .venv-tf
-	.venv-tf/bin/pip install --quiet --disable-pip-version-check -e ".[dev,data,tf]"
+.venv-tf/ready .venv-beam/ready: .venv-%/ready: setup.py
+	test -x .venv-$*/bin/pip || $(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/pip install --quiet --disable-pip-version-check -e ".[dev,data,$*]"
 	touch $@
 
 # What rendering a corpus needs from the system. Without the rights to install it, say so; its tests are then skipped.
@@ -65,4 +70,4 @@ system:
 	else echo "for rendering a corpus, install: $(SYSTEM)"; fi
 
 clean:
-	rm -rf .venv .venv-peers .venv-tf out build *.egg-info
+	rm -rf .venv .venv-peers .venv-tf .venv-beam out build *.egg-info
