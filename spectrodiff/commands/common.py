@@ -26,7 +26,7 @@ def keep_freed_memory() -> None:
     """Has glibc reuse memory instead of handing it back: call it before JAX is imported.
 
     XLA allocates all its temporaries anew at every call. Given back in between, each of their pages is faulted in and
-    zeroed again, which takes longer than a training step's arithmetic on a CPU.
+    zeroed again: a sixth of a training step of configs/demo.gin on two cores.
     """
     with contextlib.suppress(AttributeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt

@@ -17,8 +17,8 @@ from spectrodiff.notes.vocabulary import EOS, MAX_SHIFT, PAD, Vocabulary
 STEPS_PER_SECOND = 100
 _STEPS_PER_FRAME = STEPS_PER_SECOND // FRAMES_PER_SECOND
 # Instruments of Slakh2100 (Manilow et al. 2019), which the published weights know; the rest fall to the one below.
-_SLAKH = np.array([0, 4, 8, 16, 24, 26, 29, 32, 33, 40, 41, 42, 43, 46, 47, 48, 50, 52, 55, 56, 57, 58, 60, 61, 64, 66,
-                   67, 68, 69, 70, 71, 73, 80, 88])  # fmt: skip
+SLAKH_PROGRAMS = np.array([0, 4, 8, 16, 24, 26, 29, 32, 33, 40, 41, 42, 43, 46, 47, 48, 50, 52, 55, 56, 57, 58, 60, 61,
+                           64, 66, 67, 68, 69, 70, 71, 73, 80, 88])  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ class NoteTokenizer:
         index = np.flatnonzero(notes.is_drum | (notes.end > notes.start))
         program = notes.program
         if self.config.program_map == "slakh":
-            nearest = _SLAKH[np.searchsorted(_SLAKH, program, side="right") - 1]
+            nearest = SLAKH_PROGRAMS[np.searchsorted(SLAKH_PROGRAMS, program, side="right") - 1]
             program = np.where(notes.is_drum, program, nearest)  # a drum's is its kit, and orders it as published
         index = index[np.lexsort((notes.pitch[index], program[index], notes.is_drum[index]))]
         ending = index[~notes.is_drum[index]]

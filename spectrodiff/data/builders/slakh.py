@@ -17,14 +17,13 @@ from spectrodiff.data.builders.reading import find_root, fit, join, lengthen, pl
 from spectrodiff.data.recordings import SPLITS, Entry, Recording, Stem
 from spectrodiff.errors import InputError
 from spectrodiff.notes.midi import read_midi
+from spectrodiff.notes.tokenizer import SLAKH_PROGRAMS
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where there is one, is five times as fast
-# Slakh's patches come in 34 classes besides drums. These are the programs that stand for them (Hawthorne et al. 2022,
-# released code). A program's class is that of the nearest of these below it, but for a few (classes_strict.json of
-# slakh-generation): electric grand and clavinet are electric pianos, a harpsichord is a piano, harmonics are played
-# on a clean guitar, tremolo and pizzicato strings by an ensemble, a muted trumpet is a trumpet and a piccolo a pipe.
-_CLASSES = (0, 4, 8, 16, 24, 26, 29, 32, 33, 40, 41, 42, 43, 46, 47, 48, 50, 52, 55, 56, 57, 58, 60, 61, 64, 66, 67,
-            68, 69, 70, 71, 73, 80, 88)  # fmt: skip
+# Slakh's patches come in 34 classes besides drums, for which SLAKH_PROGRAMS stand. A program's class is that of the
+# nearest of these below it, but for a few (classes_strict.json of slakh-generation): electric grand and clavinet are
+# electric pianos, a harpsichord is a piano, harmonics are played on a clean guitar, tremolo and pizzicato strings by an
+# ensemble, a muted trumpet is a trumpet and a piccolo a pipe.
 _ELSEWHERE = {2: 4, 6: 0, 7: 4, 31: 26, 44: 48, 45: 48, 59: 56, 72: 73}
 _SMALLEST = 4  # stems of a sub-mix, of a song that has as many (Gardner et al. 2022, appendix B.2)
 # Cerberus4's instruments in the order and with the programs of the released code; None are drums.
@@ -145,7 +144,7 @@ def _parts(song: pathlib.Path) -> list[_Part]:
 
 def class_program(program: int) -> int:
     """The program that stands for the class of Slakh's patches that play `program`."""
-    return _ELSEWHERE.get(program, _CLASSES[bisect.bisect_right(_CLASSES, program) - 1])
+    return _ELSEWHERE.get(program, int(SLAKH_PROGRAMS[bisect.bisect_right(SLAKH_PROGRAMS, program) - 1]))
 
 
 def _family(part: _Part) -> str | None:
