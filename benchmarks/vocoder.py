@@ -12,7 +12,7 @@ import numpy as np
 from spectrodiff.audio.mel import SAMPLE_RATE, log_mel
 from spectrodiff.data.mixture import Mixture
 from spectrodiff.data.recordings import decode
-from spectrodiff.evaluation.reconstruction import compare
+from spectrodiff.evaluation.reconstruction import compare, mean_scores
 from spectrodiff.pretrained.native import VOCODER, load
 from spectrodiff.vocoder.griffin_lim import GriffinLim
 from spectrodiff.vocoder.streaming import MelGAN
@@ -41,8 +41,8 @@ def main() -> None:
         start = time.perf_counter()
         audios = [vocoder(mel) for mel in mels]
         speed = sum(map(len, recordings)) / SAMPLE_RATE / (time.perf_counter() - start)
-        scores = [compare(audio, recording) for audio, recording in zip(audios, recordings, strict=True)]
-        measures = "  ".join(f"{key} {np.mean([score[key] for score in scores]):.2f}" for key in scores[0])
+        scores = mean_scores([compare(audio, recording) for audio, recording in zip(audios, recordings, strict=True)])
+        measures = "  ".join(f"{name} {score:.2f}" for name, score in scores.items() if score is not None)
         print(f"{name:>12}  {measures}  {speed:.1f}x realtime", flush=True)
 
 

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from spectrodiff.evaluation.reconstruction import compare, onset_correlation, tone_similarity
+from spectrodiff.evaluation.reconstruction import (
+    chroma_correlation,
+    compare,
+    embedding_distance,
+    mean_scores,
+    onset_correlation,
+    tone_similarity,
+)
 
 TIME = np.arange(32000) / 16000
 
@@ -19,7 +26,7 @@ def clicks(*at):
 
 def test_audio_against_itself_is_perfect():
     scores = compare(tone(300) + clicks(8000), tone(300) + clicks(8000))
-    assert scores == pytest.approx({"mel": 0, "msd": 0, "onset": 1, "tone": 1}, abs=1e-5)
+    assert scores == pytest.approx({"mel": 0, "msd": 0, "onset": 1, "tone": 1, "chroma": 1}, abs=1e-5)
 
 
 def test_a_known_change_of_level_is_a_known_distance():
@@ -42,6 +49,38 @@ def test_tones_hear_a_tenth_of_a_semitone_and_broken_phase():
     assert tone_similarity(flipping.astype(np.float32), tone(440)) < 0.5
 
 
+def test_chroma_hears_harmony_not_octave_or_instrument():
+    chord = tone(220) + tone(277.18) + tone(329.63)
+    assert chroma_correlation(0.1 * chord, chord) > 0.999
+    octave_up = tone(440) + tone(554.37) + tone(659.26)
+    assert chroma_correlation(octave_up, chord) > 0.95
+    buzzing = sum(np.float32(1 / k) * tone(hz * k) for hz in (220, 277.18, 329.63) for k in range(1, 5))
+    assert chroma_correlation(buzzing, chord) > 0.8
+    semitone_up = tone(233.08) + tone(293.66) + tone(349.23)
+    assert chroma_correlation(semitone_up, chord) < 0
+    assert tone_similarity(octave_up, chord) < 0.1
+
+
+def test_embeddings_are_as_far_apart_as_their_frames():
+    reference = np.zeros((3, 4), np.float32)
+    ours = np.array([[3, 4, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0], [9, 9, 9, 9]], np.float32)
+    assert embedding_distance(ours, reference) == pytest.approx((5 + 1 + 0) / 3)
+    assert embedding_distance(ours[:0], reference) is None
+
+
 def test_the_longer_is_cut_and_silence_is_no_error():
-    silence = np.zeros(32000, np.float32)
-    assert compare(silence, silence[:20000]) == {"mel": 0.0, "msd": 0.0, "onset": 0.0, "tone": 0.0}
+    """A silent reference leaves open how well its tones were hit; silence for music misses them all."""
+    silence, music = np.zeros(32000, np.float32), tone(440) + clicks(8000)
+    undefined = {"onset": None, "tone": None, "chroma": None}
+    assert compare(silence, silence[:20000]) == {"mel": 0.0, "msd": 0.0} | undefined
+    assert {name: compare(music, silence)[name] for name in undefined} == undefined
+    missed = compare(silence, music)
+    assert {name: missed[name] for name in undefined} == {"onset": 0.0, "tone": 0.0, "chroma": 0.0}
+    assert compare(silence[:0], music) == {"mel": None, "msd": None} | undefined
+
+
+def test_songs_in_which_a_measure_is_undefined_do_not_count_for_it():
+    scores = [{"mel": 1.0, "tone": None}, {"mel": 3.0, "tone": 0.5}]
+    assert mean_scores(scores) == {"mel": 2.0, "tone": 0.5}
+    assert mean_scores(scores[:1]) == {"mel": 1.0, "tone": None}
+    assert mean_scores([]) == {}

@@ -92,6 +92,6 @@ def scale_mel(mel: Float[Array | np.ndarray, "*b t m"]) -> Float[Array | np.ndar
     return (2.0 * (mel - LOG_FLOOR) / (LOG_CEILING - LOG_FLOOR) - 1.0).clip(-1.0, 1.0)
 
 
-def unscale_mel(scaled: Float[Array | np.ndarray, "*b t m"]) -> Float[Array, "*b t m"]:
+def unscale_mel(scaled: Float[Array | np.ndarray, "*b t m"]) -> Float[Array | np.ndarray, "*b t m"]:
     """The log-mel that `scale_mel` maps to `scaled`; not clipped."""
     return (scaled + 1.0) / 2.0 * (LOG_CEILING - LOG_FLOOR) + LOG_FLOOR

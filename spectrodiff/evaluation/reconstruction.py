@@ -1,7 +1,11 @@
-"""How near a rebuilt waveform comes to the one it was made from, by four measures that fail in different ways.
+"""How near a rebuilt waveform comes to the one it was made from, by measures that fail in different ways.
 
-The first two barely hear phase; onsets and tones do, so a vocoder is judged by all four.
+The two distances and the chroma barely hear phase; onsets and tones do, so a vocoder is judged by all of them. What a
+reference leaves undefined, as silence does all but the distances, is None, never NaN; audio that is silent where its
+reference is not scores 0.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.signal
@@ -12,6 +16,7 @@ from spectrodiff.audio.mel import SAMPLE_RATE, hann, log_mel
 Audio = Float[np.ndarray, " s"]
 RESOLUTIONS = (256, 512, 1024, 2048)  # samples: 16 to 128 ms
 QUIET = 1e-4  # of the reference's loudest bin: what lies 80 dB under it is not heard, so it is not compared
+TONES = 8192  # samples of a frame in which tones are compared: half a second, 2 Hz
 
 
 def magnitudes(audio: Audio, window: int, hop: int) -> Float[np.ndarray, "t f"]:
@@ -43,37 +48,75 @@ def onset_envelope(audio: Audio) -> Float[np.ndarray, " t"]:
     return np.maximum(np.diff(levels, axis=0), 0.0).sum(axis=1)
 
 
-def onset_correlation(audio: Audio, reference: Audio) -> float:
-    """Correlation of the onset envelopes: 1 is every attack in place, 0 where one of them has no attacks at all."""
+def onset_correlation(audio: Audio, reference: Audio) -> float | None:
+    """Correlation of the onset envelopes: 1 is every attack in place. None where the reference has no attacks."""
     ours, theirs = onset_envelope(audio), onset_envelope(reference)
-    if not (ours.std() and theirs.std()):
-        return 0.0
-    return float(np.corrcoef(ours, theirs)[0, 1])
+    if not theirs.std():
+        return None
+    return float(np.corrcoef(ours, theirs)[0, 1]) if ours.std() else 0.0
 
 
-def tone_similarity(audio: Audio, reference: Audio) -> float:
-    """Mean cosine of 8192-point magnitudes from 40 to 1500 Hz: is each partial in tune and whole for half a second?
+def tone_similarity(audio: Audio, reference: Audio) -> float | None:
+    """Mean cosine of magnitudes from 40 to 1500 Hz: is each partial in tune and whole for half a second?
 
-    Frames in which the reference is 60 dB under its loudest are left out; 0 when it is silent throughout.
+    Frames in which the reference is 60 dB under its loudest are left out; None when it is silent throughout.
     """
-    window = 8192
-    low, high = (round(hz * window / SAMPLE_RATE) for hz in (40, 1500))
-    ours, theirs = (magnitudes(x, window, window // 4)[:, low:high] for x in (audio, reference))
+    low, high = (round(hz * TONES / SAMPLE_RATE) for hz in (40, 1500))
+    ours, theirs = _heard(audio, reference, slice(low, high))
+    return float(_cosines(ours, theirs).mean()) if len(theirs) else None
+
+
+def chroma_correlation(audio: Audio, reference: Audio) -> float | None:
+    """Mean correlation of how loud the twelve pitch classes are: are the harmonies right, whatever plays them?
+
+    Of magnitudes from 100 to 2000 Hz, between which semitones are apart and notes stronger than their overtones. Frames
+    are those of `tone_similarity`, None as there.
+    """
+    low, high = (round(hz * TONES / SAMPLE_RATE) for hz in (100, 2000))
+    hz = np.arange(low, high) * SAMPLE_RATE / TONES
+    classes = np.eye(12)[np.round(12 * np.log2(hz / 440)).astype(int) % 12]
+    ours, theirs = (frames @ classes for frames in _heard(audio, reference, slice(low, high)))
+    centred = (frames - frames.mean(axis=1, keepdims=True) for frames in (ours, theirs))
+    return float(_cosines(*centred).mean()) if len(theirs) else None
+
+
+def _heard(audio: Audio, reference: Audio, bins: slice) -> list[Float[np.ndarray, "t f"]]:
+    """Magnitudes of both, a frame every 128 ms, but for those in which the reference is 60 dB under its loudest."""
+    ours, theirs = (magnitudes(x, TONES, TONES // 4)[:, bins] for x in (audio, reference))
     heard = theirs.max(axis=1) > max(10 * QUIET * theirs.max(), 1e-12)
-    if not heard.any():
-        return 0.0
-    ours, theirs = ours[heard], theirs[heard]
-    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-    return float(((ours * theirs).sum(axis=1) / np.maximum(norms, 1e-12)).mean())
+    return [ours[heard], theirs[heard]]
 
 
-def compare(audio: Float[np.ndarray, " s"], reference: Float[np.ndarray, " r"]) -> dict[str, float]:
-    """All four measures of `audio` against `reference`, float32 at SAMPLE_RATE; the longer is cut to the shorter."""
+def _cosines(a: Float[np.ndarray, "t f"], b: Float[np.ndarray, "t f"]) -> Float[np.ndarray, " t"]:
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return (a * b).sum(axis=1) / np.maximum(norms, 1e-12)
+
+
+def embedding_distance(embedded: Float[np.ndarray, "n d"], reference: Float[np.ndarray, "m d"]) -> float | None:
+    """Mean over frames of the Euclidean distance (the paper's reconstruction); the longer is cut to the shorter.
+
+    None where there are no frames.
+    """
+    frames = min(len(embedded), len(reference))
+    apart = embedded[:frames].astype(np.float64) - reference[:frames]
+    return float(np.linalg.norm(apart, axis=1).mean()) if frames else None
+
+
+def compare(audio: Float[np.ndarray, " s"], reference: Float[np.ndarray, " r"]) -> dict[str, float | None]:
+    """All measures of `audio` against `reference`, float32 at SAMPLE_RATE; the longer is cut to the shorter."""
     length = min(len(audio), len(reference))
     audio, reference = audio[:length], reference[:length]
-    return {
-        "mel": mel_distance(audio, reference),
-        "msd": spectral_distance(audio, reference),
-        "onset": onset_correlation(audio, reference),
-        "tone": tone_similarity(audio, reference),
+    measures = {
+        "mel": mel_distance,
+        "msd": spectral_distance,
+        "onset": onset_correlation,
+        "tone": tone_similarity,
+        "chroma": chroma_correlation,
     }
+    return {name: measure(audio, reference) if length else None for name, measure in measures.items()}
+
+
+def mean_scores(scores: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
+    """Each measure's mean over those songs in which it is defined; None where it is in none."""
+    known = {name: [song[name] for song in scores if song[name] is not None] for name in (scores[0] if scores else ())}
+    return {name: float(np.mean(values)) if values else None for name, values in known.items()}

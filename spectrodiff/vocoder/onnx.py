@@ -15,20 +15,8 @@ class OnnxVocoder(PublishedVocoder):
     """
 
     def __init__(self, path: str | os.PathLike):
-        """Raises InputError where there is no such file, it is not ONNX, or not such a decoder; or no onnxruntime."""
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise InputError(f'{path} needs onnxruntime: pip install "spectrodiff[onnx]"') from error
-
-        if not pathlib.Path(path).is_file():
-            raise InputError(f"there is no file {path}; name an ONNX mel decoder")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what goes wrong is raised as well, and said once
-        try:
-            session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's share no class
-            raise InputError(f"onnxruntime cannot load {path}, is it a whole ONNX file? {reason(error)}") from error
+        """Raises InputError as `open_session`, and where it is not such a decoder."""
+        session = open_session(path, "mel decoder")
         inputs, outputs = session.get_inputs(), session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1 or not _takes_mel(inputs[0]):
             raise InputError(
@@ -38,6 +26,27 @@ class OnnxVocoder(PublishedVocoder):
         name, frames = inputs[0].name, inputs[0].shape[1]
         frames = frames if isinstance(frames, int) else None
         super().__init__(path, lambda mel: session.run(None, {name: mel})[0], frames)
+
+
+def open_session(path: str | os.PathLike, what: str):
+    """onnxruntime's session for a file, on the CPU; `what` the file should be is for messages.
+
+    Raises:
+      InputError: there is no such file, or it is not ONNX; or no onnxruntime.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError(f'{path} needs onnxruntime: pip install "spectrodiff[onnx]"') from error
+
+    if not pathlib.Path(path).is_file():
+        raise InputError(f"there is no file {path}; name an ONNX {what}")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised as well, and said once
+    try:
+        return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's share no class
+        raise InputError(f"onnxruntime cannot load {path}, is it a whole ONNX file? {reason(error)}") from error
 
 
 def _takes_mel(node) -> bool:

@@ -1,0 +1,153 @@
+"""Notes from audio by basic-pitch (Bittner et al. 2022), a small network for any instruments, through onnxruntime.
+
+The network is that of the Python package basic-pitch, which need only lie there: it is never imported. How its output
+becomes notes follows the package, but for their times, which are those of the frames.
+"""
+
+import importlib.util
+import os
+import pathlib
+
+import numpy as np
+from jaxtyping import Float, Float64
+
+from spectrodiff.errors import InputError
+from spectrodiff.evaluation.embeddings import resample
+from spectrodiff.notes.sequence import Notes
+from spectrodiff.vocoder.onnx import open_session
+
+RATE = 22050
+HOP = 256
+WINDOW = 2 * RATE - HOP  # samples that the network hears at once
+OVERLAP = 30  # frames that neighbouring windows share; half of them are dropped on either side
+LOWEST = 21  # MIDI pitch of the first of 88 keys
+ONSET, SOUNDING = 0.5, 0.3  # likelihoods above which there is an onset, and a note goes on
+SHORTEST = 11  # frames, 128 ms: a note is longer
+TOLERANCE = 11  # frames that a note may be quiet for and go on
+_STEP = WINDOW - OVERLAP * HOP  # samples from window to window
+_KEPT = 142  # frames of a window that are not dropped
+_BATCH = 16  # windows
+_MODEL = "saved_models/icassp_2022/nmp.onnx"
+
+Activations = Float[np.ndarray, "t 88"]
+
+
+class BasicPitch:
+    """Audio at SAMPLE_RATE to its notes, all of program 0, without drums; velocities are how sure it is."""
+
+    name = "basic-pitch"
+    instruments = False
+
+    def __init__(self, path: str | os.PathLike | None = None):
+        """`path` is the package's nmp.onnx, found where the package is installed.
+
+        Raises:
+          InputError: it is not to be found, or cannot be read; or there is no onnxruntime.
+        """
+        if path is None:
+            package = importlib.util.find_spec("basic_pitch")
+            if package is None:
+                raise InputError("transcription needs basic-pitch: pip install --no-deps basic-pitch")
+            path = pathlib.Path(package.origin).parent / _MODEL
+        self._session = open_session(path, "transcriber, basic-pitch's nmp")
+        self._input = self._session.get_inputs()[0].name
+
+    def __call__(self, audio: Float[np.ndarray, " s"]) -> Notes:
+        samples = resample(audio, RATE)
+        sounding, onsets = self._activations(samples)
+        rows = decode(sounding, onsets)
+        start, end, pitch, certainty = np.array(rows, np.float64).reshape(-1, 4).T
+        times = frame_times(len(sounding) + 1)
+        return Notes(
+            start=times[start.astype(int)],
+            end=times[end.astype(int)],
+            pitch=pitch.astype(np.int32),
+            velocity=np.clip(np.round(127 * certainty), 1, 127).astype(np.int32),
+            program=np.zeros(len(rows), np.int32),
+            is_drum=np.zeros(len(rows), bool),
+            total_time=float(max(len(samples) / RATE, times[-1])),
+        )
+
+    def _activations(self, samples: Float[np.ndarray, " s"]) -> tuple[Activations, Activations]:
+        """How likely each key sounds, and begins to, at `frame_times`."""
+        count = max(1, -(-len(samples) // _STEP))
+        padded = np.zeros((count - 1) * _STEP + WINDOW, np.float32)
+        before = OVERLAP // 2 * HOP
+        padded[before : before + len(samples)] = samples[: len(padded) - before]
+        windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::_STEP, :, None]
+        outputs = [
+            self._session.run(
+                ["StatefulPartitionedCall:1", "StatefulPartitionedCall:2"],
+                {self._input: np.ascontiguousarray(windows[start : start + _BATCH])},
+            )
+            for start in range(0, count, _BATCH)
+        ]
+        half = OVERLAP // 2
+        kept = (np.concatenate(parts)[:, half:-half].reshape(-1, 88) for parts in zip(*outputs, strict=True))
+        sounding, onsets = kept
+        frames = int(np.searchsorted(frame_times(len(sounding)), len(samples) / RATE))
+        return sounding[:frames], onsets[:frames]
+
+
+def frame_times(count: int) -> Float64[np.ndarray, " count"]:
+    """Seconds. Windows advance by a little less than their kept frames do, so frames are not equally spaced.
+
+    The package takes them to be, corrects that on average, and cuts off the last 0.7 % of the audio.
+    """
+    window, frame = np.divmod(np.arange(count), _KEPT)
+    return (window * _STEP + frame * HOP) / RATE
+
+
+def decode(sounding: Activations, onsets: Activations) -> list[tuple[int, int, int, float]]:
+    """Notes as (first frame, frame after the last, MIDI pitch, mean activation).
+
+    First, from the last onset to the first, a note per onset, whose activation it uses up with that of the keys
+    beside it. Then notes around what is left, the loudest first, whether or not they begin.
+    """
+    frames = len(sounding)
+    onsets = _with_rises(sounding, onsets)
+    peaks = np.zeros(onsets.shape, bool)
+    peaks[1:-1] = (onsets[1:-1] > onsets[:-2]) & (onsets[1:-1] > onsets[2:]) & (onsets[1:-1] >= ONSET)
+    left, notes = sounding.copy(), []
+
+    def walk(at: int, key: int, step: int) -> tuple[int, int]:
+        """Where a note ends that goes on to `at` in the direction of `step`, and how far it was looked for."""
+        quiet = 0
+        while 0 < at < frames - 1 and quiet < TOLERANCE:
+            quiet = quiet + 1 if left[at, key] < SOUNDING else 0
+            at += step
+        return at - quiet * step, at
+
+    def use_up(start: int, end: int, key: int) -> None:
+        left[start:end, max(key - 1, 0) : key + 2] = 0.0
+
+    def add(start: int, end: int, key: int) -> None:
+        notes.append((start, end, key + LOWEST, float(sounding[start:end, key].mean())))
+
+    for start, key in np.argwhere(peaks)[::-1].tolist():
+        end, _ = walk(start + 1, key, 1)
+        if end - start > SHORTEST:
+            use_up(start, end, key)
+            add(start, end, key)
+
+    loud = np.argwhere(left > SOUNDING)
+    for middle, key in loud[np.argsort(-left[left > SOUNDING], kind="stable")].tolist():
+        if not left[middle, key]:
+            continue
+        left[middle, key] = 0.0
+        end, seen = walk(middle + 1, key, 1)
+        use_up(middle + 1, seen, key)
+        first, seen = walk(middle - 1, key, -1)
+        use_up(seen + 1, middle, key)
+        start, end = first + 1, end - 1
+        if end - start > SHORTEST:
+            add(start, end, key)
+    return notes
+
+
+def _with_rises(sounding: Activations, onsets: Activations) -> Activations:
+    """Onsets, or where that is more, how far a key rises over both of the two frames before."""
+    rises = np.zeros_like(sounding)
+    rises[2:] = np.maximum(0.0, np.minimum(sounding[2:] - sounding[1:-1], sounding[2:] - sounding[:-2]))
+    highest = rises.max(initial=0.0)
+    return np.maximum(onsets, rises * (onsets.max() / highest)) if highest else onsets

@@ -1,0 +1,105 @@
+"""Embeddings of audio, in which a distance says how different things sound: one interface, one model that is included.
+
+Musicnn needs nothing but this package. VGGish and TRILL, by which the paper evaluates, are read from the SavedModel
+that their authors publish.
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Mapping
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import scipy.signal
+from jaxtyping import Float
+
+from spectrodiff.audio.mel import SAMPLE_RATE
+from spectrodiff.errors import InputError, reason
+from spectrodiff.evaluation.musicnn import Musicnn
+from spectrodiff.vocoder.saved_model import load_model
+
+Audio = Float[np.ndarray, " s"]
+
+
+@runtime_checkable
+class Embedding(Protocol):
+    """Audio at `rate` Hz to frames of `dims` numbers every `hop` seconds; `licence` is that of its weights."""
+
+    name: str
+    rate: int
+    hop: float
+    dims: int
+    licence: str
+
+    def __call__(self, audio: Audio) -> Float[np.ndarray, "n d"]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """What is known of a published model: how it is called with float32 [samples] at SAMPLE_RATE, and what it gives."""
+
+    name: str
+    hop: float
+    dims: int
+    licence: str
+    call: Callable[[Callable, Audio], object]
+
+
+def _trill(model: Callable, audio: Audio) -> object:
+    outputs = model(samples=audio, sample_rate=SAMPLE_RATE)
+    return outputs["embedding"] if isinstance(outputs, Mapping) else None
+
+
+PUBLISHED = {
+    "vggish": Published("vggish", 0.96, 128, "Apache-2.0", lambda model, audio: model(audio)),  # Hershey et al. 2017
+    "trill": Published("trill", 0.167, 512, "Apache-2.0", _trill),  # Shor et al. 2020
+}
+
+
+class SavedModelEmbedding:
+    """VGGish or TRILL, by TensorFlow on the CPU. Audio is filled up with silence to whole seconds, as in the paper."""
+
+    rate = SAMPLE_RATE
+
+    def __init__(self, path: str | os.PathLike, published: Published):
+        """Raises InputError as `load_model`, and where the model in the folder is another."""
+        self.name, self.hop = published.name, published.hop
+        self.dims, self.licence = published.dims, published.licence
+        self.path, self._call, self._model = path, published.call, load_model(path, f"{published.name} model")
+        self(np.zeros(SAMPLE_RATE, np.float32))
+
+    def __call__(self, audio: Audio) -> Float[np.ndarray, "n d"]:
+        seconds = max(1, math.ceil(len(audio) / SAMPLE_RATE))
+        padded = np.pad(audio.astype(np.float32), (0, seconds * SAMPLE_RATE - len(audio)))
+        try:
+            frames = np.asarray(self._call(self._model, padded), np.float32)
+        except Exception as error:  # TensorFlow's, which share no class
+            raise InputError(f"{self.path} is no {self.name} model: {reason(error)}") from error
+        if frames.ndim != 2 or frames.shape[1] != self.dims:
+            raise InputError(
+                f"{self.path} is no {self.name} model: of {len(padded)} samples it makes {list(frames.shape)}, "
+                f"where [frames, {self.dims}] are needed"
+            )
+        return frames
+
+
+def find_embedding(name: str) -> Embedding:
+    """`musicnn`, or `vggish=FOLDER` or `trill=FOLDER` with the folder of its unpacked SavedModel.
+
+    Raises:
+      InputError: it is none of these, or cannot be read.
+    """
+    model, _, folder = name.partition("=")
+    if name == Musicnn.name:
+        return Musicnn()
+    if model in PUBLISHED and folder:
+        return SavedModelEmbedding(folder, PUBLISHED[model])
+    known = ", ".join(f"{model}=FOLDER" for model in PUBLISHED)
+    raise InputError(f"no embedding {name!r}: give {Musicnn.name}, or one of {known}, of an unpacked SavedModel")
+
+
+def resample(audio: Audio, rate: int) -> Float[np.ndarray, " r"]:
+    """Audio at SAMPLE_RATE as float32 at another rate, in Hz."""
+    common = math.gcd(rate, SAMPLE_RATE)
+    return scipy.signal.resample_poly(audio, rate // common, SAMPLE_RATE // common).astype(np.float32)

@@ -1,0 +1,233 @@
+"""How far two sets of embeddings lie apart, without pairing them: Fréchet and kernel distances, and their certainty.
+
+A song's statistics are one small `Gaussian`; those of a corpus, of a process or of a resampled corpus are merged
+from its songs'. What is undefined is None, never NaN.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float, Float64, Int
+from scipy.spatial.distance import cdist, pdist
+
+from spectrodiff.errors import InputError
+
+Frames = Float[np.ndarray, "_ d"]
+Weights = Int[np.ndarray, " songs"]  # how often each song counts
+Interval = tuple[float, float]
+
+SMALLEST = 500  # frames, where the extrapolation of Gui et al. (2024) begins
+KERNEL_SCALE = 100.0  # only makes the numbers readable (Chung et al. 2025)
+_MEDIAN_FRAMES = 2000  # that a median of distances between pairs is taken over: two million pairs
+_BLOCK = 1024  # rows of a kernel matrix at a time
+_FENCE = 1.5  # interquartile ranges above the third quartile (Tukey 1977)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian:
+    """The mean and covariance of frames, float64, kept so that merging is exact however frames were divided.
+
+    `scatter` is the sum over frames of the outer product of their deviations from the mean (Chan et al. 1983).
+    """
+
+    count: int
+    mean: Float64[np.ndarray, " d"]
+    scatter: Float64[np.ndarray, "d d"]
+
+    @classmethod
+    def empty(cls, dims: int) -> "Gaussian":
+        return cls(0, np.zeros(dims), np.zeros((dims, dims)))
+
+    @classmethod
+    def of(cls, frames: Frames) -> "Gaussian":
+        """Raises InputError for frames that are not all numbers, which would spoil everything merged with them."""
+        if not np.isfinite(frames).all():
+            raise InputError("embeddings hold values that are not numbers; check the audio that they were made from")
+        if not len(frames):
+            return cls.empty(frames.shape[1])
+        mean = frames.mean(axis=0, dtype=np.float64)
+        deviations = frames - mean
+        return cls(len(frames), mean, deviations.T @ deviations)
+
+    def update(self, frames: Frames) -> "Gaussian":
+        """These frames and `frames`. Raises InputError as `of`."""
+        return self.merge(Gaussian.of(frames))
+
+    def merge(self, other: "Gaussian") -> "Gaussian":
+        """These frames and those of `other`."""
+        return pool([self, other])
+
+    @property
+    def covariance(self) -> Float64[np.ndarray, "d d"]:
+        """Divided by count - 1, as Fréchet audio distances commonly are; the published evaluation divides by count."""
+        return self.scatter / (self.count - 1)
+
+
+def pool(songs: Sequence[Gaussian], weights: Weights | None = None) -> Gaussian:
+    """All frames of `songs` together, the frames of each song `weights` times."""
+    weights = np.ones(len(songs), int) if weights is None else weights
+    drawn = [(int(weight), song) for weight, song in zip(weights, songs, strict=True) if weight * song.count]
+    if not drawn:
+        return Gaussian.empty(len(songs[0].mean))
+    count = sum(weight * song.count for weight, song in drawn)
+    mean = sum(weight * song.count / count * song.mean for weight, song in drawn)
+    scatter = sum(weight * song.scatter for weight, song in drawn)
+    shifts = np.stack([np.sqrt(weight * song.count) * (song.mean - mean) for weight, song in drawn])
+    return Gaussian(count, mean, scatter + shifts.T @ shifts)
+
+
+def frechet_distance(p: Gaussian, q: Gaussian) -> float | None:
+    """|mean_p - mean_q|^2 + tr(S_p + S_q - 2 (S_p S_q)^(1/2)), at least 0 (Kilgour et al. 2019); None under 2 frames.
+
+    Warns where there are no more frames than dimensions: the covariance lacks rank, and the distance is too large.
+    """
+    fewest, dims = min(p.count, q.count), len(p.mean)
+    if fewest < 2:
+        return None
+    if fewest <= dims:
+        warnings.warn(
+            f"a Fréchet distance of {dims} dimensions from {fewest} frames: their covariance has rank {fewest - 1} "
+            "at most, and the distance comes out too large; use more audio",
+            stacklevel=2,
+        )
+    return _distance(p, q)
+
+
+def _distance(p: Gaussian, q: Gaussian) -> float:
+    """For S = F F^T on either side, the trace of the square root is the sum of the singular values of F_p^T F_q.
+
+    That is real whatever rounding does, and exact to rounding where matrices lack rank; eigenvalues of the product
+    would be squares of these, and lose half of the digits.
+    """
+    shift = p.mean - q.mean
+    shared = np.linalg.svd(_factor(p).T @ _factor(q), compute_uv=False).sum()
+    return float(max(0.0, shift @ shift + np.trace(p.covariance) + np.trace(q.covariance) - 2.0 * shared))
+
+
+def _factor(gaussian: Gaussian) -> Float64[np.ndarray, "d r"]:
+    values, vectors = np.linalg.eigh(gaussian.covariance)
+    return vectors * np.sqrt(np.maximum(values, 0.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Extrapolation:
+    """A line through Fréchet distances against 1 / frames: its height at 0 is the distance for endlessly many frames.
+
+    That may be a little below 0. `r2` is the share of the variance that the line explains: near 1, it can be trusted.
+    """
+
+    distance: float
+    slope: float
+    r2: float
+    sizes: tuple[int, ...]
+    distances: tuple[float, ...]
+
+
+def frechet_infinity(
+    reference: Gaussian, frames: Frames, *, sizes: int = 25, smallest: int | None = None, seed: int = 0
+) -> Extrapolation | None:
+    """FAD-infinity (Gui et al. 2024): what `frechet_distance` would be without its bias of about 1 / frames.
+
+    Distances are taken at `sizes` numbers of frames, equally spaced from `smallest` (SMALLEST as published, or twice
+    the dimensions where that is more: below, the bias is no line) to all. Frames are drawn without replacement. Drawn
+    with it, as the authors' code does, they stand for the frames at hand and not for the music, and the line leads
+    back to the plain distance. The bias of `reference` stays.
+
+    None where there are fewer than two frames of `reference` or not twice as many of `frames` as `smallest`.
+    """
+    smallest = smallest or max(SMALLEST, 2 * frames.shape[1])
+    if reference.count < 2 or len(frames) < 2 * smallest:
+        return None
+    rng = np.random.default_rng(seed)
+    counts = np.unique(np.linspace(smallest, len(frames), sizes).astype(int))
+    draws = (frames[rng.choice(len(frames), count, replace=False)] for count in counts)
+    distances = np.array([_distance(reference, Gaussian.of(draw)) for draw in draws])
+    slope, height = np.polyfit(1.0 / counts, distances, 1)
+    unexplained = np.square(distances - (height + slope / counts)).sum()
+    variance = np.square(distances - distances.mean()).sum()
+    r2 = 1.0 - unexplained / variance if variance else 1.0
+    return Extrapolation(float(height), float(slope), float(r2), tuple(counts.tolist()), tuple(distances.tolist()))
+
+
+def kernel_distance(reference: Frames, frames: Frames, *, bandwidth: float | None = None) -> float | None:
+    """KAD (Chung et al. 2025): KERNEL_SCALE times the unbiased squared maximum mean discrepancy.
+
+    The kernel is exp(-|x - y|^2 / (2 bandwidth^2)), its bandwidth the median distance between frames of `reference`
+    (2000 of them, where there are more). It takes sets for no Gaussians and has no bias for their size, so for equal
+    distributions it is below 0 as often as above. None under two frames on a side, or where those of `reference` are
+    all alike.
+    """
+    if min(len(reference), len(frames)) < 2:
+        return None
+    if bandwidth is None:
+        chosen = np.linspace(0, len(reference) - 1, min(len(reference), _MEDIAN_FRAMES)).astype(int)
+        bandwidth = float(np.median(pdist(reference[chosen].astype(np.float64))))
+    if not bandwidth:
+        return None
+    within = sum(
+        (_kernel_sum(x, x, bandwidth) - len(x)) / (len(x) * (len(x) - 1))  # each frame equals itself: left out
+        for x in (reference, frames)
+    )
+    across = _kernel_sum(reference, frames, bandwidth) / (len(reference) * len(frames))
+    return KERNEL_SCALE * (within - 2.0 * across)
+
+
+def _kernel_sum(x: Frames, y: Frames, bandwidth: float) -> float:
+    blocks = (x[start : start + _BLOCK] for start in range(0, len(x), _BLOCK))
+    return float(sum(np.exp(cdist(block, y, "sqeuclidean") / (-2.0 * bandwidth**2)).sum() for block in blocks))
+
+
+def bootstrap_interval(
+    statistic: Callable[[Weights], float | None],
+    songs: int,
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval | None:
+    """Within what a figure would lie, had as many other songs been drawn: songs are resampled, whole (Efron 1979).
+
+    `statistic` takes how often each song counts, all 1 for the figure itself. The interval is the quantiles of what
+    resamples give, moved so that their mean lies at the figure: fewer distinct songs make a Fréchet distance larger,
+    which says nothing of how sure it is. None for fewer than two songs, or where the figure is undefined.
+    """
+    figure = statistic(np.ones(songs, int)) if songs > 1 else None
+    if figure is None:
+        return None
+    draws = np.random.default_rng(seed).multinomial(songs, np.full(songs, 1 / songs), size=resamples)
+    values = np.array([value for value in map(statistic, draws) if value is not None])
+    low, high = np.quantile(values - values.mean(), [(1 - level) / 2, (1 + level) / 2])
+    return float(figure + low), float(figure + high)
+
+
+def frechet_interval(reference: Gaussian | Sequence[Gaussian], songs: Sequence[Gaussian], **options) -> Interval | None:
+    """The interval of `frechet_distance` of all songs together, never below 0; options as `bootstrap_interval`.
+
+    Where `reference` are the same songs as recorded, they are drawn along; one Gaussian stays as it is.
+    """
+
+    def statistic(weights: Weights) -> float | None:
+        fixed = reference if isinstance(reference, Gaussian) else pool(reference, weights)
+        ours = pool(songs, weights)
+        return _distance(fixed, ours) if min(fixed.count, ours.count) > 1 else None
+
+    interval = bootstrap_interval(statistic, len(songs), **options)
+    return interval and (max(0.0, interval[0]), interval[1])
+
+
+def song_distances(reference: Gaussian, songs: Sequence[Gaussian]) -> list[float | None]:
+    """The Fréchet distance of each song by itself (Gui et al. 2024): the larger, the fewer frames it has."""
+    return [_distance(reference, song) if min(reference.count, song.count) > 1 else None for song in songs]
+
+
+def outliers(distances: Sequence[float | None]) -> list[int]:
+    """Which songs lie beyond Tukey's upper fence, the farthest first: what to listen to before a figure is believed."""
+    known = [distance for distance in distances if distance is not None]
+    if not known:
+        return []
+    lower, upper = np.quantile(known, [0.25, 0.75])
+    fence = upper + _FENCE * (upper - lower)
+    beyond = [index for index, distance in enumerate(distances) if distance is not None and distance > fence]
+    return sorted(beyond, key=lambda index: -distances[index])

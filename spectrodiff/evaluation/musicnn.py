@@ -1,0 +1,152 @@
+"""Musicnn (Pons & Serra 2019), a convolutional network that tags music, as an embedding: in JAX, weights included.
+
+It was trained on MagnaTagATune: 50 tags of 25,000 clips. Facts and weights are those of the authors' package musicnn
+0.1.0; see weights/musicnn/README.md.
+"""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.fft
+from jaxtyping import Array, Float
+from safetensors.numpy import load_file
+
+from spectrodiff.audio.mel import SAMPLE_RATE, hann
+
+HOP = 256
+FFT_SIZE = 512
+MEL_BINS = 96
+PATCH = 187  # mel frames that the network sees at once: 3 s
+TAGS = (
+    *("guitar", "classical", "slow", "techno", "strings", "drums", "electronic", "rock", "fast", "piano"),
+    *("ambient", "beat", "violin", "vocal", "synth", "female", "indian", "opera", "male", "singing"),
+    *("vocals", "no vocals", "harpsichord", "loud", "quiet", "flute", "woman", "male vocal", "no vocal", "pop"),
+    *("soft", "sitar", "solo", "man", "classic", "choir", "voice", "new age", "dance", "male voice"),
+    *("female vocal", "beats", "harp", "cello", "no voice", "weird", "country", "metal", "female voice", "choral"),
+)
+_WEIGHTS = pathlib.Path(__file__).parent / "weights" / "musicnn" / "musicnn.safetensors"
+_BATCH = 4  # patches
+_NTC = ("NTC", "TIO", "NTC")
+
+Weights = dict[str, Float[Array | np.ndarray, "..."]]
+
+
+class Musicnn:
+    """Audio at `rate` to what the last layer before the tags makes of 3 s of it, every `hop` seconds.
+
+    Patches overlap by half, where the authors' code takes them side by side: twice the frames for a covariance of 200
+    dimensions. Audio of less than 3 s is filled up with silence; of longer audio an end that fills no patch is left
+    out.
+    """
+
+    name = "musicnn"
+    rate = SAMPLE_RATE
+    dims = 200
+    licence = "ISC"
+
+    def __init__(self, step: int = PATCH // 2 + 1):
+        """`step` is the number of mel frames from patch to patch."""
+        self.step, self.hop = step, step * HOP / SAMPLE_RATE
+        self._weights = _weights()
+
+    def __call__(self, audio: Float[np.ndarray, " s"]) -> Float[np.ndarray, "n 200"]:
+        return self._run(audio)[0]
+
+    def tags(self, audio: Float[np.ndarray, " s"]) -> dict[str, float]:
+        """How likely each tag is, the mean over patches; the likeliest first."""
+        means = self._run(audio)[1].mean(axis=0)
+        return {TAGS[index]: float(means[index]) for index in np.argsort(-means)}
+
+    def _run(self, audio: Float[np.ndarray, " s"]) -> tuple[Float[np.ndarray, "n 200"], Float[np.ndarray, "n 50"]]:
+        mel = loudness_mel(audio)
+        mel = np.pad(mel, ((0, max(0, PATCH - len(mel))), (0, 0)))
+        patches = np.lib.stride_tricks.sliding_window_view(mel, PATCH, axis=0)[:: self.step].swapaxes(1, 2)
+        features, tags = [], []
+        for start in range(0, len(patches), _BATCH):
+            kept = min(_BATCH, len(patches) - start)
+            batch = np.pad(patches[start : start + _BATCH], ((0, _BATCH - kept), (0, 0), (0, 0)))
+            with jax.default_matmul_precision("highest"):  # a figure should not depend on the device
+                outputs = network(self._weights, batch)
+            for parts, output in zip((features, tags), outputs, strict=True):
+                parts.append(np.asarray(output)[:kept])
+        return np.concatenate(features), np.concatenate(tags)
+
+
+@functools.cache
+def _weights() -> Weights:
+    return load_file(_WEIGHTS)
+
+
+def loudness_mel(audio: Float[np.ndarray, " s"]) -> Float[np.ndarray, "t 96"]:
+    """log10(1 + 10^4 x) of a power mel spectrogram x, whose frame i is centred on sample HOP * i.
+
+    In float32 throughout. The authors' code rounds x to float16, at which sounds louder than a sine of amplitude 0.1
+    or so overflow.
+    """
+    padded = np.pad(audio, FFT_SIZE // 2)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, FFT_SIZE)[::HOP]
+    spectrum = scipy.fft.rfft(frames * hann(FFT_SIZE).astype(np.float32))
+    power = np.square(spectrum.real) + np.square(spectrum.imag)
+    return np.log10(1.0 + 1e4 * (power @ area_mel_matrix().astype(np.float32)))
+
+
+@functools.cache
+def area_mel_matrix() -> Float[np.ndarray, "f 96"]:
+    """Weights from powers of an FFT to mel bins: triangles of equal area, on Slaney's mel scale, 0 to 8000 Hz.
+
+    That scale is linear up to 1000 Hz, 15 mels, and logarithmic above, 27 mels to a factor of 6.4 (Slaney 1998).
+    """
+    linear, corner, ratio = 200 / 3, 1000.0, 6.4 ** (1 / 27)
+    top = corner / linear + np.log(SAMPLE_RATE / 2 / corner) / np.log(ratio)
+    mels = np.linspace(0.0, top, MEL_BINS + 2)
+    edges = np.where(mels < corner / linear, mels * linear, corner * ratio ** (mels - corner / linear))
+    bins = np.linspace(0.0, SAMPLE_RATE / 2, FFT_SIZE // 2 + 1)[:, None]
+    lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
+    triangles = np.maximum(0.0, np.minimum((bins - lower) / (centre - lower), (upper - bins) / (upper - centre)))
+    return triangles * 2.0 / (upper - lower)
+
+
+@jax.jit
+def network(
+    weights: Weights, mel: Float[Array | np.ndarray, "b t 96"]
+) -> tuple[Float[Array, "b 200"], Float[Array, "b 50"]]:
+    """What patches of any length give at the last layer but one, and the likelihood of each of TAGS.
+
+    Timbres are convolutions as high as 0.4 and 0.7 of the bins, rhythms ones as long as 128, 64 and 32 frames; each
+    says where in the bins it found most. Convolutions over time follow, and the mean and maximum over time of all.
+    """
+    x = mel * weights["input.scale"] + weights["input.shift"]
+    b, t, bins = x.shape
+    found = []
+    for place in ("timbral.0", "timbral.1"):
+        kernel = weights[f"{place}.kernel"]
+        y = jax.lax.conv_general_dilated(
+            x[..., None], kernel, (1, 1), [(3, 3), (0, 0)], dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        found.append(_activated(weights, place, y).max(axis=2))
+    each_bin = x.swapaxes(1, 2).reshape(b * bins, t, 1)
+    for place in ("temporal.0", "temporal.1", "temporal.2"):
+        kernel = weights[f"{place}.kernel"][:, None]
+        y = jax.lax.conv_general_dilated(each_bin, kernel, (1,), "SAME", dimension_numbers=_NTC)
+        found.append(_activated(weights, place, y).reshape(b, bins, t, -1).max(axis=1))
+
+    layers = [jnp.concatenate(found, axis=-1)]
+    for place in ("middle.0", "middle.1", "middle.2"):
+        kernel = weights[f"{place}.kernel"]
+        y = jax.lax.conv_general_dilated(layers[-1], kernel, (1,), [(3, 3)], dimension_numbers=_NTC)
+        y = _activated(weights, place, y)
+        layers.append(y if len(layers) == 1 else y + layers[-1])
+
+    h = jnp.concatenate(layers, axis=-1)
+    pooled = jnp.stack([h.max(axis=1), h.mean(axis=1)], axis=-1).reshape(b, -1)
+    pooled = pooled * weights["pooled.scale"] + weights["pooled.shift"]
+    features = _activated(weights, "penultimate", pooled @ weights["penultimate.kernel"])
+    return features, jax.nn.sigmoid(features @ weights["tags.kernel"] + weights["tags.bias"])
+
+
+def _activated(weights: Weights, place: str, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """ReLU, then the batch normalisation, whose statistics are those of training."""
+    return jax.nn.relu(y + weights[f"{place}.bias"]) * weights[f"{place}.scale"] + weights[f"{place}.shift"]

@@ -1,0 +1,136 @@
+"""Songs' scores put together: the figures of an evaluation, with how sure they are. What is undefined is None.
+
+All are sums over songs, so it does not matter which process measured which.
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from spectrodiff.evaluation.embeddings import Embedding
+from spectrodiff.evaluation.frechet import (
+    Gaussian,
+    frechet_distance,
+    frechet_infinity,
+    frechet_interval,
+    kernel_distance,
+    outliers,
+    pool,
+    song_distances,
+)
+from spectrodiff.evaluation.reconstruction import mean_scores
+from spectrodiff.evaluation.runs import Rendered, Spent
+from spectrodiff.evaluation.systems import ENCODED, SYNTHESISED, SYSTEMS, TRUE, Measured
+from spectrodiff.evaluation.transcription import Matches, add_scores, beside
+
+_RESAMPLES = 200  # of songs: the ends of a 95 % interval, to about a tenth of its width
+
+Figures = dict[str, Any]  # by name; numbers, pairs of them, or None
+
+
+def results(
+    songs: Sequence[Rendered], measured: Sequence[Measured], embeddings: Sequence[Embedding], remarks: Sequence[str]
+) -> dict[str, Any]:
+    """All figures, by system and by song, as JSON holds them.
+
+    Of an embedding, `frechet/MODEL`, `frechet_interval/MODEL` (95 %), `frechet_infinity/MODEL` with its `r2/MODEL`,
+    `kernel/MODEL` and `l2/MODEL`; of transcription `f1/KIND`, `true_f1/KIND` and `ratio/KIND` of KIND onset, offset and
+    drums; and the means of `compare`.
+    """
+    systems = {system: _paired(measured, system) for system in SYSTEMS}
+    per_song = [_of_song(song, scores) for song, scores in zip(songs, measured, strict=True)]
+    remarks = list(remarks)
+    for model in embeddings:
+        frames = [song.embedded[model.name] for song in measured]
+        figures, distances, warned = _sets(frames, model.name)
+        remarks += warned
+        for system, values in figures.items():
+            systems[system] |= values
+        beyond = outliers(distances)
+        for index, (row, distance) in enumerate(zip(per_song, distances, strict=True)):
+            row[f"frechet/{model.name}"] = distance
+            row["outlier"] = row.get("outlier", False) or index in beyond
+    systems[SYNTHESISED] |= {"spectrogram_speed": _speed([song.spectrogram for song in songs])}
+    for system in (SYNTHESISED, ENCODED):
+        systems[system]["vocoder_speed"] = _speed([song.vocoder for song in songs])
+    seconds = sum(song.seconds for song in songs)
+    return _defined(
+        {
+            "songs": len(songs),
+            "seconds": seconds,
+            "dropped_notes": sum(song.dropped for song in songs),
+            "batch": sorted({song.batch for song in songs}),
+            "embeddings": {model.name: {"licence": model.licence, "hop": model.hop} for model in embeddings},
+            "remarks": list(dict.fromkeys(remarks)),
+            "systems": systems,
+            "per_song": per_song,
+        }
+    )
+
+
+def _paired(measured: Sequence[Measured], system: str) -> Figures:
+    """What is the mean, or for notes the sum, of songs."""
+    having = [song for song in measured if system in song.scores]
+    figures = mean_scores([song.scores[system] for song in having])
+    noted = [song for song in having if song.notes]
+    ours, true = (add_scores([song.notes[of] for song in noted]) for of in (system, TRUE))
+    return figures | _transcribed(ours, true)
+
+
+def _transcribed(ours: dict[str, Matches], true: dict[str, Matches]) -> Figures:
+    return {f"{name}/{kind}": value for kind in ours for name, value in beside(ours[kind], true[kind]).items()}
+
+
+def _of_song(song: Rendered, measured: Measured) -> Figures:
+    notes = _transcribed(measured.notes[SYNTHESISED], measured.notes[TRUE]) if measured.notes else {}
+    facts = {"name": song.name, "seconds": song.seconds, "seed": song.seed, "dropped_notes": song.dropped}
+    return facts | measured.scores[SYNTHESISED] | notes
+
+
+def _sets(songs: Sequence[dict[str, np.ndarray]], model: str) -> tuple[dict[str, Figures], list, list[str]]:
+    """Figures of sets of frames by system, the Fréchet distance of each synthesised song, and what there is to warn."""
+    figures, distances, warned = {}, [None] * len(songs), []
+    true = [Gaussian.of(song[TRUE]) for song in songs]
+    reference, frames_true = pool(true), np.concatenate([song[TRUE] for song in songs])
+    for system in tqdm(SYSTEMS, f"distances by {model}", unit="system", delay=2.0):
+        if any(system not in song for song in songs):
+            continue
+        ours = [Gaussian.of(song[system]) for song in songs]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            figures[system] = {f"frechet/{model}": frechet_distance(reference, pool(ours))}
+        warned += [str(warning.message) for warning in caught]
+        if system == TRUE:  # the set itself: the rest says nothing
+            continue
+        frames = np.concatenate([song[system] for song in songs])
+        endless = frechet_infinity(reference, frames)
+        figures[system] |= {
+            f"frechet_interval/{model}": frechet_interval(true, ours, resamples=_RESAMPLES),
+            f"frechet_infinity/{model}": endless and endless.distance,
+            f"r2/{model}": endless and endless.r2,
+            f"kernel/{model}": kernel_distance(frames_true, frames),
+        }
+        if system == SYNTHESISED:
+            distances = song_distances(reference, ours)
+    return figures, distances, warned
+
+
+def _speed(spent: Sequence[Spent]) -> float | None:
+    """Seconds of work for a second of audio."""
+    seconds, audio = map(sum, zip(*spent, strict=True)) if spent else (0.0, 0.0)
+    return seconds / audio if audio else None
+
+
+def _defined(value: Any) -> Any:
+    """The same without a number that is none."""
+    if isinstance(value, dict):
+        return {name: _defined(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_defined(part) for part in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return value

@@ -1,0 +1,343 @@
+"""Whole songs of a dataset rendered by a model, many at once, and kept one by one: a run that was cut off goes on.
+
+A workdir holds `run.json`, what made its songs, and of each song `songs/NAME.npz` and then `songs/NAME.json`.
+"""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+import time
+import urllib.parse
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+from tqdm import tqdm
+
+from spectrodiff.audio.mel import FRAMES_PER_SECOND, HOP, MEL_BINS, SAMPLE_RATE, log_mel_on_host, unscale_mel
+from spectrodiff.config import WINDOW_FRAMES, DiffusionConfig
+from spectrodiff.data.dataset import Records
+from spectrodiff.data.pieces import open_piece
+from spectrodiff.diffusion.samplers import STEPS
+from spectrodiff.errors import InputError
+from spectrodiff.files import replacing, write_json
+from spectrodiff.models.sampling import sample_mel
+from spectrodiff.notes.sequence import Notes
+from spectrodiff.synthesizer import RING_OUT, Synthesizer
+from spectrodiff.vocoder.streaming import Vocoder
+
+Audio = Float[np.ndarray, " _s"]
+Mel = Float[np.ndarray, "_t m"]
+Spent = tuple[float, float]  # seconds of work, and of the audio that they made
+
+
+@dataclasses.dataclass(frozen=True)
+class Song:
+    """A recording, float32 at SAMPLE_RATE, and its notes."""
+
+    name: str
+    audio: Audio
+    notes: Notes
+
+
+@dataclasses.dataclass(frozen=True)
+class Songs:
+    """The songs of a split in the order of its records; with `seconds`, no more of each than its beginning."""
+
+    records: Records
+    seconds: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Song:
+        """Raises InputError as `Records`, and for a song without samples."""
+        record = self.records[index]
+        piece, name = open_piece(record), _name(record)
+        if not piece.samples:
+            raise InputError(f"cannot evaluate {name} of {self.records.dataset}: it holds no samples; prepare it again")
+        return Song(name, piece.read(0, self._kept(piece.samples)), _begun(piece.notes, self.seconds))
+
+    def name(self, index: int) -> str:
+        return _name(self.records[index])
+
+    def windows(self, index: int) -> int:
+        """About how many windows the song fills."""
+        return -(-self._kept(int(self.records.samples[index])) // (WINDOW_FRAMES * HOP))
+
+    def audio_after(self, index: int) -> Audio | None:
+        """The true audio of the song after it, the first coming after the last; None where there is no other."""
+        return self[(index + 1) % len(self)].audio if len(self) > 1 else None
+
+    def _kept(self, samples: int) -> int:
+        return samples if self.seconds is None else min(samples, round(self.seconds * SAMPLE_RATE))
+
+
+def _name(record: dict) -> str:
+    name = record["name"]
+    return name.decode() if isinstance(name, bytes) else name
+
+
+def _begun(notes: Notes, seconds: float | None) -> Notes:
+    """Notes as they stand `seconds` into the piece: later ones are gone, those that sound end."""
+    if seconds is None or notes.total_time <= seconds:
+        return notes
+    notes = notes.select(notes.start < seconds)
+    return dataclasses.replace(notes, end=np.minimum(notes.end, seconds), total_time=float(seconds))
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a workdir's songs are made by. `weights` is `fingerprint`'s."""
+
+    checkpoint: str
+    weights: str
+    vocoder: str
+    dataset: str
+    split: str
+    seconds: float | None
+    sampler: str
+    steps: int
+    guidance: float
+    seed: int
+
+    def claim(self, workdir: pathlib.Path) -> None:
+        """Makes the workdir, or finds that it is this run's.
+
+        Raises:
+          InputError: it holds songs that were made otherwise, or cannot be written.
+        """
+        try:
+            (workdir / "songs").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot make the folder {workdir}: {error.strerror or error}") from error
+        path, ours = workdir / "run.json", dataclasses.asdict(self)
+        if not path.exists():
+            write_json(path, ours)
+            return
+        theirs = _read_json(path)
+        for name, value in ours.items():
+            if theirs.get(name) != value:
+                raise InputError(
+                    f"{workdir} holds songs made with {name} {theirs.get(name)}, not {value}; give another workdir"
+                )
+
+
+def fingerprint(model: nnx.Module) -> str:
+    """Short hash of a model's weights."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def song_seed(seed: int, name: str) -> int:
+    """The seed with which `Synthesizer` renders the same song: `seed`, with the CRC-32 of its name folded in.
+
+    So a song sounds the same whatever is rendered beside it, before it, or by which process.
+    """
+    return int(jax.random.bits(jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))))
+
+
+@dataclasses.dataclass(frozen=True)
+class Rendered:
+    """What is kept of a song.
+
+    `mel` is unscaled; `audio` is what the vocoder makes of it, `encoded` what it makes of the true audio's mel, both as
+    a file of 16 bits keeps them. `dropped` notes of over-full windows were left out. `spectrogram` and `vocoder` are
+    Spent, without what ran for the first time: the first window in a program, the first piece from a vocoder.
+    """
+
+    name: str
+    seed: int
+    seconds: float
+    dropped: int
+    batch: int
+    spectrogram: Spent
+    vocoder: Spent
+    mel: Mel
+    audio: Audio
+    encoded: Audio
+
+    def save(self, workdir: pathlib.Path) -> None:
+        """Raises InputError as `replacing`."""
+        with replacing(song_path(workdir, "songs", self.name, ".npz")) as temporary:
+            np.savez_compressed(temporary, mel=self.mel, audio=_pcm(self.audio), encoded=_pcm(self.encoded))
+        facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in _ARRAYS}
+        write_json(song_path(workdir, "songs", self.name, ".json"), facts)  # last: it says that the song is there
+
+    @classmethod
+    def load(cls, workdir: pathlib.Path, name: str) -> "Rendered":
+        """Raises InputError for files that are missing or damaged."""
+        facts = _read_json(song_path(workdir, "songs", name, ".json"))
+        arrays = read_arrays(song_path(workdir, "songs", name, ".npz"), _ARRAYS)
+        arrays |= {part: arrays[part].astype(np.float32) / 32767 for part in ("audio", "encoded")}
+        return cls(**{**facts, **{part: tuple(facts[part]) for part in ("spectrogram", "vocoder")}}, **arrays)
+
+
+_ARRAYS = ("mel", "audio", "encoded")
+
+
+def song_path(workdir: pathlib.Path, kind: str, name: str, suffix: str) -> pathlib.Path:
+    """Where a song's file of some kind lies; names with slashes and the like are quoted as in addresses."""
+    return workdir / kind / (urllib.parse.quote(name, safe=" ") + suffix)
+
+
+def is_rendered(workdir: pathlib.Path, name: str) -> bool:
+    return song_path(workdir, "songs", name, ".json").is_file()
+
+
+def read_arrays(path: pathlib.Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Raises InputError for a file that is missing or damaged."""
+    try:
+        with np.load(path) as arrays:
+            return {name: arrays[name] for name in names}
+    except Exception as error:  # zipfile and NumPy raise what they like
+        raise InputError(f"cannot read {path}; delete it and its neighbours of that name, and run again") from error
+
+
+def _read_json(path: pathlib.Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}; delete it and run again") from error
+
+
+def _pcm(audio: Audio) -> np.ndarray:
+    """As `write_audio` would: turned down as a whole where it peaks above 1."""
+    return np.round(audio / max(1.0, np.abs(audio).max(initial=0.0)) * 32767).astype(np.int16)
+
+
+class _Performance:
+    """A song while it is rendered."""
+
+    def __init__(self, synthesizer: Synthesizer, song: Song, seed: int):
+        self.song, self.seed = song, song_seed(seed, song.name)
+        notes, self.dropped = synthesizer.tokenizer.thin(song.notes)
+        self.frames = int(np.ceil((notes.total_time + RING_OUT) * FRAMES_PER_SECOND))
+        if not synthesizer.config.tokenizer.ghost_ties:  # as the synthesizer does
+            notes = dataclasses.replace(notes, total_time=notes.total_time + RING_OUT)
+        self.windows = [synthesizer._bucketed(tokens) for tokens in synthesizer.tokenizer.encode(notes)]
+        self.key = jax.random.key(self.seed)
+        self.context = np.zeros((WINDOW_FRAMES, MEL_BINS), np.float32)
+        self.mels: list[Mel] = []
+        self.spent = (0.0, 0.0)
+
+    @property
+    def given(self) -> tuple:
+        """Tokens, context, whether there is any, and key of the next window."""
+        index = len(self.mels)
+        return self.windows[index], self.context, index > 0, jax.random.fold_in(self.key, index)
+
+    @property
+    def finished(self) -> bool:
+        return len(self.mels) == len(self.windows)
+
+    def hear(self, scaled: Mel, seconds: float | None) -> None:
+        """The next window, which took `seconds`, or None where that says nothing."""
+        self.context = scaled
+        self.mels.append(np.asarray(unscale_mel(scaled)))
+        if seconds is not None:
+            self.spent = self.spent[0] + seconds, self.spent[1] + WINDOW_FRAMES / FRAMES_PER_SECOND
+
+
+def render(
+    synthesizer: Synthesizer,
+    songs: Songs,
+    chosen: Sequence[int],
+    *,
+    sampler: str,
+    steps: int,
+    guidance: float,
+    seed: int,
+    batch: int,
+) -> Iterator[Rendered]:
+    """Yields the `chosen` songs as they are finished, `batch` of them rendered at once, the longest begun first.
+
+    Each has the mel that `synthesizer.mels` makes with `song_seed(seed, name)`, to rounding. Windows over the limit of
+    tokens are thinned.
+
+    Raises:
+      InputError: a record is damaged, or the model's mel holds what is not a number.
+    """
+    sample = functools.partial(_song_sampler(synthesizer), step=STEPS[sampler], steps=steps, guided=guidance != 1.0)
+    waiting = collections.deque(sorted(chosen, key=songs.windows, reverse=True))
+    rows, playing, compiled = min(batch, len(waiting)), [], set()
+    with tqdm(total=sum(map(songs.windows, waiting)), desc="rendering", unit="window", disable=not waiting) as bar:
+        while waiting or playing:
+            while waiting and len(playing) < rows:
+                index = waiting.popleft()
+                playing.append(_Performance(synthesizer, songs[index], seed))
+                bar.total += len(playing[-1].windows) - songs.windows(index)
+            filled = playing + playing[-1:] * (rows - len(playing))  # one shape to the end: one program
+            tokens, contexts, heard, keys = zip(*(performance.given for performance in filled), strict=True)
+            bucket = max(map(len, tokens))
+            tokens = np.stack([np.pad(some, (0, bucket - len(some))) for some in tokens])
+            start = time.perf_counter()
+            mels = np.asarray(sample(tokens, np.stack(contexts), np.array(heard), jnp.stack(keys), float(guidance)))
+            seconds = (time.perf_counter() - start) / len(playing) if bucket in compiled else None
+            compiled.add(bucket)
+            for performance, mel in zip(playing, mels, strict=False):
+                performance.hear(mel, seconds)
+            bar.update(len(playing))
+            yield from (_finish(done, synthesizer.vocoder, batch) for done in playing if done.finished)
+            playing = [performance for performance in playing if not performance.finished]
+
+
+def _song_sampler(synthesizer: Synthesizer) -> Callable[..., Float[Array, "b t m"]]:
+    graph, *weights = nnx.split(synthesizer.model)
+    return functools.partial(_compiled(graph, synthesizer.config.diffusion), weights)
+
+
+@functools.cache
+def _compiled(graph: nnx.GraphDef, cfg: DiffusionConfig) -> Callable[..., Float[Array, "b t m"]]:
+    """As `window_sampler`, but each row has a key of its own, so that its noise does not depend on its neighbours."""
+
+    @functools.partial(jax.jit, static_argnames=("step", "steps", "guided"))
+    def sample(weights, tokens, contexts, heard, keys, guidance, *, step, steps, guided):
+        model = nnx.merge(graph, *weights)
+
+        def sample_row(tokens, context, heard, key):
+            mask = jnp.broadcast_to(heard, (1, WINDOW_FRAMES))
+            conditioning = model.encode(tokens[None], context[None], mask, WINDOW_FRAMES)
+            weight = guidance if guided else None
+            return sample_mel(model, cfg, conditioning, WINDOW_FRAMES, key, step=step, steps=steps, guidance=weight)[0]
+
+        return jax.vmap(sample_row)(tokens, contexts, heard, keys)
+
+    return sample
+
+
+def _finish(done: _Performance, vocoder: Vocoder, batch: int) -> Rendered:
+    mel = np.concatenate(done.mels)[: done.frames]
+    audio, spent = _play(vocoder, mel)
+    true = done.song.audio
+    encoded, spent_too = _play(vocoder, log_mel_on_host(true))
+    return Rendered(
+        name=done.song.name,
+        seed=done.seed,
+        seconds=len(true) / SAMPLE_RATE,
+        dropped=done.dropped,
+        batch=batch,
+        spectrogram=done.spent,
+        vocoder=(spent[0] + spent_too[0], spent[1] + spent_too[1]),
+        mel=mel,
+        audio=audio,
+        encoded=encoded[: len(true)],
+    )
+
+
+def _play(vocoder: Vocoder, mel: Mel) -> tuple[Audio, Spent]:
+    stream = vocoder.stream([mel])
+    pieces = [next(stream)]
+    start = time.perf_counter()
+    pieces += stream
+    seconds = time.perf_counter() - start
+    return np.concatenate(pieces), (seconds, sum(map(len, pieces[1:])) / SAMPLE_RATE)

@@ -1,0 +1,186 @@
+"""Musicnn against the authors' own graph and by what it hears; the SavedModels by stand-ins with the same signatures.
+
+Tests of SavedModels need TensorFlow, and are skipped where it is not installed.
+"""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+import pytest
+
+from spectrodiff.data.render import check, render
+from spectrodiff.errors import InputError
+from spectrodiff.evaluation.embeddings import Embedding, find_embedding, resample
+from spectrodiff.evaluation.musicnn import HOP, PATCH, TAGS, Musicnn, area_mel_matrix, loudness_mel
+from spectrodiff.notes.midi import read_midi
+
+EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
+
+try:
+    check()
+    installed = True
+except InputError:
+    installed = False
+needs_synth = pytest.mark.skipif(not installed, reason="FluidSynth and its SoundFont are optional")
+
+
+def plucked(seconds):
+    """A decaying tone of eight harmonics, twice a second."""
+    time = np.arange(int(seconds * 16000)) / 16000
+    partials = [0.2 / k * np.sin(2 * np.pi * 220 * k * time) for k in range(1, 9)]
+    return (np.sum(partials, axis=0) * np.exp(-4 * (time % 0.5))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def musicnn():
+    return Musicnn()
+
+
+def test_musicnn_is_the_authors_network():
+    """Golden: the package musicnn 0.1.0 on TensorFlow 2.21, fed librosa's mel in float32; every 25th feature.
+
+    Any weight or layer out of place changes all of them.
+    """
+    side_by_side = Musicnn(step=PATCH)
+    features = side_by_side(plucked(7))
+    expected = [
+        [-0.079952, 0.197629, 0.966325, -0.086772, 0.393190, -0.074193, -0.055188, 1.966624],
+        [-0.079952, 0.220538, 0.986030, -0.086772, 0.297650, -0.074193, -0.052728, 1.919762],
+    ]
+    assert features.shape == (2, 200)
+    np.testing.assert_allclose(features[:, ::25], expected, atol=1e-4)
+    tags = side_by_side.tags(plucked(7))
+    each = {"guitar": (0.125342, 0.150910), "drums": (0.036388, 0.039875), "piano": (0.220204, 0.263984)}
+    assert {tag: tags[tag] for tag in each} == pytest.approx({tag: np.mean(two) for tag, two in each.items()}, abs=1e-4)
+
+
+def test_the_mel_is_librosas():
+    librosa = pytest.importorskip("librosa")  # comes with note-seq
+    filters = librosa.filters.mel(sr=16000, n_fft=512, n_mels=96)
+    np.testing.assert_allclose(area_mel_matrix(), filters.T, atol=1e-7)
+    audio = np.random.default_rng(0).normal(size=5000).astype(np.float32)
+    power = librosa.feature.melspectrogram(y=audio, sr=16000, n_fft=512, hop_length=256, n_mels=96)
+    np.testing.assert_allclose(loudness_mel(audio), np.log10(1 + 1e4 * power.T), atol=1e-4)
+
+
+@needs_synth
+@pytest.mark.parametrize(
+    ("file", "program", "tags"),
+    [
+        ("bach_prelude", 0, {"piano"}),
+        ("bach_prelude", 24, {"guitar"}),
+        ("corelli_grave", 40, {"violin", "strings", "classical"}),
+        ("band", None, {"drums"}),
+    ],
+)
+def test_clear_cases_get_their_tags(musicnn, file, program, tags):
+    """Among 50 tags, those that are true come first. At the level of a record: renderings are quiet."""
+    notes = read_midi(EXAMPLES / f"{file}.mid")
+    notes = notes.select((notes.start < 5) & (notes.is_drum == (program is None)))
+    if program is not None:
+        notes = dataclasses.replace(notes, program=np.full_like(notes.program, program))
+    audio = render(dataclasses.replace(notes, end=np.minimum(notes.end, 5.0), total_time=5.0), tail=0.0)
+    ranked = list(musicnn.tags(0.5 / np.abs(audio).max() * audio))
+    assert set(ranked[: len(tags)]) == tags
+
+
+def test_frames_lie_at_the_hop(musicnn):
+    """A patch of audio gives one frame, a hop more gives two; a sound appears in the frames that overlap it."""
+    assert isinstance(musicnn, Embedding)
+    assert musicnn.hop == pytest.approx(1.504)
+    patch = (PATCH - 1) * HOP
+    for samples, frames in [(0, 1), (100, 1), (patch, 1), (patch + 94 * HOP - 1, 1), (patch + 94 * HOP, 2)]:
+        assert musicnn(np.zeros(samples, np.float32)).shape == (frames, 200)
+    audio = np.zeros(16000 * 12, np.float32)
+    audio[-16000:] = plucked(1)
+    apart = np.linalg.norm(np.diff(musicnn(audio), axis=0), axis=1)
+    assert np.all(apart[:-2] == 0)
+    assert apart[-2:].max() > 1
+    assert len(set(TAGS)) == 50
+
+
+def test_an_unknown_embedding_says_what_there_is(tmp_path):
+    with pytest.raises(InputError, match="no embedding 'mfcc': give musicnn, or one of vggish=FOLDER, trill=FOLDER"):
+        find_embedding("mfcc")
+    with pytest.raises(InputError, match=r"no saved_model\.pb"):
+        find_embedding(f"vggish={tmp_path}")
+    with pytest.raises(InputError, match="give musicnn"):
+        find_embedding("trill=")
+    assert isinstance(find_embedding("musicnn"), Musicnn)
+
+
+def test_resampling_keeps_tones():
+    time = np.arange(16000)
+    audio = np.sin(2 * np.pi * 440 * time / 16000).astype(np.float32)
+    there = resample(audio, 22050)
+    assert (len(there), there.dtype) == (22050, np.float32)
+    expected = np.sin(2 * np.pi * 440 * np.arange(22050) / 22050)
+    np.testing.assert_allclose(there[500:-500], expected[500:-500], atol=2e-3)
+
+
+@pytest.fixture(scope="module")
+def tf():
+    return pytest.importorskip("tensorflow")
+
+
+@pytest.fixture(scope="module")
+def saved(tf, tmp_path_factory):
+    """Writes models with the signatures of the published ones; their frames say which samples they saw."""
+
+    def frames_of(samples, hop, dims):
+        levels = tf.reduce_mean(tf.signal.frame(samples, hop, hop), axis=-1, keepdims=True)
+        return levels * tf.range(dims, dtype=tf.float32)
+
+    class Vggish(tf.Module):
+        def __init__(self, dims):
+            super().__init__()
+            self.dims = dims
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32)])
+        def __call__(self, waveform):
+            return frames_of(waveform, 15360, self.dims)
+
+    class Trill(tf.Module):
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([None], tf.float32, name="samples"),
+                tf.TensorSpec([], tf.int32, name="sample_rate"),
+            ]
+        )
+        def __call__(self, samples, sample_rate):
+            tf.debugging.assert_equal(sample_rate, 16000)
+            return {"embedding": frames_of(samples, 2672, 512), "layer19": frames_of(samples, 2672, 12288)}
+
+    def write(name, dims=128):
+        folder = tmp_path_factory.mktemp(name)
+        tf.saved_model.save(Trill() if name == "trill" else Vggish(dims), str(folder))
+        return folder
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("name", "dims", "hop", "samples"), [("vggish", 128, 15360, 20000), ("trill", 512, 2672, 9000)]
+)
+def test_saved_models_are_given_whole_seconds(saved, name, dims, hop, samples):
+    embedding = find_embedding(f"{name}={saved(name)}")
+    assert isinstance(embedding, Embedding)
+    assert (embedding.name, embedding.dims) == (name, dims)
+    assert embedding.hop == pytest.approx(hop / 16000)
+    audio = np.random.default_rng(0).normal(size=samples).astype(np.float32)
+    frames = embedding(audio)
+    padded = np.zeros(-(-samples // 16000) * 16000, np.float32)
+    padded[:samples] = audio
+    count = len(padded) // hop
+    means = padded[: count * hop].reshape(count, hop).mean(axis=1)
+    np.testing.assert_allclose(frames, means[:, None] * np.arange(dims), atol=1e-4)
+
+
+def test_a_saved_model_of_something_else_is_refused(saved):
+    with pytest.raises(InputError, match=r"is no vggish model: of 16000 samples it makes \[1, 64\]"):
+        find_embedding(f"vggish={saved('vggish', dims=64)}")
+    with pytest.raises(InputError, match="is no trill model: "):
+        find_embedding(f"trill={saved('vggish')}")
+    with pytest.raises(InputError, match="is no vggish model: "):
+        find_embedding(f"vggish={saved('trill')}")

@@ -1,0 +1,147 @@
+"""Songs rendered side by side are the songs rendered alone, and a run that was cut off goes on."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from inputs import make_recording, write_dataset
+
+from spectrodiff.audio.mel import SAMPLE_RATE, log_mel_on_host
+from spectrodiff.data.dataset import open_dataset
+from spectrodiff.errors import InputError
+from spectrodiff.evaluation import runs
+from spectrodiff.evaluation.runs import Rendered, Run, Songs, fingerprint, is_rendered, render, song_seed
+
+OPTIONS = {"sampler": "ddpm", "steps": 2, "guidance": 2.0}  # the sampler with the most noise
+RUN = Run("x", "0", "GriffinLim", "rendered", "train", None, "ddpm", 2, 2.0, 0)
+
+
+class Ramp:
+    """A vocoder that takes no time: each frame's mean, held; in pieces of 100 frames."""
+
+    def __call__(self, mel):
+        return np.concatenate(list(self.stream([mel])))
+
+    def stream(self, mels):
+        mel = np.concatenate(list(mels))
+        for start in range(0, len(mel), 100):
+            yield np.repeat(mel[start : start + 100].mean(axis=1) / 20, 320).astype(np.float32)
+
+
+@pytest.fixture
+def quick(synthesizer, monkeypatch):
+    monkeypatch.setattr(synthesizer, "vocoder", Ramp())
+    return synthesizer
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory):
+    """Of two windows, of one and of three, under names that are no names of files."""
+    pieces = [
+        dataclasses.replace(make_recording(seed, seconds), name=f"set/{seed}")
+        for seed, seconds in ((1, 6.0), (2, 2.0), (3, 10.0))
+    ]
+    data_dir = tmp_path_factory.mktemp("songs")
+    write_dataset(data_dir, "toy", {"test": pieces})
+    return Songs(open_dataset(data_dir, "toy")["test"])
+
+
+@pytest.fixture(scope="module")
+def together(synthesizer, songs):
+    vocoder, synthesizer.vocoder = synthesizer.vocoder, Ramp()
+    found = {song.name: song for song in render(synthesizer, songs, range(3), seed=5, batch=2, **OPTIONS)}
+    synthesizer.vocoder = vocoder
+    return found
+
+
+def test_each_song_is_what_the_synthesizer_makes_of_it(quick, songs, together):
+    assert len(together) == 3
+    for index in range(3):
+        song = songs[index]
+        rendered = together[song.name]
+        assert rendered.seed == song_seed(5, song.name)
+        expected = np.concatenate(list(quick.mels(song.notes, seed=rendered.seed, **OPTIONS)))
+        np.testing.assert_allclose(rendered.mel, expected, atol=2e-3)  # of 15 nats
+        np.testing.assert_allclose(rendered.audio, quick.vocoder(rendered.mel), atol=1e-6)
+        expected = quick.vocoder(log_mel_on_host(song.audio))[: len(song.audio)]
+        np.testing.assert_allclose(rendered.encoded, expected, atol=1e-6)
+        assert rendered.seconds == len(song.audio) / SAMPLE_RATE
+
+
+def test_seeds_differ_by_song_and_seed():
+    seeds = {song_seed(seed, name) for seed in range(3) for name in ("a", "b", "set/1")}
+    assert len(seeds) == 9
+    assert song_seed(1, "a") == song_seed(1, "a")
+
+
+def test_what_ran_first_is_not_timed(together):
+    """Of six windows at most four are of a program that ran before; of each vocoded mel the first piece is left out."""
+    windows = sum(song.spectrogram[1] for song in together.values()) / 5.12
+    assert 0 < windows < 6
+    for song in together.values():
+        encoded = len(song.encoded) / 320
+        pieces = (max(0, len(song.mel) - 100) + max(0, np.ceil(encoded) - 100)) / 50
+        assert song.vocoder[1] == pytest.approx(pieces, abs=0.02)
+
+
+def test_a_song_is_kept_as_a_file_of_16_bits_would(together, tmp_path):
+    RUN.claim(tmp_path)
+    song = dataclasses.replace(together["set/2"], audio=3 * together["set/2"].audio)
+    assert not is_rendered(tmp_path, song.name)
+    song.save(tmp_path)
+    assert is_rendered(tmp_path, song.name)
+    assert len(list((tmp_path / "songs").iterdir())) == 2
+    got = Rendered.load(tmp_path, song.name)
+    np.testing.assert_array_equal(got.mel, song.mel)
+    np.testing.assert_allclose(got.audio, song.audio / max(1, np.abs(song.audio).max()), atol=1 / 65534 + 1e-6)
+    np.testing.assert_allclose(got.encoded, song.encoded, atol=1 / 65534 + 1e-6)
+    assert (got.spectrogram, got.vocoder, got.seed) == (song.spectrogram, song.vocoder, song.seed)
+
+
+def test_a_damaged_song_is_named(together, tmp_path):
+    RUN.claim(tmp_path)
+    together["set/2"].save(tmp_path)
+    path = tmp_path / "songs" / "set%2F2.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"cannot read .*set%2F2\.npz; delete it"):
+        Rendered.load(tmp_path, "set/2")
+
+
+def test_songs_cut_short(songs):
+    whole, cut = songs[0], Songs(songs.records, 2.5)[0]
+    np.testing.assert_array_equal(cut.audio, whole.audio[: round(2.5 * SAMPLE_RATE)])
+    assert cut.notes.total_time == 2.5
+    assert len(cut.notes) == (whole.notes.start < 2.5).sum()
+    assert cut.notes.end.max() == 2.5
+    assert Songs(songs.records, 100.0)[0].notes.total_time == whole.notes.total_time
+
+
+def test_a_workdir_is_of_one_run(tmp_path):
+    RUN.claim(tmp_path / "run")
+    RUN.claim(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["steps"] == 2
+    with pytest.raises(InputError, match=r"run holds songs made with steps 2, not 4; give another workdir$"):
+        dataclasses.replace(RUN, steps=4).claim(tmp_path / "run")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot make the folder"):
+        RUN.claim(tmp_path / "file")
+
+
+def test_other_weights_have_another_fingerprint(our_model, paper_model):
+    assert fingerprint(our_model) == fingerprint(our_model)
+    assert fingerprint(our_model) != fingerprint(paper_model)
+
+
+def test_one_program_serves_all_windows_of_a_bucket(quick, songs, monkeypatch):
+    """However few songs are left to fill it."""
+    shapes, make = [], runs._song_sampler
+
+    def counted(synthesizer):
+        sample = make(synthesizer)
+        return lambda tokens, *rest, **options: (shapes.append(tokens.shape), sample(tokens, *rest, **options))[1]
+
+    monkeypatch.setattr(runs, "_song_sampler", counted)
+    list(render(quick, songs, range(3), seed=5, batch=2, **OPTIONS))
+    assert set(shapes) == {(2, 512)}
+    assert len(shapes) == 3  # three windows beside two and one

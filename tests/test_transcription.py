@@ -1,0 +1,158 @@
+import sys
+
+import numpy as np
+import pytest
+
+from spectrodiff.data.recordings import Stem
+from spectrodiff.errors import InputError
+from spectrodiff.evaluation.transcription import (
+    DRUMS,
+    Matches,
+    add_scores,
+    attack_times,
+    beside,
+    family_of,
+    score_audio,
+    score_drums,
+    score_notes,
+    score_stems,
+)
+from spectrodiff.notes.sequence import Notes
+
+mir_eval = pytest.importorskip("mir_eval")
+DRUM = -1
+
+
+def notes(*rows):
+    """From (start, end, pitch, program or DRUM)."""
+    start, end, pitch, program = np.array(rows, float).reshape(-1, 4).T
+    return Notes(
+        start=start,
+        end=end,
+        pitch=pitch.astype(np.int32),
+        velocity=np.full(len(rows), 90, np.int32),
+        program=np.maximum(program, 0).astype(np.int32),
+        is_drum=program == DRUM,
+        total_time=float(end.max(initial=0.0)),
+    )
+
+
+def random_notes(seed, count=150):
+    rng = np.random.default_rng(seed)
+    start = rng.uniform(0, 8, size=count)
+    columns = (start, start + rng.exponential(0.3, size=count) + 0.02, rng.integers(60, 66, size=count))
+    return notes(*zip(*columns, rng.choice([0, 3, 40], size=count), strict=True))
+
+
+def clicks(*times, seconds=3.0):
+    audio = 1e-4 * np.random.default_rng(0).normal(size=int(16000 * seconds))
+    for time in times:
+        at = round(16000 * time)
+        audio[at : at + 800] += np.random.default_rng(at).normal(size=800) * np.exp(-np.arange(800) / 100)
+    return audio.astype(np.float32)
+
+
+class Perfect:
+    """Transcribes any audio as the notes it is made with."""
+
+    name = "perfect"
+    instruments = True
+
+    def __init__(self, heard):
+        self.heard = heard
+
+    def __call__(self, audio):
+        return self.heard
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_matching_equals_mir_eval_on_all_notes_at_once(seed):
+    """Dense enough that which note is matched with which matters."""
+    ours, theirs = random_notes(seed), random_notes(seed + 100, count=120)
+    arrays = []
+    for played in (theirs, ours):
+        arrays += [np.stack([played.start, played.end], axis=1), mir_eval.util.midi_to_hz(played.pitch)]
+    scores = score_notes(ours, theirs)
+    for name, share in (("onset", None), ("offset", 0.2)):
+        precision, recall, f1, _ = mir_eval.transcription.precision_recall_f1_overlap(*arrays, offset_ratio=share)
+        got = scores[name]
+        assert (got.precision, got.recall, got.f1) == pytest.approx((precision, recall, f1))
+    assert 0 < scores["offset"].found < scores["onset"].found
+
+
+def test_tolerances():
+    written = notes((1.0, 2.0, 60, 0), (1.0, 1.1, 64, 0))
+    found = {
+        name: match.found
+        for name, match in score_notes(notes((1.049, 2.19, 60, 0), (0.951, 1.149, 64, 0)), written).items()
+    }
+    assert found == {"onset": 2, "offset": 2}
+    scores = score_notes(notes((1.049, 2.21, 60, 0), (0.951, 1.151, 64, 0), (1.0, 2.0, 61, 0)), written)
+    assert scores["onset"] == Matches(2, 3, 2)
+    assert scores["offset"] == Matches(0, 3, 2)
+    assert score_notes(notes((1.06, 2.0, 60, 0)), written)["onset"].found == 0
+
+
+def test_whose_notes_can_match():
+    written, heard = (
+        notes((0, 1, 60, 0), (1, 2, 60, 41), (2, 3, 60, 41)),
+        notes((0, 1, 60, 5), (1, 2, 60, 41), (2, 3, 60, 8)),
+    )
+    found = {
+        programs: score_notes(heard, written, programs)["onset"].found for programs in ("flat", "midi_class", "full")
+    }
+    assert found == {"flat": 3, "midi_class": 2, "full": 1}
+    with pytest.raises(InputError, match="flat, midi_class or full"):
+        score_notes(heard, written, "all")
+
+
+def test_what_is_undefined_is_none():
+    nothing, some = notes(), notes((0, 1, 60, 0))
+    silent = score_notes(nothing, some)["onset"]
+    assert (silent.precision, silent.recall, silent.f1) == (None, 0.0, 0.0)
+    assert score_notes(some, nothing)["onset"] == Matches()
+    assert Matches().f1 is None
+    assert beside(Matches(1, 2, 2), Matches(2, 2, 2)) == {"f1": 0.5, "true_f1": 1.0, "ratio": 0.5}
+    assert beside(silent, silent) == {"f1": 0.0, "true_f1": 0.0, "ratio": None}
+    assert beside(Matches(), Matches()) == {"f1": None, "true_f1": None, "ratio": None}
+
+
+def test_attacks_are_heard_when_they_come():
+    times = [0.0, 0.5, 0.62, 1.1, 2.0, 2.4]
+    assert attack_times(clicks(*times)) == pytest.approx(times, abs=0.01)
+    assert len(attack_times(np.zeros(16000, np.float32))) == 0
+    assert len(attack_times(np.zeros(0, np.float32))) == 0
+    steady = 0.3 * np.sin(2 * np.pi * 440 * np.arange(48000) / 16000).astype(np.float32)
+    assert attack_times(steady) == pytest.approx([0.0], abs=0.01)
+
+
+def test_drums_are_onsets_and_those_together_are_one():
+    hits = notes((0.5, 0.6, 36, DRUM), (0.51, 0.6, 42, DRUM), (1.5, 1.6, 38, DRUM), (2.0, 2.5, 60, 0))
+    assert score_drums(clicks(0.5, 1.5), hits) == Matches(2, 2, 2)
+    assert score_drums(clicks(0.5, 1.6, 2.2), hits) == Matches(1, 3, 2)
+    silent = score_drums(np.zeros(48000, np.float32), hits)
+    assert (silent.f1, silent.precision) == (0.0, None)
+    assert score_drums(clicks(0.5), notes((0, 1, 60, 0))) == Matches()
+
+
+def test_songs_add_up_by_family():
+    piano, organ, violin = notes((0, 1, 60, 0)), notes((0, 1, 60, 17), (1, 2, 60, 20)), notes((0, 1, 60, 40))
+    drums, both = notes((0.5, 1, 38, DRUM)), notes((0, 1, 60, 0), (0, 1, 60, 40))
+    families = [family_of(played) for played in (piano, organ, violin, drums, both, notes())]
+    assert families == ["piano", "organ", "strings", DRUMS, None, None]
+    stems = [Stem(clicks(0.5), played) for played in (organ, violin, organ, drums, both)]
+    scores = score_stems(Perfect(notes((1, 2, 60, 0))), stems)
+    assert scores.keys() == {"organ", "strings", DRUMS}
+    assert scores["organ"]["onset"] == Matches(2, 2, 4)
+    assert scores["strings"]["onset"].f1 == 0.0
+    assert scores[DRUMS][DRUMS].f1 == 1.0
+    assert scores[DRUMS]["onset"].f1 is None
+    songs = [score_audio(Perfect(played), clicks(0.5), played) for played in (piano, drums)]
+    assert add_scores(songs) == {"onset": Matches(1, 1, 1), "offset": Matches(1, 1, 1), DRUMS: Matches(1, 1, 1)}
+
+
+def test_without_mir_eval(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mir_eval", None)
+    monkeypatch.setitem(sys.modules, "mir_eval.transcription", None)
+    with pytest.raises(InputError, match=r"spectrodiff\[eval\]"):
+        score_notes(notes((0, 1, 60, 0)), notes((0, 1, 60, 0)))
