@@ -16,7 +16,8 @@ from spectrodiff.pretrained.formats import open_checkpoint
 from spectrodiff.pretrained.hub import find_checkpoint
 from spectrodiff.synthesizer import Synthesizer
 from spectrodiff.training import state as states
-from spectrodiff.training.spectrogram import NATS, SpectrogramTask, mel_l1
+from spectrodiff.training.heldout import NATS, mel_l1
+from spectrodiff.training.spectrogram import SpectrogramTask
 
 
 def main() -> None:

@@ -35,6 +35,7 @@ from spectrodiff.notes.tokenizer import NoteTokenizer
 from spectrodiff.pretrained.native import SPECTROGRAM, save
 from spectrodiff.training import loop, optimizers, spectrogram  # noqa: F401 (configs refer to them)
 from spectrodiff.training import state as states
+from spectrodiff.training.heldout import mel_l1
 from spectrodiff.training.steps import make_train_step
 
 STRIDE = 8  # frames between the windows that a piece is cut into
@@ -194,7 +195,10 @@ def train(options) -> None:
     options.workdir.mkdir(parents=True, exist_ok=True)
 
     # ---- steps
-    step = make_train_step(graph, task.loss, optimizer, jax.random.key(options.seed), options.average_decay)
+    key = jax.random.key(options.seed)
+    step = make_train_step(
+        functools.partial(nnx.merge, graph), task.loss, optimizer, key, average_decay=options.average_decay
+    )
 
     @functools.partial(jax.jit, donate_argnums=0)
     def many(state, *resident):
@@ -214,7 +218,7 @@ def train(options) -> None:
     def leave():
         with replacing(saved) as temporary:
             temporary.write_bytes(serialization.to_bytes(jax.device_get(jax.tree.leaves(state))))
-        average = nnx.merge(graph, state.average, state.buffers)
+        average = nnx.merge(graph, state.average, state.frozen)
         card = {"steps": int(state.step), "batch_size": batch, "seed": options.seed, **figures}
         save(options.workdir / "export", SPECTROGRAM, average, task.config, card, dtype="float16")
 
@@ -238,13 +242,13 @@ def train(options) -> None:
 def score(task, graph, state, held) -> float:
     """Log-mel L1 in nats of held-out windows, sampled."""
     sample_window, sampled = window_sampler(graph, task.config.diffusion), []
-    weights = (state.average, state.buffers)
+    weights = (state.average, state.frozen)
     for i in range(0, len(held["tokens"]), 32):
         given = (held[name][i : i + 32] for name in ("tokens", "context", "context_mask"))
         sampled.append(
             sample_window(weights, *given, jax.random.key(i), step=dpmpp, steps=task.heldout_steps, guidance=1.0)
         )
-    return spectrogram.mel_l1(np.concatenate(sampled), held["target"], held["target_mask"])
+    return mel_l1(np.concatenate(sampled), held["target"], held["target_mask"])
 
 
 def main() -> None:

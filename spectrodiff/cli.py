@@ -1,10 +1,10 @@
-"""The command line: `spectrodiff synthesize | demo | train | prepare | info | convert`."""
+"""The command line: `spectrodiff synthesize | demo | train | export | evaluate | prepare | info | convert`."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from spectrodiff.commands import prepare, synthesize, train, weights
+from spectrodiff.commands import evaluate, export, prepare, synthesize, train, weights
 from spectrodiff.errors import InputError
 
 
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a subcommand; what the user can mend ends as one line on stderr and exit status 2."""
     parser = _Parser(prog="spectrodiff", description="MIDI in, music out.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (synthesize, train, prepare, weights):
+    for module in (synthesize, train, export, evaluate, prepare, weights):
         module.add(commands)
     options = parser.parse_args(arguments)
     try:

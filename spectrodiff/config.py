@@ -1,6 +1,8 @@
 """Every hyperparameter, in frozen dataclasses that gin may build and that travel with weights as JSON.
 
-The defaults are the paper's base model with context (Hawthorne et al. 2022, arXiv 2206.05408).
+The defaults are the paper's base model with context (Hawthorne et al. 2022, arXiv 2206.05408). They are so whatever
+gin binds: only the classes that a gin file names, as in `@ModelConfig()`, see its bindings, or weights read while
+training would be taken for what the config is.
 """
 
 import dataclasses
@@ -16,6 +18,7 @@ from spectrodiff.errors import InputError
 WINDOW_FRAMES = 256  # 5.12 s at 50 frames a second: what the model writes at a time
 PROGRAM_MAPS = ("full", "midi_class", "flat", "slakh")
 SAMPLERS = ("ddpm", "ddim", "dpmpp")
+DTYPES = ("float32", "bfloat16")
 MAX_SIZE = 2**20  # of widths and lengths, far above any use: what is larger is a mistake, and overflows elsewhere
 MAX_LAYERS = 2**10
 MAX_STEPS = 1000
@@ -43,7 +46,7 @@ def _check_choice(config: Any, name: str, choices: Sequence[str]) -> None:
         raise InputError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
 
 
-@gin.configurable
+@gin.register
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
     """How notes become tokens. `velocity_bins` is the vocabulary's V: 1 is on/off, 127 keeps every velocity."""
@@ -53,14 +56,21 @@ class TokenizerConfig:
     max_tokens: int = 2048
     # As published: a window after the last event lists as sounding what sounded just before that event. Off, nothing.
     ghost_ties: bool = True
+    own_programs: Sequence[int] = ()  # what the program map leaves as it is: instruments learnt later
 
     def __post_init__(self):
+        object.__setattr__(self, "own_programs", tuple(self.own_programs))  # JSON has only lists
+        for program in self.own_programs:
+            if not is_whole(program, 0, 127):
+                raise InputError(f"own_programs has {program!r}; choose programs from 0 to 127")
+        if self.own_programs and self.program_map == "flat":
+            raise InputError("own_programs need a program_map other than 'flat', which drops every program")
         _check_whole(self, 1, 127, "velocity_bins")
         _check_whole(self, 2, MAX_SIZE, "max_tokens")  # a window without a note needs two
         _check_choice(self, "program_map", PROGRAM_MAPS)
 
 
-@gin.configurable
+@gin.register
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """Sizes of the three transformers, and our own options, which are off in the paper's models."""
@@ -73,6 +83,12 @@ class ModelConfig:
     context_layers: int = 12
     decoder_layers: int = 12
     dropout: float = 0.1
+    # What activations are computed in: float32 | bfloat16. Parameters are float32, as are the logits and softmax of
+    # attention, statistics of norms, the note roll's sums, the output, and all of diffusion.
+    dtype: str = "float32"
+    # Whether training computes each block again in the backward pass instead of keeping it: less memory, more time. XLA
+    # undoes it on a CPU.
+    remat: bool = False
     vocabulary_rows: int = 1536
     max_tokens: int = 2048
     with_context: bool = True
@@ -94,11 +110,12 @@ class ModelConfig:
         _check_whole(self, int(self.with_context), MAX_LAYERS, "context_layers")
         if not is_share(self.dropout):
             raise InputError(f"dropout is {self.dropout!r}; choose a number from 0 to below 1")
+        _check_choice(self, "dtype", DTYPES)
         if self.note_roll and not self.compact_notes:
             raise InputError("ModelConfig.note_roll = True needs ModelConfig.compact_notes = True")
 
 
-@gin.configurable
+@gin.register
 @dataclasses.dataclass(frozen=True)
 class DiffusionConfig:
     """What the network predicts, and the space the noise is added in: x = (scaled mel - mean) / std."""
@@ -115,7 +132,7 @@ class DiffusionConfig:
             raise InputError(f"std is {self.std!r}; choose a number above 0")
 
 
-@gin.configurable
+@gin.register
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
     """How to sample from these weights when nothing else is asked for. Guidance 1 is none."""
@@ -131,7 +148,7 @@ class SamplingConfig:
             raise InputError(f"guidance is {self.guidance}; choose 0 to {MAX_GUIDANCE:g} (1 is none)")
 
 
-@gin.configurable
+@gin.register
 @dataclasses.dataclass(frozen=True)
 class SpectrogramConfig:
     """Everything needed to rebuild a spectrogram model around its weights, and to play it."""
@@ -146,7 +163,7 @@ class SpectrogramConfig:
             raise InputError("ModelConfig.note_roll = True needs DiffusionConfig.prediction = 'x0'")
 
 
-@gin.configurable
+@gin.register
 @dataclasses.dataclass(frozen=True)
 class GeneratorConfig:
     """The MelGAN generator: channels halve at every upsampling; the factors multiply to the 320 samples of a frame."""

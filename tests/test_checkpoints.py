@@ -22,25 +22,32 @@ def fresh(width=4):
     return states.create(params, buffers, optax.adam(1e-3))
 
 
+def abstract(width=4):
+    """What a checkpoint is restored like."""
+    where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), fresh(width))
+
+
 def at(step):
     return jax.tree.map(lambda x: x + jnp.asarray(0.1 * step).astype(x.dtype), fresh())._replace(step=jnp.int32(step))
 
 
 def test_a_fresh_workdir_has_nothing_to_restore(tmp_path):
     checkpoints = Checkpoints(tmp_path / "runs" / "new", 2)
-    assert checkpoints.restore(fresh()) is None
+    assert checkpoints.newest is None
     checkpoints.close()
 
 
 def test_the_newest_comes_back_to_the_bit_and_the_older_ones_go(tmp_path):
     checkpoints = Checkpoints(tmp_path, 2)
     for step in (1, 2, 3, 3):  # the last time as if saved once more at the end
-        checkpoints.save(step, at(step), {"position": 10 * step})
+        checkpoints.save(step, at(step), 10 * step)
     checkpoints.close()
     again = Checkpoints(tmp_path, 2)
     assert sorted(again.manager.all_steps()) == [2, 3]
-    state, data = again.restore(fresh())
-    assert data == {"position": 30}
+    assert again.newest == 3
+    state, examples = again.restore(abstract())
+    assert examples == 30
     assert jax.tree.structure(state) == jax.tree.structure(at(3))
     for restored, saved in zip(jax.tree.leaves(state), jax.tree.leaves(at(3)), strict=True):
         assert restored.dtype == saved.dtype
@@ -50,10 +57,10 @@ def test_the_newest_comes_back_to_the_bit_and_the_older_ones_go(tmp_path):
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     checkpoints = Checkpoints(tmp_path, 2)
-    checkpoints.save(1, at(1), {})
+    checkpoints.save(1, at(1), 0)
     checkpoints.manager.wait_until_finished()
     with pytest.raises(InputError, match="does not fit this config; use another --workdir"):
-        checkpoints.restore(fresh(width=6))
+        checkpoints.restore(abstract(width=6))
     checkpoints.close()
 
 

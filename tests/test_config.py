@@ -5,12 +5,28 @@ import gin
 import pytest
 from inputs import OURS
 
-from spectrodiff.config import SAMPLERS, GeneratorConfig, ModelConfig, SpectrogramConfig, from_dict, to_dict
+from spectrodiff.config import (
+    SAMPLERS,
+    GeneratorConfig,
+    ModelConfig,
+    SpectrogramConfig,
+    TokenizerConfig,
+    from_dict,
+    to_dict,
+)
 from spectrodiff.diffusion.samplers import STEPS
 from spectrodiff.errors import InputError
 
 
-@pytest.mark.parametrize("config", [SpectrogramConfig(), OURS, GeneratorConfig(64, (10, 32), (1,))])
+@pytest.mark.parametrize(
+    "config",
+    [
+        SpectrogramConfig(),
+        OURS,
+        SpectrogramConfig(TokenizerConfig(own_programs=[98, 99])),
+        GeneratorConfig(64, (10, 32), (1,)),
+    ],
+)
 def test_a_config_comes_back_from_json(config):
     assert from_dict(type(config), json.loads(json.dumps(to_dict(config)))) == config
 
@@ -23,9 +39,16 @@ def test_what_is_unknown_is_named_with_its_place():
 
 
 def test_what_older_files_lack_is_the_default():
+    """Whatever gin binds for those that it builds: weights were not trained with what a config of today says."""
     values = to_dict(OURS)
-    del values["tokenizer"]["ghost_ties"]
-    assert from_dict(SpectrogramConfig, values).tokenizer.ghost_ties is True
+    del values["tokenizer"]["ghost_ties"], values["tokenizer"]["own_programs"]
+    try:
+        gin.parse_config(["TokenizerConfig.ghost_ties = False", "TokenizerConfig.own_programs = (98,)"])
+        gin.parse_config("SpectrogramConfig.tokenizer = @TokenizerConfig()")
+        tokenizer = from_dict(SpectrogramConfig, values).tokenizer
+    finally:
+        gin.clear_config()
+    assert (tokenizer.ghost_ties, tokenizer.own_programs) == (True, ())
 
 
 @pytest.mark.parametrize(
@@ -57,6 +80,8 @@ def test_what_older_files_lack_is_the_default():
         ("tokenizer", "velocity_bins", 128, r"\.tokenizer: velocity_bins is 128; choose 1 to 127"),
         ("tokenizer", "program_map", "slakhs", r"\.tokenizer: program_map is 'slakhs'; choose one of full, midi_"),
         ("tokenizer", "max_tokens", 1, r"\.tokenizer: max_tokens is 1; choose 2 to"),
+        ("tokenizer", "own_programs", [128], r"\.tokenizer: own_programs has 128; choose programs from 0 to 127"),
+        ("tokenizer", "own_programs", ["98"], r"\.tokenizer\.own_programs is \['98'\], which is no Sequence"),
         ("diffusion", "prediction", "y", r"\.diffusion: prediction is 'y'; choose one of eps, v, x0$"),
         ("diffusion", "std", "a", r"\.diffusion\.std is 'a', which is no float"),
         ("diffusion", "std", 0, r"\.diffusion: std is 0\.0; choose a number above 0"),
@@ -112,8 +137,15 @@ def test_gin_builds_them():
     gin.clear_config()
     try:
         gin.parse_config(["ModelConfig.width = 96", "SpectrogramConfig.model = @ModelConfig()"])
-        assert SpectrogramConfig().model == dataclasses.replace(ModelConfig(), width=96)
+        built = gin.get_configurable("SpectrogramConfig")()
+        assert built == SpectrogramConfig(model=ModelConfig(width=96))
+        assert SpectrogramConfig().model.width == ModelConfig().width == 768
         with pytest.raises(ValueError, match="colour"):
             gin.parse_config("ModelConfig.colour = 'red'")
     finally:
         gin.clear_config()
+
+
+def test_flat_programs_leave_none_of_ones_own():
+    with pytest.raises(InputError, match="own_programs need a program_map other than 'flat'"):
+        TokenizerConfig(program_map="flat", own_programs=(98,))

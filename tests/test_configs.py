@@ -40,9 +40,13 @@ def bindings(text):
 def test_every_binding_is_used(name, parsed, corpus, monkeypatch, tmp_path):
     parsed(name)
     written = bindings(gin.config_str())
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    for dataset in gin.query_parameter("Mixture.weights"):
+        (data_dir / dataset).symlink_to(corpus / "rendered")
     for binding in written:
         if binding.endswith(".data_dir"):
-            gin.bind_parameter(binding, str(corpus))
+            gin.bind_parameter(binding, str(data_dir))
 
     def enough(*args):
         raise EnoughError

@@ -3,16 +3,15 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from inputs import PAPER
+from line import SIZE, Line
 from weights import FORMATS, random_arrays, write_weights
 
 from spectrodiff.config import GeneratorConfig, SpectrogramConfig, TokenizerConfig
 from spectrodiff.errors import InputError
-from spectrodiff.models.layers import Dense
 from spectrodiff.pretrained.native import VOCODER, shapes_of, write
 from spectrodiff.training import loop
 from spectrodiff.training.optimizers import adamw
@@ -23,45 +22,6 @@ CONFIG = SpectrogramConfig(TokenizerConfig(1, "slakh", PAPER.model.max_tokens), 
 ARRAYS = random_arrays(CONFIG)
 
 
-class Line:
-    """A task to fit one matrix, that keeps what it is asked to load and what it is given to save."""
-
-    loss = staticmethod(lambda model, batch, key: ((model(batch["x"]) ** 2).mean(), {}))
-
-    def __init__(self):
-        self.loaded, self.saved = [], []
-
-    def build(self, rngs):
-        return Dense(2, 3, rngs=rngs)
-
-    def load(self, checkpoint):
-        self.loaded.append(checkpoint)
-        model = self.build(nnx.Rngs(0))
-        model.kernel[...] = jnp.full((2, 3), 7.0)
-        return model
-
-    def batches(self, seed):
-        return Ones()
-
-    def evaluate(self, graph, params, buffers):
-        return {}
-
-    baselines = dict
-
-    def save(self, folder, model, card):
-        self.saved.append(np.asarray(model.kernel[...]))
-
-
-class Ones:
-    """Batches of ones, for ever."""
-
-    get_state = dict
-    set_state = staticmethod(lambda state: None)
-
-    def __next__(self):
-        return {"x": np.ones((4, 2), np.float32)}
-
-
 def train(task, workdir, steps, **options):
     loop.train(workdir, task=task, optimizer=adamw(0.1), steps=steps, **options)
 
@@ -69,7 +29,7 @@ def train(task, workdir, steps, **options):
 def test_a_fresh_run_starts_from_the_weights_and_a_resumed_one_from_its_own(tmp_path):
     task = Line()
     train(task, tmp_path / "run", 0, init_from="piano")
-    np.testing.assert_array_equal(task.saved[0], np.full((2, 3), 7.0))
+    np.testing.assert_array_equal(task.saved[0], np.full((SIZE, SIZE), 7.0))
     train(task, tmp_path / "run", 3, init_from="piano")
     train(task, tmp_path / "run", 4, init_from="gone")
     assert task.loaded == ["piano"]
@@ -81,7 +41,7 @@ def test_without_it_weights_are_random(tmp_path):
     task = Line()
     train(task, tmp_path / "run", 0)
     assert task.loaded == []
-    assert len(np.unique(task.saved[0])) == 6
+    assert len(np.unique(task.saved[0])) == SIZE * SIZE
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -1,7 +1,12 @@
+import dataclasses
+
+import numpy as np
 import pytest
 from inputs import make_recording, write_dataset
 
 from spectrodiff.data.mixture import Mixture
+from spectrodiff.data.pieces import open_piece
+from spectrodiff.data.recordings import Stem, decode
 from spectrodiff.errors import InputError
 
 SECONDS = {"little": 1.0, "much": 8.0}
@@ -55,6 +60,33 @@ def test_held_out_is_what_has_the_split(data_dir):
         Mixture(data_dir, ("little", "much")).heldout("test")
 
 
+def test_a_dataset_is_read_on_another_program_for_training_and_held_out_alike(tmp_path):
+    """All notes but drums, those of stems too; other datasets stay as they are, and so does what is on disk."""
+    whole, *parts = (make_recording(seed, 4.0) for seed in range(3))
+    whole = dataclasses.replace(whole, stems=tuple(Stem(part.audio, part.notes) for part in parts))
+    for name in ("glass", "old"):
+        write_dataset(tmp_path, name, {"train": [whole], "validation": [whole]})
+
+    def notes_read(**options):
+        """By dataset and split, those of the whole and of its stems, as `decode` and `open_piece` have them."""
+        mixture = Mixture(str(tmp_path), ("glass", "old"), **options)
+        read = {}
+        for records in [*mixture.training()[0], *mixture.heldout("validation")]:
+            recording, piece = decode(records[0]), open_piece(records[0], stems=True)
+            parts = [recording, *recording.stems, piece, *piece.stems]
+            read[records.dataset, records.split] = [part.notes for part in parts]
+        return read
+
+    plain = notes_read()
+    for (name, split), notes in notes_read(programs={"glass": 98}).items():
+        for ours, theirs in zip(notes, plain[name, split], strict=True):
+            assert 0 < theirs.is_drum.sum() < len(theirs)
+            program = np.where(theirs.is_drum, theirs.program, 98) if name == "glass" else theirs.program
+            for field in dataclasses.fields(ours):
+                expected = program if field.name == "program" else getattr(theirs, field.name)
+                np.testing.assert_array_equal(getattr(ours, field.name), expected)
+
+
 def test_what_is_not_there(data_dir):
     with pytest.raises(InputError, match="no dataset 'nowhere'"):
         Mixture(data_dir, {"little": 1.0, "nowhere": 1.0}).training()
@@ -69,6 +101,14 @@ def test_what_is_not_there(data_dir):
         ({"weights": {"a": 1.0, "b": -1.0}}, r"has -1\.0 for 'b'"),
         ({"weights": {"a": float("nan")}}, "has nan for 'a'"),
         ({"weights": {"a": float("inf")}}, "has inf for 'a'"),
+        (
+            {"weights": {"a": 1.0}, "programs": {"b": 3}},
+            r"Mixture\.programs names 'b', which Mixture\.weights does not",
+        ),
+        (
+            {"weights": "a", "programs": {"a": 128}},
+            r"Mixture\.programs has 128 for 'a'; choose a program from 0 to 127",
+        ),
         ({"temperature": 0.0}, r"Mixture\.temperature is 0\.0; choose more than 0"),
         ({"temperature": float("nan")}, r"Mixture\.temperature is nan"),
     ],

@@ -5,6 +5,7 @@ import optax
 import pytest
 from flax import nnx
 
+from spectrodiff.errors import InputError
 from spectrodiff.training.optimizers import adafactor, adamw, muon, warmup_cosine
 
 
@@ -15,6 +16,11 @@ def test_warmup_then_constant_or_half_a_cosine():
     for step, rate in ((5, 1.0), (10, 2.0), (60, 1.0), (110, 0.0), (500, 0.0)):
         assert float(cosine(step)) == pytest.approx(rate, abs=1e-6)
     assert float(warmup_cosine(2.0, 0, None)(0)) == 2.0
+
+
+def test_a_cosine_has_to_outlast_its_warmup():
+    with pytest.raises(InputError, match="steps are 100; choose more than its warmup, 200"):
+        adamw(0.1, warmup=200, steps=100)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 import json
 
 import gin
-import jax
 import numpy as np
 import pytest
 from inputs import make_recording, write_dataset
@@ -80,7 +79,7 @@ def same(first, second):
     return all(np.array_equal(a[k], b[k]) for a, b in zip(first, second, strict=True) for k in a)
 
 
-def test_batches_are_windows_of_the_pieces_on_the_device(windows, corpus):
+def test_batches_are_windows_of_the_pieces_and_say_of_which(windows, corpus):
     batch = next(windows())
     assert {name: array.shape for name, array in batch.items()} == {
         "tokens": (4, 256),
@@ -89,18 +88,18 @@ def test_batches_are_windows_of_the_pieces_on_the_device(windows, corpus):
         "context": (4, 256, 128),
         "context_mask": (4, 256),
         "overfull": (4,),
+        "start": (4,),
+        "record": (4, 2),
     }
-    assert all(isinstance(array, jax.Array) for array in batch.values())
-    pieces = [open_piece(record) for record in open_dataset(corpus, "rendered")["train"]]
+    records = open_dataset(corpus, "rendered")["train"]
     for i in range(4):
-        start = int(batch["context_mask"][i].sum())  # no piece reaches past frame 256 of context and 64 of target
-        if start < 256:
-            examples = [
-                cut_window(piece, TOKENIZER.timeline(piece.notes), start, TOKENIZER, 256, 128)
-                for piece in pieces
-                if piece.frames > start
-            ]
-            assert any(all(np.array_equal(batch[k][i], example[k]) for k in example) for example in examples)
+        (dataset, which), start = batch["record"][i], int(batch["start"][i])
+        assert dataset == 0
+        piece = open_piece(records[int(which)])
+        example = cut_window(piece, TOKENIZER.timeline(piece.notes), start, TOKENIZER, 256, 128)
+        assert all(np.array_equal(batch[k][i], example[k]) for k in example)
+    name = records[int(batch["record"][0, 1])]["name"]
+    assert Mixture(str(corpus)).whence(batch)[0] == f"rendered/{name} at {batch['start'][0] / 50:.2f} s"
 
 
 def test_a_seed_decides_all(windows):
@@ -131,11 +130,23 @@ def test_a_stream_continues_from_its_state_as_if_it_had_never_stopped(windows, t
     assert not same(whole[:1], whole[1:2])
 
 
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_a_stream_begins_wherever_it_is_told_to(mixture, hosts):
+    """On other hosts than before, too."""
+    whole = numbers(mixture, 40)["number"]
+    parts = [
+        numbers(mixture, 24 // hosts, batch_size=4 * hosts, start=16, process_index=i, process_count=hosts)["number"]
+        for i in range(hosts)
+    ]
+    np.testing.assert_array_equal(np.stack(parts, axis=1).ravel(), whole[16:])
+
+
 def test_hosts_share_what_one_alone_would_draw(mixture):
-    alone = numbers(mixture, 120)["number"]
-    hosts = [numbers(mixture, 40, batch_size=12, process_index=i, process_count=3)["number"] for i in range(3)]
-    assert len({*alone.tolist()}) == 120
-    np.testing.assert_array_equal(np.stack(hosts, axis=1).ravel(), alone)
+    alone = numbers(mixture, 120)
+    hosts = [numbers(mixture, 40, batch_size=12, process_index=i, process_count=3) for i in range(3)]
+    assert len({*alone["number"].tolist()}) == 120
+    for name in ("number", "piece"):
+        np.testing.assert_array_equal(np.stack([host[name] for host in hosts], axis=1).ravel(), alone[name])
 
 
 def test_shares_of_datasets_and_pieces(mixture, data_dir):

@@ -1,5 +1,7 @@
 """One step of a linear model, worked out by hand."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,12 +29,17 @@ BATCH = {"x": jnp.array([1.0, 3.0]), "y": jnp.array([4.0, 6.0])}  # errors 3 and
 RATE = 0.01
 
 
+def make_step(graph, optimizer, **options):
+    merge = functools.partial(nnx.merge, graph)
+    return make_train_step(merge, loss, optimizer, jax.random.key(0), average_decay=0.2, **options)
+
+
 @pytest.fixture(scope="module")
 def line():
     """A fresh state, and the step."""
     graph, params, buffers = states.split(Line())
     optimizer = optax.sgd(RATE)
-    step = make_train_step(graph, loss, optimizer, jax.random.key(0), average_decay=0.2)
+    step = make_step(graph, optimizer)
     return lambda: states.create(jax.tree.map(jnp.copy, params), jax.tree.map(jnp.copy, buffers), optimizer), step
 
 
@@ -43,7 +50,7 @@ def test_one_step(line):
     slope = 2.0 - RATE * gradient
     assert int(state.step) == 1
     assert float(state.params["slope"][0]) == pytest.approx(slope)
-    assert float(state.buffers["table"][0]) == 5.0
+    assert float(state.frozen["table"][0]) == 5.0
     assert float(metrics["loss"]) == pytest.approx(np.mean([9, 25]))
     assert float(metrics["gradient_norm"]) == pytest.approx(gradient)
     assert float(state.average["slope"][0]) == pytest.approx(0.1 * 2.0 + 0.9 * slope)  # decay (1 + 0) / (10 + 0)
@@ -73,3 +80,46 @@ def test_randomness_is_of_the_step(line):
     assert draws[:3] == draws[3:]
     assert len(set(draws)) == 3
     assert draws[1] == float(jax.random.uniform(jax.random.fold_in(jax.random.key(0), 1)))
+
+
+@pytest.mark.parametrize("x", [[1.0, np.nan], [1.0, 1e30]])  # the latter's error overflows when squared
+def test_a_step_that_is_not_finite_changes_nothing_but_its_number(line, x):
+    make, step = line
+    state, metrics = step(make(), BATCH | {"x": jnp.array(x)})
+    assert float(metrics["skipped"]) == 1.0
+    assert not np.isfinite(float(metrics["loss"]))
+    assert int(state.step) == 1
+    for after, before in zip(
+        jax.tree.leaves(state._replace(step=0)), jax.tree.leaves(make()._replace(step=0)), strict=True
+    ):
+        np.testing.assert_array_equal(after, before)
+    state, metrics = step(state, BATCH)
+    assert float(metrics["skipped"]) == 0.0
+    assert float(state.params["slope"][0]) != 2.0
+
+
+def test_a_batch_in_parts_is_the_batch_whole():
+    """But for the parts' randomness; each part holds every second example."""
+    graph, params, buffers = states.split(Line())
+    batch = {"x": jnp.array([1.0, 3.0, -2.0, 0.5]), "y": jnp.array([4.0, 6.0, 1.0, 2.0])}
+    results = []
+    for parts in (1, 2):
+        optimizer = optax.sgd(RATE)
+        copies = jax.tree.map(jnp.copy, (params, buffers))
+        results.append(make_step(graph, optimizer, accumulate=parts)(states.create(*copies, optimizer), batch))
+    (whole, wholes), (parts, theirs) = results
+    assert float(parts.params["slope"][0]) == pytest.approx(float(whole.params["slope"][0]))
+    assert float(theirs["loss"]) == pytest.approx(float(wholes["loss"]))
+    assert float(theirs["gradient_norm"]) == pytest.approx(float(wholes["gradient_norm"]))
+    draws = [jax.random.uniform(jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), i)) for i in (0, 1)]
+    assert float(theirs["drawn"]) == pytest.approx(float(np.mean(draws)))
+
+
+def test_a_result_that_overflows_is_skipped_too():
+    graph, params, buffers = states.split(Line())
+    optimizer = optax.sgd(3e38)
+    state = states.create(jax.tree.map(jnp.copy, params), buffers, optimizer)
+    state, metrics = make_step(graph, optimizer)(state, BATCH)
+    assert np.isfinite(float(metrics["gradient_norm"]))
+    assert float(metrics["skipped"]) == 1.0
+    assert float(state.params["slope"][0]) == float(state.average["slope"][0]) == 2.0

@@ -228,6 +228,17 @@ def test_program_maps(program_map, first):
     assert two[: len(ties) + 1] == [*ties, TIE]
 
 
+@pytest.mark.parametrize(("program_map", "others"), [("full", 97), ("midi_class", 96), ("slakh", 88)])
+def test_own_programs_stay_and_come_back(program_map, others):
+    notes = notes_of((0.0, 6.0, 60, 80, 97), (0.0, 6.0, 60, 80, 98), (1.0, 2.0, 38, 80, "drum"))
+    tokenizer = NoteTokenizer(TokenizerConfig(program_map=program_map, own_programs=(98,)))
+    one, two = windows(notes, program_map=program_map, own_programs=(98,))
+    assert one == [TIE, program(others), ON, pitch(60), program(98), pitch(60), shift(100), drum(38), EOS]
+    assert two[:5] == [program(others), pitch(60), program(98), pitch(60), TIE]
+    back = tokenizer.decode(tokenizer.encode(notes))
+    assert sorted(back.program[~back.is_drum].tolist()) == [others, 98]
+
+
 def test_slakh_keeps_the_published_programs_and_falls_to_the_next_below():
     known = [0, 4, 8, 16, 24, 26, 29, 32, 33, 40, 41, 42, 43, 46, 47, 48, 50, 52, 55, 56, 57, 58, 60, 61, 64, 66, 67]
     known += [68, 69, 70, 71, 73, 80, 88]
@@ -236,7 +247,7 @@ def test_slakh_keeps_the_published_programs_and_falls_to_the_next_below():
         assert tokens[1] == program(max(k for k in known if k <= p))
 
 
-def oracle(notes, velocity_bins, program_map, start_frame, frames=256):
+def oracle(notes, velocity_bins, program_map, own, start_frame, frames=256):
     """Windows as the paper's words have them, one event at a time."""
     known = [0, 4, 8, 16, 24, 26, 29, 32, 33, 40, 41, 42, 43, 46, 47, 48, 50, 52, 55, 56, 57, 58, 60, 61, 64, 66, 67]
     known += [68, 69, 70, 71, 73, 80, 88]
@@ -245,7 +256,7 @@ def oracle(notes, velocity_bins, program_map, start_frame, frames=256):
         *[a.tolist() for a in (notes.start, notes.end, notes.pitch, notes.velocity, notes.program, notes.is_drum)],
         strict=True,
     ):
-        prog = max(k for k in known if k <= prog) if program_map == "slakh" else prog
+        prog = max(k for k in known if k <= prog) if program_map == "slakh" and prog not in own else prog
         events.append((s, True, is_drum, prog, p, math.ceil(velocity_bins * v / 127)))
         if not is_drum:
             events.append((e, False, is_drum, prog, p, 0))
@@ -273,7 +284,7 @@ def oracle(notes, velocity_bins, program_map, start_frame, frames=256):
 
     def say_program(prog):
         if program_map != "flat":
-            say("program", tie + 1 + (prog // 8 * 8 if program_map == "midi_class" else prog))
+            say("program", tie + 1 + (prog // 8 * 8 if program_map == "midi_class" and prog not in own else prog))
 
     for prog, p in sorted(sounding):
         say_program(prog)
@@ -311,17 +322,19 @@ pieces = st.builds(
 @given(
     pieces,
     st.sampled_from([1, 5, 127]),
-    st.sampled_from(["full", "midi_class", "flat", "slakh"]),
+    st.sampled_from([(name, ()) for name, _ in MAPS] + [(name, (5, 127)) for name, _ in MAPS if name != "flat"]),
     st.integers(0, 1100),
     st.sampled_from([1, 100, 256, 700]),
 )
-def test_every_window_agrees_with_the_oracle(notes, velocity_bins, program_map, start_frame, frames):
-    tokenizer = NoteTokenizer(TokenizerConfig(velocity_bins, program_map))
+def test_every_window_agrees_with_the_oracle(notes, velocity_bins, programs, start_frame, frames):
+    program_map, own = programs
+    tokenizer = NoteTokenizer(TokenizerConfig(velocity_bins, program_map, own_programs=own))
     timeline = tokenizer.timeline(notes)
-    expected = oracle(notes, velocity_bins, program_map, start_frame, frames)
+    expected = oracle(notes, velocity_bins, program_map, own, start_frame, frames)
     assert tokenizer.window(timeline, start_frame, frames).tolist() == expected
-    for i, tokens in enumerate(windows(notes, velocity_bins=velocity_bins, program_map=program_map)):
-        assert tokens == oracle(notes, velocity_bins, program_map, 256 * i)
+    options = {"velocity_bins": velocity_bins, "program_map": program_map, "own_programs": own}
+    for i, tokens in enumerate(windows(notes, **options)):
+        assert tokens == oracle(notes, velocity_bins, program_map, own, 256 * i)
 
 
 def apart(rows):

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 from inputs import make_recording, write_dataset
 
+from spectrodiff.audio.mel import log_mel, scale_mel
 from spectrodiff.config import GeneratorConfig
 from spectrodiff.data.augmentation import Augmentation
 from spectrodiff.data.dataset import open_dataset
@@ -15,6 +16,7 @@ from spectrodiff.data.recordings import Recording, decode
 from spectrodiff.errors import InputError
 from spectrodiff.pretrained.native import VOCODER, holds, load
 from spectrodiff.training import state as states
+from spectrodiff.training.heldout import side_by_side
 from spectrodiff.training.vocoder import VocoderTask
 
 SMALL = GeneratorConfig(channels=16, dilations=(1,))
@@ -114,6 +116,19 @@ def test_figures(task, generator):
     assert figures.keys() == {"heldout_log_magnitude", "heldout_convergence", "heldout_mel"}
     assert silence["silence_convergence"] == pytest.approx(1.0, abs=0.02)  # all of the magnitude is missing
     assert all(np.isfinite(value) and value > 0 for value in [*figures.values(), *silence.values()])
+
+
+def test_what_is_shown(task, generator):
+    pictures, sounds = task.show(*states.split(generator))
+    assert {name: picture.shape for name, picture in pictures.items()} == {
+        f"heldout_mel/{i}": (128, 100 + 4 + 100, 3) for i in range(2)
+    }
+    made = jax.jit(generator)(log_mel(task.heldout))
+    for i in range(2):
+        np.testing.assert_array_equal(sounds[f"heldout_audio/{i}_true"], task.heldout[i])
+        np.testing.assert_allclose(sounds[f"heldout_audio/{i}_generated"], made[i], atol=1e-5)
+        again = side_by_side(*(np.asarray(scale_mel(log_mel(audio[i]))) for audio in (task.heldout, made)))
+        assert np.abs(pictures[f"heldout_mel/{i}"].astype(int) - again).max() < 5
 
 
 def test_what_is_saved_is_loaded(task, generator, tmp_path):

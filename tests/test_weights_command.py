@@ -118,7 +118,7 @@ def test_sizes_are_those_of_the_configs(name):
     try:
         gin.add_config_file_search_path(str(ROOT))
         gin.parse_config_file(str(ROOT / "configs" / f"{name}.gin"), skip_unknown=True)
-        model = ModelConfig()
+        model = gin.get_configurable("ModelConfig")()
     finally:
         gin.clear_config()
     sizes = (model.width, model.heads, model.head_dim, model.mlp_width)

@@ -180,7 +180,7 @@ def test_a_drawn_window_is_a_cut_one(long):
     rng = np.random.default_rng(3)
     rng.random()  # not a first one
     start = int(rng.integers(long.frames - 64))
-    assert same(example, {**cut(long, start), "overfull": np.int32(0)})
+    assert same(example, {**cut(long, start), "overfull": np.int32(0), "start": np.int32(start)})
 
 
 def crowded():
@@ -194,7 +194,7 @@ def test_what_is_skipped_is_counted():
     crowd, sparse = (examples.read(encode(recording))[0] for recording in (crowded(), SHORT))
     assert cut(crowd[0], 0, 128, 64) is None
     example = examples.draw(iter([crowd, crowd, sparse, crowd]), np.random.default_rng(0))
-    assert same(example, {**cut(sparse[0], 0, 128, 64), "overfull": np.int32(2)})
+    assert same(example, {**cut(sparse[0], 0, 128, 64), "overfull": np.int32(2), "start": np.int32(0)})
     assert example["overfull"].dtype == np.int32
 
 
@@ -218,7 +218,8 @@ def test_augmented_windows_are_windows_of_the_augmented_piece():
     recording = make_recording(3, seconds=14.0, drums=0)
     example = draw(windows(first_share=1.0, augmentation=Augmentation(semitones=12)), recording, seed=5)
     piece = open_piece(encode(recording))
-    matches = [s for s in range(-12, 13) if same({**cut(transpose(piece, s), 0), "overfull": np.int32(0)}, example)]
+    drawn = {"overfull": np.int32(0), "start": np.int32(0)}
+    matches = [s for s in range(-12, 13) if same({**cut(transpose(piece, s), 0), **drawn}, example)]
     assert len(matches) == 1
     assert matches != [0]
 

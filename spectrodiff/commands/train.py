@@ -1,14 +1,16 @@
 """`train`: a gin config to a trained model."""
 
+import argparse
 import contextlib
 import os
 import pathlib
 import typing
+from collections.abc import Sequence
 from typing import Any
 
 from spectrodiff.commands.common import ROOT, keep_compiled_programs, keep_freed_memory
 from spectrodiff.config import misfit
-from spectrodiff.errors import InputError
+from spectrodiff.errors import InputError, reason
 
 
 def add(commands) -> None:
@@ -16,18 +18,63 @@ def add(commands) -> None:
     parser.add_argument("--gin_file", action="append", required=True, help="a config; may be given more than once")
     parser.add_argument("--gin_param", action="append", default=[], help='one binding, such as "train.steps = 1000"')
     parser.add_argument("--workdir", required=True, help="where checkpoints, logs and the exported weights go")
+    parser.add_argument("--profile", type=_steps, metavar="FROM:TO", help="trace these steps into WORKDIR/profile")
+    parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="one of several processes, as the cluster's environment describes them",
+    )
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="of several processes, the address of the first")
+    parser.add_argument("--processes", type=int, help="how many there are")
+    parser.add_argument("--process", type=int, help="which one this is, from 0")
     parser.set_defaults(run=_train)
+
+
+def _steps(text: str) -> tuple[int, int]:
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no range of steps, such as 20:30")
+    return int(first), int(last)
+
+
+def _join(options) -> None:
+    """Joins the run's other processes, where there are any: before anything asks JAX for its devices."""
+    explicit = {"--coordinator": options.coordinator, "--processes": options.processes, "--process": options.process}
+    missing = [flag for flag, value in explicit.items() if value is None]
+    if not options.distributed and len(missing) == len(explicit):
+        return
+    if len(missing) not in (0, len(explicit)):
+        raise InputError(f"{', '.join(missing)} is missing: a process of several needs all of {', '.join(explicit)}")
+    import jax
+
+    try:
+        jax.distributed.initialize(options.coordinator, options.processes, options.process)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"cannot join the other processes: {reason(error)}") from error
 
 
 def _train(options) -> None:
     keep_freed_memory()
     keep_compiled_programs()
+    _join(options)
+    read_config(options.gin_file, options.gin_param)
+    from spectrodiff.training import loop
+
+    loop.train(options.workdir, **{"profile": options.profile} if options.profile else {})
+
+
+def read_config(files: Sequence[str], bindings: Sequence[str]) -> None:
+    """Has gin read a training config: files, found from here or from the checkout, then single bindings.
+
+    Raises:
+      InputError: there is no such file, or it is no complete config; the message names the first thing wrong.
+    """
     import gin
 
-    from spectrodiff.training import loop, optimizers, spectrogram, vocoder  # noqa: F401 (configs refer to them)
+    from spectrodiff.training import adaptation, loop, optimizers, spectrogram, vocoder  # noqa: F401 (for configs)
 
     paths = []
-    for path in options.gin_file:
+    for path in files:
         found = next((at for at in (pathlib.Path(path).absolute(), ROOT / path) if at.is_file()), None)
         if found is None:
             raise InputError(f"no config {path}; name a gin file, such as configs/tiny.gin")
@@ -36,7 +83,7 @@ def _train(options) -> None:
     gin.add_config_file_search_path(os.getcwd())
     try:
         with contextlib.chdir(ROOT):  # where `include 'configs/base.gin'` is looked for, wherever one stands
-            gin.parse_config_files_and_bindings(paths, options.gin_param)
+            gin.parse_config_files_and_bindings(paths, list(bindings))
     except (OSError, ValueError, SyntaxError) as error:
         raise InputError(f"cannot use the config: {' '.join(str(error).split())}") from error
     for name in ("task", "optimizer", "steps"):
@@ -44,7 +91,6 @@ def _train(options) -> None:
             gin.query_parameter(f"train.{name}")
         except ValueError:
             raise InputError(f"the config does not set train.{name}; include one of configs/ in it") from None
-    loop.train(options.workdir)
 
 
 def _check_types(config: dict[tuple[str, str], dict[str, Any]]) -> None:

@@ -15,7 +15,8 @@ from spectrodiff.data.pieces import Piece, open_piece
 class Crops:
     """Draws `frames` frames of audio that begin on any frame, with the extra samples that their mel sees.
 
-    An example is `audio`, float32 [(frames + EXTRA_FRAMES) * HOP], silent past a piece's end; see `pipeline.stream`.
+    An example is `audio`, float32 [(frames + EXTRA_FRAMES) * HOP], silent past a piece's end, and `start`, its first
+    frame; see `pipeline.stream`.
     """
 
     frames: int
@@ -30,6 +31,6 @@ class Crops:
         """A crop of the first candidate."""
         piece = self.augmentation(next(candidates), rng)
         samples = (self.frames + EXTRA_FRAMES) * HOP
-        start = HOP * int(rng.integers(max(1, (piece.samples - samples) // HOP)))
-        crop = piece.read(start, samples)
-        return {"audio": np.pad(crop, (0, samples - len(crop)))}
+        start = int(rng.integers(max(1, (piece.samples - samples) // HOP)))
+        crop = piece.read(start * HOP, samples)
+        return {"audio": np.pad(crop, (0, samples - len(crop))), "start": np.array(start, np.int32)}

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from spectrodiff.data.pieces import count_samples
 from spectrodiff.errors import InputError
 from spectrodiff.files import replacing
+from spectrodiff.notes.sequence import with_program
 
 _FEATURES = {"name", "audio", "notes", "stems"}
 _READERS = 8  # threads that look through a split whose lengths are not known yet
@@ -23,12 +24,16 @@ _READERS = 8  # threads that look through a split whose lengths are not known ye
 
 @dataclasses.dataclass(frozen=True)
 class Records(Sequence):
-    """The records of one split, as `recordings.encode` made them, in the order in which they lie on disk."""
+    """The records of one split, as `recordings.encode` made them, in the order in which they lie on disk.
+
+    With a `program`, all notes but drums are played on it, whatever the records on disk say.
+    """
 
     dataset: str
     split: str
     folder: pathlib.Path
     source: Any  # of TFDS
+    program: int | None = None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -48,7 +53,11 @@ class Records(Sequence):
             raise InputError(f"cannot read {self.folder}: record {index} of {self.split} is damaged ({why})") from error
         columns = record["stems"]
         stems = zip(columns["audio"], columns["notes"], strict=True)
-        return {**record, "stems": [{"audio": audio, "notes": notes} for audio, notes in stems]}
+        stems = [{"audio": audio, "notes": self._relabelled(notes)} for audio, notes in stems]
+        return {**record, "notes": self._relabelled(record["notes"]), "stems": stems}
+
+    def _relabelled(self, notes: bytes) -> bytes:
+        return notes if self.program is None else with_program(notes, self.program)
 
     @functools.cached_property
     def samples(self) -> Int[np.ndarray, " records"]:

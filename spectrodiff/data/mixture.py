@@ -7,9 +7,9 @@ import gin
 import numpy as np
 from jaxtyping import Float64
 
-from spectrodiff.audio.mel import HOP
-from spectrodiff.config import WINDOW_FRAMES
-from spectrodiff.data.dataset import Records, open_dataset
+from spectrodiff.audio.mel import FRAMES_PER_SECOND, HOP
+from spectrodiff.config import WINDOW_FRAMES, is_whole
+from spectrodiff.data.dataset import Dataset, Records, open_dataset
 from spectrodiff.errors import InputError
 
 
@@ -21,11 +21,15 @@ class Mixture:
     `weights` maps names of datasets to weights, whose sum does not matter: {"folder": 0.8, "rendered": 0.2}. Names
     alone, ("maestro", "slakh"), are weighted by n^(1 / temperature), n being how many windows their music fills: large
     ones do not drown the small, as the paper has it (Hawthorne et al. 2022, temperature 10/3).
+
+    `programs` maps names of datasets to the MIDI program that all of their notes but drums are read as, whatever the
+    files said: {"glass": 98}.
     """
 
     data_dir: str = "data"
     weights: Mapping[str, float] | Sequence[str] = ("rendered",)
     temperature: float = 10 / 3
+    programs: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if isinstance(self.weights, str):
@@ -38,6 +42,11 @@ class Mixture:
                     raise InputError(f"Mixture.weights has {weight} for {name!r}; choose a number from 0 up")
         if not self.temperature > 0:
             raise InputError(f"Mixture.temperature is {self.temperature}; choose more than 0")
+        for name, program in self.programs.items():
+            if name not in self.weights:
+                raise InputError(f"Mixture.programs names {name!r}, which Mixture.weights does not; add it or mend it")
+            if not is_whole(program, 0, 127):
+                raise InputError(f"Mixture.programs has {program!r} for {name!r}; choose a program from 0 to 127")
 
     @property
     def names(self) -> list[str]:
@@ -52,7 +61,7 @@ class Mixture:
         Raises:
           InputError: a dataset is not there, or has no train split.
         """
-        parts = [open_dataset(self.data_dir, name)["train"] for name in self.names]
+        parts = [self._records(open_dataset(self.data_dir, name), "train") for name in self.names]
         if isinstance(self.weights, Mapping):
             weights = np.array([self.weights[name] for name in self.names], np.float64)
         else:
@@ -68,4 +77,16 @@ class Mixture:
         """
         datasets = [open_dataset(self.data_dir, name) for name in self.names]
         having = [dataset for dataset in datasets if split in dataset.splits] or datasets
-        return [dataset[split] for dataset in having]
+        return [self._records(dataset, split) for dataset in having]
+
+    def _records(self, dataset: Dataset, split: str) -> Records:
+        return dataclasses.replace(dataset[split], program=self.programs.get(dataset.name))
+
+    def whence(self, source: Mapping[str, np.ndarray]) -> list[str]:
+        """Where a batch's examples come from, of its `record` [b, 2] and `start` [b], as "dataset/piece at 12.34 s"."""
+        parts, _ = self.training()
+        names = []
+        for (which, index), start in zip(source["record"], source["start"], strict=True):
+            piece = parts[which][int(index)]["name"]
+            names.append(f"{parts[which].dataset}/{piece} at {start / FRAMES_PER_SECOND:.2f} s")
+        return names

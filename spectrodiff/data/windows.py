@@ -71,7 +71,8 @@ class Windows:
 
     A window may have `tokens` tokens, and `tokens / tokens_per_note` notes. What becomes of one that has more says
     `on_overflow`: "skip" draws another, "thin" leaves its quietest notes out of its tokens. Either way it is counted:
-    an example's `overfull` (int32) is how many windows of too much were met on the way to it. A `first_share` of the
+    an example's `overfull` (int32) is how many windows of too much were met on the way to it, `start` (int32) the frame
+    that its target begins at. A `first_share` of the
     windows are a piece's first, with no context, as every song begins.
     """
 
@@ -107,12 +108,12 @@ class Windows:
             first = rng.random() < self.first_share
             start = 0 if first else int(rng.integers(max(1, piece.frames - WINDOW_FRAMES // 4)))
             example = cut_window(piece, timeline, start, self.tokenizer, self.tokens, room)
-            if example is not None:
-                return {**example, "overfull": np.array(met, np.int32)}
-            if self.on_overflow == "thin":
+            if example is None and self.on_overflow == "thin":
                 sequence = thin_window(timeline, start, self.tokenizer, self.tokens, room)
-                tokens = np.pad(sequence, (0, self.tokens - len(sequence)))
-                return {"tokens": tokens, **_cut_mel(piece, start), "overfull": np.array(1, np.int32)}
+                example = {"tokens": np.pad(sequence, (0, self.tokens - len(sequence))), **_cut_mel(piece, start)}
+                met = 1
+            if example is not None:
+                return {**example, "overfull": np.array(met, np.int32), "start": np.array(start, np.int32)}
         raise InputError(
             f"{_TRIES} windows in a row have over {self.tokens} tokens or {room} notes; raise batches.tokens"
         )

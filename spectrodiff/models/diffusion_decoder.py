@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 from spectrodiff.audio.mel import MEL_BINS
 from spectrodiff.config import WINDOW_FRAMES, ModelConfig
 from spectrodiff.diffusion.schedule import time_at
-from spectrodiff.models.layers import MLP, Attention, Dense, KeyValue, Positions, dropout, rms_norm, sinusoids
+from spectrodiff.models.layers import MLP, Attention, Dense, KeyValue, Positions, dropout, remat, rms_norm, sinusoids
 
 _NOISE_PERIOD = 2e4  # time [0, 1) is stretched to [0, 2e4), the longest period (Hawthorne et al. 2022, released code)
 
@@ -66,8 +66,8 @@ class DiffusionDecoder(nnx.Module):
     """The denoising network."""
 
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
-        self.width = cfg.width
-        self.rate = cfg.dropout
+        self.width, self.dtype = cfg.width, cfg.dtype
+        self.rate, self.remat = cfg.dropout, cfg.remat
         self.noise_in = Dense(cfg.width, 4 * cfg.width, rngs=rngs)
         self.noise_out = Dense(4 * cfg.width, 4 * cfg.width, rngs=rngs)
         self.project = Dense(MEL_BINS, cfg.width, rngs=rngs)
@@ -92,12 +92,13 @@ class DiffusionDecoder(nnx.Module):
     ) -> Float[Array, "b t m"]:
         """`logsnr` is one level for the batch, or one for each example."""
         noise = sinusoids(_NOISE_PERIOD * jnp.atleast_1d(time_at(logsnr)), self.width, _NOISE_PERIOD)
-        noise = nnx.swish(self.noise_out(nnx.swish(self.noise_in(noise))))
-        x = self.project(z) + self.positions(z.shape[1])
+        noise = nnx.swish(self.noise_out(nnx.swish(self.noise_in(noise.astype(self.dtype)))))
+        x = self.project(z.astype(self.dtype)) + self.positions(z.shape[1]).astype(self.dtype)
         if memory.sketch is not None:
-            x += self.project_sketch(memory.sketch)
+            x += self.project_sketch(memory.sketch.astype(self.dtype))
         x = dropout(x, self.rate, rngs)
         for block, keys_values in zip(self.blocks, memory.layers, strict=True):
-            x = block(x, keys_values, memory.mask, noise, rngs)
-        output = self.out(dropout(self.norm(x), self.rate, rngs)).astype(jnp.float32)
+            args = x, keys_values, memory.mask, noise, rngs
+            x = remat(block, *args) if self.remat else block(*args)
+        output = self.out(dropout(self.norm(x), self.rate, rngs).astype(jnp.float32))
         return output if memory.sketch is None else memory.sketch + output

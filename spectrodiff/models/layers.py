@@ -14,20 +14,25 @@ _lecun = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
 
 class Dense(nnx.Module):
-    """A matrix and no bias."""
+    """A matrix and no bias; the product is of its input's dtype."""
 
     def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs, kernel_init=_lecun):
         self.kernel = nnx.Param(kernel_init(rngs.params(), (inputs, outputs), jnp.float32))
 
     def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
-        kernel = self.kernel[...]
+        kernel = self.kernel[...].astype(x.dtype)
         # One matrix product, not a batch of them: XLA's CPU backend is three times as fast at this one's gradient.
         return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[1])
 
 
+class _RMSNorm(nnx.RMSNorm):
+    def __call__(self, x):
+        return super().__call__(x).astype(x.dtype)  # float32 before: its scale's
+
+
 def rms_norm(width: int, *, rngs: nnx.Rngs) -> nnx.RMSNorm:
-    """Scale only, statistics in float32."""
-    return nnx.RMSNorm(width, epsilon=1e-6, rngs=rngs)
+    """Scale only, computed in float32 and given in its input's dtype."""
+    return _RMSNorm(width, epsilon=1e-6, rngs=rngs)
 
 
 def dropout(
@@ -91,6 +96,21 @@ class KeyValue(NamedTuple):
     value: Float[Array, "bh n k"]
 
 
+@jax.custom_vjp
+def _logits(query, key):
+    """`query` times `key` transposed, in float32; its gradient is rounded to their dtype before it is multiplied."""
+    return jnp.matmul(query, key.swapaxes(1, 2), preferred_element_type=jnp.float32)
+
+
+def _logits_backward(kept, gradient):
+    query, key = kept
+    gradient = gradient.astype(query.dtype)
+    return gradient @ key, gradient.swapaxes(1, 2) @ query
+
+
+_logits.defvjp(lambda query, key: (_logits(query, key), (query, key)), _logits_backward)
+
+
 class Attention(nnx.Module):
     """Multi-head attention whose logits are not divided by sqrt(head_dim): the query's initialiser holds the factor."""
 
@@ -120,12 +140,13 @@ class Attention(nnx.Module):
     ) -> Float[Array, "b t d"]:
         """What `x` finds in `memory` where `mask` is true; nothing (zeros) where there is nothing to see."""
         b, t, _ = x.shape
-        logits = self._split(self.query(x)) @ memory.key.swapaxes(1, 2)
+        logits = _logits(self._split(self.query(x)), memory.key)
         if mask is not None:
             logits = jnp.where(jnp.repeat(mask, self.heads, 0)[:, None, :], logits, _HIDDEN)
         # Softmax with the division last, where there is least to divide: half the time of the usual order on a CPU.
         weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
-        attended = (dropout(weights, self.rate, rngs) @ memory.value) / weights.sum(-1, keepdims=True)
+        attended = dropout(weights, self.rate, rngs).astype(x.dtype) @ memory.value
+        attended = (attended / weights.sum(-1, keepdims=True)).astype(x.dtype)
         attended = attended.reshape(b, self.heads, t, -1).transpose(0, 2, 1, 3).reshape(b, t, -1)
         found = self.out(attended)
         return found if mask is None else jnp.where(mask.any(-1)[:, None, None], found, 0.0)
@@ -143,6 +164,12 @@ class MLP(nnx.Module):
     def __call__(self, x: Float[Array, "b t d"], rngs: nnx.Rngs | None = None) -> Float[Array, "b t d"]:
         hidden = nnx.gelu(self.wi_0(x), approximate=True) * self.wi_1(x)
         return self.wo(dropout(hidden, self.rate, rngs))
+
+
+def remat(block: nnx.Module, *args):
+    """`block(*args)`, computed again in the backward pass instead of kept, with the same dropout."""
+    # A copy, because what is given to nnx.remat is written back, which a scan allows only to what was made inside it.
+    return nnx.remat(type(block).__call__)(nnx.clone(block), *args)
 
 
 class EncoderBlock(nnx.Module):
@@ -167,7 +194,7 @@ class Encoder(nnx.Module):
     """A stack of blocks and a final norm."""
 
     def __init__(self, cfg: ModelConfig, layers: int, *, rngs: nnx.Rngs):
-        self.rate = cfg.dropout
+        self.rate, self.remat = cfg.dropout, cfg.remat
         self.blocks = nnx.List(EncoderBlock(cfg, rngs=rngs) for _ in range(layers))
         self.norm = rms_norm(cfg.width, rngs=rngs)
 
@@ -176,5 +203,5 @@ class Encoder(nnx.Module):
     ) -> Float[Array, "b n d"]:
         x = dropout(x, self.rate, rngs)
         for block in self.blocks:
-            x = block(x, mask, rngs)
+            x = remat(block, x, mask, rngs) if self.remat else block(x, mask, rngs)
         return dropout(self.norm(x), self.rate, rngs, per_place=True)

@@ -23,6 +23,7 @@ class NoteEncoder(nnx.Module):
 
     def __init__(self, cfg: ModelConfig, vocabulary: Vocabulary, *, rngs: nnx.Rngs):
         self.vocabulary = vocabulary
+        self.dtype = cfg.dtype
         self.compact = cfg.compact_notes
         self.tokens_per_note = cfg.tokens_per_note
         self.event_times = cfg.event_times
@@ -42,12 +43,12 @@ class NoteEncoder(nnx.Module):
         if self.compact:
             room = tokens.shape[1] // self.tokens_per_note
             notes = jax.vmap(lambda row: read_notes(row, self.vocabulary, room))(tokens)
-            return self.encoder(self._embed(notes), notes.real, rngs), notes.real, notes
+            return self.encoder(self._embed(notes).astype(self.dtype), notes.real, rngs), notes.real, notes
         x = self.embedding(tokens) + self.positions(tokens.shape[1])
         if self.event_times:
             x += self.onset_positions.at(jax.vmap(lambda row: event_frames(row, self.vocabulary))(tokens))
         mask = tokens > PAD
-        return self.encoder(x, mask, rngs), mask, None
+        return self.encoder(x.astype(self.dtype), mask, rngs), mask, None
 
     def _embed(self, notes: NoteEvents) -> Float[Array, "b m d"]:
         x = self.embedding(notes.pitch) + self.embedding(notes.program) + self.embedding(notes.velocity)

@@ -63,7 +63,7 @@ class NoteRoll(nnx.Module):
 
     def __call__(self, memory: Float[Array, "b n d"], kernels: Float[Array, "b t n k"]) -> Float[Array, "b t m"]:
         """The sketch, in the space the decoder works in."""
-        spectra = jnp.exp(jnp.minimum(self.project(memory) + _FIRST_GUESS, _LOUDEST))
+        spectra = jnp.exp(jnp.minimum(self.project(memory).astype(jnp.float32) + _FIRST_GUESS, _LOUDEST))
         magnitude = kernels.reshape(*kernels.shape[:2], -1) @ spectra.reshape(memory.shape[0], -1, MEL_BINS)
         scaled = 2.0 * (jnp.log(magnitude + jnp.exp(LOG_FLOOR)) - LOG_FLOOR) / (LOG_CEILING - LOG_FLOOR) - 1.0
         return (scaled - self.mean) / self.std

@@ -71,6 +71,15 @@ def from_note_sequence(data: bytes) -> Notes:
     return notes_of(note_seq.apply_sustain_control_changes(sequence) if sequence.control_changes else sequence)
 
 
+def with_program(data: bytes, program: int) -> bytes:
+    """A serialised NoteSequence, all of its notes but drums on one MIDI program."""
+    sequence = import_note_seq().NoteSequence.FromString(data)
+    for note in sequence.notes:
+        if not note.is_drum:
+            note.program = program
+    return sequence.SerializeToString(deterministic=True)
+
+
 def notes_of(sequence) -> Notes:
     """The columns of a NoteSequence whose pedal has been applied."""
     rows = [(n.start_time, n.end_time, n.pitch, n.velocity, n.program, n.is_drum) for n in sequence.notes]

@@ -46,9 +46,9 @@ class NoteTokenizer:
     """Turns pieces into windows of tokens, and windows of tokens into pieces.
 
     `config.program_map` is "full" (programs as they are), "midi_class" (the first of each family of eight), "flat" (no
-    programs) or "slakh" (the nearest program at or below that the published weights know). `on_overflow` says what
-    becomes of a window of over `config.max_tokens` tokens: "error", or "thin", which leaves its quietest notes out of
-    the piece; `thin` does it alone, and counts them.
+    programs) or "slakh" (the nearest program at or below that the published weights know); `config.own_programs` stay
+    what they are. `on_overflow` says what becomes of a window of over `config.max_tokens` tokens: "error", or "thin",
+    which leaves its quietest notes out of the piece; `thin` does it alone, and counts them.
     """
 
     config: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
@@ -61,6 +61,15 @@ class NoteTokenizer:
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
         return Vocabulary(self.config.velocity_bins)
+
+    def mapped(self, program: Int[np.ndarray, "*n"]) -> Int[np.ndarray, "*n"]:
+        """The programs as which the program map has each of `program` played ("flat" has none, and changes none)."""
+        known = program
+        if self.config.program_map == "slakh":
+            known = SLAKH_PROGRAMS[np.searchsorted(SLAKH_PROGRAMS, program, side="right") - 1]
+        elif self.config.program_map == "midi_class":
+            known = program // 8 * 8
+        return np.where(np.isin(program, self.config.own_programs), program, known)
 
     def encode_file(self, path: str | os.PathLike) -> Int32[np.ndarray, "windows n"]:
         """The tokens of a MIDI file; raises InputError as `read_midi` and `encode` do."""
@@ -94,8 +103,8 @@ class NoteTokenizer:
         index = np.flatnonzero(notes.is_drum | (notes.end > notes.start))
         program = notes.program
         if self.config.program_map == "slakh":
-            nearest = SLAKH_PROGRAMS[np.searchsorted(SLAKH_PROGRAMS, program, side="right") - 1]
-            program = np.where(notes.is_drum, program, nearest)  # a drum's is its kit, and orders it as published
+            # A drum's is its kit, and orders it as published.
+            program = np.where(notes.is_drum, program, self.mapped(program))
         index = index[np.lexsort((notes.pitch[index], program[index], notes.is_drum[index]))]
         ending = index[~notes.is_drum[index]]
         note = np.concatenate([ending, index])
@@ -111,7 +120,7 @@ class NoteTokenizer:
         until[by_voice[:-1]] = np.where(np.diff(voice[by_voice]) == 0, by_voice[1:], len(note))
         until[is_drum | (velocity == 0)] = 0
         if self.config.program_map == "midi_class":  # published so: the tokens change, not what they are sorted by
-            program = program // 8 * 8
+            program = self.mapped(program)
         program_token = np.full_like(program, PAD) if self.config.program_map == "flat" else vocabulary.program(program)
         return Timeline(
             step=np.rint(time * STEPS_PER_SECOND).astype(np.int64),

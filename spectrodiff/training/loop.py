@@ -1,10 +1,10 @@
 """The train loop, top to bottom."""
 
-import json
+import functools
 import pathlib
 import time
-from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import gin
 import grain
@@ -14,8 +14,18 @@ import optax
 from flax import nnx
 from tqdm import tqdm
 
+from spectrodiff.data.pipeline import SOURCE
+from spectrodiff.errors import InputError
+from spectrodiff.files import replacing
 from spectrodiff.training import state as states
+from spectrodiff.training.adaptation import Adaptation, everything
 from spectrodiff.training.checkpoints import Checkpoints
+from spectrodiff.training.flops import step_flops
+from spectrodiff.training.logbook import Logbook
+from spectrodiff.training.preemption import preemption
+from spectrodiff.training.report import write_report
+from spectrodiff.training.sharding import check_batch, gathered, make_mesh, shardings, share_out, spread
+from spectrodiff.training.speed import Speedometer, peak_of
 from spectrodiff.training.steps import Loss, make_train_step
 
 
@@ -24,16 +34,21 @@ class Task(Protocol):
     """What is learnt: a model, data for it, a loss, and figures that say how well it went."""
 
     loss: Loss
+    dtype: str  # that the model computes in
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module: ...
 
     def load(self, checkpoint: str) -> nnx.Module: ...
 
-    def batches(self, seed: int) -> grain.DatasetIterator: ...
+    def batches(self, seed: int, start: int = 0) -> grain.DatasetIterator: ...
+
+    def whence(self, source: dict[str, np.ndarray]) -> list[str]: ...
+
+    def baselines(self) -> dict[str, float]: ...
 
     def evaluate(self, graph: nnx.GraphDef, params: nnx.State, buffers: nnx.State) -> dict[str, float]: ...
 
-    def baselines(self) -> dict[str, float]: ...
+    def show(self, graph: nnx.GraphDef, params: nnx.State, buffers: nnx.State) -> tuple[dict, dict]: ...
 
     def save(self, folder: pathlib.Path, model: nnx.Module, card: dict) -> None: ...
 
@@ -46,92 +61,204 @@ def train(
     optimizer: optax.GradientTransformation | Callable[[], optax.GradientTransformation],
     steps: int,
     init_from: str | None = None,
+    adaptation: Adaptation | None = None,
     seed: int = 0,
+    accumulate: int = 1,
+    model_parallel: int = 1,
     average_decay: float = 0.999,
     log_every: int = 20,
     evaluate_every: int = 1000,
+    show_every: int = 5000,
     checkpoint_every: int = 500,
     checkpoints_kept: int = 2,
+    most_skipped: int = 10,
     stop_after_minutes: float | None = None,
+    profile: Sequence[int] | None = None,
 ) -> None:
     """Trains `task` for `steps` steps in `workdir`, from its newest checkpoint when it has one.
 
-    A fresh run starts from random parameters, or from those of `init_from`: a checkpoint's name or folder.
-    Writes `log.jsonl` (every figure, with its step), `checkpoints/`, `config.gin`, and `export/`, the averaged weights
-    in the format that `Synthesizer.from_pretrained` reads. `stop_after_minutes` saves and stops early.
-    """
-    workdir = pathlib.Path(workdir)
-    checkpoints = Checkpoints(workdir, checkpoints_kept)
-    deadline = time.monotonic() + 60 * stop_after_minutes if stop_after_minutes else float("inf")
+    A fresh run starts from random parameters, or from those of `init_from`: a checkpoint's name or folder. What of them
+    is trained says `adaptation`, by default everything. A batch is shared out over all devices of all processes, each
+    example over `model_parallel` of them, and computed in `accumulate` parts. Every so many steps figures are logged,
+    held-out music is evaluated and shown, and the state is saved; so it is on SIGTERM and after `stop_after_minutes`,
+    which end the run early. Steps whose loss or gradients are not finite are skipped. `profile` (from, to) has JAX
+    trace the steps of that range, counted from where this process starts.
 
-    # ---- data
-    data = task.batches(seed)
+    Writes `log.jsonl` (every figure, with its step), `tensorboard/`, `checkpoints/`, `config.gin`, `profile/`, and
+    `export/`, the averaged weights in the format that `Synthesizer.from_pretrained` reads; with `init_from` also
+    `report.md`, the held-out figures before and after.
+
+    Raises:
+      InputError: the config or the data cannot be used, `workdir` cannot be written, or `most_skipped` steps in a row
+        were skipped; the message names the examples of the last of these.
+    """
+    for name, value, least in (
+        ("steps", steps, 0),
+        ("seed", seed, 0),
+        ("accumulate", accumulate, 1),
+        ("log_every", log_every, 1),
+        ("evaluate_every", evaluate_every, 1),
+        ("show_every", show_every, 1),
+        ("checkpoint_every", checkpoint_every, 1),
+        ("checkpoints_kept", checkpoints_kept, 1),
+        ("most_skipped", most_skipped, 1),
+    ):
+        if value < least:
+            raise InputError(f"train.{name} is {value}; choose {least} or more")
+    if not 0 <= average_decay < 1:
+        raise InputError(f"train.average_decay is {average_decay}; choose 0 to below 1")
+    workdir = pathlib.Path(workdir)
+    adaptation = everything() if adaptation is None else adaptation
+    deadline = time.monotonic() + 60 * stop_after_minutes if stop_after_minutes else float("inf")
+    lead = jax.process_index() == 0  # the process that talks and writes
+
+    if stop_after_minutes and jax.process_count() > 1:
+        raise InputError("train.stop_after_minutes is for one process: several would stop at different steps")
+
+    # ---- mesh
+    mesh = make_mesh(model_parallel)
+    checkpoints = Checkpoints(workdir, checkpoints_kept)
+    resuming = checkpoints.newest is not None
 
     # ---- model and state
-    fresh = checkpoints.manager.latest_step() is None
-    model = task.load(init_from) if init_from is not None and fresh else task.build(nnx.Rngs(seed))
-    graph, params, buffers = states.split(model)
-    state = states.create(params, buffers, optimizer)
-    del model, params, buffers
-    print(f"{sum(x.size for x in jax.tree.leaves(state.params)) / 1e6:.2f} M parameters", flush=True)
+    def start(model: nnx.Module) -> tuple[nnx.GraphDef, Any, nnx.State]:
+        return adaptation.split(model, nnx.Rngs(seed))
 
-    # ---- resume
-    restored = checkpoints.restore(state)
-    if restored is not None:
-        state, data_state = restored
-        data.set_state(data_state)
-        print(f"resuming at step {int(state.step)}", flush=True)
-    (workdir / "config.gin").write_text(gin.config_str())
-    log = (workdir / "log.jsonl").open("a", buffering=1)
-
-    def record(step: int, figures: dict[str, float]) -> None:
-        log.write(json.dumps({"step": step, **{name: float(value) for name, value in figures.items()}}) + "\n")
-
-    if restored is None:
-        figures = task.baselines()
-        record(0, figures)
-        print("held-out baselines: " + _line(figures), flush=True)
-
-    # ---- steps
-    train_step = make_train_step(graph, task.loss, optimizer, jax.random.key(seed), average_decay)
+    graph, *parts = nnx.eval_shape(lambda: start(task.build(nnx.Rngs(seed))))
+    abstract = jax.eval_shape(functools.partial(states.create, optimizer=optimizer), *parts)
+    layout = shardings(abstract, mesh)
+    if resuming:
+        like = jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), abstract, layout)
+        state, examples = checkpoints.restore(like)
+    else:
+        _, *parts = start(task.build(nnx.Rngs(seed)) if init_from is None else task.load(init_from))
+        parts = spread(parts, [layout.params, layout.frozen])
+        create = jax.jit(functools.partial(states.create, optimizer=optimizer), out_shardings=layout)
+        state, examples = create(*parts), 0
+        del parts
     first = step = int(state.step)
-    bar = tqdm(total=steps, initial=step, desc="training", unit="step", mininterval=2.0, smoothing=0.05)
-    since, waited, metrics, examples = time.monotonic(), 0.0, [], 0
-    while step < steps and time.monotonic() < deadline:
-        asked = time.monotonic()
-        batch = next(data)
-        waited += time.monotonic() - asked
-        state, measured = train_step(state, batch)
-        # One step ahead of the device and no more: or waiting for data while it still has much to do would count.
-        jax.block_until_ready(metrics[-1:])
-        metrics.append(measured)
-        examples += len(next(iter(batch.values())))
-        step += 1
-        bar.update()
-        if step % log_every == 0 or step == first + 1:
-            measured = jax.device_get(metrics)
-            elapsed = time.monotonic() - since
-            figures = {name: float(np.mean([m[name] for m in measured])) for name in measured[0]}
-            figures |= {"examples_per_second": examples / elapsed, "waiting": waited / elapsed}
-            record(step, figures)
-            bar.set_postfix_str(_line(figures))
-            since, waited, metrics, examples = time.monotonic(), 0.0, [], 0
-        if step % evaluate_every == 0 or step == steps:
-            figures = task.evaluate(graph, state.average, state.buffers)
-            record(step, figures)
-            bar.write(f"step {step}: " + _line(figures))
-            since = time.monotonic()
-        if step % checkpoint_every == 0:
-            checkpoints.save(step, state, data.get_state())
-    bar.close()
+
+    def merge(params, frozen) -> nnx.Module:
+        return adaptation.merge(graph, params, frozen)
+
+    def averaged() -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+        return states.split(merge(*gathered((state.average, state.frozen), mesh)))
+
+    # ---- data
+    data = task.batches(seed, examples)
+
+    # ---- log
+    logbook = Logbook(workdir, step if resuming else -1) if lead else None
+    speed = Speedometer(peak_of(mesh, task.dtype))
+
+    def record(figures: dict[str, float], title: str = "") -> None:
+        if lead:
+            logbook.scalars(step, figures)
+        if lead and title:
+            tqdm.write(f"{title}: {_line(figures)}")
+
+    def evaluate(title: str) -> None:
+        record(task.evaluate(*averaged()), title)
+        speed.reset()
+
+    def show() -> None:
+        weights = averaged()  # of which every process has a part to give
+        if lead:
+            pictures, sounds = task.show(*weights)
+            logbook.pictures(step, pictures)
+            logbook.sounds(step, sounds)
+        speed.reset()
+
+    if lead:
+        print(f"{sum(x.size for x in jax.tree.leaves(state.params)) / 1e6:.2f} M parameters to train", flush=True)
+    if resuming and lead:
+        print(f"resuming at step {step}", flush=True)
+    if not resuming:
+        record(task.baselines(), "held-out baselines")
+        if init_from is not None:
+            evaluate(f"{init_from}, before training")
+
+    # ---- step
+    key = jax.random.key(seed)
+    train_step = make_train_step(
+        merge, task.loss, optimizer, key, average_decay=average_decay, accumulate=accumulate, shardings=layout
+    )
+
+    # ---- loop
+    metrics, sources, in_a_row, preempted = [], [], 0, False
+    bar = tqdm(
+        total=steps, initial=step, desc="training", unit="step", mininterval=2.0, smoothing=0.05, disable=not lead
+    )
+    with bar, preemption() as asked_to_stop:
+        while step < steps and time.monotonic() < deadline and not preempted:
+            with speed.waiting():
+                local = next(data)
+            sources.append({name: local.pop(name) for name in SOURCE})
+            size = len(sources[-1]["record"]) * jax.process_count()
+            if step == first:
+                check_batch(size, mesh, accumulate)
+            batch = share_out(local, mesh)
+            if step == first:
+                speed.flops = step_flops(lambda s, b: task.loss(merge(s.params, s.frozen), b, key), state, batch)
+            if profile and step - first == profile[0]:
+                jax.profiler.start_trace(workdir / "profile")
+            state, measured = train_step(state, batch)
+            # One step ahead of the device and no more: or waiting for data while it still has much to do would count.
+            jax.block_until_ready(metrics[-1:])
+            metrics.append(measured)
+            step, examples = step + 1, examples + size
+            bar.update()
+            preempted = asked_to_stop(step)
+            if profile and step - first == profile[1]:
+                jax.block_until_ready(measured)
+                jax.profiler.stop_trace()
+            if step == first + 1 and lead:  # by now everything that the config sets has been asked for
+                config = gin.operative_config_str()
+                with replacing(workdir / "config.gin") as temporary:
+                    temporary.write_text(config)
+                logbook.text(step, {"config": config})
+            if step % log_every == 0 or step in (first + 1, steps):
+                rows = jax.device_get(metrics)
+                for row, source in zip(rows, sources, strict=True):
+                    in_a_row = in_a_row + 1 if row["skipped"] else 0
+                    if in_a_row == most_skipped:
+                        raise InputError(_diverged(in_a_row, step, task.whence(source)))
+                figures = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+                figures |= speed.read(len(rows), len(rows) * size)
+                record(figures)
+                bar.set_postfix_str(_line(figures))
+                metrics, sources = [], []
+            if step % checkpoint_every == 0:
+                checkpoints.save(step, state, examples)
+            if step % evaluate_every == 0 and step < steps and not preempted:
+                evaluate(f"step {step}")
+            if step % show_every == 0 and step < steps and not preempted:
+                show()
+        checkpoints.save(step, state, examples)
+        checkpoints.close()
 
     # ---- leave
-    if step % evaluate_every and step != steps:
-        record(step, task.evaluate(graph, state.average, state.buffers))
-    checkpoints.save(step, state, data.get_state())
-    checkpoints.close()
-    task.save(workdir / "export", nnx.merge(graph, state.average, state.buffers), {"steps": step, "seed": seed})
+    if not preempted:
+        evaluate(f"step {step}")
+        show()
+    weights = averaged()
+    if not lead:
+        return
+    logbook.close()
+    if preempted:
+        print(f"asked to stop: step {step} is saved; the same command goes on from it", flush=True)
+        return
+    task.save(workdir / "export", nnx.merge(*weights), {"steps": step, "examples": examples, "seed": seed})
     print(f"step {step}: averaged weights are in {workdir / 'export'}", flush=True)
+    if init_from is not None:
+        print(write_report(workdir), flush=True)
+
+
+def _diverged(count: int, step: int, examples: list[str]) -> str:
+    return (
+        f"{count} steps in a row, to step {step} or just before, had a loss or gradients that are not finite: lower "
+        f"the learning rate, clip gradients, or look at the last one's examples, {', '.join(examples)}"
+    )
 
 
 def _line(figures: dict[str, float]) -> str:

@@ -5,26 +5,40 @@ import jax
 import optax
 from optax import contrib
 
+from spectrodiff.errors import InputError
+
 
 def warmup_cosine(peak: float, warmup: int, steps: int | None) -> optax.Schedule:
     """Linear from 0 over `warmup` steps, then constant, or with `steps` a half cosine down to 0 at that step."""
+    if steps is not None and steps <= warmup:
+        raise InputError(f"an optimiser's steps are {steps}; choose more than its warmup, {warmup}")
     after = optax.constant_schedule(peak) if steps is None else optax.cosine_decay_schedule(peak, steps - warmup)
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup]) if warmup else after
 
 
+def _clipped(clip: float | None, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`optimizer` on gradients clipped to global norm `clip`; None does not clip."""
+    return optimizer if clip is None else optax.chain(optax.clip_by_global_norm(clip), optimizer)
+
+
 @gin.configurable
-def adafactor(learning_rate: float = 1e-3) -> optax.GradientTransformation:
-    """The paper's: constant rate, decay 0.8 (Shazeer & Stern 2018)."""
-    return optax.adafactor(learning_rate, decay_rate=0.8)
+def adafactor(
+    learning_rate: float = 1e-3, warmup: int = 0, steps: int | None = None, clip: float | None = None
+) -> optax.GradientTransformation:
+    """The paper's: decay 0.8 (Shazeer & Stern 2018), there at a constant rate and without clipping by global norm."""
+    return _clipped(clip, optax.adafactor(warmup_cosine(learning_rate, warmup, steps), decay_rate=0.8))
 
 
 @gin.configurable
 def adamw(
-    learning_rate: float = 1e-3, warmup: int = 0, steps: int | None = None, weight_decay: float = 0.0, clip: float = 1.0
+    learning_rate: float = 1e-3,
+    warmup: int = 0,
+    steps: int | None = None,
+    weight_decay: float = 0.0,
+    clip: float | None = 1.0,
 ) -> optax.GradientTransformation:
-    """AdamW on gradients clipped to global norm `clip`."""
-    schedule = warmup_cosine(learning_rate, warmup, steps)
-    return optax.chain(optax.clip_by_global_norm(clip), optax.adamw(schedule, weight_decay=weight_decay))
+    """AdamW (Loshchilov & Hutter 2019) on gradients clipped to global norm `clip`."""
+    return _clipped(clip, optax.adamw(warmup_cosine(learning_rate, warmup, steps), weight_decay=weight_decay))
 
 
 def _muon_dimensions(params):
@@ -39,11 +53,16 @@ def _muon_dimensions(params):
 
 @gin.configurable
 def muon(
-    learning_rate: float = 1e-2, warmup: int = 0, steps: int | None = None, adam_rate: float = 1e-3
+    learning_rate: float = 1e-2,
+    warmup: int = 0,
+    steps: int | None = None,
+    adam_rate: float = 1e-3,
+    clip: float | None = None,
 ) -> optax.GradientTransformation:
     """Orthogonalised momentum for matrices (Jordan et al. 2024), Adam at `adam_rate` for the rest."""
-    return contrib.muon(
+    optimizer = contrib.muon(
         warmup_cosine(learning_rate, warmup, steps),
         adam_learning_rate=warmup_cosine(adam_rate, warmup, steps),
         muon_weight_dimension_numbers=_muon_dimensions,
     )
+    return _clipped(clip, optimizer)

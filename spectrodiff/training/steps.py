@@ -2,13 +2,14 @@
 
 import functools
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from spectrodiff.training.sharding import without_data
 from spectrodiff.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -21,28 +22,70 @@ class Loss(Protocol):
 
 
 def make_train_step(
-    graph: nnx.GraphDef,
+    merge: Callable[[Any, nnx.State], nnx.Module],
     loss: Loss,
     optimizer: optax.GradientTransformation,
     key: jax.Array,
-    average_decay: float,
+    *,
+    average_decay: float = 0.999,
+    accumulate: int = 1,
+    shardings: TrainState | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The jitted step. Its randomness is `fold_in(key, step)`: restarts repeat nothing and skip nothing."""
+    """The jitted step. Its randomness is `fold_in(key, step)`: restarts repeat nothing and skip nothing.
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    `merge` makes the module of trained and frozen parameters. A batch is computed in `accumulate` parts, one after
+    another, whose gradients are averaged: memory for one part at a time. A step whose loss, gradients or result are not
+    finite changes nothing but the step's number, and has the metric `skipped` at 1. `shardings` keeps the state where
+    it lies.
+    """
+
+    def gather(parts):
+        if shardings is None:
+            return parts
+        where = jax.tree.map(without_data, (shardings.params, shardings.frozen))
+        return jax.lax.with_sharding_constraint(parts, where)
+
+    def gradients_of(state: TrainState, batch: Batch, step_key: jax.Array):
+        def loss_of(params):
+            # Gathered over `data` before they are used: left to itself, XLA moves activations instead.
+            params, frozen = gather((params, state.frozen))
+            value, metrics = loss(merge(params, frozen), batch, step_key)
+            return value, {"loss": value, **metrics}
+
+        return jax.grad(loss_of, has_aux=True)(state.params)
+
+    def accumulated(state: TrainState, batch: Batch, step_key: jax.Array):
+        # Every k-th example, so that each device's share of the batch has its share of every part.
+        parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
+
+        def add(total, part):
+            index, part = part
+            return jax.tree.map(jnp.add, total, gradients_of(state, part, jax.random.fold_in(step_key, index))), None
+
+        first = jax.tree.map(lambda x: x[0], parts)
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradients_of, state, first, step_key)
+        )
+        total, _ = jax.lax.scan(add, zeros, (jnp.arange(accumulate), parts))
+        return jax.tree.map(lambda x: x / accumulate, total)
+
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=None if shardings is None else (shardings, None))
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(key, state.step)
-
-        def loss_of(params):
-            return loss(nnx.merge(graph, params, state.buffers), batch, step_key)
-
-        (value, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        gradients, metrics = (gradients_of if accumulate == 1 else accumulated)(state, batch, step_key)
+        norm = optax.global_norm(gradients)
         updates, opt_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         # Early on the average would be all initial values; a shorter memory until then.
         decay = jnp.minimum(average_decay, (1.0 + state.step) / (10.0 + state.step))
         average = optax.incremental_update(params, state.average, 1.0 - decay)
-        metrics = {"loss": value, "gradient_norm": optax.global_norm(gradients), **metrics}
-        return TrainState(state.step + 1, params, state.buffers, average, opt_state), metrics
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm) & jnp.isfinite(optax.global_norm(params))
+        params, average, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (params, average, opt_state),
+            (state.params, state.average, state.optimizer),
+        )
+        state = TrainState(state.step + 1, params, state.frozen, average, opt_state)
+        return state, {**metrics, "gradient_norm": norm, "skipped": 1.0 - finite}
 
     return train_step

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from spectrodiff.audio.mel import HOP, SAMPLE_RATE, log_mel
+from spectrodiff.audio.mel import HOP, SAMPLE_RATE, log_mel, scale_mel
 from spectrodiff.config import GeneratorConfig
 from spectrodiff.data.augmentation import OFF, Augmentation
 from spectrodiff.data.crops import Crops
@@ -23,6 +23,7 @@ from spectrodiff.data.pipeline import stream
 from spectrodiff.errors import InputError
 from spectrodiff.pretrained.hub import find_checkpoint
 from spectrodiff.pretrained.native import VOCODER, load, save
+from spectrodiff.training.heldout import Pictures, Sounds, side_by_side
 from spectrodiff.vocoder.generator import Generator
 from spectrodiff.vocoder.losses import spectral_losses, total
 
@@ -41,6 +42,7 @@ class VocoderTask:
     crop_frames: int = 50
     heldout_crops: int = 32
     augmentation: Augmentation = OFF
+    dtype = "float32"
 
     def build(self, rngs: nnx.Rngs) -> Generator:
         return Generator(self.config, rngs=rngs)
@@ -52,9 +54,12 @@ class VocoderTask:
             raise InputError(f"cannot train from {checkpoint}: its vocoder is {config}, but the config's {self.config}")
         return generator
 
-    def batches(self, seed: int) -> grain.DatasetIterator:
+    def batches(self, seed: int, start: int = 0) -> grain.DatasetIterator:
         crops = Crops(self.crop_frames, self.augmentation)
-        return stream(self.mixture, crops, batch_size=self.batch_size, seed=seed)
+        return stream(self.mixture, crops, batch_size=self.batch_size, seed=seed, start=start)
+
+    def whence(self, source: dict[str, np.ndarray]) -> list[str]:
+        return self.mixture.whence(source)
 
     def loss(self, model: Generator, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
         samples = self.crop_frames * HOP
@@ -90,6 +95,23 @@ class VocoderTask:
         """The spectral losses on held-out crops."""
         terms = self._losses(graph, params, buffers, jnp.asarray(self.heldout))
         return {f"heldout_{name}": float(value) for name, value in terms.items()}
+
+    @functools.cached_property
+    def _generate(self):
+        @functools.partial(jax.jit, static_argnums=0)
+        def generate(graph, params, buffers, audio):
+            return nnx.merge(graph, params, buffers)(log_mel(audio))
+
+        return generate
+
+    def show(self, graph, params, buffers) -> tuple[Pictures, Sounds]:
+        """Two held-out crops, as recorded and as generated from their mels: mels side by side, and audio."""
+        true = self.heldout[[0, -1]]
+        audio = {"true": true, "generated": np.asarray(self._generate(graph, params, buffers, true))}
+        mels = {name: np.asarray(scale_mel(log_mel(both))) for name, both in audio.items()}
+        pictures = {f"heldout_mel/{i}": side_by_side(*(both[i] for both in mels.values())) for i in range(len(true))}
+        sounds = {f"heldout_audio/{i}_{name}": both[i] for i in range(len(true)) for name, both in audio.items()}
+        return pictures, sounds
 
     def baselines(self) -> dict[str, float]:
         """What silence scores on the held-out crops."""

@@ -1,0 +1,28 @@
+"""`export`: a run's checkpoint as weights that others can load."""
+
+import pathlib
+
+from spectrodiff.commands.train import read_config
+from spectrodiff.errors import InputError
+from spectrodiff.files import replacing_folder
+
+
+def add(commands) -> None:
+    parser = commands.add_parser("export", help="write a run's weights as safetensors and JSON")
+    parser.add_argument("workdir", metavar="WORKDIR", type=pathlib.Path, help="of the run, going on or finished")
+    parser.add_argument("destination", metavar="DST", help="folder to make, which must not exist or be empty")
+    parser.add_argument("--step", type=int, help="a step that the run kept (default: the newest)")
+    parser.add_argument("--last", action="store_true", help="the last parameters instead of their moving average")
+    parser.set_defaults(run=_export)
+
+
+def _export(options) -> None:
+    config = options.workdir / "config.gin"
+    if not config.is_file():
+        raise InputError(f"{options.workdir} is no run's folder: it has no config.gin")
+    read_config([str(config)], [])
+    from spectrodiff.training.export import export
+
+    with replacing_folder(options.destination) as folder:
+        step = export(options.workdir, folder, step=options.step, average=not options.last)
+    print(f"step {step}: weights are in {options.destination}")

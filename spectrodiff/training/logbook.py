@@ -1,0 +1,109 @@
+"""What a run writes down as it goes: figures for anyone, and these with pictures and sounds for TensorBoard."""
+
+import json
+import pathlib
+import time
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from spectrodiff.audio.mel import SAMPLE_RATE
+from spectrodiff.errors import InputError
+from spectrodiff.files import replacing
+
+_FLUSH_EVERY = 10.0  # seconds: what TensorBoard may lose of a run that is killed; log.jsonl loses nothing
+
+
+class Logbook:
+    """`workdir/log.jsonl`, a row {"step": n, name: figure, ...} a call of `scalars`, and `workdir/tensorboard`.
+
+    A run that goes on from `step` opens it there: rows of later steps, which it will write again, are dropped from
+    both, and so is half a row of a run that was killed. A run that starts afresh opens it at -1. Of several processes
+    only one may open it.
+
+    Raises:
+      InputError: `workdir` cannot be written.
+    """
+
+    def __init__(self, workdir: pathlib.Path, step: int):
+        from tensorboardX import RecordWriter  # a tenth of a second
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        path = pathlib.Path(workdir) / "log.jsonl"
+        events = pathlib.Path(workdir) / "tensorboard"
+        try:
+            _drop_later(path, step)
+            self._rows = path.open("a", buffering=1)
+            events.mkdir(exist_ok=True)
+            # Not its SummaryWriter: that hands events to a thread, and hangs when a full disk has killed this.
+            self._events = RecordWriter(str(events / f"events.out.tfevents.{time.time_ns()}"))
+        except OSError as error:
+            raise InputError(f"cannot write to workdir {workdir}: {error.strerror}") from error
+        self._flushed = time.monotonic()
+        self._write(Event(file_version="brain.Event:2"))
+        # TensorBoard takes this for a restart, and forgets what earlier files have of this step and later ones.
+        self._write(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
+
+    def scalars(self, step: int, figures: Mapping[str, Real]) -> None:
+        from tensorboardX.summary import scalar
+
+        figures = {name: float(value) for name, value in figures.items()}
+        self._rows.write(json.dumps({"step": step, **figures}) + "\n")
+        self._summarize(step, [scalar(name, value) for name, value in figures.items()])
+
+    def pictures(self, step: int, pictures: Mapping[str, UInt8[np.ndarray, "_h _w 3"]]) -> None:
+        from tensorboardX.summary import image
+
+        self._summarize(step, [image(name, picture, dataformats="HWC") for name, picture in pictures.items()])
+
+    def sounds(self, step: int, sounds: Mapping[str, Float32[np.ndarray, " _s"]]) -> None:
+        """Audio at SAMPLE_RATE; what is louder than 1 is clipped."""
+        from tensorboardX.summary import audio
+
+        self._summarize(step, [audio(name, sound.clip(-1.0, 1.0), SAMPLE_RATE) for name, sound in sounds.items()])
+
+    def text(self, step: int, texts: Mapping[str, str]) -> None:
+        """Texts as they stand, in letters of one width."""
+        from tensorboardX.summary import text
+
+        verbatim = {name: "\n".join("    " + line for line in words.splitlines()) for name, words in texts.items()}
+        self._summarize(step, [text(name, words) for name, words in verbatim.items()])
+
+    def close(self) -> None:
+        self._rows.close()
+        self._events.close()
+
+    def _summarize(self, step: int, summaries: list[Any]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        values = [value for summary in summaries for value in summary.value]
+        self._write(Event(step=step, summary=Summary(value=values)))
+        if time.monotonic() - self._flushed > _FLUSH_EVERY:
+            self._events.flush()
+            self._flushed = time.monotonic()
+
+    def _write(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self._events.write(event.SerializeToString())
+
+
+def _drop_later(path: pathlib.Path, step: int) -> None:
+    """Leaves of a log the whole rows of steps up to `step`."""
+    if not path.exists():
+        return
+    text = path.read_text(errors="replace")
+    kept = "".join(f"{line}\n" for line in text.splitlines() if _step_of(line) <= step)
+    if kept != text:
+        with replacing(path) as temporary:
+            temporary.write_text(kept)
+
+
+def _step_of(line: str) -> Real:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, TypeError, KeyError):  # half a row
+        return float("inf")

@@ -1,0 +1,25 @@
+"""What training changed: held-out figures before and after, of each dataset."""
+
+import json
+import pathlib
+
+from spectrodiff.files import replacing
+
+
+def write_report(workdir: pathlib.Path) -> str:
+    """Writes `workdir/report.md`, a table of the held-out figures of step 0 and of the last step, and returns it.
+
+    All figures are such that less is better. "/NAME" in one is what it is on the dataset NAME alone.
+    """
+    rows = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
+    evaluated = [row for row in rows if any(name.startswith("heldout_") for name in row)]
+    before, after = evaluated[0], evaluated[-1]
+    lines = [f"| held out | before | after {after['step']} steps | change |", "|---|---|---|---|"]
+    for name, value in after.items():
+        if name in before and name.startswith("heldout_"):
+            change = f"{value / before[name] - 1:+.1%}" if before[name] else ""
+            lines.append(f"| {name.removeprefix('heldout_')} | {before[name]:.4f} | {value:.4f} | {change} |")
+    text = "\n".join(lines) + "\n"
+    with replacing(workdir / "report.md") as temporary:
+        temporary.write_text(text)
+    return text

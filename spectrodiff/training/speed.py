@@ -1,0 +1,48 @@
+"""How fast a run goes, and what holds it back."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import jax
+from jax.sharding import Mesh
+
+from spectrodiff.training.flops import peak_flops
+
+
+class Speedometer:
+    """Examples a second, the share of the time spent waiting for data, and of `peak` operations a second used.
+
+    `peak` is that of all devices together; steps ask for `flops` operations, once that is known.
+    """
+
+    def __init__(self, peak: float):
+        self.peak, self.flops = peak, 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the time since `read`: what passed was no training."""
+        self._since, self._waited = time.monotonic(), 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        asked = time.monotonic()
+        yield
+        self._waited += time.monotonic() - asked
+
+    def read(self, steps: int, examples: int) -> dict[str, float]:
+        """The figures of the `steps` steps and `examples` examples since it last was read or reset."""
+        elapsed = time.monotonic() - self._since
+        figures = {
+            "examples_per_second": examples / elapsed,
+            "waiting": self._waited / elapsed,
+            "utilisation": steps * self.flops / elapsed / self.peak,
+        }
+        self.reset()
+        return figures
+
+
+def peak_of(mesh: Mesh, dtype: str) -> float:
+    """The peak of a mesh's devices together. CPU devices of one process share its cores: there each process is one."""
+    device = jax.local_devices()[0]
+    return peak_flops(device, dtype) * (jax.process_count() if device.platform == "cpu" else mesh.size)

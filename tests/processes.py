@@ -1,0 +1,43 @@
+"""Starts `run_training.py` in processes of their own."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+TESTS = pathlib.Path(__file__).parent
+
+
+def start(corpus, workdir, options, *others, devices=1):
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(TESTS.parent / ".jax_cache"),
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
+    }
+    arguments = [corpus, workdir, json.dumps(options), *others]
+    return subprocess.Popen(
+        [sys.executable, str(TESTS / "run_training.py"), *map(str, arguments)],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def finish(process, status=0):
+    """What a process printed; it must end with `status`."""
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == status, output[-3000:]
+    return output
+
+
+def stepped(workdir, step):
+    """Whether a run that logs every step has come to `step`."""
+    log = workdir / "log.jsonl"
+    return log.is_file() and f'"step": {step},' in log.read_text()
+
+
+def losses(workdir):
+    """By step."""
+    rows = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}

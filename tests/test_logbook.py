@@ -1,0 +1,96 @@
+import io
+import json
+import struct
+
+import matplotlib.image
+import numpy as np
+import pytest
+import soundfile
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from spectrodiff.errors import InputError
+from spectrodiff.training.logbook import Logbook
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
+
+
+def files(workdir):
+    return sorted((workdir / "tensorboard").iterdir())
+
+
+def events(path):
+    """The records of a TFRecord file: length, its checksum, that many bytes, their checksum."""
+    content, found = path.read_bytes(), []
+    while content:
+        (size,) = struct.unpack("<Q", content[:8])
+        found.append(Event.FromString(content[12 : 12 + size]))
+        content = content[16 + size :]
+    return found
+
+
+def test_what_is_logged_can_be_read(tmp_path):
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    sound = rng.uniform(-1.2, 1.2, 100).astype(np.float32)
+    logbook = Logbook(tmp_path, -1)
+    logbook.scalars(3, {"loss": np.float32(0.5), "heldout_loss/a": 2})
+    logbook.pictures(3, {"mel/0": picture})
+    logbook.sounds(4, {"audio/0": sound})
+    logbook.text(0, {"config": "a = 1\n\n# *b*"})
+    logbook.close()
+    assert rows(tmp_path) == [{"step": 3, "loss": 0.5, "heldout_loss/a": 2.0}]
+    (path,) = files(tmp_path)
+    version, start, *logged = events(path)
+    assert version.file_version == "brain.Event:2"
+    assert (start.session_log.status, start.step) == (SessionLog.START, 0)
+    values = {value.tag: (event.step, value) for event in logged for value in event.summary.value}
+    scalars = {tag: (step, value.simple_value) for tag, (step, value) in values.items() if "loss" in tag}
+    assert scalars == {"loss": (3, 0.5), "heldout_loss/a": (3, 2.0)}
+    step, value = values["mel/0"]
+    seen = matplotlib.image.imread(io.BytesIO(value.image.encoded_image_string), format="png")
+    np.testing.assert_array_equal(np.round(255 * seen).astype(int), picture)
+    assert step == 3
+    step, value = values["audio/0"]
+    heard, rate = soundfile.read(io.BytesIO(value.audio.encoded_audio_string))
+    np.testing.assert_allclose(heard, np.clip(sound, -1, 1), atol=2**-15)
+    assert (step, rate) == (4, 16000)
+    step, value = values["config/text_summary"]
+    assert value.tensor.string_val == [b"    a = 1\n    \n    # *b*"]  # to Markdown, indented is verbatim
+
+
+def test_a_run_that_goes_on_lists_no_step_twice(tmp_path):
+    first = Logbook(tmp_path, -1)
+    for step in (0, 2, 4, 6):
+        first.scalars(step, {"loss": 1.0 / 3.0 + step})
+    first.close()
+    before = (tmp_path / "log.jsonl").read_text()
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"step": 8, "los')  # and there it was killed
+    second = Logbook(tmp_path, 4)
+    assert (tmp_path / "log.jsonl").read_text() == "".join(before.splitlines(keepends=True)[:3])
+    second.scalars(6, {"loss": 7.0})
+    second.close()
+    assert [row["step"] for row in rows(tmp_path)] == [0, 2, 4, 6]
+    assert rows(tmp_path)[-1]["loss"] == 7.0
+    old, new = files(tmp_path)  # by name, as TensorBoard reads them
+    assert [event.step for event in events(old) if event.summary.value] == [0, 2, 4, 6]
+    assert [(event.session_log.status, event.step) for event in events(new)][1] == (SessionLog.START, 5)
+    Logbook(tmp_path, -1).close()
+    assert rows(tmp_path) == []
+
+
+def test_a_row_is_there_at_once(tmp_path):
+    logbook = Logbook(tmp_path, -1)
+    logbook.scalars(1, {"loss": 1.0})
+    assert rows(tmp_path) == [{"step": 1, "loss": 1.0}]
+    logbook.close()
+
+
+def test_where_nothing_can_be_written(tmp_path):
+    with pytest.raises(InputError, match=r"cannot write to workdir .*/nowhere: No such file"):
+        Logbook(tmp_path / "nowhere", -1)
+    (tmp_path / "log.jsonl").mkdir()
+    with pytest.raises(InputError, match=r"cannot write to workdir .*: Is a directory"):
+        Logbook(tmp_path, -1)

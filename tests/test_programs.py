@@ -1,0 +1,149 @@
+"""Instruments that weights gain: they begin as their relatives, and are played by their own programs from then on."""
+
+import dataclasses
+import json
+import pathlib
+
+import gin
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from inputs import OURS, jitted, random_notes
+from weights import random_arrays, write_weights
+
+from spectrodiff.config import SpectrogramConfig, TokenizerConfig
+from spectrodiff.errors import InputError
+from spectrodiff.notes.midi import write_midi
+from spectrodiff.notes.tokenizer import NoteTokenizer
+from spectrodiff.pretrained.native import flatten
+from spectrodiff.synthesizer import Synthesizer
+from spectrodiff.training.programs import check_new
+from spectrodiff.training.spectrogram import SpectrogramTask
+
+NEW, RELATIVE = 98, 14
+TABLE = "note_encoder.embedding.embedding"
+
+
+def with_tokenizer(**options):
+    return dataclasses.replace(OURS, tokenizer=dataclasses.replace(OURS.tokenizer, **options))
+
+
+def task(new=None, **options):
+    return SpectrogramTask(config=with_tokenizer(**options), new_programs={NEW: RELATIVE} if new is None else new)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """Writes weights of a tokenizer with these options, and returns their folder and arrays."""
+
+    def write(**options):
+        config, folder = with_tokenizer(**options), tmp_path / "weights"
+        arrays = random_arrays(config)
+        write_weights(folder, "spectrodiff", config, arrays)
+        return str(folder), arrays
+
+    return write
+
+
+def row(program, tokenizer=OURS.tokenizer):
+    return NoteTokenizer(tokenizer).vocabulary.program(program)
+
+
+@pytest.mark.parametrize(("program_map", "relative"), [("full", 14), ("midi_class", 8), ("slakh", 8)])
+def test_only_the_new_row_differs_and_it_is_that_of_the_relative_as_played(weights, program_map, relative):
+    folder, arrays = weights(program_map=program_map)
+    model = task(program_map=program_map, own_programs=(NEW,)).load(folder)
+    expected = {**arrays, TABLE: arrays[TABLE].copy()}
+    expected[TABLE][row(NEW)] = arrays[TABLE][row(relative)]
+    got = flatten(nnx.state(model))
+    assert got.keys() == expected.keys()
+    for name in got:
+        np.testing.assert_array_equal(got[name], expected[name])
+
+
+def test_it_begins_by_sounding_as_its_relative_does(weights):
+    """No other parameter is one program's: the whole network gives the same for one and for the other."""
+    folder, _ = weights(program_map="midi_class")
+    ours = task(program_map="midi_class", own_programs=(NEW,))
+    model = ours.load(folder)
+    notes = random_notes(0, programs=(NEW,), voices=4, drums=2)
+    alike, other = (dataclasses.replace(notes, program=np.full_like(notes.program, p)) for p in (RELATIVE, 40))
+    tokens = [ours.tokenizer.encode(piece)[:1, :256] for piece in (notes, alike, other)]
+    assert not np.array_equal(tokens[0], tokens[1])
+    empty = jnp.zeros((1, 256, 128))
+    call = jitted(lambda model, tokens: model(tokens, empty, empty[..., 0] > 0, empty, jnp.zeros(1)))
+    new, relative, violin = (np.asarray(call(model, window)) for window in tokens)
+    np.testing.assert_array_equal(new, relative)
+    assert np.abs(new - violin).max() > 1e-3
+
+
+def test_what_weights_learnt_as_new_is_not_begun_again(weights):
+    """Training may go on from what it exported, with the same config, and add another instrument."""
+    folder, arrays = weights(program_map="midi_class", own_programs=(NEW,))
+    further = task({NEW: RELATIVE, 99: NEW - 1}, program_map="midi_class", own_programs=(NEW, 99))
+    table = flatten(nnx.state(further.load(folder)))[TABLE]
+    np.testing.assert_array_equal(table[row(NEW)], arrays[TABLE][row(NEW)])
+    np.testing.assert_array_equal(table[row(99)], arrays[TABLE][row(96)])
+    with pytest.raises(InputError, match="these weights learnt program 98: add it to own_programs, or it is lost"):
+        task({}, program_map="midi_class").load(folder)
+
+
+def test_exported_weights_play_a_midi_file_on_it(weights, tmp_path):
+    folder, _ = weights(program_map="midi_class")
+    ours = task(program_map="midi_class", own_programs=(NEW,))
+    ours.save(tmp_path / "export", ours.load(folder), {})
+    write_midi(random_notes(1, programs=(NEW, NEW + 1), voices=6, drums=0), tmp_path / "song.mid")
+    tokens = Synthesizer.from_pretrained(tmp_path / "export").tokenizer.encode_file(tmp_path / "song.mid")
+    before = NoteTokenizer(with_tokenizer(program_map="midi_class").tokenizer).encode_file(tmp_path / "song.mid")
+
+    def programs(tokens):
+        return {int(token) - row(0) for token in np.unique(tokens) if row(0) <= token <= row(127)}
+
+    assert programs(tokens) == {NEW, 96}
+    assert programs(before) == {96}
+
+
+def test_what_gin_says_of_the_task_is_not_said_of_older_weights(weights):
+    """Files from before there were own programs do not take the config's for theirs, and so miss the new ones."""
+    folder, arrays = weights(program_map="midi_class")
+    description = json.loads(pathlib.Path(folder, "spectrogram.json").read_text())
+    del description["config"]["tokenizer"]["own_programs"]
+    pathlib.Path(folder, "spectrogram.json").write_text(json.dumps(description))
+    try:
+        gin.parse_config(f"TokenizerConfig.own_programs = ({NEW},)")
+        table = task(program_map="midi_class", own_programs=(NEW,)).load(folder).note_encoder.embedding.embedding
+    finally:
+        gin.clear_config()
+    np.testing.assert_array_equal(table[row(NEW)], arrays[TABLE][row(8)])
+
+
+@pytest.mark.parametrize(
+    ("new", "options", "message"),
+    [
+        ({98: 14}, {"program_map": "midi_class"}, "new program 98 would be played as 96; add it to own_programs"),
+        (
+            {96: 14},
+            {"program_map": "midi_class"},
+            "program 96 cannot be new, 97 is played as it; choose another number",
+        ),
+        ({24: 14}, {"program_map": "slakh"}, "program 24 cannot be new, 25 is played as it"),
+        ({90: 14}, {"program_map": "slakh"}, "new program 90 would be played as 88"),
+        ({98: 14}, {"program_map": "flat"}, "program 98 cannot be new: the program map 'flat' drops every program"),
+        ({98: 98}, {}, "new program 98 cannot begin as 98, which is new too; name a known one"),
+        ({98: 99, 99: 8}, {}, "new program 98 cannot begin as 99"),
+        ({98: 128}, {}, "new_programs have 128; choose programs from 0 to 127"),
+        ({-1: 8}, {}, "new_programs have -1; choose"),
+    ],
+)
+def test_programs_that_cannot_be_new(new, options, message):
+    with pytest.raises(InputError, match=message):
+        check_new(new, TokenizerConfig(**options))
+    with pytest.raises(InputError, match=message):
+        SpectrogramTask(config=SpectrogramConfig(TokenizerConfig(**options)), new_programs=new)
+
+
+def test_weights_without_programs_lend_no_relative(weights):
+    folder, _ = weights(program_map="flat")
+    with pytest.raises(InputError, match="these weights know no programs, so a new one has no relative"):
+        task(program_map="full").load(folder)
