@@ -27,7 +27,7 @@ peers: .venv/ready-dev .venv-peers/ready
 
 tf: .venv-tf/ready
 	.venv-tf/bin/python -c "import tensorflow"
-	.venv-tf/bin/python -m pytest tests/test_saved_model.py
+	.venv-tf/bin/python -m pytest tests/test_saved_model.py tests/test_embeddings.py
 
 beam: .venv-beam/ready
 	.venv-beam/bin/python -c "import apache_beam"
@@ -42,10 +42,11 @@ data: .venv/ready-dev
 	$(BIN)/pip install --quiet --disable-pip-version-check -e .
 	touch $@
 
-# pyfluidsynth asks for an audio-device library that needs a compiler and that nothing here uses: hence --no-deps.
+# pyfluidsynth asks for an audio-device library that needs a compiler and that nothing here uses, basic-pitch for what trains
+# it, though only its ONNX model is used here: hence --no-deps.
 .venv/ready-dev: .venv/ready | system
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev,data,render]"
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps pyfluidsynth
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps pyfluidsynth basic-pitch
 	touch $@
 
 # The extra `peers`, read from setup.py, and nothing else of ours. PyTorch is its CPU wheel where pip's indexes offer it.

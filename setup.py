@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["spectrodiff", "spectrodiff.*"]),
-    package_data={"spectrodiff.pretrained": ["weights/*/*"]},
+    package_data={"spectrodiff.pretrained": ["weights/*/*"], "spectrodiff.evaluation": ["weights/*/*"]},
     install_requires=[
         "jax>=0.10",
         "flax>=0.12",
@@ -32,6 +32,7 @@ setup(
         "safetensors>=0.5",
         "scipy>=1.13",
         "soundfile>=0.12",
+        "tensorboardX>=2.6",
         "tensorstore>=0.1.70",
         "tqdm>=4.66",
     ],
@@ -40,7 +41,7 @@ setup(
         "render": ["music21>=9"],  # and pyfluidsynth, installed with --no-deps: see the Makefile
         "hub": ["huggingface_hub>=0.25"],
         "onnx": ["onnxruntime>=1.19"],
-        "eval": ["mir_eval>=0.7", "onnxruntime>=1.19"],
+        "eval": ["mir_eval>=0.8", "onnxruntime>=1.19"],  # and basic-pitch, installed with --no-deps: see the Makefile
         "tf": ["tensorflow>=2.16"],
         "beam": ["apache-beam>=2.60"],
         "peers": ["diffusers==0.42.1", "note-seq==0.0.5", "torch==2.13.0", "transformers==5.16.1"],
@@ -48,6 +49,7 @@ setup(
         "dev": [
             "huggingface_hub>=0.25",
             "hypothesis>=6.100",
+            "mir_eval>=0.8",
             "onnx>=1.17",
             "onnxruntime>=1.19",
             "pytest>=8",
