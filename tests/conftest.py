@@ -11,6 +11,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook("spectrodiff", "beartype.beartype")
 
+import gin
 import hypothesis
 import jax
 import pytest
@@ -29,6 +30,13 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 hypothesis.settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("ci")
+
+
+@pytest.fixture(autouse=True)
+def no_config_is_left():
+    """gin's bindings are the process's: what a test's own commands bound would reach the tests after it."""
+    yield
+    gin.clear_config()
 
 
 @pytest.fixture(scope="session")
