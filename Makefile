@@ -7,7 +7,7 @@
 PYTHON ?= python3
 HOURS ?= 24
 BIN := .venv/bin
-SYSTEM := libfluidsynth3 fluidr3mono-gm-soundfont mma freedoom freedm
+SYSTEM := libfluidsynth3 fluidr3mono-gm-soundfont mma freedoom freedm chromium
 export JAX_PLATFORMS ?= cpu
 
 .PHONY: demo test lint peers tf beam data system clean
@@ -62,13 +62,13 @@ data: .venv/ready-dev
 	.venv-$*/bin/pip install --quiet --disable-pip-version-check -e ".[dev,data,$*]"
 	touch $@
 
-# What rendering a corpus needs from the system. Without the rights to install it, say so; its tests are then skipped.
+# What rendering a corpus needs from the system, and a browser that tests look at reports with. Without the rights to install it, say so; its tests are then skipped.
 system:
 	@if dpkg -s $(SYSTEM) >/dev/null 2>&1; then :; \
 	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SYSTEM) >/dev/null \
 			|| echo "could not install all of: $(SYSTEM)"; \
-	else echo "for rendering a corpus, install: $(SYSTEM)"; fi
+	else echo "for rendering a corpus and for all tests, install: $(SYSTEM)"; fi
 
 clean:
 	rm -rf .venv .venv-peers .venv-tf .venv-beam out build *.egg-info

@@ -4,6 +4,9 @@ import base64
 import html.parser
 import io
 import json
+import re
+import shutil
+import subprocess
 
 import matplotlib.image
 import numpy as np
@@ -225,3 +228,61 @@ def test_the_page_holds_all_it_shows_and_plays(two):
 def test_a_picture_is_no_longer_than_can_be_seen():
     picture = matplotlib.image.imread(io.BytesIO(mel_picture(noise(0, 60.0))))
     assert picture.shape[:2] == (128, 2048)
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIETLY = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+# What a reader's eyes and ears would meet, written into the page once every player knows its sound.
+LOOK = """<script>addEventListener("load", async () => {
+  const all = (selector, look) => [...document.querySelectorAll(selector)].map(look);
+  const known = (player) => player.readyState ? 0 : new Promise((then) => {
+    player.onloadedmetadata = player.onerror = then;
+  });
+  await Promise.all(all("audio", known));
+  const seen = {
+    rows: all("tr", (row) => row.innerText.split("\\t")),
+    wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+    pictures: all("img", (image) => [image.naturalWidth, image.naturalHeight, image.offsetHeight]),
+    seconds: all("audio", (player) => player.duration),
+    outside: performance.getEntriesByType("resource").map((entry) => entry.name).filter((name) => !/^data:/.test(name)),
+  };
+  document.body.append(Object.assign(document.createElement("pre"), {id: "seen", innerText: JSON.stringify(seen)}));
+});</script></body>"""
+
+
+def browse(page, tmp_path, *options):
+    """What headless Chromium prints of a page that lies in a file."""
+    file = tmp_path / "page.html"
+    file.write_text(page, encoding="utf-8")
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    command = [CHROMIUM, *QUIETLY, profile, "--window-size=1200,1600", *options, file.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+def test_a_browser_shows_the_tables_and_pictures_and_can_play_the_sound(two, tmp_path):
+    songs, _, found = two
+    sounds = {TRUE: noise(3, 4.0), ENCODED: noise(4, 4.0), SYNTHESISED: noise(5, 3.0)}
+    whole = page(found, [Example(songs[0].name, sounds)])
+    dom = browse(whole.replace("</body>", LOOK), tmp_path, "--virtual-time-budget=60000", "--dump-dom")
+    seen = json.loads(html.unescape(re.search(r'<pre id="seen">(.*?)</pre>', dom, re.DOTALL)[1]))
+    systems, (header, *of_songs) = seen["rows"][: 1 + len(SYSTEMS)], seen["rows"][1 + len(SYSTEMS) :]
+    assert [row[0] for row in systems] == ["System", *SYSTEMS.values()]
+    assert {len(row) for row in systems} == {1 + len(columns(found))}
+    assert header[0] == "Song"
+    assert [row[0].split()[0] for row in of_songs] == ["one", "set/two"]
+    assert seen["wide"] <= 0  # tables and pictures scroll by themselves, the page does not
+    assert seen["pictures"] == [[200, 128, 128], [200, 128, 128], [150, 128, 128]]
+    assert seen["seconds"] == pytest.approx([4.0, 4.0, 3.0], abs=0.05)
+    assert not seen["outside"]
+
+    browse(whole, tmp_path, "--screenshot=page.png")
+    screen = matplotlib.image.imread(tmp_path / "page.png")[..., :3]
+    assert screen.shape == (1600, 1200, 3)
+    colourful = np.ptp(screen, axis=-1) > 0.2
+    assert 0.5 * 550 * 128 < colourful.sum() < 3 * 550 * 128  # of mel pictures, 550 by 128 in all

@@ -149,8 +149,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-spa
 th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }
 th:first-child, td:first-child { text-align: left; }
 .songs tr td:first-child { font-weight: normal; }
-.players { display: flex; flex-wrap: wrap; gap: 1rem; }
-figure { margin: 0; }
+figure { margin: 0 0 1rem; }
 img { display: block; height: 128px; max-width: none; }
 em { color: #b00; }
 """
