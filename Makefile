@@ -7,7 +7,7 @@
 PYTHON ?= python3
 HOURS ?= 24
 BIN := .venv/bin
-SYSTEM := libfluidsynth3 fluidr3mono-gm-soundfont mma freedoom freedm chromium
+SYSTEM := libfluidsynth3 fluidr3mono-gm-soundfont mma freedoom freedm
 export JAX_PLATFORMS ?= cpu
 
 .PHONY: demo test lint peers tf beam data system clean
@@ -62,13 +62,16 @@ data: .venv/ready-dev
 	.venv-$*/bin/pip install --quiet --disable-pip-version-check -e ".[dev,data,$*]"
 	touch $@
 
-# What rendering a corpus needs from the system, and a browser that tests look at reports with. Without the rights to install it, say so; its tests are then skipped.
+# What rendering a corpus needs from the system, and a browser, in which tests look at reports; each by itself, as not
+# every release has both. Without the rights to install them, say so; their tests are then skipped.
 system:
-	@if dpkg -s $(SYSTEM) >/dev/null 2>&1; then :; \
-	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SYSTEM) >/dev/null \
-			|| echo "could not install all of: $(SYSTEM)"; \
-	else echo "for rendering a corpus and for all tests, install: $(SYSTEM)"; fi
+	@for packages in "$(SYSTEM)" chromium; do \
+		if dpkg -s $$packages >/dev/null 2>&1; then :; \
+		elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$packages >/dev/null \
+				|| echo "could not install all of: $$packages"; \
+		else echo "for rendering a corpus and for all tests, install: $$packages"; fi; \
+	done
 
 clean:
 	rm -rf .venv .venv-peers .venv-tf .venv-beam out build *.egg-info
