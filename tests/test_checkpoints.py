@@ -41,13 +41,13 @@ def test_a_fresh_workdir_has_nothing_to_restore(tmp_path):
 def test_the_newest_comes_back_to_the_bit_and_the_older_ones_go(tmp_path):
     checkpoints = Checkpoints(tmp_path, 2)
     for step in (1, 2, 3, 3):  # the last time as if saved once more at the end
-        checkpoints.save(step, at(step), 10 * step)
+        checkpoints.save(step, at(step), {"examples": 10 * step, "seed": 7})
     checkpoints.close()
     again = Checkpoints(tmp_path, 2)
     assert sorted(again.manager.all_steps()) == [2, 3]
     assert again.newest == 3
-    state, examples = again.restore(abstract())
-    assert examples == 30
+    state, place = again.restore(abstract())
+    assert place == {"examples": 30, "seed": 7}
     assert jax.tree.structure(state) == jax.tree.structure(at(3))
     for restored, saved in zip(jax.tree.leaves(state), jax.tree.leaves(at(3)), strict=True):
         assert restored.dtype == saved.dtype
@@ -57,7 +57,7 @@ def test_the_newest_comes_back_to_the_bit_and_the_older_ones_go(tmp_path):
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     checkpoints = Checkpoints(tmp_path, 2)
-    checkpoints.save(1, at(1), 0)
+    checkpoints.save(1, at(1), {})
     checkpoints.manager.wait_until_finished()
     with pytest.raises(InputError, match="does not fit this config; use another --workdir"):
         checkpoints.restore(abstract(width=6))

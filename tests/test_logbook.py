@@ -1,5 +1,6 @@
 import io
 import json
+import resource
 import struct
 
 import matplotlib.image
@@ -86,6 +87,25 @@ def test_a_row_is_there_at_once(tmp_path):
     logbook.scalars(1, {"loss": 1.0})
     assert rows(tmp_path) == [{"step": 1, "loss": 1.0}]
     logbook.close()
+
+
+def test_a_disk_that_fills_up_later(tmp_path):
+    """Played by a limit on the size of a file; there is then no more to write than there was before."""
+    logbook, sound = Logbook(tmp_path, -1), np.zeros(10**6, np.float32)
+    for step in range(5):
+        logbook.scalars(step, {"loss": 0.5})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "log.jsonl").stat().st_size + 10, limits[1]))
+    try:
+        logbook.scalars(5, {"loss": 0.5})  # of which there is room for half
+        for write in (lambda: logbook.scalars(6, {"loss": 0.5}), lambda: logbook.sounds(6, {"audio": sound})):
+            with pytest.raises(InputError) as error:
+                write()
+            assert str(error.value) == f"cannot write to workdir {tmp_path}: File too large"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    Logbook(tmp_path, 3).close()
+    assert [row["step"] for row in rows(tmp_path)] == [0, 1, 2, 3]
 
 
 def test_where_nothing_can_be_written(tmp_path):

@@ -122,10 +122,41 @@ def test_asked_to_stop_a_run_saves_and_goes_on_to_the_bit(tmp_path, capsys):
     assert timeless[0] == timeless[1]
 
 
+def test_asked_to_stop_between_two_rows_of_its_log_a_run_writes_one_more(tmp_path):
+    fit(tmp_path, Interrupted(3), 7, log_every=5)
+    assert [row["step"] for row in log_of(tmp_path) if "loss" in row] == [1, 4]
+
+
+class Evaluated(Line):
+    """Sends its own process SIGTERM while it is evaluated."""
+
+    def evaluate(self, graph, params, buffers):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return super().evaluate(graph, params, buffers)
+
+
+def test_asked_to_stop_when_all_steps_are_done_it_finishes(tmp_path):
+    assert fit(tmp_path, Evaluated(), 3) is not None
+    assert "heldout_error" in log_of(tmp_path)[-1]
+
+
 def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path):
     whole = fit(tmp_path, Line(spoilt=range(BATCH, 3 * BATCH)), 6, log_every=3)  # the second batch and the third
     assert np.isfinite(whole).all()
-    assert [row["skipped"] for row in log_of(tmp_path) if "skipped" in row] == pytest.approx([0, 1, 0])
+    log = [row for row in log_of(tmp_path) if "skipped" in row]
+    assert [(row["step"], row["skipped"]) for row in log] == [(1, 0), (3, 2), (6, 0)]
+    assert ["loss" in row for row in log] == [True, False, True]  # JSON knows no NaN
+
+
+def test_what_is_logged_is_of_the_steps_that_were_not_skipped(tmp_path):
+    logs = []
+    for name, every in (("each", 1), ("all", 4)):
+        fit(tmp_path / name, Line(spoilt=range(BATCH, 2 * BATCH)), 4, log_every=every)
+        logs.append({row["step"]: row for row in log_of(tmp_path / name) if "skipped" in row})
+    each, together = logs
+    assert together[4]["skipped"] == 1
+    for name in ("loss", "gradient_norm"):
+        assert together[4][name] == pytest.approx(np.mean([each[step][name] for step in (3, 4)]))
 
 
 def test_many_in_a_row_stop_the_run_and_name_the_last_ones_examples(tmp_path):
@@ -135,6 +166,11 @@ def test_many_in_a_row_stop_the_run_and_name_the_last_ones_examples(tmp_path):
         "3 steps in a row, to step 8 or just before, had a loss or gradients that are not finite: lower the learning "
         "rate, clip gradients, or look at the last one's examples, line/16, line/17, line/18, line/19"
     )
+    assert [row["skipped"] for row in log_of(tmp_path) if "skipped" in row] == [
+        0,
+        2,
+        4,
+    ]  # the last ones are written down too
 
 
 def test_a_run_from_other_weights_reports_what_it_changed(tmp_path, capsys):
@@ -150,6 +186,18 @@ def test_a_run_from_other_weights_reports_what_it_changed(tmp_path, capsys):
 def test_a_window_of_steps_is_traced(tmp_path):
     fit(tmp_path, Line(), 6, profile=(2, 4))
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_a_run_that_ends_while_it_is_traced_keeps_the_trace(tmp_path):
+    fit(tmp_path, Line(), 3, profile=(1, 10))
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_a_run_goes_on_with_its_own_seed(tmp_path):
+    fit(tmp_path, Line(), 2, seed=3)
+    with pytest.raises(InputError, match=r"the run in .* began with train\.seed 3, not 0: give it that one again"):
+        fit(tmp_path, Line(), 4)
+    fit(tmp_path, Line(), 4, seed=3)
 
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):

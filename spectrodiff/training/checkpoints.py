@@ -29,7 +29,10 @@ def _items(state: TrainState) -> dict[str, dict]:
 
 
 class Checkpoints:
-    """Saves and restores a `TrainState`, and how many examples it has seen, under `workdir/checkpoints`.
+    """Saves and restores a `TrainState`, and a run's place in its data and randomness, under `workdir/checkpoints`.
+
+    Example n and the randomness of step n follow from the seed and n: `place`, a dict {"examples": seen, "seed": seed},
+    is all the state that the data's iterator and the random numbers have.
 
     Every process of a run makes one and calls the same methods.
     """
@@ -49,7 +52,7 @@ class Checkpoints:
         """The step of the newest checkpoint, or None in a fresh workdir."""
         return self.manager.latest_step()
 
-    def save(self, step: int, state: TrainState, examples: int) -> None:
+    def save(self, step: int, state: TrainState, place: dict[str, int]) -> None:
         """Starts to write a checkpoint, unless this step has one; training goes on meanwhile.
 
         Raises:
@@ -67,10 +70,10 @@ class Checkpoints:
         items = {name: ocp_args.StandardSave(item) for name, item in _items(state).items()}
         with self._writing():
             self.manager.check_for_errors()
-            self.manager.save(step, args=ocp_args.Composite(**items, data=ocp_args.JsonSave({"examples": examples})))
+            self.manager.save(step, args=ocp_args.Composite(**items, data=ocp_args.JsonSave(place)))
 
-    def restore(self, like: TrainState) -> tuple[TrainState, int]:
-        """The newest state and the number of examples it has seen. `like`, abstract, gives shapes, types, shardings.
+    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, int]]:
+        """The newest state and its `place`. `like`, abstract, gives shapes, types, shardings.
 
         Raises:
           InputError: the checkpoint is of another config.
@@ -84,7 +87,7 @@ class Checkpoints:
             average=found["average"]["params"],
             optimizer=found["training"]["optimizer"],
         )
-        return state, found["data"]["examples"]
+        return state, found["data"]
 
     def restore_parameters(self, step: int, params: Any, frozen: nnx.State, *, average: bool) -> tuple[Any, nnx.State]:
         """Trained parameters (or their moving average) and frozen ones of a step, without what only training needs.

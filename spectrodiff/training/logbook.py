@@ -1,9 +1,10 @@
 """What a run writes down as it goes: figures for anyone, and these with pictures and sounds for TensorBoard."""
 
+import contextlib
 import json
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from numbers import Real
 from typing import Any
 
@@ -25,23 +26,21 @@ class Logbook:
     only one may open it.
 
     Raises:
-      InputError: `workdir` cannot be written.
+      InputError: `workdir` cannot be written, now or, by any method, later.
     """
 
     def __init__(self, workdir: pathlib.Path, step: int):
         from tensorboardX import RecordWriter  # a tenth of a second
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        path = pathlib.Path(workdir) / "log.jsonl"
-        events = pathlib.Path(workdir) / "tensorboard"
-        try:
+        self._workdir = pathlib.Path(workdir)
+        path, events = self._workdir / "log.jsonl", self._workdir / "tensorboard"
+        with self._writing():
             _drop_later(path, step)
-            self._rows = path.open("a", buffering=1)
+            self._rows = path.open("ab", buffering=0)  # what a full disk refuses should not come up again at the end
             events.mkdir(exist_ok=True)
             # Not its SummaryWriter: that hands events to a thread, and hangs when a full disk has killed this.
             self._events = RecordWriter(str(events / f"events.out.tfevents.{time.time_ns()}"))
-        except OSError as error:
-            raise InputError(f"cannot write to workdir {workdir}: {error.strerror}") from error
         self._flushed = time.monotonic()
         self._write(Event(file_version="brain.Event:2"))
         # TensorBoard takes this for a restart, and forgets what earlier files have of this step and later ones.
@@ -51,7 +50,8 @@ class Logbook:
         from tensorboardX.summary import scalar
 
         figures = {name: float(value) for name, value in figures.items()}
-        self._rows.write(json.dumps({"step": step, **figures}) + "\n")
+        with self._writing():
+            self._rows.write((json.dumps({"step": step, **figures}) + "\n").encode())
         self._summarize(step, [scalar(name, value) for name, value in figures.items()])
 
     def pictures(self, step: int, pictures: Mapping[str, UInt8[np.ndarray, "_h _w 3"]]) -> None:
@@ -73,8 +73,9 @@ class Logbook:
         self._summarize(step, [text(name, words) for name, words in verbatim.items()])
 
     def close(self) -> None:
-        self._rows.close()
-        self._events.close()
+        with self._writing():
+            self._rows.close()
+            self._events.close()
 
     def _summarize(self, step: int, summaries: list[Any]) -> None:
         from tensorboardX.proto.event_pb2 import Event
@@ -83,12 +84,21 @@ class Logbook:
         values = [value for summary in summaries for value in summary.value]
         self._write(Event(step=step, summary=Summary(value=values)))
         if time.monotonic() - self._flushed > _FLUSH_EVERY:
-            self._events.flush()
+            with self._writing():
+                self._events.flush()
             self._flushed = time.monotonic()
 
     def _write(self, event: Any) -> None:
         event.wall_time = time.time()
-        self._events.write(event.SerializeToString())
+        with self._writing():
+            self._events.write(event.SerializeToString())
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(f"cannot write to workdir {self._workdir}: {error.strerror or error}") from error
 
 
 def _drop_later(path: pathlib.Path, step: int) -> None:

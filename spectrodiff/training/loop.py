@@ -81,16 +81,17 @@ def train(
     is trained says `adaptation`, by default everything. A batch is shared out over all devices of all processes, each
     example over `model_parallel` of them, and computed in `accumulate` parts. Every so many steps figures are logged,
     held-out music is evaluated and shown, and the state is saved; so it is on SIGTERM and after `stop_after_minutes`,
-    which end the run early. Steps whose loss or gradients are not finite are skipped. `profile` (from, to) has JAX
-    trace the steps of that range, counted from where this process starts.
+    which end the run early. Steps whose loss or gradients are not finite are skipped, and counted: what is logged
+    as `skipped` is how many there were since the last row, and of the other figures the mean over the rest. `profile`
+    (from, to) has JAX trace the steps of that range, counted from where this process starts.
 
     Writes `log.jsonl` (every figure, with its step), `tensorboard/`, `checkpoints/`, `config.gin`, `profile/`, and
     `export/`, the averaged weights in the format that `Synthesizer.from_pretrained` reads; with `init_from` also
     `report.md`, the held-out figures before and after.
 
     Raises:
-      InputError: the config or the data cannot be used, `workdir` cannot be written, or `most_skipped` steps in a row
-        were skipped; the message names the examples of the last of these.
+      InputError: the config or the data cannot be used, `workdir` cannot be written or is of a run with another seed, or
+        `most_skipped` steps in a row were skipped; the message names the examples of the last of these.
     """
     for name, value, least in (
         ("steps", steps, 0),
@@ -129,7 +130,13 @@ def train(
     layout = shardings(abstract, mesh)
     if resuming:
         like = jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), abstract, layout)
-        state, examples = checkpoints.restore(like)
+        state, place = checkpoints.restore(like)
+        if place["seed"] != seed:
+            raise InputError(
+                f"the run in {workdir} began with train.seed {place['seed']}, not {seed}: give it that one again, or "
+                "another --workdir"
+            )
+        examples = place["examples"]
     else:
         _, *parts = start(task.build(nnx.Rngs(seed)) if init_from is None else task.load(init_from))
         parts = spread(parts, [layout.params, layout.frozen])
@@ -168,6 +175,9 @@ def train(
             logbook.pictures(step, pictures)
             logbook.sounds(step, sounds)
         speed.reset()
+
+    def save() -> None:
+        checkpoints.save(step, state, {"examples": examples, "seed": seed})
 
     if lead:
         print(f"{sum(x.size for x in jax.tree.leaves(state.params)) / 1e6:.2f} M parameters to train", flush=True)
@@ -217,30 +227,31 @@ def train(
                 with replacing(workdir / "config.gin") as temporary:
                     temporary.write_text(config)
                 logbook.text(step, {"config": config})
-            if step % log_every == 0 or step in (first + 1, steps):
+            if step % log_every == 0 or step in (first + 1, steps) or preempted:
                 rows = jax.device_get(metrics)
+                figures = _summary(rows) | speed.read(len(rows), len(rows) * size)
+                record(figures)
+                bar.set_postfix_str(_line(figures))
                 for row, source in zip(rows, sources, strict=True):
                     in_a_row = in_a_row + 1 if row["skipped"] else 0
                     if in_a_row == most_skipped:
                         raise InputError(_diverged(in_a_row, step, task.whence(source)))
-                figures = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-                figures |= speed.read(len(rows), len(rows) * size)
-                record(figures)
-                bar.set_postfix_str(_line(figures))
                 metrics, sources = [], []
             if step % checkpoint_every == 0:
-                checkpoints.save(step, state, examples)
+                save()
             if step % evaluate_every == 0 and step < steps and not preempted:
                 evaluate(f"step {step}")
             if step % show_every == 0 and step < steps and not preempted:
                 show()
-        checkpoints.save(step, state, examples)
+        if profile and profile[0] < step - first < profile[1]:  # the run ended in the middle of it
+            jax.profiler.stop_trace()
+        save()
         checkpoints.close()
+        if not preempted:
+            evaluate(f"step {step}")
+            show()
 
     # ---- leave
-    if not preempted:
-        evaluate(f"step {step}")
-        show()
     weights = averaged()
     if not lead:
         return
@@ -252,6 +263,13 @@ def train(
     print(f"step {step}: averaged weights are in {workdir / 'export'}", flush=True)
     if init_from is not None:
         print(write_report(workdir), flush=True)
+
+
+def _summary(rows: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
+    """Means of what steps measured, over those that were not skipped, and how many were."""
+    good = [row for row in rows if not row["skipped"]]
+    means = {name: float(np.mean([row[name] for row in good])) for name in rows[0]} if good else {}
+    return {**means, "skipped": float(len(rows) - len(good))}
 
 
 def _diverged(count: int, step: int, examples: list[str]) -> str:
