@@ -3,17 +3,28 @@
 import signal
 import time
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from processes import finish, losses, start, stepped
 from safetensors.numpy import load_file
 
 STEPS = 12
 OPTIONS = {"steps": STEPS, "checkpoint_every": 2}
+ITEMS = ("model", "average", "training", "data")
 
 
 def weights(workdir):
     return load_file(workdir / "export" / "spectrogram.safetensors")
+
+
+def contents(workdir):
+    """Everything in the newest checkpoint: parameters, their average, the optimiser's state, the place in the data."""
+    with ocp.CheckpointManager(workdir / "checkpoints", item_names=ITEMS) as manager:
+        args = {name: ocp.args.JsonRestore() if name == "data" else ocp.args.StandardRestore() for name in ITEMS}
+        found = manager.restore(manager.latest_step(), args=ocp.args.Composite(**args))
+        return {name: jax.tree.map(np.asarray, found[name]) for name in ITEMS}
 
 
 def kill_when(process, happened):
@@ -41,7 +52,27 @@ def test_killed_twice_and_in_the_middle_of_a_save(corpus, tmp_path):
     output = finish(start(corpus, workdir, OPTIONS))
     assert "resuming at step" in output
     assert losses(workdir) == losses(tmp_path / "whole")
+    jax.tree.map(np.testing.assert_array_equal, contents(workdir), contents(tmp_path / "whole"))
     ours, theirs = weights(workdir), weights(tmp_path / "whole")
     assert ours.keys() == theirs.keys()
     for name in ours:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(tmp_path):
+    """Of a run that saves after every step, so that it is hardly ever not saving."""
+    options = {"steps": 40, "checkpoint_every": 1}
+    finish(start("line", tmp_path / "whole", options))
+    workdir, rng = tmp_path / "killed", np.random.default_rng(0)
+
+    def newest():
+        return max((int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdecimal()), default=0)
+
+    for _ in range(4):
+        process, last = start("line", workdir, options), newest() + rng.integers(1, 9)
+        assert kill_when(process, lambda last=last: newest() >= last and time.sleep(rng.uniform(0, 0.1)) is None)
+        assert last <= newest() < 40
+    finish(start("line", workdir, options))
+    assert losses(workdir) == losses(tmp_path / "whole")
+    jax.tree.map(np.testing.assert_array_equal, contents(workdir), contents(tmp_path / "whole"))

@@ -90,7 +90,7 @@ def train(
     `report.md`, the held-out figures before and after.
 
     Raises:
-      InputError: the config or the data cannot be used, `workdir` cannot be written or is of a run with another seed, or
+      InputError: the config or the data cannot be used, `workdir` cannot be written or has a run of another seed, or
         `most_skipped` steps in a row were skipped; the message names the examples of the last of these.
     """
     for name, value, least in (
