@@ -181,6 +181,22 @@ class GeneratorConfig:
                 raise InputError(f"{name} is {getattr(self, name)}; choose whole numbers from 1 to {MAX_SIZE}")
 
 
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class RefinerConfig:
+    """The network that gives Griffin-Lim its magnitudes: `layers` blocks, each of which looks at `kernel` frames."""
+
+    width: int = 384
+    layers: int = 6
+    kernel: int = 7
+
+    def __post_init__(self):
+        _check_whole(self, 1, MAX_SIZE, "width", "kernel")
+        _check_whole(self, 1, MAX_LAYERS, "layers")
+        if self.kernel % 2 == 0:
+            raise InputError(f"kernel is {self.kernel}; choose an odd number, as many frames before as after")
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """A config as plain JSON values."""
     return dataclasses.asdict(config)

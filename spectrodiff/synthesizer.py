@@ -23,11 +23,10 @@ from spectrodiff.notes.midi import Notes, read_midi
 from spectrodiff.notes.tokenizer import NoteTokenizer
 from spectrodiff.pretrained.formats import Checkpoint, open_checkpoint
 from spectrodiff.pretrained.hub import find_checkpoint
-from spectrodiff.pretrained.native import VOCODER, holds, load
-from spectrodiff.pretrained.vocoders import find_vocoder
+from spectrodiff.pretrained.vocoders import find_vocoder, trained_vocoder
 from spectrodiff.vocoder.griffin_lim import GriffinLim
 from spectrodiff.vocoder.onnx import OnnxVocoder
-from spectrodiff.vocoder.streaming import MelGAN, Vocoder
+from spectrodiff.vocoder.streaming import Vocoder
 
 _BUCKETS = (512, 1024)  # lengths that token windows are padded to, besides the longest: one compiled program each
 RING_OUT = 1.0  # seconds kept after the last note's end, as far as the published windows reach
@@ -36,8 +35,8 @@ MAX_SEEDS = 2**32
 
 def _vocoder_of(checkpoint: Checkpoint) -> Vocoder:
     """The vocoder that lies with the weights, where it can be played, else Griffin-Lim."""
-    if holds(checkpoint.folder, VOCODER):
-        return MelGAN(load(checkpoint.folder, VOCODER)[0])
+    if (trained := trained_vocoder(checkpoint.folder)) is not None:
+        return trained
     if checkpoint.onnx_vocoder is not None:
         if importlib.util.find_spec("onnxruntime"):
             return OnnxVocoder(checkpoint.onnx_vocoder)
@@ -69,8 +68,8 @@ class Synthesizer:
     ) -> "Synthesizer":
         """The synthesizer of a checkpoint: a name, `hf://owner/name`, or a folder (ours, diffusers' or T5X's).
 
-        `vocoder` is what `find_vocoder` knows by name or path. Without it, it is what lies with the weights, a MelGAN
-        of ours or the published one (which needs onnxruntime), else Griffin-Lim.
+        `vocoder` is what `find_vocoder` knows by name or path. Without it, it is what lies with the weights, one
+        of ours or the published one (which needs onnxruntime), else Griffin-Lim alone.
 
         Raises:
           InputError: there is no such checkpoint or vocoder, or it cannot be read.

@@ -13,10 +13,11 @@ from spectrodiff.config import SpectrogramConfig
 from spectrodiff.models.layers import Buffer
 from spectrodiff.models.spectrogram_model import SpectrogramModel
 from spectrodiff.notes.vocabulary import Vocabulary
-from spectrodiff.training import loop, optimizers, spectrogram, vocoder  # noqa: F401 (what configs refer to)
+from spectrodiff.training import loop, optimizers, refiner, spectrogram, vocoder  # noqa: F401 (what configs refer to)
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.gin"))
+VOCODERS = ("melgan.gin", "refiner.gin")
 
 
 class EnoughError(Exception):
@@ -89,7 +90,7 @@ def test_base_is_the_default(parsed):
     assert spectrogram_config().diffusion == default.diffusion
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "melgan.gin"])
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in VOCODERS])
 def test_the_embedding_table_holds_the_vocabulary(name, parsed):
     parsed(name)
     config = spectrogram_config()

@@ -25,7 +25,7 @@ CROP, EXTRA = 8 * 320, 16 * 320
 
 @pytest.fixture(scope="module")
 def task(corpus):
-    return VocoderTask(Mixture(str(corpus)), SMALL, batch_size=2, crop_frames=8, heldout_crops=2)
+    return VocoderTask(Mixture(str(corpus)), config=SMALL, batch_size=2, crop_frames=8, heldout_crops=2)
 
 
 @pytest.fixture

@@ -24,7 +24,9 @@ def add(commands) -> None:
         action="store_true",
         help="one of several processes, as the cluster's environment describes them",
     )
-    parser.add_argument("--coordinator", metavar="HOST:PORT", help="of several processes, the address of the first")
+    parser.add_argument(
+        "--coordinator", type=_address, metavar="HOST:PORT", help="of several processes, the address of the first"
+    )
     parser.add_argument("--processes", type=int, help="how many there are")
     parser.add_argument("--process", type=int, help="which one this is, from 0")
     parser.set_defaults(run=_train)
@@ -35,6 +37,13 @@ def _steps(text: str) -> tuple[int, int]:
     if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
         raise argparse.ArgumentTypeError(f"{text!r} is no range of steps, such as 20:30")
     return int(first), int(last)
+
+
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+        raise argparse.ArgumentTypeError(f"{text!r} is no address, such as 10.0.0.1:1234")
+    return text
 
 
 def _join(options) -> None:
@@ -71,7 +80,7 @@ def read_config(files: Sequence[str], bindings: Sequence[str]) -> None:
     """
     import gin
 
-    from spectrodiff.training import adaptation, loop, optimizers, spectrogram, vocoder  # noqa: F401 (for configs)
+    from spectrodiff.training import adaptation, loop, optimizers, refiner, spectrogram, vocoder  # noqa: F401 (for configs)
 
     paths = []
     for path in files:

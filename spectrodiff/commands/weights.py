@@ -32,7 +32,6 @@ def _add_convert(commands) -> None:
 
 
 def _info(options) -> None:
-    from spectrodiff.pretrained import native
     from spectrodiff.pretrained.formats import open_checkpoint
     from spectrodiff.pretrained.hub import find_checkpoint
 
@@ -57,7 +56,7 @@ def _info(options) -> None:
         "step": found.card.get("steps", "not told"),
         "prediction": found.config.diffusion.prediction,
         "our options": ", ".join(ours) or "none",
-        "vocoder": "MelGAN" if native.holds(found.folder, native.VOCODER) else found.onnx_vocoder or "none",
+        "vocoder": _own_vocoder(found) or found.onnx_vocoder or "none",
     }.items():
         print(f"{key:<14}{value}")
 
@@ -84,8 +83,16 @@ def _convert(options) -> None:
     print(f"{options.destination}: {found.format} to {options.to}")
     if options.to == "diffusers" and (left := _left_behind(found)):
         print(f"{left} stay behind: {options.to} has no place for them")
-    if native.holds(found.folder, native.VOCODER):
-        print(f"the MelGAN in {found.folder} stays there: {options.to} has no place for it")
+    if vocoder := _own_vocoder(found):
+        print(f"the {vocoder} in {found.folder} stays there: {options.to} has no place for it")
+
+
+def _own_vocoder(found) -> str | None:
+    """What of our own lies with the weights."""
+    from spectrodiff.pretrained import native
+
+    names = {"MelGAN": native.VOCODER, "refiner of Griffin-Lim": native.REFINER}
+    return next((name for name, kind in names.items() if native.holds(found.folder, kind)), None)
 
 
 def _left_behind(found) -> str:

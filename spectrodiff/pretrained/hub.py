@@ -13,6 +13,7 @@ _HUB = "hf://"
 # What is read of each format; safetensors before what holds the same in pickles.
 _NEEDED = [
     *("spectrogram.json", "spectrogram.safetensors", "vocoder.json", "vocoder.safetensors"),
+    *("refiner.json", "refiner.safetensors"),
     *("model_index.json", "*/config.json", "*/diffusion_pytorch_model.safetensors", "melgan/model.onnx"),
     "scheduler/scheduler_config.json",
     *("config.gin", "checkpoint_*/checkpoint", "checkpoint_*/target.*"),

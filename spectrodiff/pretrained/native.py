@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from spectrodiff.config import GeneratorConfig, SpectrogramConfig, from_dict, to_dict
+from spectrodiff.config import GeneratorConfig, RefinerConfig, SpectrogramConfig, from_dict, to_dict
 from spectrodiff.errors import InputError
 from spectrodiff.files import write_json
 from spectrodiff.models.layers import Buffer
 from spectrodiff.models.spectrogram_model import SpectrogramModel
 from spectrodiff.pretrained.arrays import SafetensorsArrays, checked, save_arrays
 from spectrodiff.vocoder.generator import Generator
+from spectrodiff.vocoder.refiner import Refiner
 
 FORMAT_VERSION = 1
 
@@ -54,6 +55,7 @@ class Kind(NamedTuple):
 
 SPECTROGRAM = Kind("spectrogram", SpectrogramConfig, SpectrogramModel)
 VOCODER = Kind("vocoder", GeneratorConfig, Generator)
+REFINER = Kind("refiner", RefinerConfig, Refiner)
 
 
 class _OneKey(nnx.Rngs):

@@ -4,7 +4,7 @@ import os
 import pathlib
 
 from spectrodiff.errors import InputError
-from spectrodiff.pretrained.native import VOCODER, holds, load
+from spectrodiff.pretrained.native import REFINER, VOCODER, holds, load
 from spectrodiff.vocoder import saved_model
 from spectrodiff.vocoder.griffin_lim import GriffinLim
 from spectrodiff.vocoder.onnx import OnnxVocoder
@@ -27,9 +27,22 @@ def find_vocoder(vocoder: str | os.PathLike) -> Vocoder:
         return OnnxVocoder(path)
     if (path / saved_model.FILE).is_file():
         return SavedModelVocoder(path)
-    if holds(path, VOCODER):
-        return MelGAN(load(path, VOCODER)[0])
+    if (trained := trained_vocoder(path)) is not None:
+        return trained
     raise InputError(
         f"no vocoder {str(vocoder)!r}: give {GRIFFIN_LIM}, an .onnx file, the folder of a SavedModel, "
-        "or a folder into which training exported a MelGAN"
+        "or a folder into which training exported a vocoder"
     )
+
+
+def trained_vocoder(folder: str | os.PathLike) -> Vocoder | None:
+    """The vocoder that training exported into a folder: a MelGAN, or Griffin-Lim with a refiner; None without either.
+
+    Raises:
+      InputError: it cannot be read.
+    """
+    if holds(folder, VOCODER):
+        return MelGAN(load(folder, VOCODER)[0])
+    if holds(folder, REFINER):
+        return GriffinLim(load(folder, REFINER)[0])
+    return None

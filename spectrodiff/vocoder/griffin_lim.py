@@ -1,80 +1,105 @@
-"""Log-mel to audio without any weights: solve for magnitudes, guess phases from their peaks, then agree on both.
+"""Log-mel to audio: find magnitudes, guess phases from their peaks, then agree on both.
 
-Frames are refined from every HOP samples to every FINE_HOP, which makes the phases far better determined.
+Magnitudes come from a trained `Refiner`, or without any weights from the mel alone. Either way they are those of frames
+every FINE_HOP samples rather than every HOP, which makes the phases far better determined.
 """
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Complex, Float
 
-from spectrodiff.audio.mel import FFT_SIZE, HOP, MAGNITUDE_RANGE, WINDOW, hann, mel_matrix
+from spectrodiff.audio.mel import FFT_SIZE, HOP, MAGNITUDE_RANGE, WINDOW, mel_matrix
+from spectrodiff.config import WINDOW_FRAMES
+from spectrodiff.vocoder.refiner import Refiner, agree, reach
+from spectrodiff.vocoder.stft import BINS, FINE, FINE_HOP, Magnitude, Spectrum, istft, stft
 from spectrodiff.vocoder.streaming import Audio, Mel, windows
 
-FINE_HOP = 80
-BLOCKS = WINDOW // FINE_HOP  # a frame is this many blocks of FINE_HOP samples
-BEFORE, CHUNK, AFTER = 4, 124, 8  # frames; two chunks and what follows them fill one window of 256 frames
+BEFORE, AFTER = 4, 8  # frames around a chunk that its phases are sought with
 FADE = 2 * HOP  # samples over which a chunk lets go of what the chunk before it expected
-RADIANS = 2 * np.pi * np.arange(FFT_SIZE // 2 + 1) / FFT_SIZE  # per sample, of each FFT bin
-
-Magnitude = Float[Array, "n f"]
-Spectrum = Complex[Array, "n f"]
+RADIANS = 2 * np.pi * np.arange(BINS) / FFT_SIZE  # per sample, of each FFT bin
 
 
 @dataclasses.dataclass(frozen=True)
 class GriffinLim:
-    """A vocoder: unscaled log-mel [t, MEL_BINS] to audio [t * HOP]. Deterministic, and needs no training.
+    """A vocoder: unscaled log-mel [t, MEL_BINS] to audio [t * HOP]. Deterministic.
 
-    On rendered piano, strings and rock, starting from phases that follow the spectral peaks made 16 iterations as true
-    to the tones as 60 from random phases; more iterations only blur the attacks.
+    Without a refiner it needs no training. On rendered piano, strings and rock, starting from phases that follow the
+    spectral peaks made 16 iterations as true to the tones as 60 from random phases; more iterations only blur the
+    attacks.
     """
 
+    refiner: Refiner | None = None
     iterations: int = 16
     solver_iterations: int = 30
     momentum: float = 0.99  # Perraudin et al. 2013
 
+    @property
+    def reach(self) -> int:
+        """Frames on either side that a frame's magnitudes depend on."""
+        return 0 if self.refiner is None else reach(self.refiner.cfg)
+
+    @property
+    def chunk(self) -> int:
+        """Frames that become audio at once: two chunks and what they see after them fill a window of the model."""
+        return (WINDOW_FRAMES - AFTER - self.reach) // 2
+
+    @functools.cached_property
+    def _magnitudes(self) -> Callable[[Mel], Magnitude]:
+        if self.refiner is None:
+            return functools.partial(_smooth_magnitudes, self.solver_iterations)
+        graph, weights = nnx.split(self.refiner)
+
+        @jax.jit
+        def refine(weights, mel):
+            return agree(jnp.exp(nnx.merge(graph, weights)(mel[None])[0]), mel)
+
+        return functools.partial(refine, weights)
+
     def __call__(self, mel: Mel) -> Audio:
-        """Raises InputError for a mel that is empty, of another shape, or not all numbers."""
+        """Raises InputError for a mel that is empty, of another shape, or not one of audio."""
         return np.concatenate(list(self.stream([mel])))
 
     def stream(self, mels: Iterable[Mel]) -> Iterator[Audio]:
-        """Yields audio as soon as CHUNK + AFTER frames have come; joined, it is what calling with all of them gives.
+        """Yields audio as soon as a chunk and the frames it sees after it have come; joined, it is what calling gives.
 
         A chunk is held to the last samples of the one before it while its phases are sought, and then let go slowly,
         so tones run on through the seam.
         """
-        settings = (self.iterations, self.solver_iterations, self.momentum)
         known = np.zeros(BEFORE * HOP + FADE, np.float32)
         fade = 0.5 + 0.5 * np.cos(np.pi * np.arange(FADE) / FADE)
         hold = np.concatenate([np.ones(BEFORE * HOP), fade]).astype(np.float32)
-        for count, (window, frames) in enumerate(windows(mels, BEFORE, CHUNK, AFTER)):
+        own = slice(self.reach * FINE, (self.reach + BEFORE + self.chunk + AFTER) * FINE)
+        for count, (window, frames) in enumerate(windows(mels, self.reach + BEFORE, self.chunk, AFTER + self.reach)):
+            magnitude = self._magnitudes(window)[own]
             if count == 0:  # frames that begin before the piece would soften an attack in its first
-                window = np.concatenate([window[BEFORE : BEFORE + 1].repeat(BEFORE, axis=0), window[BEFORE:]])
+                first = magnitude[BEFORE * FINE :]
+                magnitude = jnp.concatenate([first[:1].repeat(BEFORE * FINE, axis=0), first])
             holding = hold if count else np.where(hold < 1.0, 0.0, hold).astype(np.float32)
-            audio = np.asarray(_invert(window, known, holding, *settings))
+            audio = np.asarray(_invert(magnitude, known, holding, self.iterations, self.momentum))
             yield audio[BEFORE * HOP :][: frames * HOP]
-            known = audio[CHUNK * HOP :][: len(known)]
+            known = audio[self.chunk * HOP :][: len(known)]
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+@functools.partial(jax.jit, static_argnums=0)
+def _smooth_magnitudes(iterations: int, mel: Float[Array, "t m"]) -> Magnitude:
+    return refine(solve_magnitude(jnp.exp(mel), iterations))
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
 def _invert(
-    mel: Float[Array, "t m"],
-    known: Float[Array, " k"],
-    hold: Float[Array, " k"],
-    iterations: int,
-    solver_iterations: int,
-    momentum: float,
+    magnitude: Magnitude, known: Float[Array, " k"], hold: Float[Array, " k"], iterations: int, momentum: float
 ) -> Float[Array, " s"]:
-    """Audio of a mel whose first k samples are known as far as `hold` (0 to 1) says.
+    """Audio with these magnitudes, whose first k samples are known as far as `hold` (0 to 1) says.
 
     Fast Griffin-Lim (Perraudin et al. 2013): project on the wanted magnitudes, then on what is the spectrum of some
     audio, and step a little further the same way.
     """
-    magnitude = refine(solve_magnitude(jnp.exp(mel), solver_iterations))
 
     def audio_of(spectrum: Spectrum) -> Float[Array, " s"]:
         audio = istft(magnitude * spectrum / (jnp.abs(spectrum) + 1e-12))
@@ -87,7 +112,7 @@ def _invert(
 
     spectrum = jnp.exp(1j * peak_phases(magnitude, stft(known[: BEFORE * HOP])))
     (_, spectrum), _ = jax.lax.scan(iterate, (magnitude * spectrum, spectrum), length=iterations)
-    return audio_of(spectrum)[: len(mel) * HOP]
+    return audio_of(spectrum)[: len(magnitude) * FINE_HOP]
 
 
 def solve_magnitude(mel: Float[Array, "t m"], iterations: int) -> Float[Array, "t f"]:
@@ -138,20 +163,3 @@ def peak_phases(magnitude: Magnitude, known: Complex[Array, "k f"]) -> Float[Arr
     start = jnp.where(jnp.abs(known[-1]) > 1e-3, jnp.angle(known[-1]) + centre, random)
     _, phases = jax.lax.scan(turn, start, (nearest[len(known) :], advance[len(known) :]))
     return jnp.concatenate([jnp.angle(known), phases - centre])
-
-
-def stft(audio: Float[Array, " s"]) -> Spectrum:
-    """Frame i of WINDOW samples starts at sample FINE_HOP * i; only whole frames."""
-    blocks = audio.reshape(-1, FINE_HOP)
-    frames = blocks.shape[0] - BLOCKS + 1
-    framed = jnp.concatenate([blocks[k : k + frames] for k in range(BLOCKS)], axis=1)
-    return jnp.fft.rfft(framed * hann(WINDOW).astype(np.float32), FFT_SIZE)
-
-
-def istft(spectrum: Spectrum) -> Float[Array, " s"]:
-    """Least-squares inverse of `stft`, but for the first and last WINDOW - FINE_HOP samples, which fade."""
-    window = hann(WINDOW)
-    window = (window / (np.square(window).sum() / FINE_HOP)).astype(np.float32)
-    framed = jnp.fft.irfft(spectrum, FFT_SIZE)[:, :WINDOW] * window
-    blocks = framed.reshape(-1, BLOCKS, FINE_HOP)
-    return sum(jnp.pad(blocks[:, k], ((k, BLOCKS - 1 - k), (0, 0))) for k in range(BLOCKS)).reshape(-1)

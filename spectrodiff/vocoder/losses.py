@@ -12,6 +12,7 @@ Audio = Float[Array, "b s"]
 STFT_WINDOWS = (512, 1024, 2048)  # samples; hops are a quarter of them
 MEL_SCALES = {256: 20, 512: 40, 1024: 80, 2048: 160}  # window: mel bins, coarse where frequency is (Kumar et al. 2023)
 QUIET = 1e-3  # per frame: distances relative to anything softer would be ruled by silence
+AUDIBLE = 1e-4  # of the loudest bin: what is 80 dB under it is not heard
 FLOOR = 1e-5  # full scale is 1: keeps logarithms and their gradients finite in silence
 
 
@@ -34,6 +35,22 @@ def spectral_losses(audio: Audio, reference: Audio) -> dict[str, Float[Array, ""
         ours, theirs = (jnp.log(magnitudes(x, window) @ matrix + FLOOR) for x in (audio, reference))
         terms["mel"] += jnp.abs(ours - theirs).mean() / len(MEL_SCALES)
     return terms
+
+
+def magnitude_losses(
+    log_magnitude: Float[Array, "b n f"], reference: Float[Array, "b n f"]
+) -> dict[str, Float[Array, ""]]:
+    """How far log magnitudes are from true magnitudes of frames of `stft`, a batch of crops:
+
+    `log_magnitude`: mean absolute difference in nats, of what is less than 80 dB under the loudest of its crop.
+    `convergence`: distance of magnitudes relative to the true ones.
+    """
+    floor = jnp.maximum(AUDIBLE * reference.max(axis=(1, 2), keepdims=True), QUIET)
+    ours = jnp.exp(log_magnitude)
+    difference = jnp.log(ours + floor) - jnp.log(reference + floor)
+    distance = jnp.sqrt(jnp.square(ours - reference).sum(axis=(1, 2)) + FLOOR**2)
+    loudness = jnp.sqrt(jnp.square(reference).sum(axis=(1, 2)) + reference.shape[1] * QUIET**2)
+    return {"log_magnitude": jnp.abs(difference).mean(), "convergence": (distance / loudness).mean()}
 
 
 def total(terms: Mapping[str, Float[Array, ""]], weights: Mapping[str, float]) -> Float[Array, ""]:

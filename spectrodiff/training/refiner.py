@@ -1,0 +1,93 @@
+"""The task of learning the magnitudes that a mel leaves open."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from spectrodiff.audio.mel import EXTRA_FRAMES, HOP, log_mel
+from spectrodiff.config import RefinerConfig
+from spectrodiff.errors import InputError
+from spectrodiff.pretrained.hub import find_checkpoint
+from spectrodiff.pretrained.native import REFINER, load, save
+from spectrodiff.training.audio import AudioTask, show_audio
+from spectrodiff.training.heldout import Pictures, Sounds
+from spectrodiff.vocoder.griffin_lim import GriffinLim
+from spectrodiff.vocoder.losses import magnitude_losses, total
+from spectrodiff.vocoder.refiner import Refiner, reach, spread
+from spectrodiff.vocoder.stft import FINE, stft
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class RefinerTask(AudioTask):
+    """Trains a `Refiner`. The outermost frames of a crop, which do not see all that they depend on, are not learnt."""
+
+    config: RefinerConfig = RefinerConfig()
+    loss_weights: Mapping[str, float] = dataclasses.field(
+        default_factory=lambda: {"log_magnitude": 1.0, "convergence": 0.3}
+    )
+
+    def __post_init__(self):
+        if self.crop_frames <= (least := 2 * reach(self.config)):
+            raise InputError(f"RefinerTask.crop_frames is {self.crop_frames}; its refiner needs more than {least}")
+
+    def build(self, rngs: nnx.Rngs) -> Refiner:
+        return Refiner(self.config, rngs=rngs)
+
+    def load(self, checkpoint: str) -> Refiner:
+        """The refiner of a checkpoint. Raises InputError where there is none, or one of another config."""
+        refiner, config = load(find_checkpoint(checkpoint), REFINER)
+        if config != self.config:
+            raise InputError(f"cannot train from {checkpoint}: its refiner is {config}, but the config's {self.config}")
+        return refiner
+
+    def loss(self, model: Refiner, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
+        terms = self._terms(model, batch["audio"])
+        return total(terms, self.loss_weights), terms
+
+    def _terms(self, model: Callable, audio: Float[Array, "b s"]) -> dict[str, jax.Array]:
+        """Of all frames whose neighbours and samples are there."""
+        frames = audio.shape[1] // HOP - EXTRA_FRAMES
+        mel = jax.lax.stop_gradient(log_mel(audio))[:, :frames]
+        true = jnp.abs(jax.vmap(stft)(audio))[:, : frames * FINE]
+        edge = FINE * reach(self.config)
+        return magnitude_losses(model(mel)[:, edge:-edge], true[:, edge:-edge])
+
+    @functools.cached_property
+    def _losses(self):
+        @functools.partial(jax.jit, static_argnums=0)
+        def losses(graph, params, buffers, audio):
+            return self._terms(nnx.merge(graph, params, buffers), audio)
+
+        return losses
+
+    def evaluate(self, graph, params, buffers) -> dict[str, float]:
+        """The losses on held-out crops."""
+        terms = self._losses(graph, params, buffers, jnp.asarray(self.heldout))
+        return {f"heldout_{name}": float(value) for name, value in terms.items()}
+
+    def show(self, graph, params, buffers) -> tuple[Pictures, Sounds]:
+        """Two held-out crops, as recorded and as rebuilt from their mels: mels side by side, and audio."""
+        true = self.heldout[[0, -1]]
+        vocoder = GriffinLim(nnx.merge(graph, params, buffers))
+        return show_audio(true, np.stack([vocoder(log_mel(audio)) for audio in true]))
+
+    def baselines(self) -> dict[str, float]:
+        """What the mel spread evenly over its bins scores on the held-out crops."""
+
+        def as_it_is(mel):
+            return jnp.repeat(spread(mel), FINE, axis=1)
+
+        terms = self._terms(as_it_is, jnp.asarray(self.heldout))
+        return {f"spread_{name}": float(value) for name, value in terms.items()}
+
+    def save(self, folder: pathlib.Path, model: Refiner, card: dict) -> None:
+        save(folder, REFINER, model, self.config, card)

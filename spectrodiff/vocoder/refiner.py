@@ -1,0 +1,105 @@
+"""What Griffin-Lim lacks, learnt: from a log-mel the magnitudes of its audio, finer in frequency and in time.
+
+With the true magnitudes on this grid, phases that fit are found almost without error; so what a mel leaves open is
+learnt as magnitudes, by plain regression, and phases are left to Griffin-Lim. No network has to emit a waveform, and
+none is tied to multiples of the frame rate.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from spectrodiff.audio.mel import MAGNITUDE_RANGE, MEL_BINS, mel_matrix, scale_mel
+from spectrodiff.config import RefinerConfig
+from spectrodiff.vocoder.stft import BINS, FINE
+
+_EXPANSION = 2  # of a block's MLP
+
+
+class Dense(nnx.Module):
+    """A matrix and no bias, applied as one flat product."""
+
+    def __init__(self, inputs: int, outputs: int, *, scale: float = 1.0, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (inputs, outputs)) * scale / np.sqrt(inputs))
+
+    def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
+        kernel = self.kernel[...]
+        return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[1])
+
+
+class MLP(nnx.Module):
+    def __init__(self, width: int, *, rngs: nnx.Rngs):
+        self.wi = Dense(width, _EXPANSION * width, rngs=rngs)
+        self.wo = Dense(_EXPANSION * width, width, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        return self.wo(jax.nn.gelu(self.wi(x)))
+
+
+class Block(nnx.Module):
+    """A convolution of each channel along time and an MLP beside a shortcut (Liu et al. 2022)."""
+
+    def __init__(self, cfg: RefinerConfig, *, rngs: nnx.Rngs):
+        self.taps = nnx.Param(jax.random.normal(rngs.params(), (cfg.kernel, cfg.width)) / np.sqrt(cfg.kernel))
+        self.norm = nnx.RMSNorm(cfg.width, epsilon=1e-6, rngs=rngs)
+        self.mlp = MLP(cfg.width, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        taps, frames = self.taps[...], x.shape[1]
+        padded = jnp.pad(x, ((0, 0), (len(taps) // 2, len(taps) // 2), (0, 0)))
+        mixed = sum(padded[:, k : k + frames] * tap for k, tap in enumerate(taps))
+        return x + self.mlp(self.norm(mixed))
+
+
+class Refiner(nnx.Module):
+    """Unscaled log-mel [b, t, MEL_BINS] to log magnitudes [b, t * FINE, BINS] of the `stft` of its audio.
+
+    A frame depends on `reach` frames on either side; beyond the ends it sees zeros, as convolutions do.
+    """
+
+    def __init__(self, cfg: RefinerConfig, *, rngs: nnx.Rngs):
+        self.cfg = cfg
+        self.enter = Dense(MEL_BINS, cfg.width, rngs=rngs)
+        self.blocks = nnx.List(Block(cfg, rngs=rngs) for _ in range(cfg.layers))
+        self.norm = nnx.RMSNorm(cfg.width, epsilon=1e-6, rngs=rngs)
+        self.leave = Dense(cfg.width, FINE * BINS, scale=0.1, rngs=rngs)
+
+    def __call__(self, mel: Float[Array, "b t m"]) -> Float[Array, "b n f"]:
+        x = self.enter(scale_mel(mel))
+        for block in self.blocks:
+            x = block(x)
+        details = self.leave(self.norm(x)).reshape(*mel.shape[:2], FINE, BINS)
+        return (spread(mel)[:, :, None] + details).reshape(mel.shape[0], -1, BINS)
+
+
+def reach(cfg: RefinerConfig) -> int:
+    """How many mel frames before or after its own a frame depends on."""
+    return cfg.layers * (cfg.kernel // 2)
+
+
+def spread(mel: Float[Array, "b t m"]) -> Float[Array, "b t f"]:
+    """Log magnitudes as smooth as a mel allows: each bin holds the mean of the mel bins that it is part of."""
+    matrix = mel_matrix().astype(np.float32)
+    level = (jnp.exp(mel) / (matrix.sum(0) + 1e-9)) @ matrix.T / (matrix.sum(1) + 1e-9)
+    return jnp.log(level + MAGNITUDE_RANGE[0])
+
+
+def agree(magnitude: Float[Array, "n f"], mel: Float[Array, "t m"], iterations: int = 8) -> Float[Array, "n f"]:
+    """Magnitudes turned up and down, smoothly, until those of the mel's own frames have that mel.
+
+    Every FINE-th frame is a mel frame, for which multiplicative least squares (Lee & Seung 2001) finds the factors; the
+    frames between take what lies between these, in log.
+    """
+    matrix = mel_matrix().astype(np.float32)
+    target = jnp.exp(mel) @ matrix.T
+    own = magnitude[::FINE] + 1e-9
+
+    def improve(x, _):
+        return x * target / ((x @ matrix) @ matrix.T + 1e-9), None
+
+    factor = jnp.log(jax.lax.scan(improve, own, length=iterations)[0] + 1e-9) - jnp.log(own)
+    following = jnp.concatenate([factor[1:], factor[-1:]])
+    way = jnp.arange(FINE)[:, None] / FINE
+    return magnitude * jnp.exp((1 - way) * factor[:, None] + way * following[:, None]).reshape(magnitude.shape)
