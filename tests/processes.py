@@ -1,8 +1,9 @@
-"""Starts `run_training.py` in processes of their own."""
+"""Starts training in processes of their own."""
 
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -10,6 +11,11 @@ TESTS = pathlib.Path(__file__).parent
 
 
 def start(corpus, workdir, options, *others, devices=1):
+    return start_python(TESTS / "run_training.py", corpus, workdir, json.dumps(options), *others, devices=devices)
+
+
+def start_python(*arguments, devices=1):
+    """Python with these arguments, from the checkout, on CPU devices, with the tests' compiled programs."""
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
@@ -17,11 +23,16 @@ def start(corpus, workdir, options, *others, devices=1):
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
     }
-    arguments = [corpus, workdir, json.dumps(options), *others]
     return subprocess.Popen(
-        [sys.executable, str(TESTS / "run_training.py"), *map(str, arguments)],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [sys.executable, *map(str, arguments)],
+        cwd=TESTS.parent, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
+
+
+def free_port():
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
 
 
 def finish(process, status=0):

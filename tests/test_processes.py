@@ -1,18 +1,11 @@
 """Several processes are one run: they learn together, save together and stop together."""
 
 import signal
-import socket
 import time
 
 import pytest
-from processes import finish, losses, start, stepped
+from processes import finish, free_port, losses, start, stepped
 from run_training import train
-
-
-def free_port():
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
 
 
 def start_two(workdir, options):
