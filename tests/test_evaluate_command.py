@@ -1,14 +1,25 @@
 """The whole way from the command line: shares of the work join to what one process makes, and bad input is one line."""
 
+import dataclasses
 import json
+import os
+import pathlib
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from inputs import make_recording, write_dataset
+from flax import nnx
+from inputs import OURS, make_recording, write_dataset
 
 from spectrodiff.cli import main
-from spectrodiff.data.recordings import Recording
+from spectrodiff.data.recordings import Recording, Stem
+from spectrodiff.evaluation.systems import ENCODED, NOISE, SYSTEMS, TRUE, WRONG
+from spectrodiff.models.spectrogram_model import SpectrogramModel
+from spectrodiff.pretrained.native import SPECTROGRAM, save
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 FAST = (
     *("--steps", "1", "--guidance", "1", "--vocoder", "griffin_lim", "--batch", "1"),  # one program in all
@@ -66,7 +77,7 @@ def test_one_command_leaves_figures_table_and_page(whole):
     assert found["run"]["steps"] == 1
     assert any("basic-pitch" in line for line in found["remarks"])
     assert any("200 dimensions" in line for line in found["remarks"])
-    assert (whole / "table.md").read_text().startswith("|  | Fréchet (musicnn) ↓")
+    assert (whole / "table.md").read_text().startswith("| System | Fréchet (musicnn) ↓")
     assert (whole / "report.html").read_text().count("<audio") == 6
 
 
@@ -99,6 +110,106 @@ def test_a_run_that_was_cut_off_makes_only_what_is_missing(whole, where, tmp_pat
     assert figures(tmp_path / "run")["songs"] == 1
 
 
+@pytest.mark.slow
+def test_devices_and_processes_share_one_evaluation(whole, where, tmp_path):
+    """Two at once, of four devices each; then one that reports. As exact as rounding of sums in the network lets it."""
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+    }
+    arguments = ("evaluate", *where, *FAST, "--workdir", tmp_path / "run", "--batch", "2", "--shard")
+    command = [sys.executable, "-m", "spectrodiff", *map(str, arguments)]
+    both = [
+        subprocess.Popen([*command, shard], env=environment, cwd=ROOT, stderr=subprocess.PIPE)
+        for shard in ("1/2", "2/2")
+    ]
+    for process in both:
+        _, said = process.communicate(timeout=600)
+        assert process.returncode == 0, said.decode()
+    songs = sorted((tmp_path / "run" / "songs").glob("*.json"))
+    assert [json.loads(song.read_text())["batch"] for song in songs] == [4, 4]  # a row for each device
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.npz")}
+    evaluate(*where, *FAST, "--workdir", tmp_path / "run")
+    assert all(path.stat().st_mtime_ns == then for path, then in kept.items())
+    expected, got = figures(whole), figures(tmp_path / "run")
+    for system, values in expected["systems"].items():
+        for name, value in values.items():
+            ours = got["systems"][system][name]
+            assert ours == value or ours == pytest.approx(value, rel=1e-2, abs=1e-3), (system, name)
+
+
+@pytest.mark.slow
+def test_combinations_are_joined_in_one_table(checkpoint, where, tmp_path, capsys):
+    """With context and without, by one guidance weight and another; a cell that is done is not done again."""
+    config = dataclasses.replace(OURS, model=dataclasses.replace(OURS.model, with_context=False, context_layers=0))
+    model = SpectrogramModel(config, rngs=nnx.Rngs(0))
+    without = tmp_path / "no_context"
+    without.mkdir()
+    save(without, SPECTROGRAM, model, config, {})
+    options = (*where[:2], *where[4:], *FAST, "--limit", "1", "--checkpoint", checkpoint, without)
+    options += ("--guidance", "1", "2", "1", "--examples", "0", "--workdir", tmp_path / "grid")
+    evaluate(*options, "--shard", "1/2")
+    assert capsys.readouterr().out.startswith("part 1/2 of the songs is in ")
+    assert not (tmp_path / "grid" / "table.md").exists()
+    evaluate(*options)
+    cells = json.loads((tmp_path / "grid" / "results.json").read_text())["cells"]
+    found = [(cell["run"]["checkpoint"], cell["model"]["with_context"], cell["run"]["guidance"]) for cell in cells]
+    expected = [(str(checkpoint), True, 1.0), (str(checkpoint), True, 2.0)]
+    assert found == [*expected, (str(without), False, 1.0), (str(without), False, 2.0)]
+    rows = [line.split(" | ") for line in (tmp_path / "grid" / "table.md").read_text().splitlines() if "|" in line]
+    assert rows[0][:6] == [
+        "| Checkpoint or system",
+        *("Parameters (M)", "Context", "Steps", "Guidance"),
+        "Fréchet (musicnn) ↓",
+    ]
+    assert [row[2:5] for row in rows[2:6]] == [
+        *(["yes", "1", "1.00"], ["yes", "1", "2.00"]),
+        *(["none", "1", "1.00"], ["none", "1", "2.00"]),
+    ]
+    assert [row[0] for row in rows[6:]] == [f"| {SYSTEMS[name]}" for name in (TRUE, ENCODED, WRONG, NOISE)]
+    assert {len(row) for row in rows if row[0] != "| ---"} == {len(rows[0])}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "grid").rglob("*.npz")}
+    assert len(before) == 8
+    evaluate(*options)
+    assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+
+
+class Deaf:
+    """A transcriber that hears nothing, but tells instruments apart."""
+
+    name, instruments = "deaf", True
+
+    def __call__(self, audio):
+        return make_recording(0).notes.select(np.zeros(0, np.int32))
+
+
+def test_stems_and_another_transcriber(checkpoint, tmp_path):
+    pytest.importorskip("mir_eval")
+    piece = make_recording(6, seconds=3.0)
+    of_piano = piece.notes.select((piece.notes.program < 8) & ~piece.notes.is_drum)
+    stems = (Stem(piece.audio, of_piano), Stem(piece.audio, piece.notes))  # the latter of several families
+    write_dataset(tmp_path, "parts", {"test": [dataclasses.replace(piece, stems=stems)]})
+    where = ("--data_dir", tmp_path, "--dataset", "parts", "--checkpoint", checkpoint, "--workdir", tmp_path / "run")
+    fast = [option for option in FAST if option != "--no_transcription"]
+    evaluate(*where, *fast, "--stems", "--transcriber", f"{__name__}:Deaf")
+    found = figures(tmp_path / "run")
+    piano = found["families"]["piano"]
+    assert found["families"].keys() == {"piano"}
+    assert (piano["stems"], piano["f1"], piano["true_f1"], piano["ratio"]) == (1, 0.0, 0.0, None)
+    assert {kind: found["systems"]["true"][f"f1/{kind}"] for kind in ("onset", "onset/full")} == {
+        "onset": 0.0,
+        "onset/full": 0.0,
+    }
+    assert (tmp_path / "run" / "transcription" / "deaf" / "piece6 stem 1 piano.json").is_file()
+    table = (tmp_path / "run" / "table.md").read_text()
+    assert "| Stems alone | Stems |" in table
+    assert "Program F1" in table
+    # Recorded, so a SoundFont plays it too, where there is one.
+    assert "soundfont" in found["systems"] or any("No SoundFont played" in line for line in found["remarks"])
+
+
 def test_short_and_silent_songs_have_defined_results(checkpoint, tmp_path):
     short = make_recording(4, seconds=1.0)
     short = Recording("short", short.audio[:8000], short.notes)
@@ -121,4 +232,20 @@ def test_bad_input_is_one_line(whole, where, tmp_path, capsys):
     assert "shard is '3/2'; give 1/8" in fails(capsys, *where, *FAST, *new, "--shard", "3/2")
     assert "limit is 0; choose more than 0" in fails(capsys, *where, *FAST, *new, "--limit", "0")
     assert "no embedding 'loud'" in fails(capsys, *where, *FAST, *new, "--embedding", "loud")
+    assert "no checkpoint 'absent'" in fails(capsys, *where, *FAST, *new, "--checkpoint", "demo", "absent")
+    assert "no SoundFont at absent.sf2" in fails(capsys, *where, *FAST, *new, "--soundfont", "absent.sf2")
+    heard = (*where, *(option for option in FAST if option != "--no_transcription"), *new, "--transcriber")
+    assert "no transcriber 'absent:Mt3': No module named 'absent'" in fails(capsys, *heard, "absent:Mt3")
+    assert "no transcriber 'json'" in fails(capsys, *heard, "json")
+    assert "json:JSONDecoder makes no transcriber" in fails(capsys, *heard, "json:JSONDecoder")
+    assert "stems are scored by their notes" in fails(capsys, *where, *FAST, *new, "--stems")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_dataset_at_another_rate_is_refused(checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("spectrodiff.data.recordings.SAMPLE_RATE", 22050)
+    write_dataset(tmp_path, "fast", {"test": [make_recording(4, seconds=1.0)]})
+    monkeypatch.undo()
+    where = ("--data_dir", tmp_path, "--dataset", "fast", "--checkpoint", checkpoint, "--workdir", tmp_path / "run")
+    line = fails(capsys, *where, *FAST)
+    assert "cannot evaluate piece4 of fast: it is at 22050 Hz, where 16000 are needed; prepare it again" in line

@@ -12,15 +12,22 @@ import matplotlib.image
 import numpy as np
 import pytest
 import soundfile
+from inputs import make_recording
 
 from spectrodiff.audio.mel import SAMPLE_RATE
+from spectrodiff.data.render import SOUNDFONT as SOUNDFONT_FILE
+from spectrodiff.data.render import check
+from spectrodiff.errors import InputError
 from spectrodiff.evaluation.frechet import Gaussian, frechet_distance
-from spectrodiff.evaluation.report import Example, columns, markdown, mel_picture, page
+from spectrodiff.evaluation.page import Example, mel_picture, page
+from spectrodiff.evaluation.report import columns, markdown
 from spectrodiff.evaluation.results import results
-from spectrodiff.evaluation.runs import Rendered, Song
+from spectrodiff.evaluation.runs import Rendered
+from spectrodiff.evaluation.songs import Song
 from spectrodiff.evaluation.systems import (
     ENCODED,
     NOISE,
+    SOUNDFONT,
     SYNTHESISED,
     SYSTEMS,
     TRUE,
@@ -31,9 +38,10 @@ from spectrodiff.evaluation.systems import (
     read_measured,
     system_audio,
 )
-from spectrodiff.evaluation.transcription import Matches
+from spectrodiff.evaluation.transcription import DRUMS, Matches
 from spectrodiff.notes.midi import Notes
 
+WITHOUT = {name: title for name, title in SYSTEMS.items() if name != SOUNDFONT}  # that of rendered data
 NO_NOTES = Notes(*(np.zeros(0) for _ in range(2)), *(np.zeros(0, np.int32) for _ in range(3)), np.zeros(0, bool), 1.0)
 
 
@@ -54,6 +62,14 @@ class Fixed:
 
     def __call__(self, audio):
         return NO_NOTES
+
+
+try:
+    check()
+    installed = True
+except InputError:
+    installed = False
+needs_synth = pytest.mark.skipif(not installed, reason="FluidSynth and its SoundFont are optional")
 
 
 def rendered(name, audio, seed=0):
@@ -82,16 +98,29 @@ def test_systems_are_as_long_and_as_loud_as_each_other():
     true = np.float32(0.3) * noise(0)
     audio = system_audio(Song("a", true, NO_NOTES), rendered("a", noise(1, 1.5)), noise(2, 1.0))
     assert {name: len(sound) for name, sound in audio.items()} == {
-        **dict.fromkeys(SYSTEMS, 24000),
+        **dict.fromkeys(WITHOUT, 24000),
         WRONG: 16000,
     }
     assert audio[NOISE].std() == pytest.approx(true.std(), rel=0.02)
     assert WRONG not in system_audio(Song("a", true, NO_NOTES), rendered("a", true), None)
 
 
+@needs_synth
+def test_a_soundfont_plays_the_notes_as_loud_as_the_true_audio():
+    tones = make_recording(1, 2.0)
+    song = Song("a", tones.audio, tones.notes)
+    audio = system_audio(song, rendered("a", tones.audio), None, SOUNDFONT_FILE)
+    assert list(audio) == [name for name in SYSTEMS if name != WRONG]
+    played = audio[SOUNDFONT]
+    assert len(played) == len(tones.audio)
+    assert played.std() == pytest.approx(tones.audio.std(), rel=0.02)
+    silent = system_audio(Song("a", tones.audio, NO_NOTES), rendered("a", tones.audio), None, SOUNDFONT_FILE)
+    assert not silent[SOUNDFONT].any()
+
+
 def test_figures_are_those_of_all_songs(two):
     _, measured, found = two
-    frames = {system: np.concatenate([song.embedded["levels"][system] for song in measured]) for system in SYSTEMS}
+    frames = {system: np.concatenate([song.embedded["levels"][system] for song in measured]) for system in WITHOUT}
     expected = frechet_distance(Gaussian.of(frames[TRUE]), Gaussian.of(frames[SYNTHESISED]))
     ours = found["systems"][SYNTHESISED]
     assert ours["frechet/levels"] == pytest.approx(expected)
@@ -124,17 +153,39 @@ def test_notes_are_counted_and_held_beside_those_of_the_true_audio(two):
     songs, measured, _ = two
 
     def noted(song, found, of_true):
-        notes = {system: {"onset": Matches(0, 9, 10)} for system in SYSTEMS}
+        notes = {system: {"onset": Matches(0, 9, 10)} for system in WITHOUT}
         notes |= {SYNTHESISED: {"onset": Matches(found, 10, 10)}, TRUE: {"onset": Matches(of_true, 10, 10)}}
         return Measured(song.name, song.scores, notes, song.embedded)
 
-    found = results(songs, [noted(measured[0], 2, 8), noted(measured[1], 6, 8)], [Levels()], [])
+    both = [noted(measured[0], 2, 8), noted(measured[1], 6, 8)]
+    found = results(songs, both, [Levels()], [], Fixed())
     ours = found["systems"][SYNTHESISED]
     assert (ours["f1/onset"], ours["true_f1/onset"]) == (0.4, 0.8)
     assert ours["ratio/onset"] == pytest.approx(0.5)
     assert [row["ratio/onset"] for row in found["per_song"]] == pytest.approx([0.25, 0.75])
     assert "| 0.400 | 0.50 |" in markdown(found)
+    assert "| Synthesised | 0.400 | 0.400 | 0.400 | 0.50 |" in markdown(found)
+    assert "Notes as fixed hears them" in markdown(found)
     assert "Note F1" not in markdown(two[2])
+    assert "Precision" not in markdown(two[2])
+
+
+def test_stems_are_scored_by_family(two):
+    """Notes of pitched families, hits of drums; counts of stems add up."""
+    songs, measured, _ = two
+
+    def stem(ours, true, kind="onset"):
+        counts = dict.fromkeys(("onset", "offset", DRUMS), Matches())
+        counted = {SYNTHESISED: ours, ENCODED: true, TRUE: true}
+        return {system: counts | {kind: Matches(found, 10, 10)} for system, found in counted.items()}
+
+    stems = [("piano", stem(4, 9)), (DRUMS, stem(5, 5, DRUMS)), ("piano", stem(4, 7))]
+    found = results(songs, measured, [Levels()], [], Fixed(), stems)
+    piano, drums = found["families"]["piano"], found["families"][DRUMS]
+    assert (piano["stems"], piano["f1"], piano["true_f1"]) == (2, 0.4, 0.8)
+    assert (drums["stems"], drums["f1"], drums["ratio"]) == (1, 0.5, 1.0)
+    assert "| piano | 2 | 0.400 | 0.800 | 0.800 | 0.50 |" in markdown(found)
+    assert '<table class="families">' in page(found, [])
 
 
 def test_silence_leaves_a_dash_and_never_a_nan(tmp_path):
@@ -142,10 +193,14 @@ def test_silence_leaves_a_dash_and_never_a_nan(tmp_path):
     ours = rendered("silent", np.zeros(16000, np.float32))
     measure(tmp_path, song, system_audio(song, ours, None), [Levels()], Fixed())
     measured = [read_measured(tmp_path, "silent", [Levels()], Fixed())]
-    found = results([ours], measured, [Levels()], [])
+    found = results([ours], measured, [Levels()], [], Fixed())
     json.dumps(found, allow_nan=False)
-    assert found["systems"][SYNTHESISED]["onset"] is None
-    assert found["systems"][SYNTHESISED]["f1/onset"] is None
+    figures = found["systems"][SYNTHESISED]
+    undefined = ("onset", "f1/onset", "precision/onset", "frechet/levels", "kernel/levels")
+    assert {figures.get(name) for name in undefined} == {None}
+    assert "The true audio of silent is silent." in found["remarks"]
+    assert "What was synthesised of silent is silent." in found["remarks"]
+    assert any("no two different frames of levels" in line for line in found["remarks"])
     text = markdown(found)
     assert "nan" not in text.lower().replace("resonan", "")
     wrong = next(line for line in text.splitlines() if line.startswith("| True audio of another song"))
@@ -156,7 +211,7 @@ def test_silence_leaves_a_dash_and_never_a_nan(tmp_path):
 def test_the_table_has_a_cell_for_every_column(two):
     lines = markdown(two[2]).splitlines()
     width = len(columns(two[2])) + 2  # bars of one more cell
-    assert [line.count("|") for line in lines[: len(SYSTEMS) + 2]] == [width] * (len(SYSTEMS) + 2)
+    assert [line.count("|") for line in lines[: len(WITHOUT) + 2]] == [width] * (len(WITHOUT) + 2)
     assert lines[-1] == "- No notes were transcribed."
 
 
@@ -167,7 +222,7 @@ def test_few_frames_are_warned_of(two, monkeypatch):
         dims = 60
 
     songs, measured, _ = two
-    frames = {system: np.random.default_rng(0).normal(size=(20, 60)) for system in SYSTEMS}
+    frames = {system: np.random.default_rng(0).normal(size=(20, 60)) for system in WITHOUT}
     wide = [Measured(song.name, song.scores, {}, {"levels": frames}) for song in measured]
     found = results(songs, wide, [Wide()], [])
     assert [line for line in found["remarks"] if "60 dimensions from 40 frames" in line]
@@ -209,7 +264,7 @@ def test_the_page_holds_all_it_shows_and_plays(two):
     reader = Reader()
     reader.feed(page(found, [Example(songs[0].name, loud)]))
     assert not reader.open
-    assert reader.tables["systems"] == [len(columns(found)) + 1] * (1 + len(SYSTEMS))
+    assert reader.tables["systems"] == [len(columns(found)) + 1] * (1 + len(WITHOUT))
     assert len(set(reader.tables["songs"])) == 1
     assert len(reader.tables["songs"]) == 3
     assert reader.text.count("one & <only>") == 2  # escaped, in the table and above the players
@@ -271,8 +326,8 @@ def test_a_browser_shows_the_tables_and_pictures_and_can_play_the_sound(two, tmp
     whole = page(found, [Example(songs[0].name, sounds)])
     dom = browse(whole.replace("</body>", LOOK), tmp_path, "--virtual-time-budget=60000", "--dump-dom")
     seen = json.loads(html.unescape(re.search(r'<pre id="seen">(.*?)</pre>', dom, re.DOTALL)[1]))
-    systems, (header, *of_songs) = seen["rows"][: 1 + len(SYSTEMS)], seen["rows"][1 + len(SYSTEMS) :]
-    assert [row[0] for row in systems] == ["System", *SYSTEMS.values()]
+    systems, (header, *of_songs) = seen["rows"][: 1 + len(WITHOUT)], seen["rows"][1 + len(WITHOUT) :]
+    assert [row[0] for row in systems] == ["System", *WITHOUT.values()]
     assert {len(row) for row in systems} == {1 + len(columns(found))}
     assert header[0] == "Song"
     assert [row[0].split()[0] for row in of_songs] == ["one", "set/two"]

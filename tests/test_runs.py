@@ -11,7 +11,8 @@ from spectrodiff.audio.mel import SAMPLE_RATE, log_mel_on_host
 from spectrodiff.data.dataset import open_dataset
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation import runs
-from spectrodiff.evaluation.runs import Rendered, Run, Songs, fingerprint, is_rendered, render, song_seed
+from spectrodiff.evaluation.runs import Rendered, Run, fingerprint, is_rendered, render, song_seed
+from spectrodiff.evaluation.songs import Songs
 
 OPTIONS = {"sampler": "ddpm", "steps": 2, "guidance": 2.0}  # the sampler with the most noise
 RUN = Run("x", "0", "GriffinLim", "rendered", "train", None, "ddpm", 2, 2.0, 0)

@@ -1,15 +1,23 @@
-"""`evaluate`: how well a checkpoint plays the songs of a dataset."""
+"""`evaluate`: how well checkpoints play the songs of a dataset."""
 
+import functools
+import importlib
 import importlib.util
 import pathlib
 
 from spectrodiff.commands.common import keep_compiled_programs
-from spectrodiff.errors import InputError
+from spectrodiff.errors import InputError, reason
 
 
 def add(commands) -> None:
     parser = commands.add_parser("evaluate", help="render songs of a dataset and compare them with their recordings")
-    parser.add_argument("--checkpoint", default="demo", help="weights, as for synthesize (default: demo)")
+    parser.add_argument(
+        "--checkpoint",
+        nargs="+",
+        default=["demo"],
+        help="weights, as for synthesize (default: demo); where there are several, or several --steps or --guidance, "
+        "all their combinations are evaluated and joined in one table",
+    )
     parser.add_argument("--vocoder", help="as for synthesize (default: the checkpoint's)")
     parser.add_argument("--data_dir", default="data", help="folder of all datasets (default: data)")
     parser.add_argument("--dataset", default="rendered", help="a prepared dataset (default: rendered)")
@@ -17,9 +25,11 @@ def add(commands) -> None:
     parser.add_argument(
         "--workdir", required=True, type=pathlib.Path, help="folder of songs and report; an unfinished one is continued"
     )
-    parser.add_argument("--steps", type=int, help="sampling steps (default: the checkpoint's)")
+    parser.add_argument("--steps", type=int, nargs="+", help="sampling steps (default: the checkpoint's)")
     parser.add_argument("--sampler", help="ddpm, ddim or dpmpp (default: the checkpoint's)")
-    parser.add_argument("--guidance", type=float, help="weight of the notes, 1 is plain (default: the checkpoint's)")
+    parser.add_argument(
+        "--guidance", type=float, nargs="+", help="weight of the notes, 1 is plain (default: the checkpoint's)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same songs (default: 0)")
     parser.add_argument("--limit", type=int, help="only the first so many songs (default: all)")
     parser.add_argument("--seconds", type=float, help="only so much of the beginning of each song (default: all)")
@@ -29,9 +39,23 @@ def add(commands) -> None:
         nargs="+",
         default=["musicnn"],
         metavar="MODEL",
-        help="musicnn, vggish=FOLDER or trill=FOLDER, one or more (default: musicnn)",
+        help="musicnn, vggish=SAVED_MODEL, trill=SAVED_MODEL or clap=FILE.onnx, one or more; each a path, or the "
+        "address of a file, SavedModels as .tar.gz (default: musicnn)",
     )
     parser.add_argument("--no_transcription", action="store_true", help="do not transcribe notes, which takes long")
+    parser.add_argument(
+        "--transcriber",
+        metavar="MODULE:NAME",
+        help="what makes another transcriber, see spectrodiff.evaluation.transcription (default: basic-pitch)",
+    )
+    parser.add_argument(
+        "--stems", action="store_true", help="render stems alone as well, and score notes by instrument family"
+    )
+    parser.add_argument(
+        "--soundfont",
+        help="a SoundFont to compare with (default: FluidR3 where it is installed, but for the dataset `rendered`, "
+        "which it made)",
+    )
     parser.add_argument("--shard", help="work on one part of the songs, such as 2/8; then run without it to report")
     parser.add_argument("--examples", type=int, default=3, help="songs to be heard in the report (default: 3)")
     parser.set_defaults(run=_evaluate)
@@ -41,43 +65,106 @@ def _evaluate(options) -> None:
     from spectrodiff.data.dataset import open_dataset
     from spectrodiff.evaluation.embeddings import find_embedding
     from spectrodiff.evaluation.evaluate import Share, evaluate
+    from spectrodiff.evaluation.grid import evaluate_grid, grid, joined
     from spectrodiff.evaluation.report import markdown
+    from spectrodiff.pretrained.hub import find_checkpoint
     from spectrodiff.synthesizer import Synthesizer
 
     share = Share.parse(options.shard) if options.shard else None
     if options.examples < 0:
         raise InputError(f"examples is {options.examples}; choose 0 or more")
     records = open_dataset(options.data_dir, options.dataset)[options.split]
+    for checkpoint in options.checkpoint:  # rather than after hours
+        find_checkpoint(checkpoint)
+    soundfont, remarks = find_soundfont(options.soundfont, records.dataset)
+    embeddings = [find_embedding(name) for name in dict.fromkeys(options.embedding)]
+    transcriber = None if options.no_transcription else find_transcriber(options.transcriber)
     keep_compiled_programs()
-    found = evaluate(
-        Synthesizer.from_pretrained(options.checkpoint, options.vocoder),
-        records,
-        options.workdir,
-        [find_embedding(name) for name in dict.fromkeys(options.embedding)],
-        None if options.no_transcription else find_transcriber(),
-        checkpoint=options.checkpoint,
-        vocoder=options.vocoder,
-        sampler=options.sampler,
-        steps=options.steps,
-        guidance=options.guidance,
-        seed=options.seed,
-        seconds=options.seconds,
-        limit=options.limit,
-        batch=options.batch,
-        share=share,
-        examples=options.examples,
-    )
-    if found is None:
-        print(f"part {options.shard} of the songs is in {options.workdir}; run without --shard once all parts are")
+    synthesizer = functools.lru_cache(maxsize=1)(Synthesizer.from_pretrained)
+
+    def run(cell, workdir: pathlib.Path):
+        return evaluate(
+            synthesizer(cell.checkpoint, options.vocoder),
+            records,
+            workdir,
+            embeddings,
+            transcriber,
+            checkpoint=cell.checkpoint,
+            vocoder=options.vocoder,
+            sampler=options.sampler,
+            steps=cell.steps,
+            guidance=cell.guidance,
+            seed=options.seed,
+            seconds=options.seconds,
+            limit=options.limit,
+            batch=options.batch,
+            stems=options.stems,
+            soundfont=soundfont,
+            remarks=remarks,
+            share=share,
+            examples=options.examples,
+        )
+
+    cells = grid(options.checkpoint, options.steps or [None], options.guidance or [None])
+    if len(cells) == 1:
+        found = run(cells[0], options.workdir)
+        table = markdown(found) if found else ""
     else:
-        print(markdown(found))
-        print(f"{options.workdir / 'report.html'}: scores, pictures and sound of single songs")
+        found = evaluate_grid(cells, options.workdir, run)
+        table = joined(found) if found else ""
+    if not found:
+        print(f"part {options.shard} of the songs is in {options.workdir}; run without --shard once all parts are")
+        return
+    print(table)
+    where = options.workdir if len(cells) == 1 else options.workdir / "cells" / "*"
+    print(f"{where / 'report.html'}: scores, pictures and sound of single songs")
 
 
-def find_transcriber():
-    """Basic-pitch where all that it needs is installed, else None."""
+def find_soundfont(path: str | None, dataset: str) -> tuple[str | None, list[str]]:
+    """The SoundFont that plays the notes for comparison, and what is to be remarked where there is none.
+
+    Raises:
+      InputError: the one at `path` cannot be played.
+    """
+    from spectrodiff.data.render import SOUNDFONT, check
+
+    if path is not None:
+        check(path)
+        return path, []
+    if dataset.split("/")[0] == "rendered":  # true audio is what it would play
+        return None, []
+    try:
+        check()
+    except InputError as error:
+        return None, [f"No SoundFont played the notes: {error}."]
+    return SOUNDFONT, []
+
+
+def find_transcriber(name: str | None = None):
+    """What MODULE:NAME makes when called; by default basic-pitch where all that it needs is installed, else None.
+
+    Raises:
+      InputError: there is no such module or name, or what it makes is no transcriber.
+    """
+    if name is not None:
+        return _make_transcriber(name)
     if not all(map(importlib.util.find_spec, ("basic_pitch", "onnxruntime", "mir_eval"))):
         return None
     from spectrodiff.evaluation.basic_pitch import BasicPitch
 
     return BasicPitch()
+
+
+def _make_transcriber(name: str):
+    from spectrodiff.evaluation.transcription import Transcriber
+
+    module, _, attribute = name.partition(":")
+    try:
+        made = getattr(importlib.import_module(module), attribute)()
+    except InputError:
+        raise
+    except Exception as error:  # whatever a module or its weights may raise
+        raise InputError(f"no transcriber {name!r}: {reason(error)}; give MODULE:NAME that can be imported") from error
+    if not isinstance(made, Transcriber):
+        raise InputError(f"{name} makes no transcriber: that has a name, says of instruments, and is called with audio")
+    return made

@@ -1,7 +1,7 @@
 """Embeddings of audio, in which a distance says how different things sound: one interface, one model that is included.
 
 Musicnn needs nothing but this package. VGGish and TRILL, by which the paper evaluates, are read from the SavedModel
-that their authors publish.
+that their authors publish, CLAP from an ONNX file.
 """
 
 import dataclasses
@@ -16,6 +16,8 @@ from jaxtyping import Float
 
 from spectrodiff.audio.mel import SAMPLE_RATE
 from spectrodiff.errors import InputError, reason
+from spectrodiff.evaluation.clap import Clap
+from spectrodiff.evaluation.downloads import fetched
 from spectrodiff.evaluation.musicnn import Musicnn
 from spectrodiff.vocoder.saved_model import load_model
 
@@ -85,18 +87,25 @@ class SavedModelEmbedding:
 
 
 def find_embedding(name: str) -> Embedding:
-    """`musicnn`, or `vggish=FOLDER` or `trill=FOLDER` with the folder of its unpacked SavedModel.
+    """`musicnn`, or `vggish=SOURCE`, `trill=SOURCE` or `clap=SOURCE`.
+
+    SOURCE is the folder of an unpacked SavedModel, or the address of one as .tar.gz; for clap, an ONNX file or its
+    address.
 
     Raises:
-      InputError: it is none of these, or cannot be read.
+      InputError: it is none of these, or cannot be fetched or read.
     """
-    model, _, folder = name.partition("=")
+    model, _, source = name.partition("=")
     if name == Musicnn.name:
         return Musicnn()
-    if model in PUBLISHED and folder:
-        return SavedModelEmbedding(folder, PUBLISHED[model])
+    if model in PUBLISHED and source:
+        return SavedModelEmbedding(fetched(source), PUBLISHED[model])
+    if model == Clap.name and source:
+        return Clap(fetched(source))
     known = ", ".join(f"{model}=FOLDER" for model in PUBLISHED)
-    raise InputError(f"no embedding {name!r}: give {Musicnn.name}, or one of {known}, of an unpacked SavedModel")
+    raise InputError(
+        f"no embedding {name!r}: give {Musicnn.name}, or one of {known}, of an unpacked SavedModel, or {Clap.name}=FILE"
+    )
 
 
 def resample(audio: Audio, rate: int) -> Float[np.ndarray, " r"]:

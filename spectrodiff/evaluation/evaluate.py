@@ -5,15 +5,30 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+from flax import nnx
 from tqdm import tqdm
 
 from spectrodiff.data.dataset import Records
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation.embeddings import Embedding
-from spectrodiff.evaluation.report import Example, markdown, page
+from spectrodiff.evaluation.page import Example, page
+from spectrodiff.evaluation.report import markdown
 from spectrodiff.evaluation.results import results
-from spectrodiff.evaluation.runs import Rendered, Run, Songs, fingerprint, is_rendered, render
-from spectrodiff.evaluation.systems import ENCODED, SYNTHESISED, TRUE, is_measured, measure, read_measured, system_audio
+from spectrodiff.evaluation.runs import Rendered, Run, fingerprint, is_rendered, render
+from spectrodiff.evaluation.songs import Audio, Song, Songs, Stems
+from spectrodiff.evaluation.systems import (
+    ENCODED,
+    SYNTHESISED,
+    TRUE,
+    is_measured,
+    is_transcribed,
+    measure,
+    read_measured,
+    read_transcribed,
+    system_audio,
+    transcribe,
+)
 from spectrodiff.evaluation.transcription import Transcriber
 from spectrodiff.files import replacing, write_json
 from spectrodiff.synthesizer import Synthesizer
@@ -38,6 +53,9 @@ class Share:
             raise InputError(f"shard is {text!r}; give 1/8 to 8/8 for eight processes")
         return cls(int(number), int(of))
 
+    def part(self, indices: range) -> range:
+        return indices[self.number - 1 :: self.of]
+
 
 def evaluate(
     synthesizer: Synthesizer,
@@ -55,6 +73,9 @@ def evaluate(
     seconds: float | None = None,
     limit: int | None = None,
     batch: int = 4,
+    stems: bool = False,
+    soundfont: str | None = None,
+    remarks: Sequence[str] = (),
     share: Share | None = None,
     examples: int = 3,
 ) -> dict[str, Any] | None:
@@ -62,11 +83,15 @@ def evaluate(
 
     What lies in the workdir is not made again. With a `share`, only that part of the songs is worked on, and None
     returned: the report is for a call without. Options of sampling as `Synthesizer.mels`; `seconds` cuts each song;
-    `checkpoint` and `vocoder` are only noted. Returns what results.json holds.
+    with `stems`, instruments that the dataset has alone are rendered alone as well, and their notes scored by family;
+    `soundfont` is the path of one that plays the songs too; `checkpoint`, `vocoder` and `remarks` are only noted.
+    Returns what results.json holds.
 
     Raises:
       InputError: an option is out of range, the workdir is another run's, or a song cannot be used.
     """
+    if stems and transcriber is None:
+        raise InputError("stems are scored by their notes: leave out --stems, or let notes be transcribed")
     sampler, steps, guidance = synthesizer.check_sampling(sampler, steps, guidance, seed)
     for name, value in (("batch", batch), ("limit", limit), ("seconds", seconds)):
         if value is not None and not 0 < value < float("inf"):
@@ -82,45 +107,77 @@ def evaluate(
         steps=steps,
         guidance=guidance,
         seed=seed,
+        soundfont=soundfont,
     )
     run.claim(workdir)
     songs = Songs(records, seconds)
     indices = range(min(len(songs), limit or len(songs)))
-    ours = indices[share.number - 1 :: share.of] if share else indices
-    names = {index: songs.name(index) for index in indices}
-
-    missing = [index for index in ours if not is_rendered(workdir, names[index])]
+    names = [songs.name(index) for index in indices]
+    ours = share.part(indices) if share else indices
     options = {"sampler": sampler, "steps": steps, "guidance": guidance, "seed": seed, "batch": batch}
-    for rendered in render(synthesizer, songs, missing, **options):
-        rendered.save(workdir)
 
+    _render_missing(synthesizer, songs, ours, workdir, options)
     missing = [index for index in ours if not is_measured(workdir, names[index], embeddings, transcriber)]
     for index in tqdm(missing, "measuring", unit="song", disable=not missing):
         song, rendered = songs[index], Rendered.load(workdir, names[index])
-        audio = system_audio(song, rendered, songs.audio_after(index))
+        audio = system_audio(song, rendered, songs.audio_after(index), soundfont)
         measure(workdir, song, audio, embeddings, transcriber)
+
+    parts = Stems.of(songs, indices if stems else range(0))
+    ours = share.part(range(len(parts))) if share else range(len(parts))
+    _render_missing(synthesizer, parts, ours, workdir, options)
+    missing = [index for index in ours if not is_transcribed(workdir, parts.name(index), transcriber)]
+    for index in tqdm(missing, "measuring", unit="stem", disable=not missing):
+        stem = parts[index]
+        transcribe(workdir, stem, _heard(stem, Rendered.load(workdir, stem.name)), transcriber)
 
     if share:
         return None
-    remarks = (
-        [] if transcriber else ["No notes were transcribed; to do so needs basic-pitch, onnxruntime and mir_eval."]
-    )
+    remarks = list(remarks)
+    if transcriber is None:
+        remarks.append("No notes were transcribed; to do so needs basic-pitch, onnxruntime and mir_eval.")
+    if stems and not len(parts):
+        remarks.append("There are no stems that a single family plays.")
+    rendered = [Rendered.load(workdir, name) for name in names]
     found = results(
-        [Rendered.load(workdir, name) for name in names.values()],
-        [read_measured(workdir, name, embeddings, transcriber) for name in names.values()],
+        rendered,
+        [read_measured(workdir, name, embeddings, transcriber) for name in names],
         embeddings,
         remarks,
+        transcriber,
+        [
+            (parts.family(index), read_transcribed(workdir, parts.name(index), transcriber))
+            for index in range(len(parts))
+        ],
     )
-    found = {"run": dataclasses.asdict(run), **found}
+    found = {"run": dataclasses.asdict(run), "model": _facts(synthesizer), **found}
     write_json(workdir / "results.json", found)
     with replacing(workdir / "table.md") as temporary:
         temporary.write_text(markdown(found), encoding="utf-8")
-    shown = [_example(songs, index, Rendered.load(workdir, names[index])) for index in indices[:examples]]
+    shown = [Example(names[index], _heard(songs[index], rendered[index])) for index in indices[:examples]]
     with replacing(workdir / "report.html") as temporary:
         temporary.write_text(page(found, shown), encoding="utf-8")
     return found
 
 
-def _example(songs: Songs, index: int, rendered: Rendered) -> Example:
-    audio = system_audio(songs[index], rendered, None)
-    return Example(rendered.name, {system: audio[system] for system in (TRUE, ENCODED, SYNTHESISED)})
+def _render_missing(
+    synthesizer: Synthesizer, songs: Songs | Stems, ours: range, workdir: pathlib.Path, options: dict[str, Any]
+) -> None:
+    missing = [index for index in ours if not is_rendered(workdir, songs.name(index))]
+    for rendered in render(synthesizer, songs, missing, **options):
+        rendered.save(workdir)
+
+
+def _heard(song: Song, rendered: Rendered) -> dict[str, Audio]:
+    """What a listener compares."""
+    audio = system_audio(song, rendered)
+    return {system: audio[system] for system in (TRUE, ENCODED, SYNTHESISED)}
+
+
+def _facts(synthesizer: Synthesizer) -> dict[str, Any]:
+    """What tells models apart in a table."""
+    leaves = jax.tree.leaves(nnx.state(synthesizer.model, nnx.Param))
+    return {
+        "parameters": sum(leaf.size for leaf in leaves),
+        "with_context": synthesizer.config.model.with_context,
+    }

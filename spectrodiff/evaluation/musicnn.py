@@ -94,16 +94,25 @@ def loudness_mel(audio: Float[np.ndarray, " s"]) -> Float[np.ndarray, "t 96"]:
 
 
 @functools.cache
-def area_mel_matrix() -> Float[np.ndarray, "f 96"]:
-    """Weights from powers of an FFT to mel bins: triangles of equal area, on Slaney's mel scale, 0 to 8000 Hz.
+def area_mel_matrix(
+    mel_bins: int = MEL_BINS,
+    fft_size: int = FFT_SIZE,
+    rate: int = SAMPLE_RATE,
+    lowest: float = 0.0,
+    highest: float = SAMPLE_RATE / 2,
+) -> Float[np.ndarray, "f m"]:
+    """Weights from powers of an FFT to mel bins: triangles of equal area, on Slaney's mel scale, all in Hz.
 
     That scale is linear up to 1000 Hz, 15 mels, and logarithmic above, 27 mels to a factor of 6.4 (Slaney 1998).
     """
     linear, corner, ratio = 200 / 3, 1000.0, 6.4 ** (1 / 27)
-    top = corner / linear + np.log(SAMPLE_RATE / 2 / corner) / np.log(ratio)
-    mels = np.linspace(0.0, top, MEL_BINS + 2)
+    first, last = (
+        hz / linear if hz < corner else corner / linear + np.log(hz / corner) / np.log(ratio)
+        for hz in (lowest, highest)
+    )
+    mels = np.linspace(first, last, mel_bins + 2)
     edges = np.where(mels < corner / linear, mels * linear, corner * ratio ** (mels - corner / linear))
-    bins = np.linspace(0.0, SAMPLE_RATE / 2, FFT_SIZE // 2 + 1)[:, None]
+    bins = np.linspace(0.0, rate / 2, fft_size // 2 + 1)[:, None]
     lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
     triangles = np.maximum(0.0, np.minimum((bins - lower) / (centre - lower), (upper - bins) / (upper - centre)))
     return triangles * 2.0 / (upper - lower)

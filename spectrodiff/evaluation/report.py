@@ -1,24 +1,13 @@
-"""The figures of an evaluation to look at: a table, and one page that holds all it shows and plays."""
+"""The figures of an evaluation as tables, and what has to be said of them."""
 
-import base64
 import dataclasses
-import html
-import io
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
-
-from spectrodiff.audio.mel import log_mel_on_host, scale_mel
-from spectrodiff.data.recordings import to_flac
-from spectrodiff.evaluation.systems import ENCODED, SYNTHESISED, SYSTEMS, TRUE
-from spectrodiff.training.heldout import side_by_side
+from spectrodiff.evaluation.systems import SYSTEMS
+from spectrodiff.evaluation.transcription import DRUMS
 
 UNDEFINED = "\N{EN DASH}"
-_PICTURED = 2048  # frames of a mel picture, 41 s: a pixel each
-
-Audio = Float[np.ndarray, " _s"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +27,8 @@ class Column:
         value = figures.get(self.name)
         if value is None:
             return UNDEFINED
+        if isinstance(value, str):
+            return value
         interval = figures.get(self.name.replace("frechet/", "frechet_interval/", 1))
         shown = f"{value:.{self.digits}f}"
         if isinstance(interval, list):
@@ -45,8 +36,18 @@ class Column:
         return shown
 
 
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows of figures under a heading of their own; `first` heads the column of their titles."""
+
+    name: str
+    first: str
+    columns: Sequence[Column]
+    rows: Sequence[tuple[str, dict[str, Any]]]
+
+
 def columns(results: dict[str, Any]) -> list[Column]:
-    """Those of the table; of transcription there are none where nothing was transcribed."""
+    """Those of the table of systems; of transcription there are none where nothing was transcribed."""
     models = list(results["embeddings"])
     sets = [
         column
@@ -72,23 +73,57 @@ def _paired(results: dict[str, Any]) -> list[Column]:
         Column("chroma", "Chroma", 2, "↑"),
         Column("onset", "Onsets", 2, "↑"),
     ]
-    if "f1/onset" in results["systems"][SYNTHESISED]:
+    if results["transcriber"]:
         paired += [Column("f1/onset", "Note F1", 3, "↑"), Column("ratio/onset", "F1 / true", 2, "↑")]
     return paired
 
 
-def _song_columns(results: dict[str, Any]) -> list[Column]:
+def _note_columns(results: dict[str, Any]) -> list[Column]:
+    shown = [Column("precision/onset", "Precision", 3, "↑"), Column("recall/onset", "Recall", 3, "↑")]
+    kinds = {"onset": "F1", "offset": "Onset and offset F1", DRUMS: "Drum F1"}
+    if results["transcriber"]["instruments"]:
+        kinds |= {"onset/midi_class": "Family F1", "onset/full": "Program F1"}
+    for kind, title in kinds.items():
+        shown += [Column(f"f1/{kind}", title, 3, "↑"), Column(f"ratio/{kind}", "/ true", 2, "↑")]
+    return shown
+
+
+_FAMILY_COLUMNS = (
+    Column("stems", "Stems", 0),
+    Column("f1", "Synthesised F1", 3, "↑"),
+    Column("encoded_f1", "Encoded F1", 3, "↑"),
+    Column("true_f1", "True F1", 3, "↑"),
+    Column("ratio", "F1 / true", 2, "↑"),
+)
+
+
+def tables(results: dict[str, Any]) -> list[Table]:
+    """All systems; where notes were transcribed, more of these; and where stems were, their families."""
+    rows = [(SYSTEMS[name], figures) for name, figures in results["systems"].items()]
+    found = [Table("systems", "System", columns(results), rows)]
+    if results["transcriber"]:
+        found.append(Table("notes", "Notes", _note_columns(results), rows))
+    if results["families"]:
+        found.append(Table("families", "Stems alone", _FAMILY_COLUMNS, list(results["families"].items())))
+    return found
+
+
+def songs_table(results: dict[str, Any]) -> Table:
     sets = [Column(f"frechet/{model}", f"Fréchet ({model})", 1, "↓") for model in results["embeddings"]]
-    return [Column("seconds", "Seconds", 1), *sets, *_paired(results)]
+    shown = [Column("seconds", "Seconds", 1), *sets, *_paired(results)]
+    return Table("songs", "Song", shown, [(row["name"], row) for row in results["per_song"]])
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The table, and below it what has to be said of it."""
-    shown = columns(results)
-    rows = [["", *(column.heading for column in shown)], ["---", *["---:"] * len(shown)]]
-    rows += [[title, *(column.cell(results["systems"][name]) for column in shown)] for name, title in SYSTEMS.items()]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return f"{table}\n\n" + "\n".join(f"- {line}" for line in explained(results)) + "\n"
+    """The tables, and below them what has to be said of them."""
+    parts = [*map(markdown_table, tables(results)), "\n".join(f"- {line}" for line in explained(results))]
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    rows = [[table.first, *(column.heading for column in table.columns)], ["---", *["---:"] * len(table.columns)]]
+    rows += [[title, *(column.cell(figures) for column in table.columns)] for title, figures in table.rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def explained(results: dict[str, Any]) -> list[str]:
@@ -105,89 +140,11 @@ def explained(results: dict[str, Any]) -> list[str]:
         f"s/s: seconds of work for a second of audio, {batches} songs at once, without each program's first window.",
     ]
     licences = [f"{name}: {model['licence']}" for name, model in results["embeddings"].items()]
-    return [*lines, f"Embeddings and licences of their weights: {', '.join(licences)}.", *results["remarks"]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Example:
-    """A song to be seen and heard: audio by system, TRUE, ENCODED and SYNTHESISED, at SAMPLE_RATE."""
-
-    name: str
-    audio: dict[str, Audio]
-
-
-def page(results: dict[str, Any], examples: Sequence[Example]) -> str:
-    """One HTML document without any link: tables, and of examples mel pictures (PNG) and players (16 bit FLAC)."""
-    shown = columns(results)
-    systems = [(html.escape(title), results["systems"][name]) for name, title in SYSTEMS.items()]
-    songs = [
-        (html.escape(row["name"]) + (" <em>outlier</em>" if row.get("outlier") else ""), row)
-        for row in results["per_song"]
-    ]
-    parts = [
-        "<!DOCTYPE html>",
-        '<html lang="en"><head><meta charset="utf-8"><title>Evaluation</title>',
-        f"<style>{_STYLE}</style></head><body>",
-        "<h1>Evaluation</h1>",
-        _table("systems", "System", shown, systems),
-        "<ul>",
-        *(f"<li>{html.escape(line)}</li>" for line in explained(results)),
-        "</ul>",
-        "<h2>Examples</h2>",
-        *map(_example, examples),
-        "<h2>Synthesised songs</h2>",
-        _table("songs", "Song", _song_columns(results), songs),
-        "</body></html>",
-    ]
-    return "\n".join(parts) + "\n"
-
-
-_STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; color: #222; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }
-th:first-child, td:first-child { text-align: left; }
-.songs tr td:first-child { font-weight: normal; }
-figure { margin: 0 0 1rem; }
-img { display: block; height: 128px; max-width: none; }
-em { color: #b00; }
-"""
-
-
-def _table(name: str, first: str, shown: Sequence[Column], rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
-    """`rows` are what stands first, as HTML, and the figures."""
-    head = "".join(f"<th>{html.escape(heading)}</th>" for heading in (first, *(column.heading for column in shown)))
-    body = "\n".join(
-        f"<tr><td>{title}</td>{''.join(f'<td>{column.cell(figures)}</td>' for column in shown)}</tr>"
-        for title, figures in rows
-    )
-    return (
-        f'<div class="wide"><table class="{name}"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
-    )
-
-
-def _example(example: Example) -> str:
-    figures = []
-    for system in (TRUE, ENCODED, SYNTHESISED):
-        audio, title = example.audio[system], html.escape(SYSTEMS[system])
-        sound = to_flac(audio / max(1.0, np.abs(audio).max(initial=0.0)))
-        figures.append(
-            f'<figure><figcaption>{title}</figcaption><audio controls src="{_inline("audio/flac", sound)}"></audio>'
-            f'<div class="wide"><img alt="log-mel: {title}" src="{_inline("image/png", mel_picture(audio))}"></div>'
-            "</figure>"
+    lines.append(f"Embeddings and licences of their weights: {', '.join(licences)}.")
+    if transcriber := results["transcriber"]:
+        lines.append(
+            f"Notes as {transcriber['name']} hears them: onsets within 50 ms, offsets too or within a fifth of a note, "
+            "drums by their attacks, among which a mix's others count as false ones. / true: as a share of the F1 of "
+            "the true audio, which no transcriber gets wholly right."
         )
-    return f"<h3>{html.escape(example.name)}</h3>\n" + "\n".join(figures)
-
-
-def mel_picture(audio: Audio) -> bytes:
-    """PNG of the audio's log-mel, low frequencies at the bottom, a pixel a frame of a mel bin; its first 41 s."""
-    from matplotlib.image import imsave  # without pyplot: no display is looked for
-
-    file = io.BytesIO()
-    imsave(file, side_by_side(scale_mel(log_mel_on_host(audio)[:_PICTURED])), format="png")
-    return file.getvalue()
-
-
-def _inline(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    return [*lines, f"{UNDEFINED}: not defined, or not measured.", *results["remarks"]]

@@ -24,8 +24,8 @@ from spectrodiff.evaluation.frechet import (
 )
 from spectrodiff.evaluation.reconstruction import mean_scores
 from spectrodiff.evaluation.runs import Rendered, Spent
-from spectrodiff.evaluation.systems import ENCODED, SYNTHESISED, SYSTEMS, TRUE, Measured
-from spectrodiff.evaluation.transcription import Matches, add_scores, beside
+from spectrodiff.evaluation.systems import ENCODED, SOUNDFONT, SYNTHESISED, SYSTEMS, TRUE, Measured
+from spectrodiff.evaluation.transcription import DRUMS, Matches, Scores, Transcriber, add_scores, beside
 
 _RESAMPLES = 200  # of songs: the ends of a 95 % interval, to about a tenth of its width
 
@@ -33,17 +33,23 @@ Figures = dict[str, Any]  # by name; numbers, pairs of them, or None
 
 
 def results(
-    songs: Sequence[Rendered], measured: Sequence[Measured], embeddings: Sequence[Embedding], remarks: Sequence[str]
+    songs: Sequence[Rendered],
+    measured: Sequence[Measured],
+    embeddings: Sequence[Embedding],
+    remarks: Sequence[str] = (),
+    transcriber: Transcriber | None = None,
+    stems: Sequence[tuple[str, dict[str, Scores]]] = (),
 ) -> dict[str, Any]:
-    """All figures, by system and by song, as JSON holds them.
+    """All figures, by system, by song, and by the family of `stems`, which are families and scores; as JSON holds them.
 
     Of an embedding, `frechet/MODEL`, `frechet_interval/MODEL` (95 %), `frechet_infinity/MODEL` with its `r2/MODEL`,
-    `kernel/MODEL` and `l2/MODEL`; of transcription `f1/KIND`, `true_f1/KIND` and `ratio/KIND` of KIND onset, offset and
-    drums; and the means of `compare`.
+    `kernel/MODEL` and `l2/MODEL`; of transcription `precision/KIND`, `recall/KIND`, `f1/KIND`, `true_f1/KIND` and
+    `ratio/KIND`, each KIND being one of Scores; and the means of `compare`.
     """
-    systems = {system: _paired(measured, system) for system in SYSTEMS}
+    shown = [name for name in SYSTEMS if name != SOUNDFONT or any(name in song.scores for song in measured)]
+    systems = {system: _paired(measured, system) for system in shown}
     per_song = [_of_song(song, scores) for song, scores in zip(songs, measured, strict=True)]
-    remarks = list(remarks)
+    remarks = [*remarks, *_silences(songs, measured)]
     for model in embeddings:
         frames = [song.embedded[model.name] for song in measured]
         figures, distances, warned = _sets(frames, model.name)
@@ -65,8 +71,10 @@ def results(
             "dropped_notes": sum(song.dropped for song in songs),
             "batch": sorted({song.batch for song in songs}),
             "embeddings": {model.name: {"licence": model.licence, "hop": model.hop} for model in embeddings},
+            "transcriber": transcriber and {"name": transcriber.name, "instruments": transcriber.instruments},
             "remarks": list(dict.fromkeys(remarks)),
             "systems": systems,
+            "families": _families(stems),
             "per_song": per_song,
         }
     )
@@ -85,6 +93,27 @@ def _transcribed(ours: dict[str, Matches], true: dict[str, Matches]) -> Figures:
     return {f"{name}/{kind}": value for kind in ours for name, value in beside(ours[kind], true[kind]).items()}
 
 
+def _families(stems: Sequence[tuple[str, dict[str, Scores]]]) -> dict[str, Figures]:
+    """Of drums their hits, of other families their notes; beside the true stems as `beside`."""
+    families = {}
+    for family in sorted({family for family, _ in stems}):
+        kind = DRUMS if family == DRUMS else "onset"
+        of_family = [scores for name, scores in stems if name == family]
+        ours, encoded, true = (
+            add_scores([scores[system] for scores in of_family])[kind] for system in (SYNTHESISED, ENCODED, TRUE)
+        )
+        families[family] = {"stems": len(of_family), "encoded_f1": encoded.f1, **beside(ours, true)}
+    return families
+
+
+def _silences(songs: Sequence[Rendered], measured: Sequence[Measured]) -> list[str]:
+    """A dash or a 0 in the table may only mean that there is nothing to hear."""
+    true = [song.name for song in measured if song.scores[TRUE]["tone"] is None]
+    ours = [song.name for song in songs if not song.audio.any()]
+    said = {"The true audio": true, "What was synthesised": ours}
+    return [f"{what} of {', '.join(names)} is silent." for what, names in said.items() if names]
+
+
 def _of_song(song: Rendered, measured: Measured) -> Figures:
     notes = _transcribed(measured.notes[SYNTHESISED], measured.notes[TRUE]) if measured.notes else {}
     facts = {"name": song.name, "seconds": song.seconds, "seed": song.seed, "dropped_notes": song.dropped}
@@ -96,6 +125,8 @@ def _sets(songs: Sequence[dict[str, np.ndarray]], model: str) -> tuple[dict[str,
     figures, distances, warned = {}, [None] * len(songs), []
     true = [Gaussian.of(song[TRUE]) for song in songs]
     reference, frames_true = pool(true), np.concatenate([song[TRUE] for song in songs])
+    if not np.ptp(frames_true, axis=0).any():
+        return {}, distances, [f"The true audio makes no two different frames of {model}: no distance is defined."]
     for system in tqdm(SYSTEMS, f"distances by {model}", unit="system", delay=2.0):
         if any(system not in song for song in songs):
             continue

@@ -18,79 +18,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from spectrodiff.audio.mel import FRAMES_PER_SECOND, HOP, MEL_BINS, SAMPLE_RATE, log_mel_on_host, unscale_mel
+from spectrodiff.audio.mel import FRAMES_PER_SECOND, MEL_BINS, SAMPLE_RATE, log_mel_on_host, unscale_mel
 from spectrodiff.config import WINDOW_FRAMES, DiffusionConfig
-from spectrodiff.data.dataset import Records
-from spectrodiff.data.pieces import open_piece
 from spectrodiff.diffusion.samplers import STEPS
 from spectrodiff.errors import InputError
+from spectrodiff.evaluation.songs import Audio, Song, Songs, Stems
 from spectrodiff.files import replacing, write_json
 from spectrodiff.models.sampling import sample_mel
-from spectrodiff.notes.sequence import Notes
 from spectrodiff.synthesizer import RING_OUT, Synthesizer
 from spectrodiff.vocoder.streaming import Vocoder
 
-Audio = Float[np.ndarray, " _s"]
 Mel = Float[np.ndarray, "_t m"]
 Spent = tuple[float, float]  # seconds of work, and of the audio that they made
-
-
-@dataclasses.dataclass(frozen=True)
-class Song:
-    """A recording, float32 at SAMPLE_RATE, and its notes."""
-
-    name: str
-    audio: Audio
-    notes: Notes
-
-
-@dataclasses.dataclass(frozen=True)
-class Songs:
-    """The songs of a split in the order of its records; with `seconds`, no more of each than its beginning."""
-
-    records: Records
-    seconds: float | None = None
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> Song:
-        """Raises InputError as `Records`, and for a song without samples."""
-        record = self.records[index]
-        piece, name = open_piece(record), _name(record)
-        if not piece.samples:
-            raise InputError(f"cannot evaluate {name} of {self.records.dataset}: it holds no samples; prepare it again")
-        return Song(name, piece.read(0, self._kept(piece.samples)), _begun(piece.notes, self.seconds))
-
-    def name(self, index: int) -> str:
-        return _name(self.records[index])
-
-    def windows(self, index: int) -> int:
-        """About how many windows the song fills."""
-        return -(-self._kept(int(self.records.samples[index])) // (WINDOW_FRAMES * HOP))
-
-    def audio_after(self, index: int) -> Audio | None:
-        """The true audio of the song after it, the first coming after the last; None where there is no other."""
-        return self[(index + 1) % len(self)].audio if len(self) > 1 else None
-
-    def _kept(self, samples: int) -> int:
-        return samples if self.seconds is None else min(samples, round(self.seconds * SAMPLE_RATE))
-
-
-def _name(record: dict) -> str:
-    name = record["name"]
-    return name.decode() if isinstance(name, bytes) else name
-
-
-def _begun(notes: Notes, seconds: float | None) -> Notes:
-    """Notes as they stand `seconds` into the piece: later ones are gone, those that sound end."""
-    if seconds is None or notes.total_time <= seconds:
-        return notes
-    notes = notes.select(notes.start < seconds)
-    return dataclasses.replace(notes, end=np.minimum(notes.end, seconds), total_time=float(seconds))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +50,7 @@ class Run:
     steps: int
     guidance: float
     seed: int
+    soundfont: str | None = None  # that another system plays
 
     def claim(self, workdir: pathlib.Path) -> None:
         """Makes the workdir, or finds that it is this run's.
@@ -250,7 +194,7 @@ class _Performance:
 
 def render(
     synthesizer: Synthesizer,
-    songs: Songs,
+    songs: Songs | Stems,
     chosen: Sequence[int],
     *,
     sampler: str,
@@ -261,15 +205,17 @@ def render(
 ) -> Iterator[Rendered]:
     """Yields the `chosen` songs as they are finished, `batch` of them rendered at once, the longest begun first.
 
-    Each has the mel that `synthesizer.mels` makes with `song_seed(seed, name)`, to rounding. Windows over the limit of
-    tokens are thinned.
+    All devices of this process take a share of every batch, which is filled up to a multiple of them. Each song has the
+    mel that `synthesizer.mels` makes with `song_seed(seed, name)`, to rounding. Windows over the limit of tokens are
+    thinned.
 
     Raises:
       InputError: a record is damaged, or the model's mel holds what is not a number.
     """
     sample = functools.partial(_song_sampler(synthesizer), step=STEPS[sampler], steps=steps, guided=guidance != 1.0)
     waiting = collections.deque(sorted(chosen, key=songs.windows, reverse=True))
-    rows, playing, compiled = min(batch, len(waiting)), [], set()
+    devices = jax.local_device_count()
+    rows, playing, compiled = -(-min(batch, len(waiting)) // devices) * devices, [], set()
     with tqdm(total=sum(map(songs.windows, waiting)), desc="rendering", unit="window", disable=not waiting) as bar:
         while waiting or playing:
             while waiting and len(playing) < rows:
@@ -287,13 +233,22 @@ def render(
             for performance, mel in zip(playing, mels, strict=False):
                 performance.hear(mel, seconds)
             bar.update(len(playing))
-            yield from (_finish(done, synthesizer.vocoder, batch) for done in playing if done.finished)
+            yield from (_finish(done, synthesizer.vocoder, rows) for done in playing if done.finished)
             playing = [performance for performance in playing if not performance.finished]
 
 
 def _song_sampler(synthesizer: Synthesizer) -> Callable[..., Float[Array, "b t m"]]:
+    """Weights lie whole on each of this process's devices, rows of a batch are shared out among them."""
+    mesh = Mesh(np.array(jax.local_devices()), ("songs",), axis_types=(AxisType.Auto,))
+    shared = NamedSharding(mesh, PartitionSpec("songs"))
     graph, *weights = nnx.split(synthesizer.model)
-    return functools.partial(_compiled(graph, synthesizer.config.diffusion), weights)
+    weights = jax.device_put(weights, NamedSharding(mesh, PartitionSpec()))
+    compiled = _compiled(graph, synthesizer.config.diffusion)
+
+    def sample(tokens, contexts, heard, keys, guidance, **options):
+        return compiled(weights, *jax.device_put((tokens, contexts, heard, keys), shared), guidance, **options)
+
+    return sample
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """What is compared with true audio, and how each song of it scores: measured once and kept, so that runs can be joined.
 
-A workdir holds, beside its songs, `scores/NAME.json`, `transcription/NAME.json` and `embeddings/MODEL/NAME.npz`.
+A workdir holds, beside its songs, `scores/NAME.json`, `embeddings/MODEL/NAME.npz`, and of songs and stems
+`transcription/MODEL/NAME.json`.
 """
 
 import dataclasses
@@ -12,18 +13,22 @@ import numpy as np
 from jaxtyping import Float
 
 from spectrodiff.audio.mel import SAMPLE_RATE
+from spectrodiff.data.render import render
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation.embeddings import Embedding, resample
 from spectrodiff.evaluation.reconstruction import compare, embedding_distance
-from spectrodiff.evaluation.runs import Rendered, Song, read_arrays, song_path
+from spectrodiff.evaluation.runs import Rendered, read_arrays, song_path
+from spectrodiff.evaluation.songs import Song
 from spectrodiff.evaluation.transcription import Matches, Scores, Transcriber, score_audio
 from spectrodiff.files import replacing, write_json
 
-SYNTHESISED, TRUE, ENCODED, WRONG, NOISE = "synthesised", "true", "encoded", "wrong_song", "noise"
+SYNTHESISED, TRUE, ENCODED = "synthesised", "true", "encoded"
+SOUNDFONT, WRONG, NOISE = "soundfont", "wrong_song", "noise"
 SYSTEMS = {
     SYNTHESISED: "Synthesised",
     TRUE: "True audio",
     ENCODED: "True mel through the vocoder",
+    SOUNDFONT: "The notes by a SoundFont",
     WRONG: "True audio of another song",
     NOISE: "White noise",
 }
@@ -33,16 +38,28 @@ Audio = Float[np.ndarray, " _s"]
 Frames = Float[np.ndarray, "_n d"]
 
 
-def system_audio(song: Song, rendered: Rendered, wrong: Audio | None) -> dict[str, Audio]:
-    """Audio of all SYSTEMS, but that of another song where there is none, cut to the shorter of true and rendered.
+def system_audio(
+    song: Song, rendered: Rendered, wrong: Audio | None = None, soundfont: str | None = None
+) -> dict[str, Audio]:
+    """Audio of all SYSTEMS, without those that need `wrong`, another song's audio, or `soundfont` where there is none.
 
-    White noise is as loud as the true audio.
+    All are cut to the shorter of true and rendered audio. SoundFont and white noise are as loud as the true audio.
+
+    Raises:
+      InputError: as `render`, of the SoundFont.
     """
     length = min(len(song.audio), len(rendered.audio))
-    level = max(_QUIETEST, float(np.sqrt(np.mean(np.square(song.audio[:length], dtype=np.float64)))))
-    noise = level * np.random.default_rng(rendered.seed).standard_normal(length)
+    level = _level(song.audio[:length])
+    noise = max(_QUIETEST, level) * np.random.default_rng(rendered.seed).standard_normal(length)
     audio = {SYNTHESISED: rendered.audio, TRUE: song.audio, ENCODED: rendered.encoded, WRONG: wrong, NOISE: noise}
-    return {system: sound[:length].astype(np.float32) for system, sound in audio.items() if sound is not None}
+    if soundfont is not None:
+        played = render(song.notes, soundfont)[:length]
+        audio[SOUNDFONT] = level / max(_level(played), 1e-9) * played
+    return {system: audio[system][:length].astype(np.float32) for system in SYSTEMS if audio.get(system) is not None}
+
+
+def _level(audio: Audio) -> float:
+    return float(np.sqrt(np.mean(np.square(audio, dtype=np.float64)))) if len(audio) else 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +79,12 @@ def is_measured(
     workdir: pathlib.Path, name: str, embeddings: Sequence[Embedding], transcriber: Transcriber | None
 ) -> bool:
     kinds = [("scores", ".json"), *((f"embeddings/{model.name}", ".npz") for model in embeddings)]
-    kinds += [("transcription", ".json")] if transcriber else []
-    return all(song_path(workdir, kind, name, suffix).is_file() for kind, suffix in kinds)
+    there = all(song_path(workdir, kind, name, suffix).is_file() for kind, suffix in kinds)
+    return there and (transcriber is None or is_transcribed(workdir, name, transcriber))
+
+
+def is_transcribed(workdir: pathlib.Path, name: str, transcriber: Transcriber) -> bool:
+    return song_path(workdir, f"transcription/{transcriber.name}", name, ".json").is_file()
 
 
 def measure(
@@ -87,10 +108,15 @@ def measure(
             frames = {system: embedding(_at_rate(sound, embedding)) for system, sound in audio.items()}
             with replacing(path) as temporary:
                 np.savez_compressed(temporary, **frames)
-    path = _path(workdir, "transcription", song.name, ".json")
-    if transcriber and not path.is_file():
-        found = {system: score_audio(transcriber, sound, song.notes) for system, sound in audio.items()}
-        write_json(path, {system: _counts(scores) for system, scores in found.items()})
+    if transcriber and not is_transcribed(workdir, song.name, transcriber):
+        transcribe(workdir, song, audio, transcriber)
+
+
+def transcribe(workdir: pathlib.Path, song: Song, audio: dict[str, Audio], transcriber: Transcriber) -> None:
+    """Scores the notes that are heard in a song's systems, and keeps that; raises InputError as `measure`."""
+    found = {system: score_audio(transcriber, sound, song.notes) for system, sound in audio.items()}
+    path = _path(workdir, f"transcription/{transcriber.name}", song.name, ".json")
+    write_json(path, {system: _counts(scores) for system, scores in found.items()})
 
 
 def _at_rate(audio: Audio, embedding: Embedding) -> Audio:
@@ -108,11 +134,14 @@ def read_measured(
         embedded[model.name] = frames = read_arrays(path, list(scores))
         for system, ours in frames.items():
             scores[system][f"l2/{model.name}"] = embedding_distance(ours, frames[TRUE])
-    notes = {}
-    if transcriber:
-        for system, counts in _read(workdir, "transcription", name).items():
-            notes[system] = {kind: Matches(*numbers) for kind, numbers in counts.items()}
+    notes = read_transcribed(workdir, name, transcriber) if transcriber else {}
     return Measured(name, scores, notes, embedded)
+
+
+def read_transcribed(workdir: pathlib.Path, name: str, transcriber: Transcriber) -> dict[str, Scores]:
+    """By system. Raises InputError as `read_measured`."""
+    kept = _read(workdir, f"transcription/{transcriber.name}", name)
+    return {system: {kind: Matches(*numbers) for kind, numbers in counts.items()} for system, counts in kept.items()}
 
 
 def _counts(scores: Scores) -> dict[str, tuple[int, ...]]:

@@ -12,7 +12,6 @@ import scipy.ndimage
 from jaxtyping import Float, Float64
 
 from spectrodiff.audio.mel import SAMPLE_RATE
-from spectrodiff.data.recordings import Stem
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation.reconstruction import onset_envelope
 from spectrodiff.notes.sequence import Notes
@@ -71,13 +70,14 @@ class Matches:
         return 2.0 * self.found / (self.transcribed + self.written) if self.written else None
 
 
-Scores = dict[str, Matches]  # "onset", "offset" (onset and offset) and DRUMS
+# "onset", "offset" (onset and offset) and DRUMS; and, where instruments are heard, such as "onset/midi_class".
+Scores = dict[str, Matches]
 
 
 def beside(ours: Matches, true: Matches) -> dict[str, float | None]:
-    """F1 of synthesised audio, of the true audio of the same notes, and their ratio; None where undefined."""
+    """Scores of audio, F1 of the true audio of the same notes, and the ratio to it; None where undefined."""
     ratio = ours.f1 / true.f1 if ours.f1 is not None and true.f1 else None
-    return {"f1": ours.f1, "true_f1": true.f1, "ratio": ratio}
+    return {"precision": ours.precision, "recall": ours.recall, "f1": ours.f1, "true_f1": true.f1, "ratio": ratio}
 
 
 def add_scores(songs: Sequence[Scores]) -> Scores:
@@ -85,22 +85,17 @@ def add_scores(songs: Sequence[Scores]) -> Scores:
     return {name: sum((song[name] for song in songs), Matches()) for name in (songs[0] if songs else ())}
 
 
-def score_audio(transcriber: Transcriber, audio: Audio, notes: Notes, programs: str = "flat") -> Scores:
-    """All scores of `audio`, which should hold `notes`; `programs` as `score_notes`.
+def score_audio(transcriber: Transcriber, audio: Audio, notes: Notes) -> Scores:
+    """All scores of `audio`, which should hold `notes`; where instruments are heard, those that ask for them as well.
 
     Raises:
       InputError: there is no mir_eval.
     """
-    return score_notes(transcriber(audio), notes, programs) | {DRUMS: score_drums(audio, notes)}
-
-
-def score_stems(transcriber: Transcriber, stems: Sequence[Stem]) -> dict[str, Scores]:
-    """Scores by family of the stems whose notes are all of one; `Stem.audio` may be recorded or synthesised."""
-    found = {}
-    for stem in stems:
-        if family := family_of(stem.notes):
-            found.setdefault(family, []).append(score_audio(transcriber, stem.audio, stem.notes))
-    return {family: add_scores(scores) for family, scores in found.items()}
+    heard = transcriber(audio)
+    scores = score_notes(heard, notes) | {DRUMS: score_drums(audio, notes)}
+    for programs in ("midi_class", "full") if transcriber.instruments else ():
+        scores |= {f"{kind}/{programs}": matches for kind, matches in score_notes(heard, notes, programs).items()}
+    return scores
 
 
 def family_of(notes: Notes) -> str | None:

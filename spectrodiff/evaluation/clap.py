@@ -1,0 +1,84 @@
+"""CLAP (Wu et al. 2023), audio embedded where texts about it are, by onnxruntime: weights are for the user to bring.
+
+An export of the audio half of a model "without fusion", such as larger_clap_music or clap-htsat-unfused, as
+transformers.js's `audio_model.onnx`: one input, float32 [batch, 1, 1001, 64], and 512 numbers for each of the batch.
+"""
+
+import functools
+import os
+
+import numpy as np
+import scipy.fft
+from jaxtyping import Float
+
+from spectrodiff.audio.mel import hann
+from spectrodiff.errors import InputError, reason
+from spectrodiff.evaluation.musicnn import area_mel_matrix
+from spectrodiff.vocoder.onnx import open_session
+
+RATE = 48000
+SECONDS = 10  # that the network hears at once
+HOP = 480
+FFT_SIZE = 1024
+MEL_BINS = 64
+LOWEST, HIGHEST = 50.0, 14000.0  # Hz of its mels
+_BATCH = 4  # windows
+
+
+class Clap:
+    """Audio at `rate` to what ten seconds of it are, every second (Gui et al. 2024), scaled to length 1 as published.
+
+    What is shorter is repeated until it fills them, as in training; of longer audio an end of less than a second is
+    left out.
+    """
+
+    name = "clap"
+    rate = RATE
+    hop = 1.0
+    dims = 512
+    licence = "that of the file given"
+
+    def __init__(self, path: str | os.PathLike):
+        """Raises InputError as `open_session`, and where the file is another model."""
+        self.path, self._session = path, open_session(path, "audio half of CLAP")
+        self._input = self._session.get_inputs()[0].name
+        self(np.zeros(0, np.float32))
+
+    def __call__(self, audio: Float[np.ndarray, " s"]) -> Float[np.ndarray, "n 512"]:
+        whole = SECONDS * RATE
+        if len(audio) < whole:
+            repeated = np.tile(audio, whole // max(1, len(audio)))
+            audio = np.pad(repeated, (0, whole - len(repeated)))
+        starts = range(0, len(audio) - whole + 1, round(self.hop * RATE))
+        parts = [
+            self._run(np.stack([clap_mel(audio[start : start + whole]) for start in starts[at : at + _BATCH]]))
+            for at in range(0, len(starts), _BATCH)
+        ]
+        frames = np.concatenate(parts)
+        return frames / np.maximum(np.linalg.norm(frames, axis=1, keepdims=True), 1e-12)
+
+    def _run(self, mels: Float[np.ndarray, "b t 64"]) -> Float[np.ndarray, "b 512"]:
+        try:
+            frames = np.asarray(self._session.run(None, {self._input: mels[:, None]})[0], np.float32)
+        except Exception as error:  # onnxruntime's, which share no class
+            raise InputError(f"{self.path} is no audio half of CLAP without fusion: {reason(error)}") from error
+        if frames.shape != (len(mels), self.dims):
+            raise InputError(
+                f"{self.path} is no audio half of CLAP: of {len(mels)} windows it makes {list(frames.shape)}, "
+                f"where [{len(mels)}, {self.dims}] are needed"
+            )
+        return frames
+
+
+def clap_mel(audio: Float[np.ndarray, " s"]) -> Float[np.ndarray, "t 64"]:
+    """Decibels of a power mel spectrogram, not below -100; frame i is centred on sample HOP * i, ends are mirrored."""
+    padded = np.pad(audio.astype(np.float32), FFT_SIZE // 2, mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(padded, FFT_SIZE)[::HOP]
+    spectrum = scipy.fft.rfft(frames * hann(FFT_SIZE).astype(np.float32))
+    power = np.square(spectrum.real) + np.square(spectrum.imag)
+    return 10.0 * np.log10(np.maximum(power @ _mel_matrix(), 1e-10)).astype(np.float32)
+
+
+@functools.cache
+def _mel_matrix() -> Float[np.ndarray, "f 64"]:
+    return area_mel_matrix(MEL_BINS, FFT_SIZE, RATE, LOWEST, HIGHEST).astype(np.float32)
