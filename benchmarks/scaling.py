@@ -1,8 +1,11 @@
 """What training asks for, counted without running it: operations, bytes of state, bytes kept for the gradient.
 
-python benchmarks/scaling.py                         the table of docs/scaling.md
-python benchmarks/scaling.py --check demo --batch 8  one config's, against XLA's account and a timed step here
+python benchmarks/scaling.py                                    the table of docs/scaling.md
+python benchmarks/scaling.py --check demo --batch 8             one config's, against XLA's account and steps timed here
+python benchmarks/scaling.py --check small --batch 1 --steps 3
 """
+
+# ruff: noqa: E402 (memory is set up before JAX is imported, as `spectrodiff train` does)
 
 import argparse
 import dataclasses
@@ -10,6 +13,10 @@ import functools
 import math
 import statistics
 import time
+
+from spectrodiff.commands.common import keep_freed_memory
+
+keep_freed_memory()
 
 import gin
 import jax
@@ -117,23 +124,23 @@ def check(name: str, bindings: list[str], batch: int, steps: int) -> None:
         state, metrics = compiled(state, data)
         jax.block_until_ready(metrics)
         times.append(time.perf_counter() - start)
-    seconds = statistics.median(times[1:])
-    peak = peak_flops(jax.devices()[0], task.dtype)
+    seconds = statistics.median(times[1:])  # the first one faults its pages in
+    device = jax.devices()[0]
+    peak = peak_flops(device, task.dtype)
     print(f"{name}, batch {batch}, {cost.parameters / 1e6:.1f} M parameters")
     print(f"state: counted {cost.state / GIB:.3f} GiB, XLA's arguments {memory.argument_size_in_bytes / GIB:.3f}")
     counted = batch * cost.kept + 4 * cost.parameters
     print(f"kept + gradients: counted {counted / GIB:.3f} GiB, XLA's temporaries {memory.temp_size_in_bytes / GIB:.3f}")
     rate = batch * cost.flops / seconds
-    print(
-        f"step: {batch * cost.flops / 1e9:.1f} GFLOP in {seconds:.3f} s, {rate / peak:.0%} of {peak / 1e9:.0f} GFLOP/s"
-    )
+    print(f"step: {batch * cost.flops / 1e9:.1f} GFLOP in {seconds:.3f} s, {batch / seconds:.3g} examples/s")
+    print(f"utilisation: {rate / peak:.0%} of the {peak / 1e9:.0f} GFLOP/s of {device.device_kind}, in {task.dtype}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", metavar="CONFIG", help="of configs/, such as demo")
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=6, help="to time, of which the first does not count; 2 or more")
     parser.add_argument("--gin_param", action="append", default=[])
     parser.add_argument("--memory", type=float, default=80, help="of a device, GiB")
     parser.add_argument("--peak", type=float, default=494e12, help="of a device, operations a second")

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
-from processes import finish, losses, start
+from processes import finish, losses, start, start_python
 from run_training import train
 
 from spectrodiff.errors import InputError
@@ -55,15 +55,44 @@ def test_a_batch_has_to_divide(size, parts, message):
 
 @pytest.mark.slow
 def test_eight_devices_learn_what_one_does(corpus, tmp_path):
-    """Data parallel, tensor parallel and both; and the same in two parts, but for the parts' randomness."""
-    train(corpus, tmp_path / "one", steps=4)
-    runs = [{"steps": 4, "model_parallel": n, "workdir": str(tmp_path / f"model{n}")} for n in (1, 2, 8)]
-    finish(start(corpus, tmp_path, runs, devices=8))
-    alone = losses(tmp_path / "one")
-    assert sorted(alone) == [1, 2, 3, 4]
-    assert alone[4] != alone[1]
-    for run in runs:
-        assert losses(tmp_path / f"model{run['model_parallel']}") == pytest.approx(alone, rel=1e-4)
+    """Data parallel, tensor parallel, and both with a batch in two parts."""
+    for parts in (1, 2):
+        train(corpus, tmp_path / f"one{parts}", steps=4, accumulate=parts)
+    ways = [(1, 1), (8, 1), (2, 2)]
+    runs = [{"model_parallel": n, "accumulate": k, "workdir": str(tmp_path / f"eight{n}{k}")} for n, k in ways]
+    finish(start(corpus, tmp_path, [{"steps": 4, **run} for run in runs], devices=8))
+    alone = {parts: losses(tmp_path / f"one{parts}") for parts in (1, 2)}
+    assert sorted(alone[1]) == [1, 2, 3, 4]
+    assert alone[1][4] != alone[1][1]
+    assert alone[1] != pytest.approx(alone[2], rel=1e-4)  # each part draws its own dropout
+    for n, k in ways:
+        assert losses(tmp_path / f"eight{n}{k}") == pytest.approx(alone[k], rel=1e-4)
+
+
+SHARE = """
+import functools, jax
+from flax import nnx
+from inputs import PAPER
+from spectrodiff.models.spectrogram_model import SpectrogramModel
+from spectrodiff.training import state as states
+from spectrodiff.training.optimizers import adamw
+from spectrodiff.training.sharding import make_mesh, shardings, spread
+
+parts = states.split(SpectrogramModel(PAPER, rngs=nnx.Rngs(0)))[1:]
+create = functools.partial(states.create, optimizer=adamw())
+layout = shardings(jax.eval_shape(create, *parts), make_mesh(2))
+state = jax.jit(create, out_shardings=layout)(*spread(list(parts), [layout.params, layout.frozen]))
+for part in (state.params, state.average, state.optimizer):
+    leaves = [leaf for leaf in jax.tree.leaves(part) if leaf.ndim == 2]
+    print("share", sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves) / sum(leaf.nbytes for leaf in leaves))
+"""
+
+
+def test_a_device_holds_its_share_of_the_matrices_their_average_and_their_moments():
+    """An eighth of those of blocks, and of embeddings, inputs and outputs, which `model` does not cut, a quarter."""
+    shares = [float(line.split()[1]) for line in finish(start_python("-c", SHARE, devices=8)).splitlines()]
+    assert len(shares) == 3
+    assert all(1 / 8 < share < 1 / 4 for share in shares)
 
 
 @pytest.mark.slow

@@ -34,7 +34,8 @@ def count_flops(function: Callable, *args: Any) -> int:
 def step_flops(loss: Callable, *args: Any) -> int:
     """Those of a training step: three times those of `loss(*args)`, as the gradient takes two products for each one.
 
-    The field's convention (Chowdhery et al. 2022, appendix B): what is recomputed to save memory does not count.
+    The field's convention (Chowdhery et al. 2022, appendix B): what is recomputed to save memory does not count. Where
+    parameters are frozen, one of the two products is spared, and this is up to half as much again as what is done.
     """
     return 3 * count_flops(loss, *args)
 
