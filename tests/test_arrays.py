@@ -1,3 +1,5 @@
+import resource
+
 import numpy as np
 import pytest
 
@@ -108,6 +110,18 @@ def test_safetensors(tmp_path):
         assert arrays[name].dtype == array.dtype
         np.testing.assert_array_equal(arrays[name], array)
         assert arrays.spec(name) == Spec(array.shape, array.dtype.name)
+
+
+def test_no_room_for_safetensors(tmp_path):
+    """Played by a limit on the size of a file."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"^cannot write .*a\.safetensors: .*File too large"):
+            save_arrays(tmp_path / "a.safetensors", [("a", np.zeros(1000, np.float32))])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_types_that_numpy_does_not_know_are_named(tmp_path):

@@ -129,11 +129,18 @@ class SafetensorsArrays(LazyArrays):
 def save_arrays(
     path: pathlib.Path, arrays: Iterable[tuple[str, np.ndarray]], metadata: dict[str, str] | None = None
 ) -> None:
-    """Writes arrays by name, which may come lazily; it holds all of them at once, and no copies."""
+    """Writes arrays by name, which may come lazily; it holds all of them at once, and no copies.
+
+    Raises:
+      InputError: `path` cannot be written, or the disk is full.
+    """
     with replacing(path) as temporary:
         arrays = tqdm(arrays, desc=f"writing {path.parent.name}", unit="parameter", delay=2.0, leave=False)
         contiguous = {name: np.asarray(array, order="C") for name, array in arrays}  # it writes what lies there
-        safetensors.numpy.save_file(contiguous, temporary, metadata)
+        try:
+            safetensors.numpy.save_file(contiguous, temporary, metadata)
+        except safetensors.SafetensorError as error:  # which it makes of an OSError, too
+            raise InputError(f"cannot write {path}: {error}") from error
 
 
 def check_names(found: Iterable[str], expected: Iterable[str], where: str) -> None:
