@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,13 +45,28 @@ def test_each_finds_the_bottom_of_a_bowl(optimizer):
     assert float(losses[-1]) < 0.1 * float(losses[0])
 
 
-def test_adamw_clips_the_whole_gradient():
-    params = {"a": jnp.zeros(3), "b": jnp.zeros(4)}
-    gradients = jax.tree.map(lambda x: jnp.full_like(x, 100.0), params)
-    optimizer = adamw(clip=2.0)
-    _, state = optimizer.update(gradients, optimizer.init(params), params)
-    momentum = optax.tree.get(state, "mu")  # 0.1 of the clipped gradient after one step
-    assert float(optax.global_norm(momentum)) == pytest.approx(0.2, rel=1e-4)
+@pytest.mark.parametrize("make", [adafactor, adamw, functools.partial(muon, adam_rate=0.1)])
+def test_clipped_it_is_given_gradients_of_at_most_that_norm(make):
+    """Of all leaves together. The first gradient is far above it, the second below: what they add up to tells."""
+    params = {"mlp": jnp.ones((8, 8)), "scale": jnp.ones(4)}
+
+    def random(seed, norm):
+        drawn = jax.tree.map(lambda x: jax.random.normal(jax.random.key(seed + x.size), x.shape), params)
+        return optax.tree.scale(norm / optax.global_norm(drawn), drawn)
+
+    def learnt(optimizer, *norms):
+        moved, state, update = params, optimizer.init(params), jax.jit(optimizer.update)
+        for seed, norm in enumerate(norms):
+            updates, state = update(random(seed, norm), state, moved)
+            moved = optax.apply_updates(moved, updates)
+        return moved
+
+    clipped = learnt(make(0.1, clip=2.0), 100.0, 1.0, 7.0)
+    expected = learnt(make(0.1, clip=None), 2.0, 1.0, 2.0)
+    unclipped = learnt(make(0.1, clip=None), 100.0, 1.0, 7.0)
+    for name in params:
+        np.testing.assert_allclose(clipped[name], expected[name], rtol=1e-5)
+        assert not np.allclose(clipped[name], unclipped[name], rtol=1e-2)
 
 
 def test_muon_turns_the_matrices_of_attention_and_mlps_and_adam_moves_the_rest(our_model):
