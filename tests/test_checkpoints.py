@@ -55,6 +55,14 @@ def test_the_newest_comes_back_to_the_bit_and_the_older_ones_go(tmp_path):
     again.close()
 
 
+def test_milestones_stay(tmp_path):
+    checkpoints = Checkpoints(tmp_path, 1, keep_every=2)
+    for step in range(1, 6):
+        checkpoints.save(step, at(step), {})
+    checkpoints.close()
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [2, 4, 5]
+
+
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     checkpoints = Checkpoints(tmp_path, 2)
     checkpoints.save(1, at(1), {})

@@ -220,7 +220,9 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run(tmp_path):
     assert line == f"cannot write a checkpoint to {tmp_path / 'checkpoints'}: File too large"
 
 
-@pytest.mark.parametrize("name", ["accumulate", "log_every", "checkpoint_every", "checkpoints_kept", "most_skipped"])
+@pytest.mark.parametrize(
+    "name", ["accumulate", "log_every", "checkpoint_every", "checkpoints_kept", "keep_every", "most_skipped"]
+)
 def test_nonsense_is_refused_before_anything_is_made(tmp_path, name):
     with pytest.raises(InputError, match=f"^train.{name} is 0; choose 1 or more"):
         fit(tmp_path / "run", Line(), 5, **{name: 0})

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: asynchronous, complete or absent, the newest few kept."""
+"""Checkpoints of a run: asynchronous, complete or absent, the newest few kept, and milestones."""
 
 import contextlib
 import errno
@@ -37,14 +37,19 @@ class Checkpoints:
     Every process of a run makes one and calls the same methods.
     """
 
-    def __init__(self, workdir: pathlib.Path, keep: int | None):
-        """Raises InputError where `workdir` cannot be written."""
+    def __init__(self, workdir: pathlib.Path, keep: int | None, keep_every: int | None = None):
+        """The newest `keep` stay, or all, and for good those of steps that `keep_every` divides.
+
+        Raises InputError where `workdir` cannot be written.
+        """
         folder = pathlib.Path(workdir).absolute() / "checkpoints"
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot write to workdir {workdir}: {reason(error)}") from error
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, keep_period=keep_every, enable_async_checkpointing=True
+        )
         self.manager = ocp.CheckpointManager(folder, options=options)
 
     @property

@@ -71,6 +71,7 @@ def train(
     show_every: int = 5000,
     checkpoint_every: int = 500,
     checkpoints_kept: int = 2,
+    keep_every: int | None = None,
     most_skipped: int = 10,
     stop_after_minutes: float | None = None,
     profile: Sequence[int] | None = None,
@@ -81,7 +82,8 @@ def train(
     is trained says `adaptation`, by default everything. A batch is shared out over all devices of all processes, each
     example over `model_parallel` of them, and computed in `accumulate` parts. Every so many steps figures are logged,
     held-out music is evaluated and shown, and the state is saved; so it is on SIGTERM and after `stop_after_minutes`,
-    which end the run early. Steps whose loss or gradients are not finite are skipped, and counted: what is logged
+    which end the run early. The newest `checkpoints_kept` of what is saved are kept, and those of steps that
+    `keep_every` divides. Steps whose loss or gradients are not finite are skipped, and counted: what is logged
     as `skipped` is how many there were since the last row, and of the other figures the mean over the rest. `profile`
     (from, to) has JAX trace the steps of that range, counted from where this process starts.
 
@@ -102,9 +104,10 @@ def train(
         ("show_every", show_every, 1),
         ("checkpoint_every", checkpoint_every, 1),
         ("checkpoints_kept", checkpoints_kept, 1),
+        ("keep_every", keep_every, 1),
         ("most_skipped", most_skipped, 1),
     ):
-        if value < least:
+        if value is not None and value < least:
             raise InputError(f"train.{name} is {value}; choose {least} or more")
     if not 0 <= average_decay < 1:
         raise InputError(f"train.average_decay is {average_decay}; choose 0 to below 1")
@@ -118,7 +121,7 @@ def train(
 
     # ---- mesh
     mesh = make_mesh(model_parallel)
-    checkpoints = Checkpoints(workdir, checkpoints_kept)
+    checkpoints = Checkpoints(workdir, checkpoints_kept, keep_every)
     resuming = checkpoints.newest is not None
 
     # ---- model and state
