@@ -34,6 +34,7 @@ setup(
         "soundfile>=0.12",
         "tensorboardX>=2.6",
         "tensorstore>=0.1.70",
+        "threadpoolctl>=3.1",
         "tqdm>=4.66",
     ],
     extras_require={

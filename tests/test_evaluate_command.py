@@ -214,7 +214,8 @@ def test_short_and_silent_songs_have_defined_results(checkpoint, tmp_path):
     short = make_recording(4, seconds=1.0)
     short = Recording("short", short.audio[:8000], short.notes)
     silent = Recording("silent", np.zeros(16000, np.float32), make_recording(5, seconds=1.0).notes)
-    write_dataset(tmp_path, "odd", {"test": [short, silent]})
+    noteless = Recording("noteless", make_recording(6, seconds=1.0).audio, silent.notes.select(np.zeros(0, np.int32)))
+    write_dataset(tmp_path, "odd", {"test": [short, silent, noteless]})
     options = ("--data_dir", tmp_path, "--dataset", "odd", "--checkpoint", checkpoint, "--workdir", tmp_path / "run")
     evaluate(*options, *FAST)
     text = (tmp_path / "run" / "table.md").read_text() + (tmp_path / "run" / "results.json").read_text()
@@ -222,6 +223,7 @@ def test_short_and_silent_songs_have_defined_results(checkpoint, tmp_path):
     found = figures(tmp_path / "run")
     assert found["per_song"][1]["onset"] is None
     assert found["systems"]["synthesised"]["onset"] is not None
+    assert "The true audio of silent is silent." in found["remarks"]
 
 
 def test_bad_input_is_one_line(whole, where, tmp_path, capsys):

@@ -63,11 +63,10 @@ def _download(source: str, file) -> None:
 
 def _unpack(file, folder: pathlib.Path) -> None:
     """An archive's files, none outside of the folder; or the file itself where it is no archive."""
-    try:
-        archive = tarfile.open(fileobj=file)
-    except tarfile.ReadError:
+    if tarfile.is_tarfile(file):
+        file.seek(0)
+        with tarfile.open(fileobj=file) as archive:
+            archive.extractall(folder, filter="data")
+    else:
         file.seek(0)
         (folder / _SINGLE).write_bytes(file.read())
-        return
-    with archive:
-        archive.extractall(folder, filter="data")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from spectrodiff.evaluation.embeddings import Embedding
@@ -52,7 +53,8 @@ def results(
     remarks = [*remarks, *_silences(songs, measured)]
     for model in embeddings:
         frames = [song.embedded[model.name] for song in measured]
-        figures, distances, warned = _sets(frames, model.name)
+        with threadpool_limits(1, user_api="blas"):  # threads for matrices this small wait for each other: 6 ms or 150
+            figures, distances, warned = _sets(frames, model.name)
         remarks += warned
         for system, values in figures.items():
             systems[system] |= values
