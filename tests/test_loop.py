@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 
+import gin
 import numpy as np
 import pytest
 from inputs import OURS, PAPER
@@ -85,6 +86,13 @@ def test_a_finished_run_runs_no_further_and_another_model_is_refused(task, whole
     assert all(np.array_equal(before[name], after[name]) for name in before)
     with pytest.raises(InputError, match="does not fit this config"):
         run(whole, dataclasses.replace(task, config=PAPER))
+
+
+def test_bindings_that_nothing_uses_are_named(tmp_path, capsys):
+    gin.parse_config(["adamw.warmup = 1", "muon.warmup = 2", "muon.adam_rate = 0.1"])
+    fit(tmp_path, Line(), 2)
+    assert "of the config nothing uses muon.adam_rate, muon.warmup\n" in capsys.readouterr().out
+    assert "adamw.warmup = 1\n" in (tmp_path / "config.gin").read_text()
 
 
 def test_no_time_is_no_steps_but_a_checkpoint(tmp_path):

@@ -20,6 +20,7 @@ from spectrodiff.files import replacing
 from spectrodiff.training import state as states
 from spectrodiff.training.adaptation import Adaptation, everything
 from spectrodiff.training.checkpoints import Checkpoints
+from spectrodiff.training.figures import bound, diverged, line, summary
 from spectrodiff.training.flops import step_flops
 from spectrodiff.training.logbook import Logbook
 from spectrodiff.training.preemption import preemption
@@ -165,7 +166,7 @@ def train(
         if lead:
             logbook.scalars(step, figures)
         if lead and title:
-            tqdm.write(f"{title}: {_line(figures)}")
+            tqdm.write(f"{title}: {line(figures)}")
 
     def evaluate(title: str) -> None:
         record(task.evaluate(*averaged()), title)
@@ -230,15 +231,17 @@ def train(
                 with replacing(workdir / "config.gin") as temporary:
                     temporary.write_text(config)
                 logbook.text(step, {"config": config})
+                if unused := sorted(bound(gin.config_str()) - bound(config)):
+                    tqdm.write(f"of the config nothing uses {', '.join(unused)}")
             if step % log_every == 0 or step in (first + 1, steps) or preempted:
                 rows = jax.device_get(metrics)
-                figures = _summary(rows) | speed.read(len(rows), len(rows) * size)
+                figures = summary(rows) | speed.read(len(rows), len(rows) * size)
                 record(figures)
-                bar.set_postfix_str(_line(figures))
+                bar.set_postfix_str(line(figures))
                 for row, source in zip(rows, sources, strict=True):
                     in_a_row = in_a_row + 1 if row["skipped"] else 0
                     if in_a_row == most_skipped:
-                        raise InputError(_diverged(in_a_row, step, task.whence(source)))
+                        raise InputError(diverged(in_a_row, step, task.whence(source)))
                 metrics, sources = [], []
             if step % checkpoint_every == 0:
                 save()
@@ -266,21 +269,3 @@ def train(
     print(f"step {step}: averaged weights are in {workdir / 'export'}", flush=True)
     if init_from is not None:
         print(write_report(workdir), flush=True)
-
-
-def _summary(rows: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
-    """Means of what steps measured, over those that were not skipped, and how many were."""
-    good = [row for row in rows if not row["skipped"]]
-    means = {name: float(np.mean([row[name] for row in good])) for name in rows[0]} if good else {}
-    return {**means, "skipped": float(len(rows) - len(good))}
-
-
-def _diverged(count: int, step: int, examples: list[str]) -> str:
-    return (
-        f"{count} steps in a row, to step {step} or just before, had a loss or gradients that are not finite: lower "
-        f"the learning rate, clip gradients, or look at the last one's examples, {', '.join(examples)}"
-    )
-
-
-def _line(figures: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.3g}" for name, value in figures.items())
