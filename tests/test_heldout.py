@@ -12,6 +12,7 @@ from spectrodiff.audio.mel import unscale_mel
 from spectrodiff.config import DiffusionConfig
 from spectrodiff.diffusion.samplers import dpmpp
 from spectrodiff.diffusion.schedule import logsnr_at
+from spectrodiff.errors import InputError
 from spectrodiff.models.sampling import window_sampler
 from spectrodiff.notes.tokenizer import NoteTokenizer
 from spectrodiff.training import heldout
@@ -156,7 +157,7 @@ def test_a_picture_has_low_frequencies_at_the_bottom():
 
 def test_windows_are_shown_as_they_are_beside_as_they_are_sampled(windows):
     two = heldout.pick({name: value[:2] for name, value in windows.items()}, 2)
-    sampled = np.full_like(two["target"], 0.5)
+    sampled = two["target"][:, ::-1].copy()
     sampled[1] = np.nan
     pictures, sounds = heldout.show_windows(two, sampled)
     assert {name: picture.shape for name, picture in pictures.items()} == {
@@ -168,3 +169,15 @@ def test_windows_are_shown_as_they_are_beside_as_they_are_sampled(windows):
     np.testing.assert_array_equal(sounds["heldout_audio/0_sampled"], vocoder(unscale_mel(sampled[0])))
     np.testing.assert_allclose(sounds["heldout_audio/1_sampled"], 0.0, atol=1e-3)
     assert len(sounds) == 4
+
+
+def test_what_the_vocoder_refuses_is_silent(windows, monkeypatch):
+    """A run of days does not end because a model samples nonsense on its way."""
+
+    def refuse(self, mel):
+        raise InputError("no mel of audio")
+
+    monkeypatch.setattr(GriffinLim, "__call__", refuse)
+    one = heldout.pick(windows, 1)
+    _, sounds = heldout.show_windows(one, one["target"])
+    np.testing.assert_array_equal(sounds["heldout_audio/0_sampled"], np.zeros(256 * 320, np.float32))

@@ -179,5 +179,13 @@ def show_windows(windows: Windows, sampled: Float[np.ndarray, "w t m"]) -> tuple
         # Of a model that went astray, which samples what is no number: silence, rather than an end to the run.
         mels = {name: np.nan_to_num(mel, nan=SILENCE) for name, mel in mels.items()}
         pictures[f"heldout_mel/{i}"] = side_by_side(*mels.values())
-        sounds |= {f"heldout_audio/{i}_{name}": vocoder(unscale_mel(mel)) for name, mel in mels.items()}
+        sounds |= {f"heldout_audio/{i}_{name}": _audible(mel, vocoder) for name, mel in mels.items()}
     return pictures, sounds
+
+
+def _audible(scaled: Mel, vocoder: GriffinLim) -> Float32[np.ndarray, " _s"]:
+    """Audio of a scaled mel, and silence of one that the vocoder takes for none, for the same reason."""
+    try:
+        return vocoder(unscale_mel(scaled))
+    except InputError:
+        return np.zeros(HOP * len(scaled), np.float32)
