@@ -171,14 +171,38 @@ class GeneratorConfig:
     channels: int = 512
     factors: Sequence[int] = (8, 5, 4, 2)
     dilations: Sequence[int] = (1, 3, 9)
+    # What it hears besides the mel. From a steady mel alone, a network that treats all frames alike can make nothing
+    # but multiples of the frame rate.
+    excitation: str = "none"  # none | noise
 
     def __post_init__(self):
         object.__setattr__(self, "factors", tuple(self.factors))  # JSON has only lists
         object.__setattr__(self, "dilations", tuple(self.dilations))
         _check_whole(self, 1, MAX_SIZE, "channels")
+        _check_choice(self, "excitation", ("none", "noise"))
         for name in ("factors", "dilations"):
             if not all(map(is_whole, getattr(self, name))):
                 raise InputError(f"{name} is {getattr(self, name)}; choose whole numbers from 1 to {MAX_SIZE}")
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class DiscriminatorConfig:
+    """What a generator is trained against: waveforms at `scales` rates, each half the last, and STFTs of `windows`."""
+
+    scales: int = 3
+    wave_channels: int = 16
+    windows: Sequence[int] = (512, 1024, 2048)
+    spectrum_channels: int = 32
+
+    def __post_init__(self):
+        object.__setattr__(self, "windows", tuple(self.windows))
+        _check_whole(self, 0, 16, "scales")
+        _check_whole(self, 4, MAX_SIZE, "wave_channels", "spectrum_channels")
+        if not all(is_whole(window, 16) and window % 4 == 0 for window in self.windows):
+            raise InputError(f"windows is {self.windows}; choose multiples of 4 samples, 16 or more")
+        if not self.scales and not self.windows:
+            raise InputError("there is no discriminator: choose scales above 0, or windows")
 
 
 @gin.register

@@ -13,11 +13,11 @@ from spectrodiff.config import SpectrogramConfig
 from spectrodiff.models.layers import Buffer
 from spectrodiff.models.spectrogram_model import SpectrogramModel
 from spectrodiff.notes.vocabulary import Vocabulary
-from spectrodiff.training import loop, optimizers, refiner, spectrogram, vocoder  # noqa: F401 (what configs refer to)
+from spectrodiff.training import adversarial, loop, optimizers, refiner, spectrogram, vocoder  # noqa: F401 (named in configs)
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.gin"))
-VOCODERS = ("melgan.gin", "refiner.gin")
+VOCODERS = ("melgan.gin", "melgan_gan.gin", "refiner.gin")
 
 
 class EnoughError(Exception):

@@ -7,7 +7,8 @@ from flax import nnx
 
 from spectrodiff.config import GeneratorConfig, from_dict, to_dict
 from spectrodiff.errors import InputError
-from spectrodiff.vocoder.generator import Conv, Generator, receptive_frames
+from spectrodiff.vocoder.generator import Generator, frame_noise, receptive_frames
+from spectrodiff.vocoder.layers import Conv
 from spectrodiff.vocoder.losses import spectral_losses, total
 
 TINY = GeneratorConfig(channels=32)
@@ -28,7 +29,7 @@ def test_the_default_size():
     assert parameters(generator) == pytest.approx(4.0e6, rel=0.02)
 
 
-@pytest.mark.parametrize("cfg", [TINY, GeneratorConfig(32, (10, 8, 4), (1, 3))])
+@pytest.mark.parametrize("cfg", [TINY, GeneratorConfig(32, (10, 8, 4), (1, 3), "noise")])
 def test_the_receptive_field_is_wide_enough_and_no_wider_than_it_must(cfg):
     """Which samples answer to a change of the middle frame."""
     generator, frames, reach = Generator(cfg, rngs=nnx.Rngs(0)), 61, receptive_frames(cfg)
@@ -55,6 +56,22 @@ def test_upsampling_repeats_each_step_under_a_box_kernel():
     conv.gain[...] = jnp.array([2.0])  # the norm of four ones, so the kernel stays a box
     audio = conv(jnp.array([[[0.0], [1.0], [0.0]]]))[0, :, 0]
     np.testing.assert_allclose(audio, [0, 1, 1, 1, 1, 0], atol=1e-6)
+
+
+def test_from_a_steady_mel_only_excitation_makes_what_is_no_multiple_of_the_frame_rate():
+    """So says the shift: without it each frame is like the last, with it no two are."""
+    mel = jnp.full((1, 40, 128), -3.0)
+    for excitation, alike in (("none", True), ("noise", False)):
+        audio = Generator(GeneratorConfig(channels=16, excitation=excitation), rngs=nnx.Rngs(0))(mel)[0]
+        inner = np.asarray(audio).reshape(40, 320)[15:25]
+        assert np.allclose(inner[:-1], inner[1:], atol=1e-5) == alike
+
+
+def test_a_frames_noise_is_its_own():
+    noise = frame_noise(jnp.array([0, 5]), 10).reshape(2, 10, 320)
+    np.testing.assert_array_equal(noise[0, 5:], noise[1, :5])
+    assert float(noise.std()) == pytest.approx(1.0, abs=0.03)
+    assert abs(np.corrcoef(noise[0, 0], noise[0, 1])[0, 1]) < 0.2
 
 
 def test_factors_must_make_a_frame():

@@ -9,7 +9,7 @@ from spectrodiff.errors import InputError
 from spectrodiff.vocoder.generator import Generator, receptive_frames
 from spectrodiff.vocoder.streaming import MelGAN, windows
 
-CFG = GeneratorConfig(channels=32)
+CFG = GeneratorConfig(channels=32, excitation="noise")
 
 
 @pytest.fixture(scope="module")
@@ -18,13 +18,14 @@ def generator():
 
 
 def mel_of(frames):
-    return np.random.default_rng(frames).normal(-3.0, 2.0, (frames, 128)).astype(np.float32)
+    return np.random.default_rng(frames).uniform(-9.0, 3.0, (frames, 128)).astype(np.float32)
 
 
 def decoded_whole(generator, mel):
     reach = receptive_frames(CFG)
     padded = np.pad(mel, ((reach, reach), (0, 0)), constant_values=LOG_FLOOR)
-    return np.asarray(generator(jnp.asarray(padded)[None])[0])[reach * 320 : -reach * 320]
+    audio = generator(jnp.asarray(padded)[None], jnp.array([-reach]))[0]
+    return np.asarray(audio)[reach * 320 : -reach * 320]
 
 
 @pytest.mark.parametrize("frames", [1, 16, 17, 50, 100])
@@ -63,10 +64,10 @@ def test_one_program_serves_every_length(generator):
 
 
 def test_windows_hold_the_grid():
-    mel = np.arange(5, dtype=np.float32)[:, None] * np.ones((1, 128), np.float32)
+    mel = -np.arange(2, 7, dtype=np.float32)[:, None] * np.ones((1, 128), np.float32)
     cut = [(list(window[:, 0]), frames) for window, frames in windows([mel[:2], mel[2:]], before=1, chunk=2, after=1)]
     quiet = np.float32(LOG_FLOOR)
-    assert cut == [([quiet, 0, 1, 2], 2), ([1, 2, 3, 4], 2), ([3, 4, quiet, quiet], 1)]
+    assert cut == [([quiet, -2, -3, -4], 2), ([-3, -4, -5, -6], 2), ([-5, -6, quiet, quiet], 1)]
 
 
 @pytest.mark.parametrize(
@@ -76,6 +77,9 @@ def test_windows_hold_the_grid():
         (np.zeros((5, 80), np.float32), r"\[5, 80\]"),
         (np.full((5, 128), np.nan, np.float32), "not a number"),
         (jnp.full((5, 128), np.inf), "not a number"),
+        (np.full((5, 128), 0.5, np.float32), "unscaled log of magnitudes"),  # scaled
+        (np.full((5, 128), -23.0, np.float32), "from -23 to -23"),  # of power, or decibels
+        (np.full((5, 128), 300.0, np.float32), "to 8 at most"),  # no logarithm
     ],
 )
 def test_a_bad_mel_is_named(generator, mel, message):

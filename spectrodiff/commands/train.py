@@ -80,7 +80,15 @@ def read_config(files: Sequence[str], bindings: Sequence[str]) -> None:
     """
     import gin
 
-    from spectrodiff.training import adaptation, loop, optimizers, refiner, spectrogram, vocoder  # noqa: F401 (for configs)
+    from spectrodiff.training import (  # noqa: F401 (for configs)
+        adaptation,
+        adversarial,
+        loop,
+        optimizers,
+        refiner,
+        spectrogram,
+        vocoder,
+    )
 
     paths = []
     for path in files:

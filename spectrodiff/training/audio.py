@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import grain
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
 from spectrodiff.audio.mel import HOP, SAMPLE_RATE, log_mel, scale_mel
@@ -63,6 +63,11 @@ def show_audio(true: Float[np.ndarray, "n s"], made: Float[np.ndarray, "n s"]) -
     pictures = {f"heldout_mel/{i}": side_by_side(*(both[i] for both in mels.values())) for i in range(len(true))}
     sounds = {f"heldout_audio/{i}_{name}": both[i] for i in range(len(true)) for name, both in audio.items()}
     return pictures, sounds
+
+
+def any_frame(key: jax.Array, count: int) -> Int[Array, " n"]:
+    """Numbers of the frames that crops begin with, as far as a generator's excitation goes."""
+    return jax.random.randint(key, (count,), 0, 2**30)
 
 
 def cut_crop(batch: dict, frames: int) -> tuple[Float[Array, "b t m"], Float[Array, "b s"]]:

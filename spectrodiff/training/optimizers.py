@@ -66,3 +66,25 @@ def muon(
         muon_weight_dimension_numbers=_muon_dimensions,
     )
     return _clipped(clip, optimizer)
+
+
+@gin.configurable
+def adversarial(
+    generator_rate: float = 2e-4,
+    discriminator_rate: float = 2e-4,
+    warmup: int = 0,
+    steps: int | None = None,
+    b1: float = 0.8,
+    b2: float = 0.99,
+    clip: float | None = 10.0,
+) -> optax.GradientTransformation:
+    """Adam for `Adversaries`, each side at its own rate and with its own clipping; betas as in Kong et al. (2020)."""
+
+    def side(path, _):
+        return "discriminators" if "discriminators" in str(path[0]) else "generator"
+
+    def adam(rate):
+        return _clipped(clip, optax.adam(warmup_cosine(rate, warmup, steps), b1, b2))
+
+    rates = {"generator": adam(generator_rate), "discriminators": adam(discriminator_rate)}
+    return optax.partition(rates, lambda params: jax.tree_util.tree_map_with_path(side, params))

@@ -53,7 +53,7 @@ class RefinerTask(AudioTask):
         terms = self._terms(model, batch["audio"])
         return total(terms, self.loss_weights), terms
 
-    def _terms(self, model: Callable, audio: Float[Array, "b s"]) -> dict[str, jax.Array]:
+    def _terms(self, model: Callable, audio: Float[Array | np.ndarray, "b s"]) -> dict[str, jax.Array]:
         """Of all frames whose neighbours and samples are there."""
         frames = audio.shape[1] // HOP - EXTRA_FRAMES
         mel = jax.lax.stop_gradient(log_mel(audio))[:, :frames]

@@ -16,7 +16,7 @@ from spectrodiff.config import GeneratorConfig
 from spectrodiff.errors import InputError
 from spectrodiff.pretrained.hub import find_checkpoint
 from spectrodiff.pretrained.native import VOCODER, load, save
-from spectrodiff.training.audio import AudioTask, cut_crop, show_audio
+from spectrodiff.training.audio import AudioTask, any_frame, cut_crop, show_audio
 from spectrodiff.training.heldout import Pictures, Sounds
 from spectrodiff.vocoder.generator import Generator
 from spectrodiff.vocoder.losses import spectral_losses, total
@@ -44,7 +44,7 @@ class VocoderTask(AudioTask):
 
     def loss(self, model: Generator, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
         mel, audio = cut_crop(batch, self.crop_frames)
-        terms = spectral_losses(model(mel), audio)
+        terms = spectral_losses(model(mel, any_frame(key, len(mel))), audio)
         return total(terms, self.loss_weights), terms
 
     @functools.cached_property

@@ -5,46 +5,15 @@ import math
 import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from spectrodiff.audio.mel import HOP, MEL_BINS, scale_mel
 from spectrodiff.config import GeneratorConfig
 from spectrodiff.errors import InputError
+from spectrodiff.vocoder.layers import Conv, leaky
 
 EDGE_KERNEL = 7  # of the first and the last convolution
 KERNEL = 3  # of the residual stacks' dilated convolutions
-
-
-class Conv(nnx.Module):
-    """A convolution along time with weight normalisation (Salimans & Kingma 2016): direction and gain learn apart.
-
-    With `upsampling` it is transposed, and its output that many times longer.
-    """
-
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int, *, dilation: int = 1, upsampling: int = 1, rngs: nnx.Rngs
-    ):
-        self.dilation = dilation
-        self.upsampling = upsampling
-        taps = inputs * kernel / upsampling  # what one output adds up
-        direction = jax.random.normal(rngs.params(), (kernel, inputs, outputs)) / np.sqrt(taps)
-        self.direction = nnx.Param(direction)
-        self.gain = nnx.Param(jnp.linalg.norm(direction, axis=(0, 1)))
-        self.bias = nnx.Param(jnp.zeros(outputs))
-
-    def __call__(self, x: Float[Array, "b t i"]) -> Float[Array, "b s o"]:
-        direction = self.direction[...]
-        norm = jnp.sqrt(jnp.square(direction).sum(axis=(0, 1)) + 1e-12)
-        kernel = direction * (self.gain[...] / norm)
-        axes = ("NTC", "TIO", "NTC")
-        if self.upsampling > 1:
-            y = jax.lax.conv_transpose(x, kernel, (self.upsampling,), "SAME", dimension_numbers=axes)
-        else:
-            y = jax.lax.conv_general_dilated(
-                x, kernel, (1,), "SAME", rhs_dilation=(self.dilation,), dimension_numbers=axes
-            )
-        return y + self.bias[...]
 
 
 class ResidualBlock(nnx.Module):
@@ -55,13 +24,15 @@ class ResidualBlock(nnx.Module):
         self.pointwise = Conv(channels, channels, 1, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b s d"]) -> Float[Array, "b s d"]:
-        return x + self.pointwise(_activation(self.dilated(_activation(x))))
+        return x + self.pointwise(leaky(self.dilated(leaky(x))))
 
 
 class Generator(nnx.Module):
     """Unscaled log-mel [b, t, MEL_BINS] to audio [b, t * HOP] between -1 and 1.
 
-    The ends see zeros beyond them, as convolutions do; `MelGAN` in `streaming` surrounds a piece with silence.
+    The ends see zeros beyond them, as convolutions do; `MelGAN` in `streaming` surrounds a piece with silence. With the
+    excitation "noise", `first` says which frame of its piece a mel's first frame is: a frame's noise is always the
+    same, so that a piece sounds alike however it is cut.
     """
 
     def __init__(self, cfg: GeneratorConfig, *, rngs: nnx.Rngs):
@@ -71,20 +42,38 @@ class Generator(nnx.Module):
         self.cfg = cfg
         channels = cfg.channels
         self.enter = Conv(MEL_BINS, channels, EDGE_KERNEL, rngs=rngs)
-        self.upsamplers, self.residuals = nnx.List(), nnx.List()
+        self.upsamplers, self.residuals, self.exciters = nnx.List(), nnx.List(), nnx.List()
+        left = HOP  # samples that a step of the rate at hand becomes
         for factor in cfg.factors:
             self.upsamplers.append(Conv(channels, channels // 2, 2 * factor, upsampling=factor, rngs=rngs))
             channels //= 2
+            left //= factor
+            if cfg.excitation == "noise":
+                self.exciters.append(Conv(left, channels, 1, rngs=rngs))
             self.residuals.append(nnx.List(ResidualBlock(channels, dilation, rngs=rngs) for dilation in cfg.dilations))
         self.leave = Conv(channels, 1, EDGE_KERNEL, rngs=rngs)
 
-    def __call__(self, mel: Float[Array, "b t m"]) -> Float[Array, "b s"]:
+    def __call__(self, mel: Float[Array, "b t m"], first: Int[Array, "b"] | None = None) -> Float[Array, "b s"]:
         x = self.enter(scale_mel(mel))
-        for upsample, blocks in zip(self.upsamplers, self.residuals, strict=True):
-            x = upsample(_activation(x))
+        if self.exciters:
+            noise = frame_noise(jnp.zeros(len(mel), jnp.int32) if first is None else first, mel.shape[1])
+        for stage, (upsample, blocks) in enumerate(zip(self.upsamplers, self.residuals, strict=True)):
+            x = upsample(leaky(x))
+            if self.exciters:  # each step hears the samples that it becomes, so nobody sees further than without
+                x += self.exciters[stage](noise.reshape(*x.shape[:2], -1))
             for block in blocks:
                 x = block(x)
-        return jnp.tanh(self.leave(_activation(x)))[..., 0]
+        return jnp.tanh(self.leave(leaky(x)))[..., 0]
+
+
+def frame_noise(first: Int[Array, "b"], frames: int) -> Float[Array, "b s"]:
+    """White noise of variance 1 for `frames` frames from number `first` on: always the same for the same number."""
+
+    def of_frame(number):
+        return jax.random.normal(jax.random.fold_in(jax.random.key(0), number), (HOP,))
+
+    numbers = first[:, None] + jnp.arange(frames)
+    return jax.vmap(jax.vmap(of_frame))(numbers.astype(jnp.uint32)).reshape(len(first), -1)
 
 
 def receptive_frames(cfg: GeneratorConfig) -> int:
@@ -94,7 +83,3 @@ def receptive_frames(cfg: GeneratorConfig) -> int:
         reach += sum(dilation * (KERNEL // 2) for dilation in cfg.dilations)
         reach = math.ceil(reach / factor) + 1  # the transposed convolution spans one step more on either side
     return reach + EDGE_KERNEL // 2
-
-
-def _activation(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    return jax.nn.leaky_relu(x, 0.2)

@@ -1,10 +1,11 @@
 """What a generator is told about its audio: named terms here, their weights in a config."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Complex, Float
 
 from spectrodiff.audio.mel import hann, mel_matrix
 
@@ -14,6 +15,9 @@ MEL_SCALES = {256: 20, 512: 40, 1024: 80, 2048: 160}  # window: mel bins, coarse
 QUIET = 1e-3  # per frame: distances relative to anything softer would be ruled by silence
 AUDIBLE = 1e-4  # of the loudest bin: what is 80 dB under it is not heard
 FLOOR = 1e-5  # full scale is 1: keeps logarithms and their gradients finite in silence
+
+
+ADVERSARIAL = ("least_squares", "hinge")
 
 
 def spectral_losses(audio: Audio, reference: Audio) -> dict[str, Float[Array, ""]]:
@@ -34,6 +38,29 @@ def spectral_losses(audio: Audio, reference: Audio) -> dict[str, Float[Array, ""
         matrix = mel_matrix(window, bins).astype(np.float32)
         ours, theirs = (jnp.log(magnitudes(x, window) @ matrix + FLOOR) for x in (audio, reference))
         terms["mel"] += jnp.abs(ours - theirs).mean() / len(MEL_SCALES)
+    return terms
+
+
+def adversarial_losses(
+    real: Sequence[Sequence[jax.Array]], made: Sequence[Sequence[jax.Array]], kind: str = "least_squares"
+) -> dict[str, Float[Array, ""]]:
+    """What features of recordings and of generated audio, by discriminator and layer, the verdict last, say to both:
+
+    `discriminator`: how badly verdicts tell one from the other, by `kind`, least_squares (Mao et al. 2017) or hinge.
+    `adversarial`: how little the generator is believed. `features`: mean absolute difference of all other layers.
+    Each is a mean over discriminators. Whose parameters a term may move is the caller's to say, by stopping gradients.
+    """
+    terms = {"discriminator": 0.0, "adversarial": 0.0, "features": 0.0}
+    for (*layers, truth), (*made_layers, verdict) in zip(real, made, strict=True):
+        if kind == "least_squares":
+            told = jnp.square(truth - 1.0).mean() + jnp.square(verdict).mean()
+            believed = jnp.square(verdict - 1.0).mean()
+        else:
+            told = jax.nn.relu(1.0 - truth).mean() + jax.nn.relu(1.0 + verdict).mean()
+            believed = -verdict.mean()
+        apart = sum(jnp.abs(a - b).mean() for a, b in zip(layers, made_layers, strict=True)) / len(layers)
+        for name, value in (("discriminator", told), ("adversarial", believed), ("features", apart)):
+            terms[name] += value / len(real)
     return terms
 
 
@@ -64,10 +91,15 @@ def total(terms: Mapping[str, Float[Array, ""]], weights: Mapping[str, float]) -
 
 def magnitudes(audio: Audio, window: int) -> Float[Array, "b t f"]:
     """Hann STFT magnitudes, a full-scale sine peaking at 1, never under FLOOR; with gradients everywhere."""
+    spectrum = complex_stft(audio, window)
+    return jnp.sqrt(jnp.square(spectrum.real) + jnp.square(spectrum.imag) + FLOOR**2)
+
+
+def complex_stft(audio: Audio, window: int) -> Complex[Array, "b t f"]:
+    """Hann STFT of whole frames, a quarter of a window apart; a full-scale sine peaks at 1."""
     hop = window // 4
     blocks = audio[:, : audio.shape[1] // hop * hop].reshape(len(audio), -1, hop)
     frames = blocks.shape[1] - 3
     framed = jnp.concatenate([blocks[:, k : k + frames] for k in range(4)], axis=2)
     framed *= (hann(window) / (window / 4)).astype(np.float32)
-    spectrum = jnp.fft.rfft(framed)
-    return jnp.sqrt(jnp.square(spectrum.real) + jnp.square(spectrum.imag) + FLOOR**2)
+    return jnp.fft.rfft(framed)

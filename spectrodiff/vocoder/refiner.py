@@ -13,20 +13,10 @@ from jaxtyping import Array, Float
 
 from spectrodiff.audio.mel import MAGNITUDE_RANGE, MEL_BINS, mel_matrix, scale_mel
 from spectrodiff.config import RefinerConfig
+from spectrodiff.vocoder.layers import Dense
 from spectrodiff.vocoder.stft import BINS, FINE
 
 _EXPANSION = 2  # of a block's MLP
-
-
-class Dense(nnx.Module):
-    """A matrix and no bias, applied as one flat product."""
-
-    def __init__(self, inputs: int, outputs: int, *, scale: float = 1.0, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (inputs, outputs)) * scale / np.sqrt(inputs))
-
-    def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
-        kernel = self.kernel[...]
-        return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[1])
 
 
 class MLP(nnx.Module):

@@ -17,6 +17,7 @@ from spectrodiff.audio.mel import HOP, LOG_FLOOR, MEL_BINS
 from spectrodiff.errors import InputError
 from spectrodiff.vocoder.generator import Generator, receptive_frames
 
+_LOUDEST = 8.0  # nats; noise at full scale comes to 7
 Mel = Float[Array | np.ndarray, "_t m"]  # pieces of one stream may differ in length
 Audio = Float[np.ndarray, " _s"]
 
@@ -69,6 +70,11 @@ def checked(mel: Mel) -> Float[np.ndarray, "t m"]:
     if not np.isfinite(mel).all():
         frame = int(np.argmin(np.isfinite(mel).all(axis=1)))
         raise InputError(f"the mel holds a value that is not a number (first in frame {frame}); compute it again")
+    if len(mel) and (mel.min() < LOG_FLOOR - 0.1 or mel.max() > _LOUDEST or np.abs(mel).max() <= 1.0):
+        raise InputError(
+            f"the mel runs from {mel.min():.3g} to {mel.max():.3g}, which no log-mel of audio does: it has to be the "
+            f"unscaled log of magnitudes, from {LOG_FLOOR:.2f} for silence to {_LOUDEST:g} at most"
+        )
     return mel
 
 
@@ -82,7 +88,7 @@ class MelGAN:
         self.chunk = chunk
         self.reach = receptive_frames(generator.cfg)
         graph, self.weights = nnx.split(generator)
-        self._decode = jax.jit(lambda weights, mel: nnx.merge(graph, weights)(mel[None])[0])
+        self._decode = jax.jit(lambda weights, mel, first: nnx.merge(graph, weights)(mel[None], first[None])[0])
 
     def __call__(self, mel: Mel) -> Audio:
         """Raises InputError for a mel that is empty, of another shape, or not all numbers."""
@@ -90,6 +96,7 @@ class MelGAN:
 
     def stream(self, mels: Iterable[Mel]) -> Iterator[Audio]:
         """Yields audio as soon as a chunk and what the generator sees after it have come."""
-        for window, frames in windows(mels, self.reach, self.chunk, self.reach):
-            audio = np.asarray(self._decode(self.weights, jnp.asarray(window)))
+        for index, (window, frames) in enumerate(windows(mels, self.reach, self.chunk, self.reach)):
+            first = jnp.int32(index * self.chunk - self.reach)
+            audio = np.asarray(self._decode(self.weights, jnp.asarray(window), first))
             yield audio[self.reach * HOP :][: frames * HOP]

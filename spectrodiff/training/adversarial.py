@@ -1,0 +1,86 @@
+"""The task of learning audio from mels against discriminators, which learn to tell it from recordings meanwhile."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+
+import gin
+import jax
+from flax import nnx
+
+from spectrodiff.config import DiscriminatorConfig
+from spectrodiff.errors import InputError
+from spectrodiff.training import state as states
+from spectrodiff.training.audio import any_frame, cut_crop
+from spectrodiff.training.heldout import Pictures, Sounds
+from spectrodiff.training.vocoder import VocoderTask
+from spectrodiff.vocoder.discriminator import Discriminators
+from spectrodiff.vocoder.generator import Generator
+from spectrodiff.vocoder.losses import ADVERSARIAL, adversarial_losses, spectral_losses, total
+
+
+class Adversaries(nnx.Module):
+    """A generator and those that judge it, which learn in one step."""
+
+    def __init__(self, generator: Generator, discriminators: Discriminators):
+        self.generator = generator
+        self.discriminators = discriminators
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class AdversarialTask(VocoderTask):
+    """Trains a MelGAN `Generator` against `Discriminators`, of which only the generator is evaluated and exported.
+
+    `loss_weights` weigh what the generator is told: the spectral terms, `adversarial` and `features`. The
+    discriminators' own term, by `adversarial_loss` (least_squares or hinge), always has weight 1.
+    """
+
+    discriminators: DiscriminatorConfig = DiscriminatorConfig()
+    adversarial_loss: str = "least_squares"
+    loss_weights: Mapping[str, float] = dataclasses.field(
+        default_factory=lambda: {"mel": 15.0, "log_magnitude": 1.0, "adversarial": 1.0, "features": 2.0}
+    )
+
+    def __post_init__(self):
+        if self.adversarial_loss not in ADVERSARIAL:
+            raise InputError(
+                f"AdversarialTask.adversarial_loss is {self.adversarial_loss!r}; choose one of {', '.join(ADVERSARIAL)}"
+            )
+
+    def build(self, rngs: nnx.Rngs) -> Adversaries:
+        return Adversaries(super().build(rngs), Discriminators(self.discriminators, rngs=rngs))
+
+    def load(self, checkpoint: str) -> Adversaries:
+        """The generator of a checkpoint's folder, as `VocoderTask.load`, and discriminators that know nothing yet."""
+        return Adversaries(super().load(checkpoint), Discriminators(self.discriminators, rngs=nnx.Rngs(0)))
+
+    def loss(self, model: Adversaries, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
+        """Of both: its gradient is the generator's loss's for the generator, the discriminators' for these.
+
+        So each side moves against the other as it was before the step.
+        """
+        mel, audio = cut_crop(batch, self.crop_frames)
+        made = model.generator(mel, any_frame(key, len(mel)))
+        judges = model.discriminators
+        graph, parameters = nnx.split(judges)
+        bystanders = nnx.merge(graph, jax.lax.stop_gradient(parameters))
+        real = bystanders(audio)
+        told = adversarial_losses(real, bystanders(made), self.adversarial_loss)
+        learnt = adversarial_losses(judges(audio), judges(jax.lax.stop_gradient(made)), self.adversarial_loss)
+        terms = spectral_losses(made, audio) | {name: told[name] for name in ("adversarial", "features")}
+        terms["discriminator"] = learnt["discriminator"]
+        return total(terms, {**self.loss_weights, "discriminator": 1.0}), terms
+
+    def evaluate(self, graph, params, buffers) -> dict[str, float]:
+        return super().evaluate(*_generator(graph, params, buffers))
+
+    def show(self, graph, params, buffers) -> tuple[Pictures, Sounds]:
+        return super().show(*_generator(graph, params, buffers))
+
+    def save(self, folder: pathlib.Path, model: Adversaries, card: dict) -> None:
+        super().save(folder, model.generator, card)
+
+
+def _generator(graph, params, buffers) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    return states.split(nnx.merge(graph, params, buffers).generator)

@@ -1,0 +1,80 @@
+"""Networks that tell recordings from what a generator makes, by waveforms and by spectra of several resolutions.
+
+Only training needs them. Each gives all its layers' features, of which the last is its verdict: how real every place of
+the audio seems. The rest is what feature matching compares (Kumar et al. 2019).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from spectrodiff.config import DiscriminatorConfig
+from spectrodiff.vocoder.layers import Conv, leaky
+from spectrodiff.vocoder.losses import FLOOR, complex_stft
+
+Audio = Float[Array, "b s"]
+Features = list[jax.Array]  # [b, time, channels] or [b, time, frequency, channels], one a layer
+
+_POOLED = 4  # samples that the next coarser waveform averages, two apart
+
+
+class WaveDiscriminator(nnx.Module):
+    """Judges about every 0.1 s of a waveform, as Kumar et al. (2019): wide strides, many narrow groups."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+        self.enter = Conv(1, channels, 15, rngs=rngs)
+        self.strided = nnx.List()
+        inputs = channels
+        for _ in range(4):
+            outputs = min(4 * inputs, 16 * channels)
+            self.strided.append(Conv(inputs, outputs, 41, strides=(4,), groups=max(1, inputs // 4), rngs=rngs))
+            inputs = outputs
+        self.last = Conv(inputs, inputs, 5, rngs=rngs)
+        self.verdict = Conv(inputs, 1, 3, rngs=rngs)
+
+    def __call__(self, audio: Audio) -> Features:
+        x, features = audio[..., None], []
+        for layer in (self.enter, *self.strided, self.last):
+            x = leaky(layer(x))
+            features.append(x)
+        return [*features, self.verdict(x)]
+
+
+class SpectrumDiscriminator(nnx.Module):
+    """Judges every patch of a complex STFT with `window` samples a frame (Défossez et al. 2022)."""
+
+    def __init__(self, window: int, channels: int, *, rngs: nnx.Rngs):
+        self.window = window
+        self.layers = nnx.List([Conv(3, channels, 3, 9, rngs=rngs)])
+        for _ in range(3):
+            self.layers.append(Conv(channels, channels, 3, 9, strides=(1, 2), rngs=rngs))
+        self.layers.append(Conv(channels, channels, 3, 3, rngs=rngs))
+        self.verdict = Conv(channels, 1, 3, 3, rngs=rngs)
+
+    def __call__(self, audio: Audio) -> Features:
+        spectrum = complex_stft(audio, self.window)
+        magnitude = jnp.sqrt(jnp.square(spectrum.real) + jnp.square(spectrum.imag) + FLOOR**2)
+        # Phases as they are, loudness in nats: in a plain spectrum nothing but the loudest partials would count.
+        level = jnp.log(magnitude)
+        x = jnp.stack([level, spectrum.real / magnitude, spectrum.imag / magnitude], axis=-1)
+        features = []
+        for layer in self.layers:
+            x = leaky(layer(x))
+            features.append(x)
+        return [*features, self.verdict(x)]
+
+
+class Discriminators(nnx.Module):
+    """All of them: the waveform, the same averaged to half its rate and so on, and spectra of several resolutions."""
+
+    def __init__(self, cfg: DiscriminatorConfig, *, rngs: nnx.Rngs):
+        self.waves = nnx.List(WaveDiscriminator(cfg.wave_channels, rngs=rngs) for _ in range(cfg.scales))
+        self.spectra = nnx.List(SpectrumDiscriminator(w, cfg.spectrum_channels, rngs=rngs) for w in cfg.windows)
+
+    def __call__(self, audio: Audio) -> list[Features]:
+        judged = [judge(audio) for judge in self.spectra]
+        for judge in self.waves:
+            judged.append(judge(audio))
+            audio = nnx.avg_pool(jnp.pad(audio, ((0, 0), (1, 1)))[..., None], (_POOLED,), strides=(2,))[..., 0]
+        return judged

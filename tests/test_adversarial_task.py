@@ -1,0 +1,125 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from spectrodiff.config import DiscriminatorConfig, GeneratorConfig
+from spectrodiff.data.mixture import Mixture
+from spectrodiff.errors import InputError
+from spectrodiff.pretrained.native import VOCODER, load
+from spectrodiff.training import state as states
+from spectrodiff.training.adversarial import AdversarialTask
+from spectrodiff.training.audio import any_frame, cut_crop
+from spectrodiff.training.optimizers import adversarial
+from spectrodiff.training.steps import make_train_step
+from spectrodiff.training.vocoder import VocoderTask
+from spectrodiff.vocoder.losses import adversarial_losses, spectral_losses
+
+SMALL = GeneratorConfig(channels=16, dilations=(1,), excitation="noise")
+JUDGES = DiscriminatorConfig(scales=1, wave_channels=4, windows=(256,), spectrum_channels=4)
+CROP = 8  # frames
+
+
+@pytest.fixture(scope="module")
+def task(corpus):
+    return AdversarialTask(
+        Mixture(str(corpus)), config=SMALL, discriminators=JUDGES, batch_size=2, crop_frames=CROP, heldout_crops=2
+    )
+
+
+@pytest.fixture(scope="module")
+def model(task):
+    return task.build(nnx.Rngs(0))
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return {"audio": 0.1 * jax.random.normal(jax.random.key(1), (2, (CROP + 16) * 320))}
+
+
+def gradient(task, model, batch):
+    graph, params, buffers = states.split(model)
+    loss = lambda params: task.loss(nnx.merge(graph, params, buffers), batch, jax.random.key(0))  # noqa: E731
+    return jax.grad(loss, has_aux=True)(params)
+
+
+@pytest.fixture(scope="module")
+def both(task, model, batch):
+    return jax.jit(lambda: gradient(task, model, batch)[0])()
+
+
+def test_the_discriminators_learn_to_tell_and_nothing_else(task, model, batch, both):
+    made = model.generator(*given(task, batch))
+
+    def told(params):
+        judges = nnx.merge(graph, params)
+        return adversarial_losses(judges(batch["audio"][:, : CROP * 320]), judges(made))["discriminator"]
+
+    graph, params = nnx.split(model.discriminators)
+    assert_same(both["discriminators"], jax.jit(jax.grad(told))(params))
+
+
+def test_the_generator_learns_to_be_believed_and_to_sound_alike(task, model, batch, both):
+    graph, params = nnx.split(model.generator)
+    audio = batch["audio"][:, : CROP * 320]
+
+    def told(params):
+        made = nnx.merge(graph, params)(*given(task, batch))
+        judges = model.discriminators
+        terms = spectral_losses(made, audio) | adversarial_losses(judges(audio), judges(made))
+        return sum(weight * terms[name] for name, weight in task.loss_weights.items())
+
+    assert_same(both["generator"], jax.jit(jax.grad(told))(params))
+
+
+def given(task, batch):
+    """What the generator gets in `loss`: the mel, and the frames that its noise is of."""
+    mel, _ = cut_crop(batch, CROP)
+    return mel, any_frame(jax.random.key(0), len(mel))
+
+
+def assert_same(ours, theirs):
+    largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(theirs))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5 * largest)
+
+
+def test_one_step_moves_both_each_at_its_rate(task, model, batch):
+    for still, moving in (("generator", "discriminators"), ("discriminators", "generator")):
+        rates = {still: 0.0, moving: 1e-3}
+        optimizer = adversarial(rates["generator"], rates["discriminators"])
+        graph, params, frozen = states.split(model)
+        step = make_train_step(functools.partial(nnx.merge, graph), task.loss, optimizer, jax.random.key(0))
+        before = jax.tree.map(np.asarray, params)
+        state, metrics = step(states.create(jax.tree.map(jnp.copy, params), frozen, optimizer), batch)
+        moved = {
+            side: any(
+                not np.array_equal(a, b)
+                for a, b in zip(jax.tree.leaves(state.params[side]), jax.tree.leaves(before[side]), strict=True)
+            )
+            for side in (still, moving)
+        }
+        assert moved == {still: False, moving: True}
+        assert metrics["skipped"] == 0
+
+
+def test_only_the_generator_is_evaluated_shown_and_exported(task, model, tmp_path):
+    parts = states.split(model)
+    alone = VocoderTask(task.mixture, config=SMALL, heldout_crops=2)
+    assert task.evaluate(*parts) == alone.evaluate(*states.split(model.generator))
+    assert task.show(*parts)[1].keys() == alone.show(*states.split(model.generator))[1].keys()
+    task.save(tmp_path, model, {})
+    loaded, config = load(tmp_path, VOCODER)
+    assert config == SMALL
+    again = task.load(str(tmp_path))
+    for network in (loaded, again.generator):
+        assert_same(nnx.state(network), nnx.state(model.generator))
+
+
+def test_an_unknown_loss_is_named(task):
+    with pytest.raises(InputError, match="choose one of least_squares, hinge"):
+        dataclasses.replace(task, adversarial_loss="wasserstein")

@@ -1,0 +1,91 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from spectrodiff.config import RefinerConfig
+from spectrodiff.data.mixture import Mixture
+from spectrodiff.errors import InputError
+from spectrodiff.pretrained.native import REFINER, load
+from spectrodiff.pretrained.vocoders import find_vocoder
+from spectrodiff.training import state as states
+from spectrodiff.training.refiner import RefinerTask
+from spectrodiff.vocoder.losses import magnitude_losses
+
+TINY = RefinerConfig(width=32, layers=1, kernel=3)
+
+
+@pytest.fixture(scope="module")
+def task(corpus):
+    return RefinerTask(Mixture(str(corpus)), config=TINY, batch_size=2, crop_frames=16, heldout_crops=2)
+
+
+@pytest.fixture(scope="module")
+def refiner(task):
+    return task.build(nnx.Rngs(0))
+
+
+def test_true_magnitudes_have_no_loss_and_a_factor_its_logarithm():
+    true = jnp.exp(jax.random.normal(jax.random.key(0), (2, 20, 513)))
+    exact = magnitude_losses(jnp.log(true), true)
+    assert float(exact["log_magnitude"]) == pytest.approx(0.0, abs=1e-5)
+    assert float(exact["convergence"]) == pytest.approx(0.0, abs=1e-5)
+    doubled = magnitude_losses(jnp.log(2 * true), true)
+    assert float(doubled["log_magnitude"]) == pytest.approx(np.log(2), rel=0.01)
+    assert float(doubled["convergence"]) == pytest.approx(1.0, rel=0.01)
+
+
+def test_what_is_80_db_down_is_not_heard():
+    true = jnp.full((1, 20, 513), 1e-2).at[:, :, 0].set(1e4)
+    off = magnitude_losses(jnp.log(true).at[:, :, 1:].add(-3.0), true)
+    assert float(off["log_magnitude"]) < 0.02
+
+
+def test_it_learns(task, refiner):
+    graph, params, buffers = states.split(refiner)
+    adam, batches = optax.adam(3e-3), task.batches(0)
+    batch = next(batches)
+    batches.close()
+
+    @jax.jit
+    def step(params, moments):
+        def loss(params):
+            return task.loss(nnx.merge(graph, params, buffers), batch, jax.random.key(0))
+
+        (value, _), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+        updates, moments = adam.update(gradients, moments)
+        return optax.apply_updates(params, updates), moments, value
+
+    moments, values = adam.init(params), []
+    for _ in range(20):
+        params, moments, value = step(params, moments)
+        values.append(float(value))
+    assert values[-1] < 0.9 * values[0]
+
+
+def test_figures_and_what_is_shown(task, refiner):
+    figures, guess = task.evaluate(*states.split(refiner)), task.baselines()
+    assert figures.keys() == {"heldout_log_magnitude", "heldout_convergence"}
+    assert guess.keys() == {"spread_log_magnitude", "spread_convergence"}
+    assert all(np.isfinite(value) and value > 0 for value in [*figures.values(), *guess.values()])
+    pictures, sounds = task.show(*states.split(refiner))
+    assert {picture.shape for picture in pictures.values()} == {(128, 100 + 4 + 100, 3)}
+    np.testing.assert_array_equal(sounds["heldout_audio/0_true"], task.heldout[0])
+
+
+def test_what_is_saved_is_loaded_and_played(task, refiner, tmp_path):
+    task.save(tmp_path, refiner, {"steps": 3})
+    loaded, config = load(tmp_path, REFINER)
+    assert config == TINY
+    mel = np.full((4, 128), -3.0, np.float32)
+    np.testing.assert_array_equal(jax.jit(loaded)(mel[None]), jax.jit(refiner)(mel[None]))
+    assert find_vocoder(tmp_path)(mel).shape == (4 * 320,)
+    with pytest.raises(InputError, match="its refiner is"):
+        RefinerTask(config=RefinerConfig()).load(str(tmp_path))
+
+
+def test_crops_have_to_be_longer_than_what_a_frame_sees():
+    with pytest.raises(InputError, match="needs more than 36"):
+        RefinerTask(config=RefinerConfig(), crop_frames=36)
