@@ -5,15 +5,12 @@ Tests of SavedModels need TensorFlow, and are skipped where it is not installed.
 
 import dataclasses
 import pathlib
-import tarfile
 
 import numpy as np
 import pytest
 
 from spectrodiff.data.render import check, render
 from spectrodiff.errors import InputError
-from spectrodiff.evaluation.clap import clap_mel
-from spectrodiff.evaluation.downloads import fetched
 from spectrodiff.evaluation.embeddings import Embedding, find_embedding, resample
 from spectrodiff.evaluation.musicnn import HOP, PATCH, TAGS, Musicnn, area_mel_matrix, loudness_mel
 from spectrodiff.notes.midi import read_midi
@@ -113,95 +110,6 @@ def test_an_unknown_embedding_says_what_there_is(tmp_path):
     with pytest.raises(InputError, match="there is no file"):
         find_embedding(f"clap={tmp_path / 'none.onnx'}")
     assert isinstance(find_embedding("musicnn"), Musicnn)
-
-
-def librosas_clap_mel(audio):
-    librosa = pytest.importorskip("librosa")
-    options = {"n_fft": 1024, "hop_length": 480, "n_mels": 64, "fmin": 50, "fmax": 14000}
-    power = librosa.feature.melspectrogram(y=audio, sr=48000, pad_mode="reflect", **options)
-    return librosa.power_to_db(power, ref=1.0, top_db=None).T
-
-
-def test_the_mel_of_clap_is_librosas():
-    audio = np.random.default_rng(0).normal(size=100000).astype(np.float32)
-    np.testing.assert_allclose(clap_mel(audio), librosas_clap_mel(audio), atol=1e-3)
-    np.testing.assert_allclose(clap_mel(np.zeros(48000, np.float32)), -100, atol=1e-4)
-
-
-@pytest.fixture(scope="module")
-def clap_file(tmp_path_factory):
-    """Writes a model with the signature of the published one: means over time of each mel bin, eight times over."""
-    onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
-
-    def write(times=8, frames=1001):
-        means = onnx.helper.make_node("ReduceMean", ["input_features", "axes"], ["means"], keepdims=0)
-        node = onnx.helper.make_node("Tile", ["means", "repeats"], ["audio_embeds"])
-        numbers = [
-            onnx.numpy_helper.from_array(np.array(values, np.int64), name)
-            for name, values in (("axes", [1, 2]), ("repeats", [1, times]))
-        ]
-        tensor, kind = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
-        graph = onnx.helper.make_graph(
-            [means, node],
-            "clap",
-            [tensor("input_features", kind, ["batch", 1, frames, 64])],
-            [tensor("audio_embeds", kind, ["batch", 64 * times])],
-            numbers,
-        )
-        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
-        path = tmp_path_factory.mktemp("clap") / "audio_model.onnx"
-        onnx.save(model, path)
-        return path
-
-    return write
-
-
-def test_clap_hears_ten_seconds_every_second(clap_file):
-    clap = find_embedding(f"clap={clap_file()}")
-    assert isinstance(clap, Embedding)
-    audio = np.random.default_rng(0).normal(size=12 * 48000 + 100) * np.linspace(0.01, 1, 12 * 48000 + 100)
-    frames = clap(audio.astype(np.float32))
-    assert frames.shape == (3, 512)
-    for second in range(3):
-        expected = np.tile(librosas_clap_mel(audio[48000 * second : 48000 * (second + 10)]).mean(axis=0), 8)
-        np.testing.assert_allclose(frames[second], expected / np.linalg.norm(expected), atol=1e-5)
-    short = audio[:130000].astype(np.float32)  # three times, and silence
-    filled = np.concatenate([short, short, short, np.zeros(90000, np.float32)])
-    np.testing.assert_array_equal(clap(short), clap(filled))
-    assert clap(short[:0]).shape == (1, 512)
-
-
-def test_an_onnx_file_of_something_else_is_refused(clap_file):
-    with pytest.raises(InputError, match=r"of 1 windows it makes \[1, 256\], where \[1, 512\] are needed"):
-        find_embedding(f"clap={clap_file(times=4)}")
-    with pytest.raises(InputError, match="is no audio half of CLAP without fusion: "):
-        find_embedding(f"clap={clap_file(frames=500)}")
-
-
-def test_weights_at_an_address_are_fetched_once(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    (tmp_path / "vggish" / "variables").mkdir(parents=True)
-    (tmp_path / "vggish" / "saved_model.pb").write_bytes(b"model")
-    (tmp_path / "vggish" / "variables" / "numbers").write_bytes(b"12")
-    with tarfile.open(tmp_path / "1.tar.gz", "w:gz") as archive:
-        archive.add(tmp_path / "vggish", "./")
-    address = (tmp_path / "1.tar.gz").as_uri()
-    folder = fetched(address)
-    assert sorted(path.name for path in folder.iterdir()) == ["saved_model.pb", "variables"]
-    assert (folder / "variables" / "numbers").read_bytes() == b"12"
-    (tmp_path / "1.tar.gz").unlink()
-    assert fetched(address) == folder
-    with pytest.raises(InputError, match=r"cannot get file:.*1\.tar\.gz\?new: "):
-        fetched(f"{address}?new")
-    (tmp_path / "clap.onnx").write_bytes(b"one file")
-    assert fetched((tmp_path / "clap.onnx").as_uri()).read_bytes() == b"one file"
-    assert fetched(str(tmp_path / "there")) == tmp_path / "there"
-    with tarfile.open(tmp_path / "2.tar.gz", "w:gz") as archive:
-        archive.add(tmp_path / "clap.onnx", "../clap.onnx")
-    with pytest.raises(InputError, match=r"cannot get .*2\.tar\.gz: .*outside"):
-        fetched((tmp_path / "2.tar.gz").as_uri())
-    assert len(list((tmp_path / "cache" / "spectrodiff" / "downloads").iterdir())) == 2
 
 
 def test_resampling_keeps_tones():

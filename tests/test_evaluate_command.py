@@ -110,6 +110,14 @@ def test_a_run_that_was_cut_off_makes_only_what_is_missing(whole, where, tmp_pat
     assert figures(tmp_path / "run")["songs"] == 1
 
 
+def test_shares_of_the_same_songs_have_the_very_same_figures(whole, where, tmp_path):
+    shutil.copytree(whole / "songs", tmp_path / "run" / "songs")
+    shutil.copy(whole / "run.json", tmp_path / "run")
+    for shard in (("--shard", "2/2"), ("--shard", "1/2"), ()):
+        evaluate(*where, *FAST, "--workdir", tmp_path / "run", *shard)
+    assert figures(tmp_path / "run") == figures(whole)
+
+
 @pytest.mark.slow
 def test_devices_and_processes_share_one_evaluation(whole, where, tmp_path):
     """Two at once, of four devices each; then one that reports. As exact as rounding of sums in the network lets it."""

@@ -172,6 +172,13 @@ def test_kernel_distance_by_hand():
     assert kernel_distance(np.ones((5, 1)), frames) is None
 
 
+def test_a_large_set_is_thinned_for_the_kernel_distance():
+    """Between the same distributions, so that which frames were taken does not matter."""
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(size=(20000, 3)), rng.normal(0.5, 1.0, size=(20000, 3))
+    assert kernel_distance(x, y) == pytest.approx(kernel_distance(x[:4000], y[:4000]), rel=0.15)
+
+
 def test_an_interval_covers_the_truth_as_often_as_it_says():
     draws = np.random.default_rng(1).normal(size=(100, 30))
     covered = 0

@@ -74,7 +74,8 @@ needs_synth = pytest.mark.skipif(not installed, reason="FluidSynth and its Sound
 
 def rendered(name, audio, seed=0):
     spent = (1.0, 4.0)
-    return Rendered(name, seed, len(audio) / SAMPLE_RATE, 2, 4, spent, spent, np.zeros((5, 128)), audio, audio / 2)
+    facts = (name, seed, len(audio) / SAMPLE_RATE, 2, 4, spent, spent, not audio.any())
+    return Rendered(*facts, np.zeros((5, 128)), audio, audio / 2)
 
 
 def noise(seed, seconds=2.0, level=0.1):
@@ -147,6 +148,16 @@ def test_what_was_measured_is_not_measured_again(two, tmp_path):
     measure(tmp_path, song, systems, [Levels()], Fixed())
     assert is_measured(tmp_path, "a", [Levels()], Fixed())
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+
+
+def test_an_embedding_hears_at_its_own_rate(tmp_path):
+    class Long(Levels):
+        name, rate = "long", 48000
+
+    song = Song("a", noise(0), NO_NOTES)
+    measure(tmp_path, song, system_audio(song, rendered("a", noise(1))), [Levels(), Long()], None)
+    found = read_measured(tmp_path, "a", [Levels(), Long()], None).embedded
+    assert [len(found[name][TRUE]) for name in ("levels", "long")] == [20, 60]
 
 
 def test_notes_are_counted_and_held_beside_those_of_the_true_audio(two):

@@ -11,7 +11,7 @@ from spectrodiff.audio.mel import SAMPLE_RATE, log_mel_on_host
 from spectrodiff.data.dataset import open_dataset
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation import runs
-from spectrodiff.evaluation.runs import Rendered, Run, fingerprint, is_rendered, render, song_seed
+from spectrodiff.evaluation.runs import Facts, Rendered, Run, fingerprint, is_rendered, render, song_seed
 from spectrodiff.evaluation.songs import Songs
 
 OPTIONS = {"sampler": "ddpm", "steps": 2, "guidance": 2.0}  # the sampler with the most noise
@@ -107,6 +107,10 @@ def test_a_damaged_song_is_named(together, tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match=r"cannot read .*set%2F2\.npz; delete it"):
         Rendered.load(tmp_path, "set/2")
+    assert Facts.load(tmp_path, "set/2").seconds == together["set/2"].seconds
+    (tmp_path / "songs" / "set%2F2.json").write_text('{"name": "set/2"}')
+    with pytest.raises(InputError, match=r"set%2F2\.json is of another version of spectrodiff; delete "):
+        Facts.load(tmp_path, "set/2")
 
 
 def test_songs_cut_short(songs):

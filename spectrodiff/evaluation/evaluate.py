@@ -15,7 +15,7 @@ from spectrodiff.evaluation.embeddings import Embedding
 from spectrodiff.evaluation.page import Example, page
 from spectrodiff.evaluation.report import markdown
 from spectrodiff.evaluation.results import results
-from spectrodiff.evaluation.runs import Rendered, Run, fingerprint, is_rendered, render
+from spectrodiff.evaluation.runs import Facts, Rendered, Run, fingerprint, is_rendered, render
 from spectrodiff.evaluation.songs import Audio, Song, Songs, Stems
 from spectrodiff.evaluation.systems import (
     ENCODED,
@@ -138,9 +138,8 @@ def evaluate(
         remarks.append("No notes were transcribed; to do so needs basic-pitch, onnxruntime and mir_eval.")
     if stems and not len(parts):
         remarks.append("There are no stems that a single family plays.")
-    rendered = [Rendered.load(workdir, name) for name in names]
     found = results(
-        rendered,
+        [Facts.load(workdir, name) for name in names],
         [read_measured(workdir, name, embeddings, transcriber) for name in names],
         embeddings,
         remarks,
@@ -154,7 +153,10 @@ def evaluate(
     write_json(workdir / "results.json", found)
     with replacing(workdir / "table.md") as temporary:
         temporary.write_text(markdown(found), encoding="utf-8")
-    shown = [Example(names[index], _heard(songs[index], rendered[index])) for index in indices[:examples]]
+    shown = [
+        Example(names[index], _heard(songs[index], Rendered.load(workdir, names[index])))
+        for index in indices[:examples]
+    ]
     with replacing(workdir / "report.html") as temporary:
         temporary.write_text(page(found, shown), encoding="utf-8")
     return found

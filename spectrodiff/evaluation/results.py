@@ -24,7 +24,7 @@ from spectrodiff.evaluation.frechet import (
     song_distances,
 )
 from spectrodiff.evaluation.reconstruction import mean_scores
-from spectrodiff.evaluation.runs import Rendered, Spent
+from spectrodiff.evaluation.runs import Facts, Spent
 from spectrodiff.evaluation.systems import ENCODED, SOUNDFONT, SYNTHESISED, SYSTEMS, TRUE, Measured
 from spectrodiff.evaluation.transcription import DRUMS, Matches, Scores, Transcriber, add_scores, beside
 
@@ -34,7 +34,7 @@ Figures = dict[str, Any]  # by name; numbers, pairs of them, or None
 
 
 def results(
-    songs: Sequence[Rendered],
+    songs: Sequence[Facts],
     measured: Sequence[Measured],
     embeddings: Sequence[Embedding],
     remarks: Sequence[str] = (),
@@ -108,15 +108,15 @@ def _families(stems: Sequence[tuple[str, dict[str, Scores]]]) -> dict[str, Figur
     return families
 
 
-def _silences(songs: Sequence[Rendered], measured: Sequence[Measured]) -> list[str]:
+def _silences(songs: Sequence[Facts], measured: Sequence[Measured]) -> list[str]:
     """A dash or a 0 in the table may only mean that there is nothing to hear."""
     true = [song.name for song in measured if song.scores[TRUE]["tone"] is None]
-    ours = [song.name for song in songs if not song.audio.any()]
+    ours = [song.name for song in songs if song.silent]
     said = {"The true audio": true, "What was synthesised": ours}
     return [f"{what} of {', '.join(names)} is silent." for what, names in said.items() if names]
 
 
-def _of_song(song: Rendered, measured: Measured) -> Figures:
+def _of_song(song: Facts, measured: Measured) -> Figures:
     notes = _transcribed(measured.notes[SYNTHESISED], measured.notes[TRUE]) if measured.notes else {}
     facts = {"name": song.name, "seconds": song.seconds, "seed": song.seed, "dropped_notes": song.dropped}
     return facts | measured.scores[SYNTHESISED] | notes

@@ -91,12 +91,12 @@ def song_seed(seed: int, name: str) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rendered:
-    """What is kept of a song.
+class Facts:
+    """What is known of a rendered song without its sound.
 
-    `mel` is unscaled; `audio` is what the vocoder makes of it, `encoded` what it makes of the true audio's mel, both as
-    a file of 16 bits keeps them. `dropped` notes of over-full windows were left out. `spectrogram` and `vocoder` are
-    Spent, without what ran for the first time: the first window in a program, the first piece from a vocoder.
+    `dropped` notes of over-full windows were left out; `silent` says that nothing is to be heard. `spectrogram` and
+    `vocoder` are Spent, without what ran for the first time: the first window in a program, the first piece from a
+    vocoder.
     """
 
     name: str
@@ -106,6 +106,22 @@ class Rendered:
     batch: int
     spectrogram: Spent
     vocoder: Spent
+    silent: bool
+
+    @classmethod
+    def load(cls, workdir: pathlib.Path, name: str) -> "Facts":
+        """Raises InputError for a file that is missing or damaged."""
+        return cls(**_read_facts(workdir, name))
+
+
+@dataclasses.dataclass(frozen=True)
+class Rendered(Facts):
+    """What is kept of a song.
+
+    `mel` is unscaled; `audio` is what the vocoder makes of it, `encoded` what it makes of the true audio's mel, both as
+    a file of 16 bits keeps them.
+    """
+
     mel: Mel
     audio: Audio
     encoded: Audio
@@ -114,19 +130,23 @@ class Rendered:
         """Raises InputError as `replacing`."""
         with replacing(song_path(workdir, "songs", self.name, ".npz")) as temporary:
             np.savez_compressed(temporary, mel=self.mel, audio=_pcm(self.audio), encoded=_pcm(self.encoded))
-        facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in _ARRAYS}
+        facts = {field.name: getattr(self, field.name) for field in dataclasses.fields(Facts)}
         write_json(song_path(workdir, "songs", self.name, ".json"), facts)  # last: it says that the song is there
 
     @classmethod
     def load(cls, workdir: pathlib.Path, name: str) -> "Rendered":
         """Raises InputError for files that are missing or damaged."""
-        facts = _read_json(song_path(workdir, "songs", name, ".json"))
-        arrays = read_arrays(song_path(workdir, "songs", name, ".npz"), _ARRAYS)
+        arrays = read_arrays(song_path(workdir, "songs", name, ".npz"), ("mel", "audio", "encoded"))
         arrays |= {part: arrays[part].astype(np.float32) / 32767 for part in ("audio", "encoded")}
-        return cls(**{**facts, **{part: tuple(facts[part]) for part in ("spectrogram", "vocoder")}}, **arrays)
+        return cls(**_read_facts(workdir, name), **arrays)
 
 
-_ARRAYS = ("mel", "audio", "encoded")
+def _read_facts(workdir: pathlib.Path, name: str) -> dict:
+    path = song_path(workdir, "songs", name, ".json")
+    facts = _read_json(path)
+    if set(facts) != {field.name for field in dataclasses.fields(Facts)}:
+        raise InputError(f"{path} is of another version of spectrodiff; delete {workdir}, or give another workdir")
+    return {**facts, "spectrogram": tuple(facts["spectrogram"]), "vocoder": tuple(facts["vocoder"])}
 
 
 def song_path(workdir: pathlib.Path, kind: str, name: str, suffix: str) -> pathlib.Path:
@@ -283,6 +303,7 @@ def _finish(done: _Performance, vocoder: Vocoder, batch: int) -> Rendered:
         batch=batch,
         spectrogram=done.spent,
         vocoder=(spent[0] + spent_too[0], spent[1] + spent_too[1]),
+        silent=not audio.any(),
         mel=mel,
         audio=audio,
         encoded=encoded[: len(true)],

@@ -1,0 +1,71 @@
+"""The table of an ablation, from what evaluations returned; test_evaluate_command has the whole way."""
+
+from spectrodiff.evaluation.grid import Cell, evaluate_grid, grid, joined
+from spectrodiff.evaluation.systems import NOISE, SYNTHESISED, TRUE
+
+
+def result(cell, mel):
+    """Of a checkpoint whose own choice is 8 steps."""
+    run = {"checkpoint": cell.checkpoint, "split": "test", "steps": cell.steps or 8, "guidance": cell.guidance or 1.0}
+    return {
+        "run": run,
+        "model": {"parameters": 104_000_000, "with_context": "no" not in cell.checkpoint},
+        "songs": 2,
+        "seconds": 90.0,
+        "dropped_notes": 0,
+        "batch": [4],
+        "embeddings": {},
+        "transcriber": None,
+        "families": {},
+        "remarks": ["common", cell.folder],
+        "systems": {SYNTHESISED: {"mel": mel}, TRUE: {"mel": 0.0}, NOISE: {"mel": 3.0}},
+    }
+
+
+def test_cells_of_a_checkpoint_stand_together_and_none_is_there_twice():
+    cells = grid(["small", "base"], [None, 4], [1.0, 2.0, 1.0])
+    assert cells[:4] == [
+        Cell("small", None, 1.0),
+        Cell("small", None, 2.0),
+        Cell("small", 4, 1.0),
+        Cell("small", 4, 2.0),
+    ]
+    assert len(cells) == 8
+
+
+def test_workdirs_differ_as_cells_do():
+    cells = [*grid(["a/b", "a%2Fb"], [None, 1, 12], [None, 2.0, 2.5]), *grid(["a"], [12], [0.1, 0.11])]
+    assert len({cell.folder for cell in cells}) == len(cells)
+    assert all("/" not in cell.folder for cell in cells)
+
+
+def test_rows_are_evaluations_and_then_ceilings_and_floors():
+    cells = grid(["small", "small_no_context"], [None], [1.0, 2.0])
+    lines = joined([result(cell, 0.1 * index) for index, cell in enumerate(cells)]).splitlines()
+    shown = [[text.strip() for text in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
+    mel = shown[0].index("Log-mel L1 ↓")
+    assert [[*row[:5], row[mel]] for row in shown[2:]] == [
+        ["small", "104.0", "yes", "8", "1.00", "0.00"],
+        ["small", "104.0", "yes", "8", "2.00", "0.10"],
+        ["small_no_context", "104.0", "none", "8", "1.00", "0.20"],
+        ["small_no_context", "104.0", "none", "8", "2.00", "0.30"],
+        ["True audio", *"––––", "0.00"],  # noqa: RUF001
+        ["White noise", *"––––", "3.00"],  # noqa: RUF001
+    ]
+    said = "\n".join(lines[len(shown) :])
+    assert "split test, steps 8" in said  # what all have in common
+    assert "guidance" not in said.split("\n- Fréchet")[0]
+    assert said.count("- common\n") == 1
+
+
+def test_a_table_is_there_from_the_first_cell_on(tmp_path):
+    cells, seen = grid(["small"], [None], [1.0, 2.0]), []
+
+    def run(cell, workdir):
+        assert workdir == tmp_path / "cells" / cell.folder
+        seen.append((tmp_path / "table.md").is_file())
+        return result(cell, 0.5)
+
+    assert len(evaluate_grid(cells, tmp_path, run)) == 2
+    assert seen == [False, True]
+    assert evaluate_grid(cells, tmp_path / "share", lambda cell, workdir: None) is None
