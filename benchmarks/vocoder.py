@@ -1,49 +1,92 @@
-"""How well a vocoder gives back recordings from their true mels, and how fast.
+"""How well vocoders give back recordings from their true mels, by measures that fail in different ways, and how fast.
 
-python benchmarks/vocoder.py --dataset rendered [--checkpoint runs/melgan/export]
+python benchmarks/vocoder.py --vocoder griffin_lim runs/refiner/export runs/melgan/export --plot vocoders.png
 """
 
 import argparse
-import pathlib
 import time
 
+import jax
 import numpy as np
+from matplotlib.figure import Figure
 
 from spectrodiff.audio.mel import SAMPLE_RATE, log_mel
+from spectrodiff.commands.evaluate import find_transcriber
 from spectrodiff.data.mixture import Mixture
-from spectrodiff.data.recordings import decode
-from spectrodiff.evaluation.reconstruction import compare, mean_scores
-from spectrodiff.pretrained.native import VOCODER, load
-from spectrodiff.vocoder.griffin_lim import GriffinLim
-from spectrodiff.vocoder.streaming import MelGAN
+from spectrodiff.data.recordings import Recording, decode
+from spectrodiff.evaluation.frechet import Gaussian, frechet_distance, pool
+from spectrodiff.evaluation.musicnn import Musicnn
+from spectrodiff.evaluation.reconstruction import compare, embedding_distance, magnitudes, mean_scores
+from spectrodiff.evaluation.transcription import add_scores, score_audio
+from spectrodiff.pretrained.vocoders import find_vocoder
+
+TRUE = "true audio"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--vocoder", nargs="+", default=["griffin_lim"], help="as for synthesize")
     parser.add_argument("--data_dir", default="data")
     parser.add_argument("--dataset", nargs="+", default=["rendered"])
     parser.add_argument("--split", default="test")
-    parser.add_argument("--pieces", type=int, default=8)
-    parser.add_argument("--checkpoint", type=pathlib.Path, help="folder with a trained MelGAN")
+    parser.add_argument("--pieces", type=int, default=12)
+    parser.add_argument(
+        "--plot", help="picture of five seconds of a piece, as recorded and as each vocoder gives it back"
+    )
     options = parser.parse_args()
 
-    vocoders = {"Griffin-Lim": GriffinLim()}
-    if options.checkpoint:
-        vocoders["MelGAN"] = MelGAN(load(options.checkpoint, VOCODER)[0])
     parts = Mixture(options.data_dir, options.dataset).heldout(options.split)
     records = [(part, index) for part in parts for index in range(len(part))]
     chosen = np.linspace(0, len(records) - 1, min(len(records), options.pieces)).astype(int)
-    recordings = [decode(part[index]).audio for part, index in (records[i] for i in chosen)]
-    mels = [np.asarray(log_mel(recording)) for recording in recordings]
-    print(f"{len(recordings)} pieces of the {options.split} split")
-    for name, vocoder in vocoders.items():
+    recordings = [decode(part[index]) for part, index in (records[i] for i in chosen)]
+    seconds = sum(len(recording.audio) for recording in recordings) / SAMPLE_RATE
+    mels = [np.asarray(log_mel(recording.audio)) for recording in recordings]
+    print(f"{len(recordings)} pieces of the {options.split} split, {seconds / 60:.1f} min; {jax.devices()[0].platform}")
+
+    embed, transcriber = Musicnn(), find_transcriber()
+    reference = [embed(recording.audio) for recording in recordings]
+    audios = {TRUE: [recording.audio for recording in recordings]}
+    rows = {TRUE: judge(audios[TRUE], recordings, reference, embed, transcriber)}
+    for name in options.vocoder:
+        vocoder = find_vocoder(name)
         vocoder(mels[0])  # compiles
         start = time.perf_counter()
-        audios = [vocoder(mel) for mel in mels]
-        speed = sum(map(len, recordings)) / SAMPLE_RATE / (time.perf_counter() - start)
-        scores = mean_scores([compare(audio, recording) for audio, recording in zip(audios, recordings, strict=True)])
-        measures = "  ".join(f"{name} {score:.2f}" for name, score in scores.items() if score is not None)
-        print(f"{name:>12}  {measures}  {speed:.1f}x realtime", flush=True)
+        audios[name] = [vocoder(mel) for mel in mels]
+        spent = time.perf_counter() - start
+        rows[name] = judge(audios[name], recordings, reference, embed, transcriber) | {"x realtime": seconds / spent}
+    columns = list(rows[options.vocoder[-1]])
+    print(f"| vocoder | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}")
+    for name, row in rows.items():
+        print(f"| {name} | {' | '.join('' if row.get(c) is None else f'{row[c]:.3g}' for c in columns)} |")
+    if options.plot:
+        plot(options.plot, {name: made[len(made) // 2] for name, made in audios.items()})
+
+
+def judge(audios: list, recordings: list[Recording], reference: list, embed, transcriber) -> dict[str, float | None]:
+    """The columns of the table; `recordings`' own audio gives what is best possible."""
+    embedded = [embed(audio) for audio in audios]
+    row = mean_scores([
+        compare(audio, recording.audio) | {"musicnn L2": embedding_distance(ours, theirs)}
+        for audio, recording, ours, theirs in zip(audios, recordings, embedded, reference, strict=True)
+    ])  # fmt: skip
+    ours, theirs = (pool([Gaussian.of(frames) for frames in songs]) for songs in (embedded, reference))
+    row["musicnn FD"] = frechet_distance(theirs, ours)
+    if transcriber is not None:
+        scores = [score_audio(transcriber, audio, r.notes) for audio, r in zip(audios, recordings, strict=True)]
+        row["note F1"] = add_scores(scores)["onset"].f1
+    return row
+
+
+def plot(path: str, audios: dict[str, np.ndarray]) -> None:
+    figure = Figure(figsize=(13, 2.6 * len(audios)), layout="constrained")
+    for axis, (name, audio) in zip(np.atleast_1d(figure.subplots(len(audios), 1)), audios.items(), strict=True):
+        start = len(audio) // 3
+        levels = 20 * np.log10(magnitudes(audio[start : start + 5 * SAMPLE_RATE], 1024, 128).T + 1e-5)
+        axis.imshow(levels, origin="lower", aspect="auto", extent=(0, 5, 0, 8), cmap="magma", vmin=-95, vmax=-25)
+        axis.set_title(name, fontsize="small")
+    figure.supxlabel("seconds")
+    figure.supylabel("kHz")
+    figure.savefig(path, dpi=90)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Float, Int32
+from jaxtyping import Array, Bool, Float, Int32
 from tqdm import tqdm
 
 from spectrodiff.audio.mel import FRAMES_PER_SECOND, MEL_BINS, unscale_mel
@@ -113,19 +113,34 @@ class Synthesizer:
         context = jnp.zeros((1, WINDOW_FRAMES, MEL_BINS))
         context_mask = jnp.zeros((1, WINDOW_FRAMES), bool)  # nothing comes before the first window
         for index, tokens in enumerate(tqdm(windows, desc="synthesizing", unit="window", disable=not progress)):
-            context = self._sample_window(
-                self._weights,
+            context = self.sample_windows(
                 self._bucketed(tokens)[None],
                 context,
                 context_mask,
                 jax.random.fold_in(key, index),
-                step=STEPS[sampler],
+                sampler=sampler,
                 steps=steps,
                 guidance=guidance,
             )
             context_mask = jnp.ones_like(context_mask)
             yield np.asarray(unscale_mel(context[0]))[:frames_left]
             frames_left -= WINDOW_FRAMES
+
+    def sample_windows(
+        self,
+        tokens: Int32[Array | np.ndarray, "b n"],
+        context: Float[Array | np.ndarray, "b t m"],
+        context_mask: Bool[Array | np.ndarray, "b t"],
+        key: jax.Array,
+        *,
+        sampler: str,
+        steps: int,
+        guidance: float,
+    ) -> Float[jax.Array, "b t m"]:
+        """Scaled log-mels of windows of tokens, each after its own context, scaled too: what `mels` is made of."""
+        return self._sample_window(
+            *(self._weights, tokens, context, context_mask, key), step=STEPS[sampler], steps=steps, guidance=guidance
+        )
 
     def check_sampling(
         self, sampler: str | None, steps: int | None, guidance: float | None, seed: int

@@ -73,7 +73,8 @@ class Windows:
     `on_overflow`: "skip" draws another, "thin" leaves its quietest notes out of its tokens. Either way it is counted:
     an example's `overfull` (int32) is how many windows of too much were met on the way to it, `start` (int32) the frame
     that its target begins at. A `first_share` of the
-    windows are a piece's first, with no context, as every song begins.
+    windows are a piece's first, with no context, as every song begins. With `audio` an example has that of its target
+    too, float32 [(256 + EXTRA_FRAMES) * HOP], silent past the piece's end.
     """
 
     tokenizer: NoteTokenizer
@@ -82,6 +83,7 @@ class Windows:
     first_share: float
     on_overflow: str = "skip"
     augmentation: Augmentation = OFF
+    audio: bool = False
 
     def __post_init__(self):
         if self.on_overflow not in ("skip", "thin"):
@@ -113,6 +115,10 @@ class Windows:
                 example = {"tokens": np.pad(sequence, (0, self.tokens - len(sequence))), **_cut_mel(piece, start)}
                 met = 1
             if example is not None:
+                if self.audio:
+                    samples = (WINDOW_FRAMES + EXTRA_FRAMES) * HOP
+                    heard = piece.read(start * HOP, samples)
+                    example["audio"] = np.pad(heard, (0, samples - len(heard)))
                 return {**example, "overfull": np.array(met, np.int32), "start": np.array(start, np.int32)}
         raise InputError(
             f"{_TRIES} windows in a row have over {self.tokens} tokens or {room} notes; raise batches.tokens"

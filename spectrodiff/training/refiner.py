@@ -10,14 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
 
 from spectrodiff.audio.mel import EXTRA_FRAMES, HOP, log_mel
 from spectrodiff.config import RefinerConfig
 from spectrodiff.errors import InputError
 from spectrodiff.pretrained.hub import find_checkpoint
 from spectrodiff.pretrained.native import REFINER, load, save
-from spectrodiff.training.audio import AudioTask, show_audio
+from spectrodiff.training.audio import AudioTask, cut_crop, show_audio
 from spectrodiff.training.heldout import Pictures, Sounds
 from spectrodiff.vocoder.griffin_lim import GriffinLim
 from spectrodiff.vocoder.losses import magnitude_losses, total
@@ -50,14 +49,14 @@ class RefinerTask(AudioTask):
         return refiner
 
     def loss(self, model: Refiner, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
-        terms = self._terms(model, batch["audio"])
+        terms = self._terms(model, batch)
         return total(terms, self.loss_weights), terms
 
-    def _terms(self, model: Callable, audio: Float[Array | np.ndarray, "b s"]) -> dict[str, jax.Array]:
+    def _terms(self, model: Callable, batch: dict) -> dict[str, jax.Array]:
         """Of all frames whose neighbours and samples are there."""
-        frames = audio.shape[1] // HOP - EXTRA_FRAMES
-        mel = jax.lax.stop_gradient(log_mel(audio))[:, :frames]
-        true = jnp.abs(jax.vmap(stft)(audio))[:, : frames * FINE]
+        frames = batch["audio"].shape[1] // HOP - EXTRA_FRAMES
+        mel, _ = cut_crop(batch, frames)
+        true = jnp.abs(jax.vmap(stft)(batch["audio"]))[:, : frames * FINE]
         edge = FINE * reach(self.config)
         return magnitude_losses(model(mel)[:, edge:-edge], true[:, edge:-edge])
 
@@ -65,7 +64,7 @@ class RefinerTask(AudioTask):
     def _losses(self):
         @functools.partial(jax.jit, static_argnums=0)
         def losses(graph, params, buffers, audio):
-            return self._terms(nnx.merge(graph, params, buffers), audio)
+            return self._terms(nnx.merge(graph, params, buffers), {"audio": audio})
 
         return losses
 
@@ -86,7 +85,7 @@ class RefinerTask(AudioTask):
         def as_it_is(mel):
             return jnp.repeat(spread(mel), FINE, axis=1)
 
-        terms = self._terms(as_it_is, jnp.asarray(self.heldout))
+        terms = self._terms(as_it_is, {"audio": jnp.asarray(self.heldout)})
         return {f"spread_{name}": float(value) for name, value in terms.items()}
 
     def save(self, folder: pathlib.Path, model: Refiner, card: dict) -> None:

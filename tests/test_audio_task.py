@@ -1,0 +1,70 @@
+"""Learning from predicted mels: what a spectrogram model makes of the notes, beside a recording of the same frames."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from spectrodiff.audio.mel import log_mel
+from spectrodiff.config import RefinerConfig
+from spectrodiff.data.dataset import open_dataset
+from spectrodiff.data.mixture import Mixture
+from spectrodiff.data.recordings import decode
+from spectrodiff.errors import InputError
+from spectrodiff.training.refiner import RefinerTask
+
+TINY = RefinerConfig(width=8, layers=1, kernel=3)
+
+
+@pytest.fixture(scope="module")
+def task(corpus, checkpoint):
+    return RefinerTask(
+        Mixture(str(corpus)), config=TINY, batch_size=2, crop_frames=64, heldout_crops=2, predicted_by=str(checkpoint)
+    )
+
+
+@pytest.fixture(scope="module")
+def drawn(task):
+    batches = task.batches(seed=3)
+    yield [next(batches) for _ in range(2)]
+    batches.close()
+
+
+def test_the_audio_is_the_recordings_from_the_frame_that_is_named(drawn, corpus):
+    records = open_dataset(corpus, "rendered")["train"]
+    for batch in drawn:
+        assert batch["audio"].shape == (2, (64 + 16) * 320)
+        for audio, (_, index), start in zip(batch["audio"], batch["record"], batch["start"], strict=True):
+            whole = np.pad(decode(records[int(index)]).audio, (0, 300 * 320))
+            np.testing.assert_array_equal(audio, whole[start * 320 :][: len(audio)])
+
+
+def test_the_mel_is_sampled_rather_than_true(drawn):
+    """By an untrained model, which does not come near."""
+    batch = drawn[0]
+    assert batch["mel"].shape == (2, 64, 128)
+    true = np.asarray(log_mel(batch["audio"]))[:, :64]
+    assert np.abs(batch["mel"] - true).mean() > 0.5
+    assert np.isfinite(batch["mel"]).all()
+
+
+def test_a_run_goes_on_with_the_batch_that_it_stopped_before(task, drawn):
+    again = task.batches(seed=3, start=2)
+    batch = next(again)
+    again.close()
+    for name, array in drawn[1].items():
+        np.testing.assert_allclose(batch[name], array, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_the_loss_is_of_the_mel_that_is_given(task, drawn):
+    refiner = task.build(nnx.Rngs(0))
+    loss = jax.jit(lambda batch: task.loss(refiner, batch, jax.random.key(0))[0])
+    batch = {name: drawn[0][name] for name in ("mel", "audio")}
+    assert float(loss(batch)) != pytest.approx(float(loss({"audio": batch["audio"]})), rel=1e-3)
+
+
+def test_longer_crops_than_a_window_cannot_be_predicted(task):
+    with pytest.raises(InputError, match="256 frames at most"):
+        dataclasses.replace(task, crop_frames=257).batches(0)
