@@ -5,14 +5,18 @@ import json
 
 import numpy as np
 import pytest
+from flax import nnx
 from inputs import make_recording, write_dataset
 
 from spectrodiff.audio.mel import SAMPLE_RATE, log_mel_on_host
+from spectrodiff.config import RefinerConfig
 from spectrodiff.data.dataset import open_dataset
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation import runs
-from spectrodiff.evaluation.runs import Facts, Rendered, Run, fingerprint, is_rendered, render, song_seed
+from spectrodiff.evaluation.runs import Facts, Rendered, Run, describe, fingerprint, is_rendered, render, song_seed
 from spectrodiff.evaluation.songs import Songs
+from spectrodiff.vocoder.griffin_lim import GriffinLim
+from spectrodiff.vocoder.refiner import Refiner
 
 OPTIONS = {"sampler": "ddpm", "steps": 2, "guidance": 2.0}  # the sampler with the most noise
 RUN = Run("x", "0", "GriffinLim", "rendered", "train", None, "ddpm", 2, 2.0, 0)
@@ -150,3 +154,11 @@ def test_one_program_serves_all_windows_of_a_bucket(quick, songs, monkeypatch):
     list(render(quick, songs, range(3), seed=5, batch=2, **OPTIONS))
     assert set(shapes) == {(2, 512)}
     assert len(shapes) == 3  # three windows beside two and one
+
+
+def test_a_vocoder_is_described_by_its_weights():
+    refined = [GriffinLim(Refiner(RefinerConfig(width=8, layers=1), rngs=nnx.Rngs(seed))) for seed in (0, 0, 1)]
+    names = [describe(vocoder) for vocoder in [GriffinLim(), *refined]]
+    assert names[0] == "GriffinLim"
+    assert names[1] == names[2]
+    assert len(set(names)) == 3

@@ -15,7 +15,7 @@ from spectrodiff.evaluation.embeddings import Embedding
 from spectrodiff.evaluation.page import Example, page
 from spectrodiff.evaluation.report import markdown
 from spectrodiff.evaluation.results import results
-from spectrodiff.evaluation.runs import Facts, Rendered, Run, fingerprint, is_rendered, render
+from spectrodiff.evaluation.runs import Facts, Rendered, Run, describe, fingerprint, is_rendered, render
 from spectrodiff.evaluation.songs import Audio, Song, Songs, Stems
 from spectrodiff.evaluation.systems import (
     ENCODED,
@@ -99,7 +99,7 @@ def evaluate(
     run = Run(
         checkpoint=str(checkpoint),
         weights=fingerprint(synthesizer.model),
-        vocoder=str(vocoder) if vocoder else type(synthesizer.vocoder).__name__,
+        vocoder=str(vocoder) if vocoder else describe(synthesizer.vocoder),
         dataset=f"{records.dataset} ({records.folder.name})",
         split=records.split,
         seconds=seconds,

@@ -82,6 +82,13 @@ def fingerprint(model: nnx.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+def describe(vocoder: Vocoder) -> str:
+    """What a vocoder is, in words that another of the same kind, with other weights, does not share."""
+    kind = type(vocoder).__name__
+    refiner = getattr(vocoder, "refiner", None)
+    return kind if refiner is None else f"{kind} with refiner {fingerprint(refiner)}"
+
+
 def song_seed(seed: int, name: str) -> int:
     """The seed with which `Synthesizer` renders the same song: `seed`, with the CRC-32 of its name folded in.
 
