@@ -198,7 +198,9 @@ class DiscriminatorConfig:
     def __post_init__(self):
         object.__setattr__(self, "windows", tuple(self.windows))
         _check_whole(self, 0, 16, "scales")
-        _check_whole(self, 4, MAX_SIZE, "wave_channels", "spectrum_channels")
+        _check_whole(self, 1, MAX_SIZE, "wave_channels", "spectrum_channels")
+        if self.wave_channels % 4:
+            raise InputError(f"wave_channels is {self.wave_channels}; choose a multiple of 4, as a group has four")
         if not all(is_whole(window, 16) and window % 4 == 0 for window in self.windows):
             raise InputError(f"windows is {self.windows}; choose multiples of 4 samples, 16 or more")
         if not self.scales and not self.windows:

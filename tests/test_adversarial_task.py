@@ -120,6 +120,15 @@ def test_only_the_generator_is_evaluated_shown_and_exported(task, model, tmp_pat
         assert_same(nnx.state(network), nnx.state(model.generator))
 
 
-def test_an_unknown_loss_is_named(task):
-    with pytest.raises(InputError, match="choose one of least_squares, hinge"):
-        dataclasses.replace(task, adversarial_loss="wasserstein")
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"adversarial_loss": "wasserstein"}, "choose one of least_squares, hinge"),
+        ({"discriminators": dataclasses.replace(JUDGES, windows=(256, 4096))}, "needs 13 frames or more"),
+        ({"loss_weights": {"mel": 1.0, "discriminator": 2.0}}, "always 1"),
+        ({"crop_frames": 6}, "need 7 frames or more"),
+    ],
+)
+def test_what_cannot_be_learnt_is_named(task, values, message):
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(task, **values)

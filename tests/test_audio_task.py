@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from spectrodiff.audio.mel import log_mel
+from spectrodiff.audio.mel import LOG_CEILING, log_mel
 from spectrodiff.config import RefinerConfig
 from spectrodiff.data.dataset import open_dataset
 from spectrodiff.data.mixture import Mixture
@@ -48,6 +48,23 @@ def test_the_mel_is_sampled_rather_than_true(drawn):
     true = np.asarray(log_mel(batch["audio"]))[:, :64]
     assert np.abs(batch["mel"] - true).mean() > 0.5
     assert np.isfinite(batch["mel"]).all()
+
+
+def test_a_mel_that_is_right_is_that_of_the_audio_beside_it(task):
+    """Frame for frame, wherever in its window the crop begins."""
+    batches = task.batches(seed=3)
+    windows, seen = batches._windows, []
+    batches._windows = (seen.append(batch) or batch for batch in windows)
+    batches._sample = lambda *_: seen[-1]["target"]
+    begun = []
+    for _ in range(2):
+        batch = next(batches)
+        begun.append(int((batch["start"] - seen[-1]["start"])[0]))
+        true = np.asarray(log_mel(batch["audio"]))[:, :64]
+        np.testing.assert_allclose(batch["mel"], np.minimum(true, LOG_CEILING), atol=1e-3)
+    windows.close()
+    assert len({0, *begun}) == 3
+    assert not np.allclose(batch["mel"], batch["mel"][0, 0], atol=0.1)  # silence would fit anywhere
 
 
 def test_a_run_goes_on_with_the_batch_that_it_stopped_before(task, drawn):

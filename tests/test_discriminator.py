@@ -52,7 +52,8 @@ def test_losses_of_verdicts_worked_by_hand():
 
 
 @pytest.mark.parametrize(
-    "values", [{"scales": 0, "windows": ()}, {"windows": (250,)}, {"wave_channels": 0}, {"scales": -1}]
+    "values",
+    [{"scales": 0, "windows": ()}, {"windows": (250,)}, {"wave_channels": 0}, {"wave_channels": 9}, {"scales": -1}],
 )
 def test_what_is_no_discriminator_is_an_input_error(values):
     with pytest.raises(InputError):

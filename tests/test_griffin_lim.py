@@ -7,7 +7,7 @@ from spectrodiff.audio.mel import LOG_FLOOR, log_mel, mel_matrix
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation.reconstruction import mel_distance, tone_similarity
 from spectrodiff.vocoder.griffin_lim import AFTER, GriffinLim, refine, solve_magnitude
-from spectrodiff.vocoder.stft import istft, stft
+from spectrodiff.vocoder.stft import FINE, istft, stft
 
 SEAM = GriffinLim().chunk * 320
 
@@ -105,6 +105,12 @@ def test_stft_and_its_inverse():
     )
     np.testing.assert_allclose(jnp.abs(spectrum), 320 * np.abs(expected.T), atol=1e-3)
     np.testing.assert_allclose(istft(spectrum)[560:-560], audio[560:-560], atol=1e-5)
+
+
+def test_every_fourth_fine_frame_is_a_frame_of_the_mel():
+    audio = jnp.asarray(notes(1.0))
+    fine = np.asarray(jnp.abs(stft(audio)))[::FINE]
+    np.testing.assert_allclose(np.log(fine @ mel_matrix()), log_mel(audio)[: len(fine)], atol=2e-3)
 
 
 def test_refining_keeps_the_frames_and_joins_them_in_log():

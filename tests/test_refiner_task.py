@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from spectrodiff.pretrained.vocoders import find_vocoder
 from spectrodiff.training import state as states
 from spectrodiff.training.refiner import RefinerTask
 from spectrodiff.vocoder.losses import magnitude_losses
+from spectrodiff.vocoder.stft import FINE, stft
 
 TINY = RefinerConfig(width=32, layers=1, kernel=3)
 
@@ -41,6 +44,17 @@ def test_what_is_80_db_down_is_not_heard():
     true = jnp.full((1, 20, 513), 1e-2).at[:, :, 0].set(1e4)
     off = magnitude_losses(jnp.log(true).at[:, :, 1:].add(-3.0), true)
     assert float(off["log_magnitude"]) < 0.02
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_the_loss_is_of_the_frames_that_the_mel_is_of(task, kernel):
+    """The true magnitudes of a crop, of as many frames as its mel has, cost nothing; those a frame later do."""
+    task = dataclasses.replace(task, config=dataclasses.replace(TINY, kernel=kernel))
+    audio = 0.1 * jax.random.normal(jax.random.key(0), (2, (16 + 16) * 320))
+    true = jnp.log(jnp.abs(jax.vmap(stft)(audio)))
+    for late, (least, most) in {0: (0.0, 1e-4), FINE: (0.1, np.inf)}.items():
+        terms = task._terms(lambda mel, late=late: true[:, late:][:, : FINE * mel.shape[1]], {"audio": audio})
+        assert all(least <= float(term) <= most for term in terms.values())
 
 
 def test_it_learns(task, refiner):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.signal
 
+from spectrodiff.errors import InputError
 from spectrodiff.vocoder import losses
 from spectrodiff.vocoder.losses import magnitudes, total
 
@@ -44,5 +45,5 @@ def test_gradients_are_finite_even_in_silence(audio, reference):
 def test_total_weighs_reports_and_refuses():
     terms = {"a": jnp.array(2.0), "b": jnp.array(3.0)}
     assert float(total(terms, {"a": 10.0})) == 20.0
-    with pytest.raises(KeyError):
+    with pytest.raises(InputError, match="name missing; the terms are a, b"):
         total(terms, {"missing": 1.0})

@@ -88,6 +88,12 @@ def test_a_recording_of_just_two_seconds_is_enough_and_less_is_not(task, tmp_pat
                 _ = here.heldout
 
 
+def test_crops_have_to_fill_the_longest_window_of_the_losses(task):
+    assert dataclasses.replace(task, crop_frames=7).crop_frames == 7
+    with pytest.raises(InputError, match="need 7 frames or more"):
+        dataclasses.replace(task, crop_frames=6)
+
+
 def test_the_loss_is_the_weighted_terms_and_can_be_learnt(task, batches, generator):
     task = dataclasses.replace(task, loss_weights={"log_magnitude": 2.0, "mel": 0.5})
     graph, params, buffers = states.split(generator)

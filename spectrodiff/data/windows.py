@@ -72,9 +72,9 @@ class Windows:
     A window may have `tokens` tokens, and `tokens / tokens_per_note` notes. What becomes of one that has more says
     `on_overflow`: "skip" draws another, "thin" leaves its quietest notes out of its tokens. Either way it is counted:
     an example's `overfull` (int32) is how many windows of too much were met on the way to it, `start` (int32) the frame
-    that its target begins at. A `first_share` of the
-    windows are a piece's first, with no context, as every song begins. With `audio` an example has that of its target
-    too, float32 [(256 + EXTRA_FRAMES) * HOP], silent past the piece's end.
+    that its target begins at. A `first_share` of the windows are a piece's first, with no context, as every song
+    begins. With `audio` an example has that of its target too, float32 [(256 + EXTRA_FRAMES) * HOP], silent past the
+    piece's end.
     """
 
     tokenizer: NoteTokenizer

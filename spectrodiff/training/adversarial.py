@@ -8,6 +8,7 @@ import gin
 import jax
 from flax import nnx
 
+from spectrodiff.audio.mel import HOP
 from spectrodiff.config import DiscriminatorConfig
 from spectrodiff.errors import InputError
 from spectrodiff.training import state as states
@@ -43,6 +44,14 @@ class AdversarialTask(VocoderTask):
     )
 
     def __post_init__(self):
+        super().__post_init__()
+        if self.crop_frames * HOP < (longest := max(self.discriminators.windows, default=0)):
+            raise InputError(
+                f"crop_frames is {self.crop_frames}; a discriminator's window of {longest} samples needs "
+                f"{-(-longest // HOP)} frames or more"
+            )
+        if "discriminator" in self.loss_weights:
+            raise InputError("loss_weights name discriminator, whose weight is always 1; leave it out")
         if self.adversarial_loss not in ADVERSARIAL:
             raise InputError(
                 f"AdversarialTask.adversarial_loss is {self.adversarial_loss!r}; choose one of {', '.join(ADVERSARIAL)}"

@@ -94,7 +94,7 @@ class PredictedMels:
 
     def __next__(self) -> dict[str, np.ndarray]:
         batch = next(self._windows)
-        key = jax.random.fold_in(jax.random.key(self.seed), self.step)
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), self.step), jax.process_index())
         mel = self._sample(batch["tokens"], batch["context"], batch["context_mask"], key)
         first = int(np.random.default_rng([self.seed, self.step]).integers(WINDOW_FRAMES - self.frames + 1))
         self.step += 1

@@ -58,7 +58,8 @@ class RefinerTask(AudioTask):
         mel, _ = cut_crop(batch, frames)
         true = jnp.abs(jax.vmap(stft)(batch["audio"]))[:, : frames * FINE]
         edge = FINE * reach(self.config)
-        return magnitude_losses(model(mel)[:, edge:-edge], true[:, edge:-edge])
+        inner = slice(edge, frames * FINE - edge)
+        return magnitude_losses(model(mel)[:, inner], true[:, inner])
 
     @functools.cached_property
     def _losses(self):

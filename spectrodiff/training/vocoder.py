@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from spectrodiff.audio.mel import log_mel
+from spectrodiff.audio.mel import HOP, log_mel
 from spectrodiff.config import GeneratorConfig
 from spectrodiff.errors import InputError
 from spectrodiff.pretrained.hub import find_checkpoint
@@ -19,7 +19,7 @@ from spectrodiff.pretrained.native import VOCODER, load, save
 from spectrodiff.training.audio import AudioTask, any_frame, cut_crop, show_audio
 from spectrodiff.training.heldout import Pictures, Sounds
 from spectrodiff.vocoder.generator import Generator
-from spectrodiff.vocoder.losses import spectral_losses, total
+from spectrodiff.vocoder.losses import MEL_SCALES, STFT_WINDOWS, spectral_losses, total
 
 
 @gin.configurable
@@ -31,6 +31,11 @@ class VocoderTask(AudioTask):
     loss_weights: Mapping[str, float] = dataclasses.field(
         default_factory=lambda: {"log_magnitude": 1.0, "convergence": 1.0, "mel": 1.0}
     )
+
+    def __post_init__(self):
+        least = -(-max(*STFT_WINDOWS, *MEL_SCALES) // HOP)
+        if self.crop_frames < least:
+            raise InputError(f"crop_frames is {self.crop_frames}; the spectral losses need {least} frames or more")
 
     def build(self, rngs: nnx.Rngs) -> Generator:
         return Generator(self.config, rngs=rngs)

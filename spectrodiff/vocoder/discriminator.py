@@ -16,11 +16,14 @@ from spectrodiff.vocoder.losses import FLOOR, complex_stft
 Audio = Float[Array, "b s"]
 Features = list[jax.Array]  # [b, time, channels] or [b, time, frequency, channels], one a layer
 
-_POOLED = 4  # samples that the next coarser waveform averages, two apart
+_POOLED = 4  # samples averaged into one of the next coarser waveform, which has half as many
 
 
 class WaveDiscriminator(nnx.Module):
-    """Judges about every 0.1 s of a waveform, as Kumar et al. (2019): wide strides, many narrow groups."""
+    """Judges 0.3 s of a waveform every 256 samples, as Kumar et al. (2019): wide kernels, strides of 4, groups of 4.
+
+    With 16 channels it begins as theirs does, but stops widening at 256 where they go on to 1024.
+    """
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
         self.enter = Conv(1, channels, 15, rngs=rngs)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Complex, Float
 
 from spectrodiff.audio.mel import hann, mel_matrix
+from spectrodiff.errors import InputError
 
 Audio = Float[Array, "b s"]
 STFT_WINDOWS = (512, 1024, 2048)  # samples; hops are a quarter of them
@@ -15,8 +16,6 @@ MEL_SCALES = {256: 20, 512: 40, 1024: 80, 2048: 160}  # window: mel bins, coarse
 QUIET = 1e-3  # per frame: distances relative to anything softer would be ruled by silence
 AUDIBLE = 1e-4  # of the loudest bin: what is 80 dB under it is not heard
 FLOOR = 1e-5  # full scale is 1: keeps logarithms and their gradients finite in silence
-
-
 ADVERSARIAL = ("least_squares", "hinge")
 
 
@@ -84,8 +83,10 @@ def total(terms: Mapping[str, Float[Array, ""]], weights: Mapping[str, float]) -
     """The weighted sum; a term without a weight is only reported.
 
     Raises:
-      KeyError: a weight names no term, which would otherwise train nothing, silently.
+      InputError: a weight names no term, which would otherwise train nothing, silently.
     """
+    if unknown := sorted(weights.keys() - terms.keys()):
+        raise InputError(f"loss_weights name {', '.join(unknown)}; the terms are {', '.join(terms)}")
     return sum(weight * terms[name] for name, weight in weights.items())
 
 
