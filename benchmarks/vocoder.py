@@ -7,10 +7,11 @@ import argparse
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from spectrodiff.audio.mel import SAMPLE_RATE, log_mel
+from spectrodiff.audio.mel import HOP, SAMPLE_RATE, WINDOW, log_mel
 from spectrodiff.commands.evaluate import find_transcriber
 from spectrodiff.data.mixture import Mixture
 from spectrodiff.data.recordings import Recording, decode
@@ -19,8 +20,11 @@ from spectrodiff.evaluation.musicnn import Musicnn
 from spectrodiff.evaluation.reconstruction import compare, embedding_distance, magnitudes, mean_scores
 from spectrodiff.evaluation.transcription import add_scores, score_audio
 from spectrodiff.pretrained.vocoders import find_vocoder
+from spectrodiff.vocoder.griffin_lim import BEFORE, GriffinLim, invert
+from spectrodiff.vocoder.stft import FINE_HOP, stft
 
 TRUE = "true audio"
+CEILING = "true magnitudes, Griffin-Lim"
 
 
 def main() -> None:
@@ -54,12 +58,28 @@ def main() -> None:
         audios[name] = [vocoder(mel) for mel in mels]
         spent = time.perf_counter() - start
         rows[name] = judge(audios[name], recordings, reference, embed, transcriber) | {"x realtime": seconds / spent}
+    audios[CEILING] = phases_alone(recordings)
+    rows[CEILING] = judge(audios[CEILING], recordings, reference, embed, transcriber)
     columns = list(rows[options.vocoder[-1]])
     print(f"| vocoder | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}")
     for name, row in rows.items():
         print(f"| {name} | {' | '.join('' if row.get(c) is None else f'{row[c]:.3g}' for c in columns)} |")
     if options.plot:
         plot(options.plot, {name: made[len(made) // 2] for name, made in audios.items()})
+
+
+def phases_alone(recordings: list[Recording]) -> list[np.ndarray]:
+    """What Griffin-Lim makes of the magnitudes that a refiner should find: no refiner can do better."""
+    samples = -(-max(len(recording.audio) for recording in recordings) // FINE_HOP) * FINE_HOP
+    settings, before = GriffinLim(), BEFORE * HOP
+    nothing = np.zeros(before, np.float32)  # that is known of the audio beforehand
+
+    def rebuild(audio):
+        padded = np.pad(audio, (before, samples - len(audio) + WINDOW))
+        made = invert(jnp.abs(stft(jnp.asarray(padded))), nothing, nothing, settings.iterations, settings.momentum)
+        return np.asarray(made)[before:][: len(audio)]
+
+    return [rebuild(recording.audio) for recording in recordings]
 
 
 def judge(audios: list, recordings: list[Recording], reference: list, embed, transcriber) -> dict[str, float | None]:

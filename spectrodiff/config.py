@@ -23,6 +23,7 @@ MAX_SIZE = 2**20  # of widths and lengths, far above any use: what is larger is 
 MAX_LAYERS = 2**10
 MAX_STEPS = 1000
 MAX_GUIDANCE = 20.0
+MAX_REACH = 100  # frames that a refiner may wait for before it says anything
 
 
 def is_whole(value: Any, low: int = 1, high: int = MAX_SIZE) -> bool:
@@ -215,12 +216,21 @@ class RefinerConfig:
     width: int = 384
     layers: int = 6
     kernel: int = 7
+    # Iterations by which its magnitudes are made to have the mel they were made from; 0 leaves them as they are, for
+    # refiners that learnt to mend predicted mels.
+    agreement: int = 16
 
     def __post_init__(self):
         _check_whole(self, 1, MAX_SIZE, "width", "kernel")
         _check_whole(self, 1, MAX_LAYERS, "layers")
+        _check_whole(self, 0, MAX_STEPS, "agreement")
         if self.kernel % 2 == 0:
             raise InputError(f"kernel is {self.kernel}; choose an odd number, as many frames before as after")
+        if self.layers * (self.kernel // 2) > MAX_REACH:
+            raise InputError(
+                f"{self.layers} layers of kernel {self.kernel} see more than {MAX_REACH} frames to either side; "
+                "choose fewer"
+            )
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from flax import nnx
 from spectrodiff.config import DiscriminatorConfig
 from spectrodiff.errors import InputError
 from spectrodiff.vocoder.discriminator import Discriminators
-from spectrodiff.vocoder.losses import adversarial_losses
+from spectrodiff.vocoder.losses import adversarial_losses, hinge
 
 SMALL = DiscriminatorConfig(scales=2, wave_channels=4, windows=(256, 512), spectrum_channels=4)
 
@@ -46,9 +46,9 @@ def test_losses_of_verdicts_worked_by_hand():
     assert squares["discriminator"] == pytest.approx((0 + 0.25) / 2 + (0 + 4) / 2)
     assert squares["adversarial"] == pytest.approx((1 + 9) / 2)
     assert squares["features"] == pytest.approx(0.5)
-    hinge = adversarial_losses(real, made, "hinge")
-    assert hinge["discriminator"] == pytest.approx((0 + 0.5) / 2 + (1 + 0) / 2)
-    assert hinge["adversarial"] == pytest.approx(1.0)
+    hinged = adversarial_losses(real, made, hinge)
+    assert hinged["discriminator"] == pytest.approx((0 + 0.5) / 2 + (1 + 0) / 2)
+    assert hinged["adversarial"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(

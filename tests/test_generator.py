@@ -5,6 +5,7 @@ import optax
 import pytest
 from flax import nnx
 
+from spectrodiff.audio.mel import LOG_FLOOR
 from spectrodiff.config import GeneratorConfig, from_dict, to_dict
 from spectrodiff.errors import InputError
 from spectrodiff.vocoder.generator import Generator, frame_noise, receptive_frames
@@ -72,6 +73,16 @@ def test_a_frames_noise_is_its_own():
     np.testing.assert_array_equal(noise[0, 5:], noise[1, :5])
     assert float(noise.std()) == pytest.approx(1.0, abs=0.03)
     assert abs(np.corrcoef(noise[0, 0], noise[0, 1])[0, 1]) < 0.2
+
+
+@pytest.mark.parametrize("excitation", ["none", "noise"])
+def test_silence_stays_silent_and_what_is_beside_it_does_not(excitation):
+    """Of any weights: an untrained generator is anything but silent."""
+    generator = Generator(GeneratorConfig(channels=16, excitation=excitation), rngs=nnx.Rngs(0))
+    mel = jnp.full((1, 40, 128), LOG_FLOOR).at[:, 20:].set(-3.0)
+    audio = np.abs(np.asarray(generator(mel))[0]).reshape(40, 320).max(axis=1)
+    assert audio[:19].max() < 1e-3  # -60 dBFS
+    assert audio[21:].min() > 1e-3
 
 
 def test_factors_must_make_a_frame():

@@ -7,7 +7,7 @@ from spectrodiff.audio.mel import LOG_FLOOR, log_mel, mel_matrix
 from spectrodiff.config import RefinerConfig
 from spectrodiff.errors import InputError
 from spectrodiff.vocoder.griffin_lim import GriffinLim
-from spectrodiff.vocoder.refiner import Refiner, agree, reach, spread
+from spectrodiff.vocoder.refiner import Refiner, agree, receptive_frames, spread
 from spectrodiff.vocoder.stft import BINS, FINE
 
 TINY = RefinerConfig(width=16, layers=2, kernel=5)
@@ -26,7 +26,7 @@ def test_a_frame_depends_on_as_many_frames_as_said(refiner):
     mel = jnp.asarray(mel_of(31))[None]
     change = refiner(mel.at[:, 15].add(1.0)) - refiner(mel)
     answered = np.flatnonzero(np.abs(change[0]).reshape(31, -1).max(axis=1))
-    assert (answered.min(), answered.max()) == (15 - reach(TINY), 15 + reach(TINY))
+    assert (answered.min(), answered.max()) == (15 - receptive_frames(TINY), 15 + receptive_frames(TINY))
 
 
 def test_spread_is_flat_where_the_mel_is_that_of_a_flat_spectrum():
@@ -57,7 +57,7 @@ def test_streaming_is_calling(refiner, pieces):
 def test_magnitudes_are_those_of_refining_the_whole_piece(refiner):
     """However it is cut into chunks, of which the refiner sees beyond both ends."""
     vocoder, mel = GriffinLim(refiner), mel_of(400)
-    edge = reach(TINY) + 4
+    edge = receptive_frames(TINY) + 4
     padded = np.pad(mel, ((edge, edge + vocoder.chunk), (0, 0)), constant_values=LOG_FLOOR)
     whole = vocoder._magnitudes(padded)
     seen = []
@@ -73,6 +73,25 @@ def test_silence_stays_silent():
     loud = Refiner(TINY, rngs=nnx.Rngs(1))
     audio = GriffinLim(loud)(np.full((60, 128), LOG_FLOOR, np.float32))
     assert np.abs(audio).max() < 1e-3  # -60 dBFS
+
+
+def test_a_refiner_that_agrees_gives_the_mel_it_was_given():
+    noise = 0.1 * np.random.default_rng(0).normal(size=40 * 320)
+    mel = log_mel(jnp.asarray(noise, jnp.float32))
+    apart = []
+    for agreement in (0, 30):
+        refiner = Refiner(RefinerConfig(width=16, layers=1, agreement=agreement), rngs=nnx.Rngs(0))
+        again = jnp.log(refiner.magnitudes(mel)[::FINE] @ mel_matrix())
+        apart.append(float(jnp.abs(again - mel).mean()))
+    assert apart[1] < 0.5 * apart[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"), [({"layers": 90}, "see more than 100 frames"), ({"agreement": -1}, "0")]
+)
+def test_what_is_no_refiner_is_an_input_error(values, message):
+    with pytest.raises(InputError, match=message):
+        RefinerConfig(**values)
 
 
 def test_an_even_kernel_is_an_input_error():

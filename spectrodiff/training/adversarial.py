@@ -12,12 +12,11 @@ from spectrodiff.audio.mel import HOP
 from spectrodiff.config import DiscriminatorConfig
 from spectrodiff.errors import InputError
 from spectrodiff.training import state as states
-from spectrodiff.training.audio import any_frame, cut_crop
 from spectrodiff.training.heldout import Pictures, Sounds
 from spectrodiff.training.vocoder import VocoderTask
 from spectrodiff.vocoder.discriminator import Discriminators
 from spectrodiff.vocoder.generator import Generator
-from spectrodiff.vocoder.losses import ADVERSARIAL, adversarial_losses, spectral_losses, total
+from spectrodiff.vocoder.losses import VerdictLoss, adversarial_losses, least_squares, spectral_losses, total
 
 
 class Adversaries(nnx.Module):
@@ -34,11 +33,11 @@ class AdversarialTask(VocoderTask):
     """Trains a MelGAN `Generator` against `Discriminators`, of which only the generator is evaluated and exported.
 
     `loss_weights` weigh what the generator is told: the spectral terms, `adversarial` and `features`. The
-    discriminators' own term, by `adversarial_loss` (least_squares or hinge), always has weight 1.
+    discriminators' own term always has weight 1. `verdict_loss` is `least_squares` or `hinge`.
     """
 
     discriminators: DiscriminatorConfig = DiscriminatorConfig()
-    adversarial_loss: str = "least_squares"
+    verdict_loss: VerdictLoss = least_squares
     loss_weights: Mapping[str, float] = dataclasses.field(
         default_factory=lambda: {"mel": 15.0, "log_magnitude": 1.0, "adversarial": 1.0, "features": 2.0}
     )
@@ -52,10 +51,6 @@ class AdversarialTask(VocoderTask):
             )
         if "discriminator" in self.loss_weights:
             raise InputError("loss_weights name discriminator, whose weight is always 1; leave it out")
-        if self.adversarial_loss not in ADVERSARIAL:
-            raise InputError(
-                f"AdversarialTask.adversarial_loss is {self.adversarial_loss!r}; choose one of {', '.join(ADVERSARIAL)}"
-            )
 
     def build(self, rngs: nnx.Rngs) -> Adversaries:
         return Adversaries(super().build(rngs), Discriminators(self.discriminators, rngs=rngs))
@@ -69,14 +64,13 @@ class AdversarialTask(VocoderTask):
 
         So each side moves against the other as it was before the step.
         """
-        mel, audio = cut_crop(batch, self.crop_frames)
-        made = model.generator(mel, any_frame(key, len(mel)))
+        made, audio = self.made_and_true(model.generator, batch, key)
         judges = model.discriminators
         graph, parameters = nnx.split(judges)
         bystanders = nnx.merge(graph, jax.lax.stop_gradient(parameters))
         real = bystanders(audio)
-        told = adversarial_losses(real, bystanders(made), self.adversarial_loss)
-        learnt = adversarial_losses(judges(audio), judges(jax.lax.stop_gradient(made)), self.adversarial_loss)
+        told = adversarial_losses(real, bystanders(made), self.verdict_loss)
+        learnt = adversarial_losses(judges(audio), judges(jax.lax.stop_gradient(made)), self.verdict_loss)
         terms = spectral_losses(made, audio) | {name: told[name] for name in ("adversarial", "features")}
         terms["discriminator"] = learnt["discriminator"]
         return total(terms, {**self.loss_weights, "discriminator": 1.0}), terms

@@ -2,14 +2,17 @@
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+from flax import nnx
+from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from spectrodiff.audio.mel import EXTRA_FRAMES, HOP, SAMPLE_RATE, log_mel, scale_mel, unscale_mel
+from spectrodiff.audio.mel import EXTRA_FRAMES, HOP, LOG_FLOOR, SAMPLE_RATE, log_mel, scale_mel, unscale_mel
 from spectrodiff.config import WINDOW_FRAMES, to_dict
 from spectrodiff.data.augmentation import OFF, Augmentation
 from spectrodiff.data.crops import Crops
@@ -18,6 +21,8 @@ from spectrodiff.data.pieces import open_piece
 from spectrodiff.data.pipeline import stream
 from spectrodiff.data.windows import Windows
 from spectrodiff.errors import InputError
+from spectrodiff.pretrained.hub import find_checkpoint
+from spectrodiff.pretrained.native import Kind, load, save
 from spectrodiff.pretrained.vocoders import GRIFFIN_LIM
 from spectrodiff.synthesizer import Synthesizer
 from spectrodiff.training.heldout import Pictures, Sounds, side_by_side
@@ -28,9 +33,10 @@ _FIRST_SHARE = 0.05  # of predicted windows that have none before them
 
 @dataclasses.dataclass(frozen=True)
 class AudioTask:
-    """Crops of `crop_frames` frames from the recordings of prepared datasets, whatever is learnt from them."""
+    """What is learnt from crops of `crop_frames` frames, with `margin` more on either side to look at."""
 
     mixture: Mixture = Mixture()
+    config: Any = None
     loss_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
     batch_size: int = 16
     crop_frames: int = 50
@@ -40,11 +46,37 @@ class AudioTask:
     # its errors are known; held-out figures remain those of true mels.
     predicted_by: str | None = None
     dtype = "float32"
+    kind: ClassVar[Kind]
+
+    @property
+    def margin(self) -> int:
+        """Frames before and after its own that an output depends on."""
+        raise NotImplementedError
+
+    @property
+    def frames(self) -> int:
+        """Of the mel of a crop, the margins included."""
+        return self.crop_frames + 2 * self.margin
+
+    def build(self, rngs: nnx.Rngs) -> nnx.Module:
+        return self.kind.network(self.config, rngs=rngs)
+
+    def load(self, checkpoint: str) -> nnx.Module:
+        """The network of a checkpoint's folder. Raises InputError where there is none, or one of another config."""
+        network, config = load(find_checkpoint(checkpoint), self.kind)
+        if config != self.config:
+            raise InputError(
+                f"cannot train from {checkpoint}: its {self.kind.name} is {config}, but the config's {self.config}"
+            )
+        return network
+
+    def save(self, folder: pathlib.Path, model: nnx.Module, card: dict) -> None:
+        save(folder, self.kind, model, self.config, card)
 
     def batches(self, seed: int, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
         if self.predicted_by is not None:
             return PredictedMels(self, seed, start)
-        crops = Crops(self.crop_frames, self.augmentation)
+        crops = Crops(self.frames, self.augmentation)
         return stream(self.mixture, crops, batch_size=self.batch_size, seed=seed, start=start)
 
     def whence(self, source: dict[str, np.ndarray]) -> list[str]:
@@ -75,17 +107,20 @@ class PredictedMels:
 
     def __init__(self, task: AudioTask, seed: int, start: int = 0):
         """Raises InputError: there is no such checkpoint, or the data cannot be used."""
-        if not 0 < task.crop_frames <= WINDOW_FRAMES:
-            raise InputError(f"crop_frames is {task.crop_frames}; a predicted mel has {WINDOW_FRAMES} frames at most")
+        if task.frames > WINDOW_FRAMES:
+            raise InputError(
+                f"a crop and its margins are {task.frames} frames, and a predicted mel has {WINDOW_FRAMES} at most"
+            )
         synthesizer = Synthesizer.from_pretrained(task.predicted_by, GRIFFIN_LIM)
         config = synthesizer.config
         per_note = config.model.tokens_per_note if config.model.compact_notes else 1
         windows = Windows(
             *(synthesizer.tokenizer, per_note, config.tokenizer.max_tokens, _FIRST_SHARE),
-            augmentation=task.augmentation,
+            augmentation=dataclasses.replace(task.augmentation, gain_db=OFF.gain_db),
             audio=True,
         )
-        self.frames, self.step, self.seed = task.crop_frames, start // task.batch_size, seed
+        self.frames, self.gain_db = task.frames, task.augmentation.gain_db
+        self.step, self.seed = start // task.batch_size, seed
         self._windows = stream(task.mixture, windows, batch_size=task.batch_size, seed=seed, start=start)
         self._sample = functools.partial(synthesizer.sample_windows, **to_dict(config.sampling))
 
@@ -96,11 +131,16 @@ class PredictedMels:
         batch = next(self._windows)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), self.step), jax.process_index())
         mel = self._sample(batch["tokens"], batch["context"], batch["context_mask"], key)
-        first = int(np.random.default_rng([self.seed, self.step]).integers(WINDOW_FRAMES - self.frames + 1))
+        rng = np.random.default_rng([self.seed, self.step, jax.process_index()])
+        first = int(rng.integers(WINDOW_FRAMES - self.frames + 1))
+        samples = slice(first * HOP, (first + self.frames + EXTRA_FRAMES) * HOP)
+        # Of both, after sampling: the model cannot know how loud a recording was made that has no window before.
+        gain = (rng.uniform(*self.gain_db, len(mel)) * np.log(10) / 20).astype(np.float32)
         self.step += 1
+        mel = np.asarray(unscale_mel(mel))[:, first : first + self.frames] + gain[:, None, None]
         return {
-            "mel": np.asarray(unscale_mel(mel))[:, first : first + self.frames],
-            "audio": batch["audio"][:, first * HOP : (first + self.frames + EXTRA_FRAMES) * HOP],
+            "mel": np.maximum(mel, LOG_FLOOR),
+            "audio": batch["audio"][:, samples] * np.exp(gain)[:, None],
             "record": batch["record"],
             "start": batch["start"] + np.int32(first),
         }
@@ -118,12 +158,6 @@ def show_audio(true: Float[np.ndarray, "n s"], made: Float[np.ndarray, "n s"]) -
     return pictures, sounds
 
 
-def any_frame(key: jax.Array, count: int) -> Int[Array, " n"]:
-    """Numbers of the frames that crops begin with, as far as a generator's excitation goes."""
-    return jax.random.randint(key, (count,), 0, 2**30)
-
-
-def cut_crop(batch: dict, frames: int) -> tuple[Given, Given]:
-    """The mel [b, frames, m] that a batch says, else that of its audio; and the audio [b, frames * HOP] it is of."""
-    mel = batch["mel"] if "mel" in batch else jax.lax.stop_gradient(log_mel(batch["audio"]))[:, :frames]
-    return mel, batch["audio"][:, : frames * HOP]
+def mel_of(batch: dict, frames: int) -> Given:
+    """The mel [b, frames, m] that a batch says, else that of its audio."""
+    return batch["mel"] if "mel" in batch else jax.lax.stop_gradient(log_mel(batch["audio"]))[:, :frames]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable, Mapping
 
 import gin
@@ -14,52 +13,50 @@ from flax import nnx
 from spectrodiff.audio.mel import EXTRA_FRAMES, HOP, log_mel
 from spectrodiff.config import RefinerConfig
 from spectrodiff.errors import InputError
-from spectrodiff.pretrained.hub import find_checkpoint
-from spectrodiff.pretrained.native import REFINER, load, save
-from spectrodiff.training.audio import AudioTask, cut_crop, show_audio
+from spectrodiff.pretrained.native import REFINER
+from spectrodiff.training.audio import AudioTask, mel_of, show_audio
 from spectrodiff.training.heldout import Pictures, Sounds
 from spectrodiff.vocoder.griffin_lim import GriffinLim
 from spectrodiff.vocoder.losses import magnitude_losses, total
-from spectrodiff.vocoder.refiner import Refiner, reach, spread
+from spectrodiff.vocoder.refiner import receptive_frames, spread
 from spectrodiff.vocoder.stft import FINE, stft
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class RefinerTask(AudioTask):
-    """Trains a `Refiner`. The outermost frames of a crop, which do not see all that they depend on, are not learnt."""
+    """Trains a `Refiner`. With `predicted_by` its config should have no `agreement` with mels that are not true."""
 
     config: RefinerConfig = RefinerConfig()
     loss_weights: Mapping[str, float] = dataclasses.field(
         default_factory=lambda: {"log_magnitude": 1.0, "convergence": 0.3}
     )
+    kind = REFINER
 
     def __post_init__(self):
-        if self.crop_frames <= (least := 2 * reach(self.config)):
-            raise InputError(f"RefinerTask.crop_frames is {self.crop_frames}; its refiner needs more than {least}")
+        if self.crop_frames < 1:
+            raise InputError(f"crop_frames is {self.crop_frames}; choose 1 or more")
+        if self.predicted_by is not None and self.config.agreement:
+            raise InputError(
+                "with RefinerTask.predicted_by, RefinerConfig.agreement has to be 0: what a refiner mends of predicted "
+                "mels would be undone by agreeing with them"
+            )
 
-    def build(self, rngs: nnx.Rngs) -> Refiner:
-        return Refiner(self.config, rngs=rngs)
+    @property
+    def margin(self) -> int:
+        """See `AudioTask`."""
+        return receptive_frames(self.config)
 
-    def load(self, checkpoint: str) -> Refiner:
-        """The refiner of a checkpoint. Raises InputError where there is none, or one of another config."""
-        refiner, config = load(find_checkpoint(checkpoint), REFINER)
-        if config != self.config:
-            raise InputError(f"cannot train from {checkpoint}: its refiner is {config}, but the config's {self.config}")
-        return refiner
-
-    def loss(self, model: Refiner, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
+    def loss(self, model: Callable, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
         terms = self._terms(model, batch)
         return total(terms, self.loss_weights), terms
 
     def _terms(self, model: Callable, batch: dict) -> dict[str, jax.Array]:
         """Of all frames whose neighbours and samples are there."""
         frames = batch["audio"].shape[1] // HOP - EXTRA_FRAMES
-        mel, _ = cut_crop(batch, frames)
-        true = jnp.abs(jax.vmap(stft)(batch["audio"]))[:, : frames * FINE]
-        edge = FINE * reach(self.config)
-        inner = slice(edge, frames * FINE - edge)
-        return magnitude_losses(model(mel)[:, inner], true[:, inner])
+        inner = slice(FINE * self.margin, FINE * (frames - self.margin))
+        true = jnp.abs(jax.vmap(stft)(batch["audio"]))
+        return magnitude_losses(model(mel_of(batch, frames))[:, inner], true[:, inner])
 
     @functools.cached_property
     def _losses(self):
@@ -70,7 +67,7 @@ class RefinerTask(AudioTask):
         return losses
 
     def evaluate(self, graph, params, buffers) -> dict[str, float]:
-        """The losses on held-out crops."""
+        """The losses on held-out crops, but for their margins."""
         terms = self._losses(graph, params, buffers, jnp.asarray(self.heldout))
         return {f"heldout_{name}": float(value) for name, value in terms.items()}
 
@@ -88,6 +85,3 @@ class RefinerTask(AudioTask):
 
         terms = self._terms(as_it_is, {"audio": jnp.asarray(self.heldout)})
         return {f"spread_{name}": float(value) for name, value in terms.items()}
-
-    def save(self, folder: pathlib.Path, model: Refiner, card: dict) -> None:
-        save(folder, REFINER, model, self.config, card)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Mapping
 
 import gin
@@ -10,15 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float
 
 from spectrodiff.audio.mel import HOP, log_mel
 from spectrodiff.config import GeneratorConfig
 from spectrodiff.errors import InputError
-from spectrodiff.pretrained.hub import find_checkpoint
-from spectrodiff.pretrained.native import VOCODER, load, save
-from spectrodiff.training.audio import AudioTask, any_frame, cut_crop, show_audio
+from spectrodiff.pretrained.native import VOCODER
+from spectrodiff.training.audio import AudioTask, Given, mel_of, show_audio
 from spectrodiff.training.heldout import Pictures, Sounds
-from spectrodiff.vocoder.generator import Generator
+from spectrodiff.vocoder.generator import Generator, receptive_frames
 from spectrodiff.vocoder.losses import MEL_SCALES, STFT_WINDOWS, spectral_losses, total
 
 
@@ -31,25 +30,27 @@ class VocoderTask(AudioTask):
     loss_weights: Mapping[str, float] = dataclasses.field(
         default_factory=lambda: {"log_magnitude": 1.0, "convergence": 1.0, "mel": 1.0}
     )
+    kind = VOCODER
 
     def __post_init__(self):
         least = -(-max(*STFT_WINDOWS, *MEL_SCALES) // HOP)
         if self.crop_frames < least:
             raise InputError(f"crop_frames is {self.crop_frames}; the spectral losses need {least} frames or more")
 
-    def build(self, rngs: nnx.Rngs) -> Generator:
-        return Generator(self.config, rngs=rngs)
+    @property
+    def margin(self) -> int:
+        """See `AudioTask`: past the ends of a crop the generator would see what no piece has there."""
+        return receptive_frames(self.config)
 
-    def load(self, checkpoint: str) -> Generator:
-        """The generator of a checkpoint's folder. Raises InputError where there is none, or one of another config."""
-        generator, config = load(find_checkpoint(checkpoint), VOCODER)
-        if config != self.config:
-            raise InputError(f"cannot train from {checkpoint}: its vocoder is {config}, but the config's {self.config}")
-        return generator
+    def made_and_true(self, model: Generator, batch: dict, key: jax.Array) -> tuple[Float[Array, "b s"], Given]:
+        """What a generator makes of a batch's crops, and their audio; its noise is of frames drawn by `key`."""
+        mel = mel_of(batch, self.frames)
+        first = jax.random.randint(key, (len(mel),), 0, 2**30)
+        inner = slice(self.margin * HOP, (self.margin + self.crop_frames) * HOP)
+        return model(mel, first)[:, inner], batch["audio"][:, inner]
 
     def loss(self, model: Generator, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
-        mel, audio = cut_crop(batch, self.crop_frames)
-        terms = spectral_losses(model(mel, any_frame(key, len(mel))), audio)
+        terms = spectral_losses(*self.made_and_true(model, batch, key))
         return total(terms, self.loss_weights), terms
 
     @functools.cached_property
@@ -57,12 +58,13 @@ class VocoderTask(AudioTask):
         @functools.partial(jax.jit, static_argnums=0)
         def generate(graph, params, buffers, audio):
             made = nnx.merge(graph, params, buffers)(log_mel(audio))
-            return made, spectral_losses(made, audio)
+            inner = slice(self.margin * HOP, -self.margin * HOP)
+            return made, spectral_losses(made[:, inner], audio[:, inner])
 
         return generate
 
     def evaluate(self, graph, params, buffers) -> dict[str, float]:
-        """The spectral losses on held-out crops."""
+        """The spectral losses on held-out crops, but for their margins."""
         _, terms = self._generate(graph, params, buffers, jnp.asarray(self.heldout))
         return {f"heldout_{name}": float(value) for name, value in terms.items()}
 
@@ -75,6 +77,3 @@ class VocoderTask(AudioTask):
         """What silence scores on the held-out crops."""
         terms = spectral_losses(jnp.zeros_like(self.heldout), jnp.asarray(self.heldout))
         return {f"silence_{name}": float(value) for name, value in terms.items()}
-
-    def save(self, folder: pathlib.Path, model: Generator, card: dict) -> None:
-        save(folder, VOCODER, model, self.config, card)

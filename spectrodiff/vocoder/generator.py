@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from spectrodiff.audio.mel import HOP, MEL_BINS, scale_mel
+from spectrodiff.audio.mel import HOP, LOG_FLOOR, MEL_BINS, scale_mel
 from spectrodiff.config import GeneratorConfig
 from spectrodiff.errors import InputError
 from spectrodiff.vocoder.layers import Conv, leaky
 
 EDGE_KERNEL = 7  # of the first and the last convolution
+_FADE = 2.0  # nats over silence at which a frame is played in full
 KERNEL = 3  # of the residual stacks' dilated convolutions
 
 
@@ -49,7 +50,7 @@ class Generator(nnx.Module):
             channels //= 2
             left //= factor
             if cfg.excitation == "noise":
-                self.exciters.append(Conv(left, channels, 1, rngs=rngs))
+                self.exciters.append(Conv(left, channels, 1, scale=0.1, rngs=rngs))  # louder, they saturate the tanh
             self.residuals.append(nnx.List(ResidualBlock(channels, dilation, rngs=rngs) for dilation in cfg.dilations))
         self.leave = Conv(channels, 1, EDGE_KERNEL, rngs=rngs)
 
@@ -63,7 +64,15 @@ class Generator(nnx.Module):
                 x += self.exciters[stage](noise.reshape(*x.shape[:2], -1))
             for block in blocks:
                 x = block(x)
-        return jnp.tanh(self.leave(leaky(x)))[..., 0]
+        return jnp.tanh(self.leave(leaky(x)))[..., 0] * _gate(mel)
+
+
+def _gate(mel: Float[Array, "b t m"]) -> Float[Array, "b s"]:
+    """0 where the mel is silent, 1 where it is not, whatever a generator makes of silence; linear between frames."""
+    level = jnp.clip((mel.max(axis=-1) - LOG_FLOOR) / _FADE, 0.0, 1.0)
+    following = jnp.concatenate([level[:, 1:], level[:, -1:]], axis=1)
+    way = jnp.arange(HOP) / HOP
+    return ((1 - way) * level[..., None] + way * following[..., None]).reshape(len(mel), -1)
 
 
 def frame_noise(first: Int[Array, "b"], frames: int) -> Float[Array, "b s"]:

@@ -1,4 +1,4 @@
-"""Log-mel to audio: find magnitudes, guess phases from their peaks, then agree on both.
+"""Log-mel to audio: find magnitudes, guess phases from their peaks, then bring both together.
 
 Magnitudes come from a trained `Refiner`, or without any weights from the mel alone. Either way they are those of frames
 every FINE_HOP samples rather than every HOP, which makes the phases far better determined.
@@ -14,9 +14,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Complex, Float
 
-from spectrodiff.audio.mel import FFT_SIZE, HOP, MAGNITUDE_RANGE, WINDOW, mel_matrix
+from spectrodiff.audio.mel import FFT_SIZE, HOP, MAGNITUDE_RANGE, WINDOW
 from spectrodiff.config import WINDOW_FRAMES
-from spectrodiff.vocoder.refiner import Refiner, agree, reach
+from spectrodiff.vocoder.magnitudes import interpolate, solve_magnitude
+from spectrodiff.vocoder.refiner import Refiner, receptive_frames
 from spectrodiff.vocoder.stft import BINS, FINE, FINE_HOP, Magnitude, Spectrum, istft, stft
 from spectrodiff.vocoder.streaming import Audio, Mel, windows
 
@@ -42,7 +43,7 @@ class GriffinLim:
     @property
     def reach(self) -> int:
         """Frames on either side that a frame's magnitudes depend on."""
-        return 0 if self.refiner is None else reach(self.refiner.cfg)
+        return 0 if self.refiner is None else receptive_frames(self.refiner.cfg)
 
     @property
     def chunk(self) -> int:
@@ -54,12 +55,8 @@ class GriffinLim:
         if self.refiner is None:
             return functools.partial(_smooth_magnitudes, self.solver_iterations)
         graph, weights = nnx.split(self.refiner)
-
-        @jax.jit
-        def refine(weights, mel):
-            return agree(jnp.exp(nnx.merge(graph, weights)(mel[None])[0]), mel)
-
-        return functools.partial(refine, weights)
+        refined = jax.jit(lambda weights, mel: nnx.merge(graph, weights).magnitudes(mel))
+        return functools.partial(refined, weights)
 
     def __call__(self, mel: Mel) -> Audio:
         """Raises InputError for a mel that is empty, of another shape, or not one of audio."""
@@ -81,18 +78,19 @@ class GriffinLim:
                 first = magnitude[BEFORE * FINE :]
                 magnitude = jnp.concatenate([first[:1].repeat(BEFORE * FINE, axis=0), first])
             holding = hold if count else np.where(hold < 1.0, 0.0, hold).astype(np.float32)
-            audio = np.asarray(_invert(magnitude, known, holding, self.iterations, self.momentum))
+            audio = np.asarray(invert(magnitude, known, holding, self.iterations, self.momentum))
             yield audio[BEFORE * HOP :][: frames * HOP]
             known = audio[self.chunk * HOP :][: len(known)]
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _smooth_magnitudes(iterations: int, mel: Float[Array, "t m"]) -> Magnitude:
-    return refine(solve_magnitude(jnp.exp(mel), iterations))
+    magnitude = solve_magnitude(jnp.exp(mel), iterations=iterations)
+    return jnp.exp(interpolate(jnp.log(jnp.maximum(magnitude, MAGNITUDE_RANGE[0]))))
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
-def _invert(
+def invert(
     magnitude: Magnitude, known: Float[Array, " k"], hold: Float[Array, " k"], iterations: int, momentum: float
 ) -> Float[Array, " s"]:
     """Audio with these magnitudes, whose first k samples are known as far as `hold` (0 to 1) says.
@@ -113,29 +111,6 @@ def _invert(
     spectrum = jnp.exp(1j * peak_phases(magnitude, stft(known[: BEFORE * HOP])))
     (_, spectrum), _ = jax.lax.scan(iterate, (magnitude * spectrum, spectrum), length=iterations)
     return audio_of(spectrum)[: len(magnitude) * FINE_HOP]
-
-
-def solve_magnitude(mel: Float[Array, "t m"], iterations: int) -> Float[Array, "t f"]:
-    """Magnitudes, all positive, whose mel is `mel` (magnitudes too): multiplicative least squares (Lee & Seung 2001).
-
-    Many fit; starting from the mel spread evenly over its bins finds a smooth one.
-    """
-    matrix = mel_matrix().astype(np.float32)
-    target = mel @ matrix.T
-    start = target / (matrix.sum(axis=1) + 1e-9)
-
-    def improve(x, _):
-        return x * target / ((x @ matrix) @ matrix.T + 1e-9), None
-
-    return jax.lax.scan(improve, start, length=iterations)[0]
-
-
-def refine(magnitude: Float[Array, "t f"]) -> Magnitude:
-    """Frames every FINE_HOP samples from frames every HOP, n = t * HOP / FINE_HOP, linear in log magnitude."""
-    levels = jnp.log(jnp.maximum(magnitude, MAGNITUDE_RANGE[0]))
-    following = jnp.concatenate([levels[1:], levels[-1:]])
-    way = jnp.arange(0.0, 1.0, FINE_HOP / HOP)[:, None]
-    return jnp.exp((1 - way) * levels[:, None] + way * following[:, None]).reshape(-1, levels.shape[-1])
 
 
 def peak_phases(magnitude: Magnitude, known: Complex[Array, "k f"]) -> Float[Array, "n f"]:

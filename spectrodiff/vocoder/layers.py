@@ -24,13 +24,14 @@ class Conv(nnx.Module):
         dilation: int = 1,
         groups: int = 1,
         upsampling: int = 1,
+        scale: float = 1.0,
         rngs: nnx.Rngs,
     ):
         self.strides = strides or (1,) * len(kernel)
         self.dilation, self.groups, self.upsampling = dilation, groups, upsampling
         shape = (*kernel, inputs // groups, outputs)
         taps = np.prod(shape[:-1]) / upsampling  # what one output adds up
-        direction = jax.random.normal(rngs.params(), shape) / np.sqrt(taps)
+        direction = jax.random.normal(rngs.params(), shape) * scale / np.sqrt(taps)
         self.direction = nnx.Param(direction)
         self.gain = nnx.Param(jnp.linalg.norm(direction.reshape(-1, outputs), axis=0))
         self.bias = nnx.Param(jnp.zeros(outputs))

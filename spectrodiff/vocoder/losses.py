@@ -1,7 +1,8 @@
 """What a generator is told about its audio: named terms here, their weights in a config."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,12 +12,13 @@ from spectrodiff.audio.mel import hann, mel_matrix
 from spectrodiff.errors import InputError
 
 Audio = Float[Array, "b s"]
+VerdictLoss = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 STFT_WINDOWS = (512, 1024, 2048)  # samples; hops are a quarter of them
 MEL_SCALES = {256: 20, 512: 40, 1024: 80, 2048: 160}  # window: mel bins, coarse where frequency is (Kumar et al. 2023)
 QUIET = 1e-3  # per frame: distances relative to anything softer would be ruled by silence
-AUDIBLE = 1e-4  # of the loudest bin: what is 80 dB under it is not heard
 FLOOR = 1e-5  # full scale is 1: keeps logarithms and their gradients finite in silence
-ADVERSARIAL = ("least_squares", "hinge")
+AUDIBLE = 1e-4  # of the loudest bin of a crop: what is 80 dB under it is not heard
+HISS = 1e-3  # 104 dB under a full-scale sine, on the scale of `stft`, where that has 160
 
 
 def spectral_losses(audio: Audio, reference: Audio) -> dict[str, Float[Array, ""]]:
@@ -40,23 +42,30 @@ def spectral_losses(audio: Audio, reference: Audio) -> dict[str, Float[Array, ""
     return terms
 
 
+@gin.register
+def least_squares(real: jax.Array, made: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What verdicts on real and on made audio cost their discriminator, and the generator (Mao et al. 2017)."""
+    return jnp.square(real - 1.0).mean() + jnp.square(made).mean(), jnp.square(made - 1.0).mean()
+
+
+@gin.register
+def hinge(real: jax.Array, made: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The same, but a discriminator that is sure enough learns no more, and the generator is never believed enough."""
+    return jax.nn.relu(1.0 - real).mean() + jax.nn.relu(1.0 + made).mean(), -made.mean()
+
+
 def adversarial_losses(
-    real: Sequence[Sequence[jax.Array]], made: Sequence[Sequence[jax.Array]], kind: str = "least_squares"
+    real: Sequence[Sequence[jax.Array]], made: Sequence[Sequence[jax.Array]], verdict_loss: VerdictLoss = least_squares
 ) -> dict[str, Float[Array, ""]]:
     """What features of recordings and of generated audio, by discriminator and layer, the verdict last, say to both:
 
-    `discriminator`: how badly verdicts tell one from the other, by `kind`, least_squares (Mao et al. 2017) or hinge.
-    `adversarial`: how little the generator is believed. `features`: mean absolute difference of all other layers.
-    Each is a mean over discriminators. Whose parameters a term may move is the caller's to say, by stopping gradients.
+    `discriminator`: how badly verdicts tell one from the other. `adversarial`: how little the generator is believed.
+    `features`: mean absolute difference of all other layers. Each is a mean over discriminators. Whose parameters a
+    term may move is the caller's to say, by stopping gradients.
     """
     terms = {"discriminator": 0.0, "adversarial": 0.0, "features": 0.0}
     for (*layers, truth), (*made_layers, verdict) in zip(real, made, strict=True):
-        if kind == "least_squares":
-            told = jnp.square(truth - 1.0).mean() + jnp.square(verdict).mean()
-            believed = jnp.square(verdict - 1.0).mean()
-        else:
-            told = jax.nn.relu(1.0 - truth).mean() + jax.nn.relu(1.0 + verdict).mean()
-            believed = -verdict.mean()
+        told, believed = verdict_loss(truth, verdict)
         apart = sum(jnp.abs(a - b).mean() for a, b in zip(layers, made_layers, strict=True)) / len(layers)
         for name, value in (("discriminator", told), ("adversarial", believed), ("features", apart)):
             terms[name] += value / len(real)
@@ -71,11 +80,11 @@ def magnitude_losses(
     `log_magnitude`: mean absolute difference in nats, of what is less than 80 dB under the loudest of its crop.
     `convergence`: distance of magnitudes relative to the true ones.
     """
-    floor = jnp.maximum(AUDIBLE * reference.max(axis=(1, 2), keepdims=True), QUIET)
+    floor = jnp.maximum(AUDIBLE * reference.max(axis=(1, 2), keepdims=True), HISS)
     ours = jnp.exp(log_magnitude)
     difference = jnp.log(ours + floor) - jnp.log(reference + floor)
-    distance = jnp.sqrt(jnp.square(ours - reference).sum(axis=(1, 2)) + FLOOR**2)
-    loudness = jnp.sqrt(jnp.square(reference).sum(axis=(1, 2)) + reference.shape[1] * QUIET**2)
+    distance = jnp.sqrt(jnp.square(ours - reference).sum(axis=(1, 2)) + HISS**2)
+    loudness = jnp.sqrt(jnp.square(reference).sum(axis=(1, 2)) + reference.shape[1] * HISS**2)
     return {"log_magnitude": jnp.abs(difference).mean(), "convergence": (distance / loudness).mean()}
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from spectrodiff.audio.mel import MAGNITUDE_RANGE, MEL_BINS, mel_matrix, scale_mel
 from spectrodiff.config import RefinerConfig
 from spectrodiff.vocoder.layers import Dense
+from spectrodiff.vocoder.magnitudes import interpolate, solve_magnitude
 from spectrodiff.vocoder.stft import BINS, FINE
 
 _EXPANSION = 2  # of a block's MLP
@@ -46,7 +47,7 @@ class Block(nnx.Module):
 class Refiner(nnx.Module):
     """Unscaled log-mel [b, t, MEL_BINS] to log magnitudes [b, t * FINE, BINS] of the `stft` of its audio.
 
-    A frame depends on `reach` frames on either side; beyond the ends it sees zeros, as convolutions do.
+    A frame depends on `receptive_frames` on either side; beyond the ends it sees zeros, as convolutions do.
     """
 
     def __init__(self, cfg: RefinerConfig, *, rngs: nnx.Rngs):
@@ -63,8 +64,13 @@ class Refiner(nnx.Module):
         details = self.leave(self.norm(x)).reshape(*mel.shape[:2], FINE, BINS)
         return (spread(mel)[:, :, None] + details).reshape(mel.shape[0], -1, BINS)
 
+    def magnitudes(self, mel: Float[Array, "t m"]) -> Float[Array, "n f"]:
+        """What Griffin-Lim plays: magnitudes that have been made to agree with the mel, where the config says so."""
+        magnitude = jnp.exp(self(mel[None])[0])
+        return agree(magnitude, mel, self.cfg.agreement) if self.cfg.agreement else magnitude
 
-def reach(cfg: RefinerConfig) -> int:
+
+def receptive_frames(cfg: RefinerConfig) -> int:
     """How many mel frames before or after its own a frame depends on."""
     return cfg.layers * (cfg.kernel // 2)
 
@@ -76,20 +82,11 @@ def spread(mel: Float[Array, "b t m"]) -> Float[Array, "b t f"]:
     return jnp.log(level + MAGNITUDE_RANGE[0])
 
 
-def agree(magnitude: Float[Array, "n f"], mel: Float[Array, "t m"], iterations: int = 8) -> Float[Array, "n f"]:
+def agree(magnitude: Float[Array, "n f"], mel: Float[Array, "t m"], iterations: int) -> Float[Array, "n f"]:
     """Magnitudes turned up and down, smoothly, until those of the mel's own frames have that mel.
 
-    Every FINE-th frame is a mel frame, for which multiplicative least squares (Lee & Seung 2001) finds the factors; the
-    frames between take what lies between these, in log.
+    Every FINE-th frame is a mel frame; those between take the factors that lie between its and the next one's, in log.
     """
-    matrix = mel_matrix().astype(np.float32)
-    target = jnp.exp(mel) @ matrix.T
     own = magnitude[::FINE] + 1e-9
-
-    def improve(x, _):
-        return x * target / ((x @ matrix) @ matrix.T + 1e-9), None
-
-    factor = jnp.log(jax.lax.scan(improve, own, length=iterations)[0] + 1e-9) - jnp.log(own)
-    following = jnp.concatenate([factor[1:], factor[-1:]])
-    way = jnp.arange(FINE)[:, None] / FINE
-    return magnitude * jnp.exp((1 - way) * factor[:, None] + way * following[:, None]).reshape(magnitude.shape)
+    solved = solve_magnitude(jnp.exp(mel), own, iterations=iterations)
+    return magnitude * jnp.exp(interpolate(jnp.log(solved + 1e-9) - jnp.log(own)))
