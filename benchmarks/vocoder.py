@@ -4,6 +4,7 @@ python benchmarks/vocoder.py --vocoder griffin_lim runs/refiner/export runs/melg
 """
 
 import argparse
+import os
 import time
 
 import jax
@@ -24,6 +25,7 @@ from spectrodiff.vocoder.griffin_lim import BEFORE, GriffinLim, invert
 from spectrodiff.vocoder.stft import FINE_HOP, stft
 
 TRUE = "true audio"
+LONGER = "griffin_lim, 60 iterations"
 CEILING = "true magnitudes, Griffin-Lim"
 
 
@@ -45,14 +47,15 @@ def main() -> None:
     recordings = [decode(part[index]) for part, index in (records[i] for i in chosen)]
     seconds = sum(len(recording.audio) for recording in recordings) / SAMPLE_RATE
     mels = [np.asarray(log_mel(recording.audio)) for recording in recordings]
-    print(f"{len(recordings)} pieces of the {options.split} split, {seconds / 60:.1f} min; {jax.devices()[0].platform}")
+    where = f"{len(os.sched_getaffinity(0))} cores" if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
+    print(f"{len(recordings)} pieces of the {options.split} split, {seconds / 60:.1f} min; {where}")
 
     embed, transcriber = Musicnn(), find_transcriber()
     reference = [embed(recording.audio) for recording in recordings]
     audios = {TRUE: [recording.audio for recording in recordings]}
     rows = {TRUE: judge(audios[TRUE], recordings, reference, embed, transcriber)}
-    for name in options.vocoder:
-        vocoder = find_vocoder(name)
+    vocoders = {name: find_vocoder(name) for name in options.vocoder} | {LONGER: GriffinLim(iterations=60)}
+    for name, vocoder in vocoders.items():
         vocoder(mels[0])  # compiles
         start = time.perf_counter()
         audios[name] = [vocoder(mel) for mel in mels]
@@ -69,7 +72,7 @@ def main() -> None:
 
 
 def phases_alone(recordings: list[Recording]) -> list[np.ndarray]:
-    """What Griffin-Lim makes of the magnitudes that a refiner should find: no refiner can do better."""
+    """What Griffin-Lim makes of the magnitudes that a refiner should find: what having to find phases costs."""
     samples = -(-max(len(recording.audio) for recording in recordings) // FINE_HOP) * FINE_HOP
     settings, before = GriffinLim(), BEFORE * HOP
     nothing = np.zeros(before, np.float32)  # that is known of the audio beforehand

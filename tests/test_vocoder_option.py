@@ -89,7 +89,7 @@ def test_a_saved_model(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["", ".", "nope", "song.mid"])
 def test_none_of_these(folder, name):
     with pytest.raises(
-        InputError, match=r"^no vocoder '.*': give griffin_lim, an \.onnx file, the folder of a SavedModel"
+        InputError, match=r"^no vocoder '.*': give griffin_lim, demo, an \.onnx file, the folder of a SavedModel"
     ):
         find_vocoder(folder / name)
 
@@ -118,6 +118,13 @@ def test_demo(folder, checkpoint):
     ours, theirs = (soundfile.read(folder / name / "song.wav")[0] for name in ("out", "other"))
     assert len(ours) == len(theirs)
     assert np.abs(ours - theirs).max() > 0.01
+
+
+def test_the_demos_own_is_griffin_lim_with_a_refiner_by_whatever_name():
+    for vocoder in (find_vocoder("demo"), Synthesizer.from_pretrained("demo").vocoder):
+        assert isinstance(vocoder, GriffinLim)
+        assert vocoder.refiner is not None
+    assert Synthesizer.from_pretrained("demo", "griffin_lim").vocoder.refiner is None
 
 
 @pytest.mark.parametrize(

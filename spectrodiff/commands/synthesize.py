@@ -19,7 +19,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--vocoder",
-        help="griffin_lim, a folder into which training exported one, an .onnx file or the folder of a SavedModel "
+        help="griffin_lim, demo, a folder that training exported, an .onnx file or the folder of a SavedModel "
         "(default: the checkpoint's)",
     )
     parser.add_argument("--steps", type=int, help="sampling steps (default: the checkpoint's)")

@@ -1,9 +1,11 @@
 """From the name or the path of a vocoder to the vocoder."""
 
+import contextlib
 import os
 import pathlib
 
 from spectrodiff.errors import InputError
+from spectrodiff.pretrained.hub import find_checkpoint
 from spectrodiff.pretrained.native import REFINER, VOCODER, holds, load
 from spectrodiff.vocoder import saved_model
 from spectrodiff.vocoder.griffin_lim import GriffinLim
@@ -15,7 +17,9 @@ GRIFFIN_LIM = "griffin_lim"
 
 
 def find_vocoder(vocoder: str | os.PathLike) -> Vocoder:
-    """`griffin_lim`, or what is at a path: an .onnx file, a SavedModel's folder, or one that training exported.
+    """`griffin_lim`, that of weights that come along (`demo`), or what is at a path.
+
+    That is an .onnx file, a SavedModel's folder, or one into which training exported a vocoder.
 
     Raises:
       InputError: it is none of these, or cannot be read.
@@ -27,10 +31,12 @@ def find_vocoder(vocoder: str | os.PathLike) -> Vocoder:
         return OnnxVocoder(path)
     if (path / saved_model.FILE).is_file():
         return SavedModelVocoder(path)
+    with contextlib.suppress(InputError):
+        path = find_checkpoint(vocoder)
     if (trained := trained_vocoder(path)) is not None:
         return trained
     raise InputError(
-        f"no vocoder {str(vocoder)!r}: give {GRIFFIN_LIM}, an .onnx file, the folder of a SavedModel, "
+        f"no vocoder {str(vocoder)!r}: give {GRIFFIN_LIM}, demo, an .onnx file, the folder of a SavedModel, "
         "or a folder into which training exported a vocoder"
     )
 
