@@ -70,7 +70,7 @@ def checked(mel: Mel) -> Float[np.ndarray, "t m"]:
     if not np.isfinite(mel).all():
         frame = int(np.argmin(np.isfinite(mel).all(axis=1)))
         raise InputError(f"the mel holds a value that is not a number (first in frame {frame}); compute it again")
-    if len(mel) and (mel.min() < LOG_FLOOR - 0.1 or mel.max() > _LOUDEST or np.abs(mel).max() <= 1.0):
+    if len(mel) and (mel.min() < LOG_FLOOR - 1.0 or mel.max() > _LOUDEST or np.abs(mel).max() <= 1.0):
         raise InputError(
             f"the mel runs from {mel.min():.3g} to {mel.max():.3g}, which no log-mel of audio does: it has to be the "
             f"unscaled log of magnitudes, from {LOG_FLOOR:.2f} for silence to {_LOUDEST:g} at most"
