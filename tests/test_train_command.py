@@ -18,7 +18,7 @@ TINY = ["train", "--gin_file", "configs/tiny.gin"]
             "'here' is no address, such as 10.0.0.1:1234",
         ),
         (["--coordinator", "127.0.0.1:9", "--processes", "2", "--process", "2"], "cannot join the other processes: "),
-        (["--distributed"], "cannot join the other processes: "),  # JAX's reason depends on what this process did before
+        (["--distributed"], "cannot join the other processes: "),  # why, depends on what ran before
         (["--profile", "30:20"], "'30:20' is no range of steps, such as 20:30"),
     ],
 )
