@@ -17,7 +17,7 @@ from spectrodiff.training import adversarial, loop, optimizers, refiner, spectro
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.gin"))
-VOCODERS = ("melgan.gin", "melgan_gan.gin", "refiner.gin")
+VOCODERS = ("melgan.gin", "melgan_gan.gin", "melgan_large.gin", "refiner.gin")
 
 
 class EnoughError(Exception):
