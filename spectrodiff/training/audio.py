@@ -1,5 +1,6 @@
 """What the tasks of learning audio from mels share: crops of recordings to learn from, and held-out ones."""
 
+import abc
 import dataclasses
 import functools
 import pathlib
@@ -32,7 +33,7 @@ _FIRST_SHARE = 0.05  # of predicted windows that have none before them
 
 
 @dataclasses.dataclass(frozen=True)
-class AudioTask:
+class AudioTask(abc.ABC):
     """What is learnt from crops of `crop_frames` frames, with `margin` more on either side to look at."""
 
     mixture: Mixture = Mixture()
@@ -49,9 +50,9 @@ class AudioTask:
     kind: ClassVar[Kind]
 
     @property
+    @abc.abstractmethod
     def margin(self) -> int:
         """Frames before and after its own that an output depends on."""
-        raise NotImplementedError
 
     @property
     def frames(self) -> int:
