@@ -12,8 +12,9 @@ from spectrodiff.audio.mel import SAMPLE_RATE, log_mel_on_host
 from spectrodiff.config import RefinerConfig
 from spectrodiff.data.dataset import open_dataset
 from spectrodiff.errors import InputError
-from spectrodiff.evaluation import runs
-from spectrodiff.evaluation.runs import Facts, Rendered, Run, describe, fingerprint, is_rendered, render, song_seed
+from spectrodiff.evaluation import rendering
+from spectrodiff.evaluation.rendering import render
+from spectrodiff.evaluation.runs import Facts, Rendered, Run, describe, fingerprint, is_rendered, song_seed
 from spectrodiff.evaluation.songs import Songs
 from spectrodiff.vocoder.griffin_lim import GriffinLim
 from spectrodiff.vocoder.refiner import Refiner
@@ -144,13 +145,13 @@ def test_other_weights_have_another_fingerprint(our_model, paper_model):
 
 def test_one_program_serves_all_windows_of_a_bucket(quick, songs, monkeypatch):
     """However few songs are left to fill it."""
-    shapes, make = [], runs._song_sampler
+    shapes, make = [], rendering._song_sampler
 
     def counted(synthesizer):
         sample = make(synthesizer)
         return lambda tokens, *rest, **options: (shapes.append(tokens.shape), sample(tokens, *rest, **options))[1]
 
-    monkeypatch.setattr(runs, "_song_sampler", counted)
+    monkeypatch.setattr(rendering, "_song_sampler", counted)
     list(render(quick, songs, range(3), seed=5, batch=2, **OPTIONS))
     assert set(shapes) == {(2, 512)}
     assert len(shapes) == 3  # three windows beside two and one

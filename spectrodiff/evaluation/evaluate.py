@@ -13,9 +13,10 @@ from spectrodiff.data.dataset import Records
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation.embeddings import Embedding
 from spectrodiff.evaluation.page import Example, page
+from spectrodiff.evaluation.rendering import render
 from spectrodiff.evaluation.report import markdown
 from spectrodiff.evaluation.results import results
-from spectrodiff.evaluation.runs import Facts, Rendered, Run, describe, fingerprint, is_rendered, render
+from spectrodiff.evaluation.runs import Facts, Rendered, Run, describe, fingerprint, is_rendered
 from spectrodiff.evaluation.songs import Audio, Song, Songs, Stems
 from spectrodiff.evaluation.systems import (
     ENCODED,
