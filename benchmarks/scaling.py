@@ -39,7 +39,7 @@ def task_and_optimizer(name: str, bindings: list[str]):
     gin.clear_config()
     read_config([f"configs/{name}.gin"], bindings)
     train = gin.get_bindings("train")
-    return train["task"], train["optimizer"], gin.query_parameter("batches.tokens")
+    return train["task"], train["optimizer"], gin.query_parameter("SpectrogramTask.tokens")
 
 
 def batch_of(size: int, tokens: int, make=jax.ShapeDtypeStruct):

@@ -8,12 +8,12 @@ import pytest
 from flax import nnx
 
 from spectrodiff.audio.mel import LOG_CEILING, log_mel
-from spectrodiff.config import RefinerConfig
 from spectrodiff.data.dataset import open_dataset
 from spectrodiff.data.mixture import Mixture
 from spectrodiff.data.recordings import decode
 from spectrodiff.errors import InputError
 from spectrodiff.training.refiner import RefinerTask
+from spectrodiff.vocoder.refiner import RefinerConfig
 
 TINY = RefinerConfig(width=8, layers=1, kernel=3, agreement=0)
 

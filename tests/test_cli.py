@@ -318,7 +318,7 @@ def refused_train(refused, folder):
         ("Mixture.data_dir = '/nope'", "no dataset 'rendered' in /nope (there: none); make it with `spectro"),
         ("Mixture.weights = {'rendered': 'all'}", "the config binds Mixture.weights to {'rendered': 'all'}, which"),
         ("Mixture.weights = {'rendered': -1}", "Mixture.weights has -1 for 'rendered'; choose a number from 0 up"),
-        ("Augmentation.sub_mix = 2.0\nbatches.augmentation = @Augmentation()", "sub_mix is 2.0; choose 0 to 1"),
+        ("Augmentation.sub_mix = 2.0\nSpectrogramTask.augmentation = @Augmentation()", "sub_mix is 2.0; choose 0 to 1"),
     ],
 )
 def test_configs_that_cannot_be(refused_train, binding, message):

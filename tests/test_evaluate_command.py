@@ -17,7 +17,8 @@ from spectrodiff.cli import main
 from spectrodiff.data.recordings import Recording, Stem
 from spectrodiff.evaluation.systems import ENCODED, NOISE, SYSTEMS, TRUE, WRONG
 from spectrodiff.models.spectrogram_model import SpectrogramModel
-from spectrodiff.pretrained.native import SPECTROGRAM, save
+from spectrodiff.pretrained.kinds import SPECTROGRAM
+from spectrodiff.pretrained.native import save
 
 ROOT = pathlib.Path(__file__).parent.parent
 

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from spectrodiff.config import DiffusionConfig, ModelConfig, SpectrogramConfig, TokenizerConfig
-from spectrodiff.models.spectrogram_model import SpectrogramModel
+from spectrodiff.config import ModelConfig, TokenizerConfig
+from spectrodiff.models.diffusion_decoder import DiffusionConfig
+from spectrodiff.models.spectrogram_model import SpectrogramConfig, SpectrogramModel
 from spectrodiff.training import state as states
 from spectrodiff.training.flops import count_flops, datasheet_peak, peak_flops, step_flops
 from spectrodiff.training.spectrogram import SpectrogramTask

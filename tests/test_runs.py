@@ -9,7 +9,6 @@ from flax import nnx
 from inputs import make_recording, write_dataset
 
 from spectrodiff.audio.mel import SAMPLE_RATE, log_mel_on_host
-from spectrodiff.config import RefinerConfig
 from spectrodiff.data.dataset import open_dataset
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation import rendering
@@ -17,7 +16,7 @@ from spectrodiff.evaluation.rendering import render
 from spectrodiff.evaluation.runs import Facts, Rendered, Run, describe, fingerprint, is_rendered, song_seed
 from spectrodiff.evaluation.songs import Songs
 from spectrodiff.vocoder.griffin_lim import GriffinLim
-from spectrodiff.vocoder.refiner import Refiner
+from spectrodiff.vocoder.refiner import Refiner, RefinerConfig
 
 OPTIONS = {"sampler": "ddpm", "steps": 2, "guidance": 2.0}  # the sampler with the most noise
 RUN = Run("x", "0", "GriffinLim", "rendered", "train", None, "ddpm", 2, 2.0, 0)

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import os
 import pathlib
+import re
 import typing
 from collections.abc import Sequence
 from typing import Any
@@ -69,7 +70,23 @@ def _train(options) -> None:
     read_config(options.gin_file, options.gin_param)
     from spectrodiff.training import loop
 
-    loop.train(options.workdir, **{"profile": options.profile} if options.profile else {})
+    given = {"profile": options.profile} if options.profile else {}
+    loop.train(options.workdir, describe=_used_config, **given)
+
+
+def _used_config() -> str:
+    """Every setting that the run uses, as a config; says which bindings nothing used."""
+    import gin
+
+    config = gin.operative_config_str()
+    if unused := sorted(_bound(gin.config_str()) - _bound(config)):
+        print(f"of the config nothing uses {', '.join(unused)}", flush=True)
+    return config
+
+
+def _bound(config: str) -> set[str]:
+    """The names of a config's bindings."""
+    return set(re.findall(r"^([\w./]+\.\w+) =", config, re.MULTILINE))
 
 
 def read_config(files: Sequence[str], bindings: Sequence[str]) -> None:
@@ -83,6 +100,7 @@ def read_config(files: Sequence[str], bindings: Sequence[str]) -> None:
     from spectrodiff.training import (  # noqa: F401 (for configs)
         adaptation,
         adversarial,
+        evaluators,
         loop,
         optimizers,
         refiner,
@@ -117,7 +135,8 @@ def _check_types(config: dict[tuple[str, str], dict[str, Any]]) -> None:
     for (_, selector), bindings in config.items():
         hints = typing.get_type_hints(gin.get_configurable(selector))
         for name, value in bindings.items():
-            if name not in hints or isinstance(value, gin.config.ConfigurableReference):
+            values = value if isinstance(value, list | tuple) else [value]
+            if name not in hints or any(isinstance(some, gin.config.ConfigurableReference) for some in values):
                 continue
             if kind := misfit(value, hints[name]):
                 raise InputError(f"the config binds {selector.split('.')[-1]}.{name} to {value!r}, which is no {kind}")
