@@ -14,10 +14,14 @@ from flax import nnx
 from inputs import OURS, make_recording, write_dataset
 
 from spectrodiff.cli import main
+from spectrodiff.config import GeneratorConfig
 from spectrodiff.data.recordings import Recording, Stem
 from spectrodiff.evaluation.systems import ENCODED, NOISE, SYSTEMS, TRUE, WRONG
 from spectrodiff.models.spectrogram_model import SpectrogramModel
-from spectrodiff.pretrained.native import SPECTROGRAM, save
+from spectrodiff.pretrained.native import SPECTROGRAM, VOCODER, save
+from spectrodiff.vocoder.generator import Generator
+from spectrodiff.vocoder.griffin_lim import GriffinLim
+from spectrodiff.vocoder.streaming import MelGAN
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -250,6 +254,27 @@ def test_bad_input_is_one_line(whole, where, tmp_path, capsys):
     assert "json:JSONDecoder makes no transcriber" in fails(capsys, *heard, "json:JSONDecoder")
     assert "stems are scored by their notes" in fails(capsys, *where, *FAST, *new, "--stems")
     assert not (tmp_path / "new").exists()
+
+
+def test_one_evaluation_has_one_vocoder_wherever_it_lies(whole, where, tmp_path, capsys):
+    """Other weights at the path of those before are refused; the same at another path are not."""
+    config = GeneratorConfig(channels=16, dilations=(1,))
+    identities = []
+    for seed in (0, 1):
+        generator = Generator(config, rngs=nnx.Rngs(seed))
+        save(tmp_path / f"{seed}", VOCODER, generator, config, {})
+        identities.append(MelGAN(generator).identity())
+    (tmp_path / "0").rename(tmp_path / "moved")
+    (tmp_path / "1").rename(tmp_path / "0")
+    shutil.copytree(whole, tmp_path / "run")
+    run = json.loads((whole / "run.json").read_text())
+    assert run["vocoder"] == GriffinLim().identity()
+    (tmp_path / "run" / "run.json").write_text(json.dumps(run | {"vocoder": identities[0]}))
+    there = (*where, *(option for option in FAST if option not in ("--vocoder", "griffin_lim")))
+    there += ("--workdir", tmp_path / "run", "--vocoder")
+    message = fails(capsys, *there, tmp_path / "0")
+    assert f"holds songs made with vocoder {identities[0]}, not {identities[1]}" in message
+    evaluate(*there, tmp_path / "moved")
 
 
 def test_a_dataset_at_another_rate_is_refused(checkpoint, tmp_path, capsys, monkeypatch):

@@ -5,19 +5,15 @@ import json
 
 import numpy as np
 import pytest
-from flax import nnx
 from inputs import make_recording, write_dataset
 
 from spectrodiff.audio.mel import SAMPLE_RATE, log_mel_on_host
-from spectrodiff.config import RefinerConfig
 from spectrodiff.data.dataset import open_dataset
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation import rendering
 from spectrodiff.evaluation.rendering import render
-from spectrodiff.evaluation.runs import Facts, Rendered, Run, describe, fingerprint, is_rendered, song_seed
+from spectrodiff.evaluation.runs import Facts, Rendered, Run, is_rendered, song_seed
 from spectrodiff.evaluation.songs import Songs
-from spectrodiff.vocoder.griffin_lim import GriffinLim
-from spectrodiff.vocoder.refiner import Refiner
 
 OPTIONS = {"sampler": "ddpm", "steps": 2, "guidance": 2.0}  # the sampler with the most noise
 RUN = Run("x", "0", "GriffinLim", "rendered", "train", None, "ddpm", 2, 2.0, 0)
@@ -28,6 +24,9 @@ class Ramp:
 
     def __call__(self, mel):
         return np.concatenate(list(self.stream([mel])))
+
+    def identity(self):
+        return "Ramp"
 
     def stream(self, mels):
         mel = np.concatenate(list(mels))
@@ -138,11 +137,6 @@ def test_a_workdir_is_of_one_run(tmp_path):
         RUN.claim(tmp_path / "file")
 
 
-def test_other_weights_have_another_fingerprint(our_model, paper_model):
-    assert fingerprint(our_model) == fingerprint(our_model)
-    assert fingerprint(our_model) != fingerprint(paper_model)
-
-
 def test_one_program_serves_all_windows_of_a_bucket(quick, songs, monkeypatch):
     """However few songs are left to fill it."""
     shapes, make = [], rendering._song_sampler
@@ -155,11 +149,3 @@ def test_one_program_serves_all_windows_of_a_bucket(quick, songs, monkeypatch):
     list(render(quick, songs, range(3), seed=5, batch=2, **OPTIONS))
     assert set(shapes) == {(2, 512)}
     assert len(shapes) == 3  # three windows beside two and one
-
-
-def test_a_vocoder_is_described_by_its_weights():
-    refined = [GriffinLim(Refiner(RefinerConfig(width=8, layers=1), rngs=nnx.Rngs(seed))) for seed in (0, 0, 1)]
-    names = [describe(vocoder) for vocoder in [GriffinLim(), *refined]]
-    assert names[0] == "GriffinLim"
-    assert names[1] == names[2]
-    assert len(set(names)) == 3

@@ -90,7 +90,6 @@ def _evaluate(options) -> None:
             embeddings,
             transcriber,
             checkpoint=cell.checkpoint,
-            vocoder=options.vocoder,
             sampler=options.sampler,
             steps=cell.steps,
             guidance=cell.guidance,

@@ -16,7 +16,7 @@ from spectrodiff.evaluation.page import Example, page
 from spectrodiff.evaluation.rendering import render
 from spectrodiff.evaluation.report import markdown
 from spectrodiff.evaluation.results import results
-from spectrodiff.evaluation.runs import Facts, Rendered, Run, describe, fingerprint, is_rendered
+from spectrodiff.evaluation.runs import Facts, Rendered, Run, is_rendered
 from spectrodiff.evaluation.songs import Audio, Song, Songs, Stems
 from spectrodiff.evaluation.systems import (
     ENCODED,
@@ -32,6 +32,7 @@ from spectrodiff.evaluation.systems import (
 )
 from spectrodiff.evaluation.transcription import Transcriber
 from spectrodiff.files import replacing, write_json
+from spectrodiff.fingerprint import fingerprint
 from spectrodiff.synthesizer import Synthesizer
 
 
@@ -66,7 +67,6 @@ def evaluate(
     transcriber: Transcriber | None = None,
     *,
     checkpoint: str = "",
-    vocoder: str | None = None,
     sampler: str | None = None,
     steps: int | None = None,
     guidance: float | None = None,
@@ -85,7 +85,7 @@ def evaluate(
     What lies in the workdir is not made again. With a `share`, only that part of the songs is worked on, and None
     returned: the report is for a call without. Options of sampling as `Synthesizer.mels`; `seconds` cuts each song;
     with `stems`, instruments that the dataset has alone are rendered alone as well, and their notes scored by family;
-    `soundfont` is the path of one that plays the songs too; `checkpoint`, `vocoder` and `remarks` are only noted.
+    `soundfont` is the path of one that plays the songs too; `checkpoint` and `remarks` are only noted.
     Returns what results.json holds.
 
     Raises:
@@ -100,7 +100,7 @@ def evaluate(
     run = Run(
         checkpoint=str(checkpoint),
         weights=fingerprint(synthesizer.model),
-        vocoder=str(vocoder) if vocoder else describe(synthesizer.vocoder),
+        vocoder=synthesizer.vocoder.identity(),
         dataset=f"{records.dataset} ({records.folder.name})",
         split=records.split,
         seconds=seconds,

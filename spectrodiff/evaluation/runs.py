@@ -4,7 +4,6 @@ A workdir holds `run.json`, what made its songs, and of each song `songs/NAME.np
 """
 
 import dataclasses
-import hashlib
 import json
 import pathlib
 import urllib.parse
@@ -13,13 +12,11 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from flax import nnx
 from jaxtyping import Float
 
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation.songs import Audio
 from spectrodiff.files import replacing, write_json
-from spectrodiff.vocoder.streaming import Vocoder
 
 Mel = Float[np.ndarray, "_t m"]
 Spent = tuple[float, float]  # seconds of work, and of the audio that they made
@@ -27,7 +24,7 @@ Spent = tuple[float, float]  # seconds of work, and of the audio that they made
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a workdir's songs are made by. `weights` is `fingerprint`'s."""
+    """What a workdir's songs are made by: `weights` and `vocoder` by their fingerprints, wherever they were read."""
 
     checkpoint: str
     weights: str
@@ -61,21 +58,6 @@ class Run:
                 raise InputError(
                     f"{workdir} holds songs made with {name} {theirs.get(name)}, not {value}; give another workdir"
                 )
-
-
-def fingerprint(model: nnx.Module) -> str:
-    """Short hash of a model's weights."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()[:16]
-
-
-def describe(vocoder: Vocoder) -> str:
-    """What a vocoder is, in words that another of the same kind, with other weights, does not share."""
-    kind = type(vocoder).__name__
-    refiner = getattr(vocoder, "refiner", None)
-    return kind if refiner is None else f"{kind} with refiner {fingerprint(refiner)}"
 
 
 def song_seed(seed: int, name: str) -> int:
