@@ -1,4 +1,4 @@
-"""The whole way from the command line: shares of the work join to what one process makes, and bad input is one line."""
+"""The whole way from the command line: shards of the work join to what one process makes, and bad input is one line."""
 
 import dataclasses
 import json
@@ -85,7 +85,7 @@ def test_one_command_leaves_figures_table_and_page(whole):
     assert (whole / "report.html").read_text().count("<audio") == 6
 
 
-def test_shares_join_to_the_same_figures(whole, where, tmp_path, capsys):
+def test_shards_join_to_the_same_figures(whole, where, tmp_path, capsys):
     for shard in ("1/2", "2/2"):
         evaluate(*where, *FAST, "--workdir", tmp_path / "run", "--shard", shard)
         assert capsys.readouterr().out.startswith(f"part {shard} of the songs is in ")
@@ -114,7 +114,7 @@ def test_a_run_that_was_cut_off_makes_only_what_is_missing(whole, where, tmp_pat
     assert figures(tmp_path / "run")["songs"] == 1
 
 
-def test_shares_of_the_same_songs_have_the_very_same_figures(whole, where, tmp_path):
+def test_shards_of_the_same_songs_have_the_very_same_figures(whole, where, tmp_path):
     shutil.copytree(whole / "songs", tmp_path / "run" / "songs")
     shutil.copy(whole / "run.json", tmp_path / "run")
     for shard in (("--shard", "2/2"), ("--shard", "1/2"), ()):

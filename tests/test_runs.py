@@ -12,7 +12,7 @@ from spectrodiff.data.dataset import open_dataset
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation import rendering
 from spectrodiff.evaluation.rendering import render
-from spectrodiff.evaluation.runs import Facts, Rendered, Run, is_rendered, song_seed
+from spectrodiff.evaluation.runs import RenderedSong, Run, SongMetadata, is_rendered, song_seed
 from spectrodiff.evaluation.songs import Songs
 
 OPTIONS = {"sampler": "ddpm", "steps": 2, "guidance": 2.0}  # the sampler with the most noise
@@ -97,7 +97,7 @@ def test_a_song_is_kept_as_a_file_of_16_bits_would(together, tmp_path):
     song.save(tmp_path)
     assert is_rendered(tmp_path, song.name)
     assert len(list((tmp_path / "songs").iterdir())) == 2
-    got = Rendered.load(tmp_path, song.name)
+    got = RenderedSong.load(tmp_path, song.name)
     np.testing.assert_array_equal(got.mel, song.mel)
     np.testing.assert_allclose(got.audio, song.audio / max(1, np.abs(song.audio).max()), atol=1 / 65534 + 1e-6)
     np.testing.assert_allclose(got.encoded, song.encoded, atol=1 / 65534 + 1e-6)
@@ -110,11 +110,11 @@ def test_a_damaged_song_is_named(together, tmp_path):
     path = tmp_path / "songs" / "set%2F2.npz"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match=r"cannot read .*set%2F2\.npz; delete it"):
-        Rendered.load(tmp_path, "set/2")
-    assert Facts.load(tmp_path, "set/2").seconds == together["set/2"].seconds
+        RenderedSong.load(tmp_path, "set/2")
+    assert SongMetadata.load(tmp_path, "set/2").seconds == together["set/2"].seconds
     (tmp_path / "songs" / "set%2F2.json").write_text('{"name": "set/2"}')
     with pytest.raises(InputError, match=r"set%2F2\.json is of another version of spectrodiff; delete "):
-        Facts.load(tmp_path, "set/2")
+        SongMetadata.load(tmp_path, "set/2")
 
 
 def test_songs_cut_short(songs):

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from spectrodiff.audio.mel import FRAMES_PER_SECOND, MEL_BINS, SAMPLE_RATE, log_mel_on_host, unscale_mel
 from spectrodiff.config import WINDOW_FRAMES, DiffusionConfig
 from spectrodiff.diffusion.samplers import STEPS
-from spectrodiff.evaluation.runs import Mel, Rendered, Spent, song_seed
+from spectrodiff.evaluation.runs import Mel, RenderedSong, Spent, song_seed
 from spectrodiff.evaluation.songs import Audio, Song, Songs, Stems
 from spectrodiff.models.sampling import sample_mel
 from spectrodiff.synthesizer import RING_OUT, Synthesizer
@@ -67,7 +67,7 @@ def render(
     guidance: float,
     seed: int,
     batch: int,
-) -> Iterator[Rendered]:
+) -> Iterator[RenderedSong]:
     """Yields the `chosen` songs as they are finished, `batch` of them rendered at once, the longest begun first.
 
     All devices of this process take a share of every batch, which is filled up to a multiple of them. Each song has the
@@ -135,12 +135,12 @@ def _compiled(graph: nnx.GraphDef, cfg: DiffusionConfig) -> Callable[..., Float[
     return sample
 
 
-def _finish(done: _Performance, vocoder: Vocoder, batch: int) -> Rendered:
+def _finish(done: _Performance, vocoder: Vocoder, batch: int) -> RenderedSong:
     mel = np.concatenate(done.mels)[: done.frames]
     audio, spent = _play(vocoder, mel)
     true = done.song.audio
     encoded, spent_too = _play(vocoder, log_mel_on_host(true))
-    return Rendered(
+    return RenderedSong(
         name=done.song.name,
         seed=done.seed,
         seconds=len(true) / SAMPLE_RATE,
