@@ -36,7 +36,6 @@ GIB = 2**30
 
 
 def task_and_optimizer(name: str, bindings: list[str]):
-    gin.clear_config()
     read_config([f"configs/{name}.gin"], bindings)
     train = gin.get_bindings("train")
     return train["task"], train["optimizer"], gin.query_parameter("SpectrogramTask.tokens")

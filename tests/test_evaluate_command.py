@@ -1,4 +1,4 @@
-"""The whole way from the command line: shares of the work join to what one process makes, and bad input is one line."""
+"""The whole way from the command line: shards of the work join to what one process makes, and bad input is one line."""
 
 import dataclasses
 import json
@@ -17,8 +17,11 @@ from spectrodiff.cli import main
 from spectrodiff.data.recordings import Recording, Stem
 from spectrodiff.evaluation.systems import ENCODED, NOISE, SYSTEMS, TRUE, WRONG
 from spectrodiff.models.spectrogram_model import SpectrogramModel
-from spectrodiff.pretrained.kinds import SPECTROGRAM
+from spectrodiff.pretrained.kinds import MELGAN, SPECTROGRAM
 from spectrodiff.pretrained.native import save
+from spectrodiff.vocoder.generator import Generator, GeneratorConfig
+from spectrodiff.vocoder.griffin_lim import GriffinLim
+from spectrodiff.vocoder.streaming import MelGAN
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -82,7 +85,7 @@ def test_one_command_leaves_figures_table_and_page(whole):
     assert (whole / "report.html").read_text().count("<audio") == 6
 
 
-def test_shares_join_to_the_same_figures(whole, where, tmp_path, capsys):
+def test_shards_join_to_the_same_figures(whole, where, tmp_path, capsys):
     for shard in ("1/2", "2/2"):
         evaluate(*where, *FAST, "--workdir", tmp_path / "run", "--shard", shard)
         assert capsys.readouterr().out.startswith(f"part {shard} of the songs is in ")
@@ -111,7 +114,7 @@ def test_a_run_that_was_cut_off_makes_only_what_is_missing(whole, where, tmp_pat
     assert figures(tmp_path / "run")["songs"] == 1
 
 
-def test_shares_of_the_same_songs_have_the_very_same_figures(whole, where, tmp_path):
+def test_shards_of_the_same_songs_have_the_very_same_figures(whole, where, tmp_path):
     shutil.copytree(whole / "songs", tmp_path / "run" / "songs")
     shutil.copy(whole / "run.json", tmp_path / "run")
     for shard in (("--shard", "2/2"), ("--shard", "1/2"), ()):
@@ -251,6 +254,27 @@ def test_bad_input_is_one_line(whole, where, tmp_path, capsys):
     assert "json:JSONDecoder makes no transcriber" in fails(capsys, *heard, "json:JSONDecoder")
     assert "stems are scored by their notes" in fails(capsys, *where, *FAST, *new, "--stems")
     assert not (tmp_path / "new").exists()
+
+
+def test_one_evaluation_has_one_vocoder_wherever_it_lies(whole, where, tmp_path, capsys):
+    """Other weights at the path of those before are refused; the same at another path are not."""
+    config = GeneratorConfig(channels=16, dilations=(1,))
+    identities = []
+    for seed in (0, 1):
+        generator = Generator(config, rngs=nnx.Rngs(seed))
+        save(tmp_path / f"{seed}", MELGAN, generator, config, {})
+        identities.append(MelGAN(generator).identity())
+    (tmp_path / "0").rename(tmp_path / "moved")
+    (tmp_path / "1").rename(tmp_path / "0")
+    shutil.copytree(whole, tmp_path / "run")
+    run = json.loads((whole / "run.json").read_text())
+    assert run["vocoder"] == GriffinLim().identity()
+    (tmp_path / "run" / "run.json").write_text(json.dumps(run | {"vocoder": identities[0]}))
+    there = (*where, *(option for option in FAST if option not in ("--vocoder", "griffin_lim")))
+    there += ("--workdir", tmp_path / "run", "--vocoder")
+    message = fails(capsys, *there, tmp_path / "0")
+    assert f"holds songs made with vocoder {identities[0]}, not {identities[1]}" in message
+    evaluate(*there, tmp_path / "moved")
 
 
 def test_a_dataset_at_another_rate_is_refused(checkpoint, tmp_path, capsys, monkeypatch):

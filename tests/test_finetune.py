@@ -27,7 +27,6 @@ SHORT = [
 
 
 def command(*arguments):
-    gin.clear_config()  # each command is a process of its own, elsewhere
     main([*map(str, arguments)])
 
 
@@ -44,7 +43,6 @@ def data_dir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def known(tmp_path_factory):
     """A folder with weights like the demo's, but small, and their arrays."""
-    gin.clear_config()
     read_config(["configs/demo.gin"], SMALL)
     config = gin.get_bindings("train")["task"].config
     gin.clear_config()

@@ -1,16 +1,23 @@
 """Operations counted by hand, by XLA for convolutions, and by formula for whole models."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
+from jax.experimental import pallas
+from line import Line
 
 from spectrodiff.config import ModelConfig, TokenizerConfig
 from spectrodiff.models.diffusion_decoder import DiffusionConfig
 from spectrodiff.models.spectrogram_model import SpectrogramConfig, SpectrogramModel
+from spectrodiff.training import loop
 from spectrodiff.training import state as states
 from spectrodiff.training.flops import count_flops, datasheet_peak, peak_flops, step_flops
+from spectrodiff.training.optimizers import adamw
 from spectrodiff.training.spectrogram import SpectrogramTask
+from spectrodiff.training.speed import Speedometer
 
 
 def of(*shape, dtype=jnp.float32):
@@ -49,21 +56,64 @@ def test_products_are_counted_wherever_they_are(function, expected):
     assert count_flops(function, X, W) == expected
 
 
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda x, w: jax.lax.while_loop(lambda c: c.sum() < 9, lambda c: c @ w, x),
-        jax.shard_map(
-            lambda x, w: x @ w,
-            mesh=jax.sharding.AbstractMesh((3,), ("data",)),
-            in_specs=(jax.P("data"), jax.P()),
-            out_specs=jax.P("data"),
-        ),
-    ],
-)
-def test_what_cannot_be_counted(function):
-    with pytest.raises(ValueError, match="cannot count the operations of a"):
-        count_flops(function, X, W)
+UNCOUNTABLE = {
+    "while": lambda x, w: jax.lax.while_loop(lambda c: c.sum() < 9, lambda c: c @ w, x),
+    "shard_map": jax.shard_map(
+        lambda x, w: x @ w,
+        mesh=jax.sharding.AbstractMesh((3,), ("data",)),
+        in_specs=(jax.P("data"), jax.P()),
+        out_specs=jax.P("data"),
+    ),
+    "pallas_call": lambda x, w: pallas.pallas_call(
+        lambda x, w, out: out.__setitem__(..., x[...] @ w[...]), out_shape=of(3, 4), interpret=True
+    )(x, w),
+}
+
+
+@pytest.mark.parametrize("name", UNCOUNTABLE)
+def test_what_cannot_be_counted(name, capsys):
+    """Training, which asks for a step's operations, has to do without them; it is told why, in one line."""
+    with pytest.raises(ValueError, match=f"cannot count the operations of a {name}"):
+        count_flops(UNCOUNTABLE[name], X, W)
+    assert step_flops(UNCOUNTABLE[name], X, W) is None
+    (line,) = capsys.readouterr().err.splitlines()
+    assert name in line
+
+
+def test_an_error_of_the_loss_is_not_kept_from_its_caller():
+    def failing(x, w):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        step_flops(failing, X, W)
+
+
+class Searching(Line):
+    """Has products in its loss of which nobody knows how many there are."""
+
+    def loss(self, model, batch, key):
+        x = jax.lax.stop_gradient(batch["x"])
+        jax.lax.while_loop(lambda c: jnp.abs(c).max() > 1.0, lambda c: 0.1 * c @ jnp.eye(c.shape[1]), x)
+        return super().loss(model, batch, key)
+
+
+def test_a_run_goes_on_without_its_utilisation(tmp_path, capsys):
+    task = Searching()
+    loop.train(tmp_path, task=task, optimizer=adamw(0.1), steps=3, log_every=1)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    steps = [row for row in rows if "examples_per_second" in row]
+    assert [row["step"] for row in steps] == [1, 2, 3]
+    assert not any("utilisation" in row for row in steps)
+    assert len(task.saved) == 1
+    assert capsys.readouterr().err.count("utilisation is unknown: cannot count the operations of a while") == 1
+
+
+@pytest.mark.parametrize(("flops", "figures"), [(6, {"utilisation"}), (0, {"utilisation"}), (None, set())])
+def test_utilisation_is_left_out_where_it_is_unknown(flops, figures):
+    speed = Speedometer(peak=1e9)
+    assert "utilisation" not in speed.read(1, 4)
+    speed.flops = flops
+    assert speed.read(1, 4).keys() == {"examples_per_second", "waiting"} | figures
 
 
 def test_a_step_is_three_times_its_loss():

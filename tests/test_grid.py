@@ -68,4 +68,4 @@ def test_a_table_is_there_from_the_first_cell_on(tmp_path):
 
     assert len(evaluate_grid(cells, tmp_path, run)) == 2
     assert seen == [False, True]
-    assert evaluate_grid(cells, tmp_path / "share", lambda cell, workdir: None) is None
+    assert evaluate_grid(cells, tmp_path / "shard", lambda cell, workdir: None) is None

@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "spectrodiff"
 RANKS = [
-    {"config", "errors", "files"},
+    {"config", "errors", "files", "fingerprint"},
     {"notes", "audio", "diffusion"},
     {"models", "vocoder", "data"},
     {"pretrained", "mel_sampler", "synthesizer", "training", "plot"},

@@ -22,7 +22,7 @@ from spectrodiff.evaluation.frechet import Gaussian, frechet_distance
 from spectrodiff.evaluation.page import Example, mel_picture, page
 from spectrodiff.evaluation.report import columns, markdown
 from spectrodiff.evaluation.results import results
-from spectrodiff.evaluation.runs import Rendered
+from spectrodiff.evaluation.runs import RenderedSong
 from spectrodiff.evaluation.songs import Song
 from spectrodiff.evaluation.systems import (
     ENCODED,
@@ -32,7 +32,7 @@ from spectrodiff.evaluation.systems import (
     SYSTEMS,
     TRUE,
     WRONG,
-    Measured,
+    Measurements,
     is_measured,
     measure,
     read_measured,
@@ -75,7 +75,7 @@ needs_synth = pytest.mark.skipif(not installed, reason="FluidSynth and its Sound
 def rendered(name, audio, seed=0):
     spent = (1.0, 4.0)
     facts = (name, seed, len(audio) / SAMPLE_RATE, 2, 4, spent, spent, not audio.any())
-    return Rendered(*facts, np.zeros((5, 128)), audio, audio / 2)
+    return RenderedSong(*facts, np.zeros((5, 128)), audio, audio / 2)
 
 
 def noise(seed, seconds=2.0, level=0.1):
@@ -166,7 +166,7 @@ def test_notes_are_counted_and_held_beside_those_of_the_true_audio(two):
     def noted(song, found, of_true):
         notes = {system: {"onset": Matches(0, 9, 10)} for system in WITHOUT}
         notes |= {SYNTHESISED: {"onset": Matches(found, 10, 10)}, TRUE: {"onset": Matches(of_true, 10, 10)}}
-        return Measured(song.name, song.scores, notes, song.embedded)
+        return Measurements(song.name, song.scores, notes, song.embedded)
 
     both = [noted(measured[0], 2, 8), noted(measured[1], 6, 8)]
     found = results(songs, both, [Levels()], [], Fixed())
@@ -234,7 +234,7 @@ def test_few_frames_are_warned_of(two, monkeypatch):
 
     songs, measured, _ = two
     frames = {system: np.random.default_rng(0).normal(size=(20, 60)) for system in WITHOUT}
-    wide = [Measured(song.name, song.scores, {}, {"levels": frames}) for song in measured]
+    wide = [Measurements(song.name, song.scores, {}, {"levels": frames}) for song in measured]
     found = results(songs, wide, [Wide()], [])
     assert [line for line in found["remarks"] if "60 dimensions from 40 frames" in line]
     assert len(found["remarks"]) == 1  # once, not once a system

@@ -1,10 +1,16 @@
 """The flags of `train` that a config does not have: several processes, and a window of steps to trace."""
 
+import gin
+import optax
 import pytest
 from processes import finish, free_port, start_python
 
 from spectrodiff.cli import main
+from spectrodiff.commands.train import read_config
+from spectrodiff.errors import InputError
 from spectrodiff.training import loop
+from spectrodiff.training.adaptation import Adaptation
+from spectrodiff.training.spectrogram import SpectrogramTask
 
 TINY = ["train", "--gin_file", "configs/tiny.gin"]
 
@@ -42,7 +48,11 @@ def test_the_window_to_trace_reaches_the_loop(tmp_path, monkeypatch):
 JOINED = """
 import sys, jax
 from spectrodiff.cli import main
+from spectrodiff.commands.train import read_config
+from spectrodiff.errors import InputError
 from spectrodiff.training import loop
+from spectrodiff.training.adaptation import Adaptation
+from spectrodiff.training.spectrogram import SpectrogramTask
 loop.train = lambda workdir: print("process", jax.process_index(), "of", jax.process_count(), "for", workdir)
 main(sys.argv[1:])
 """
@@ -53,3 +63,75 @@ def test_two_processes_join_by_their_flags_before_anything_trains():
     two = [start_python("-c", JOINED, *options, "--process", i) for i in (0, 1)]
     for i, process in enumerate(two):
         assert f"process {i} of 2 for runs/two" in finish(process)
+
+
+def test_one_config_after_another_keeps_nothing_of_the_first():
+    read_config(["configs/demo.gin"], [])
+    alone = gin.config_str()
+    read_config(["configs/tiny.gin"], ["train.seed = 3", "adamw.warmup = 7"])
+    assert gin.query_parameter("train.seed") == 3
+    read_config(["configs/demo.gin"], [])
+    assert gin.config_str() == alone
+
+
+def test_after_a_config_that_cannot_be_another_can():
+    with pytest.raises(InputError, match=r"binds train\.steps to 'many'"):
+        read_config(["configs/tiny.gin"], ["train.steps = 'many'"])
+    read_config(["configs/tiny.gin"], [])
+    assert gin.query_parameter("train.steps") == 20
+
+
+def test_includes_are_found_where_one_stands_now(tmp_path, monkeypatch):
+    """Not where one stood when the first config was read; and in the checkout."""
+    for place, seed in (("first", 1), ("second", 2)):
+        (tmp_path / place / "configs").mkdir(parents=True)
+        (tmp_path / place / "mine.gin").write_text("include 'configs/other.gin'  # which is here\n")
+        (tmp_path / place / "configs" / "other.gin").write_text(f"include 'configs/tiny.gin'\ntrain.seed = {seed}\n")
+        monkeypatch.chdir(tmp_path / place)
+        read_config(["mine.gin"], [])
+        assert gin.query_parameter("train.seed") == seed
+        assert gin.query_parameter("ModelConfig.width") == 32
+
+
+def test_a_config_that_includes_itself_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "mine.gin").write_text("include 'mine.gin'\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"mine\.gin includes itself$"):
+        read_config(["mine.gin"], [])
+
+
+def test_what_is_wrong_is_said_with_its_file_and_line(tmp_path, monkeypatch):
+    (tmp_path / "mine.gin").write_text("include 'configs/tiny.gin'\n\ntrain.seed = 1\ntrain.colour = 2\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"'colour'.*/mine\.gin\", line 4"):
+        read_config(["mine.gin"], [])
+    (tmp_path / "mine.gin").write_text("include 'configs/nope.gin'\n")
+    with pytest.raises(InputError, match=r"^no config configs/nope\.gin; .*mine\.gin includes it$"):
+        read_config(["mine.gin"], [])
+
+
+def test_a_later_binding_wins_over_an_include_before_it_and_loses_to_one_after(tmp_path, monkeypatch):
+    (tmp_path / "one.gin").write_text("train.seed = 1\n")
+    (tmp_path / "mine.gin").write_text(
+        "train.seed = 2\ninclude 'one.gin'\ninclude 'configs/tiny.gin'\nmuon.warmup = 9\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    read_config(["mine.gin"], [])
+    assert (gin.query_parameter("train.seed"), gin.query_parameter("muon.warmup")) == (1, 9)
+
+
+def test_parentheses_that_are_left_out_are_filled_in():
+    plain = ["train.optimizer = @adamw", "train.task = @SpectrogramTask", "train.adaptation = @everything"]
+    read_config(["configs/tiny.gin"], [*plain, "SpectrogramConfig.model = @ModelConfig", "adamw.learning_rate = 0.5"])
+    train = gin.get_bindings("train")
+    assert isinstance(train["optimizer"], optax.GradientTransformation)
+    assert isinstance(train["task"], SpectrogramTask)
+    assert isinstance(train["adaptation"], Adaptation)
+    assert train["task"].config.model.width == 32
+    assert "train.optimizer = @adamw()" in gin.config_str()
+
+
+def test_a_parameter_that_takes_a_function_gets_it():
+    read_config(["configs/melgan_gan.gin"], [])
+    losses = gin.get_bindings("AdversarialTask")["verdict_loss"]
+    assert losses.__name__ == "least_squares"

@@ -9,8 +9,8 @@ from spectrodiff.evaluation.transcription import (
     Matches,
     add_scores,
     attack_times,
-    beside,
     family_of,
+    relative_to_true,
     score_audio,
     score_drums,
     score_notes,
@@ -70,24 +70,24 @@ def test_matching_equals_mir_eval_on_all_notes_at_once(seed):
     for played in (theirs, ours):
         arrays += [np.stack([played.start, played.end], axis=1), mir_eval.util.midi_to_hz(played.pitch)]
     scores = score_notes(ours, theirs)
-    for name, share in (("onset", None), ("offset", 0.2)):
-        precision, recall, f1, _ = mir_eval.transcription.precision_recall_f1_overlap(*arrays, offset_ratio=share)
+    for name, ratio in (("onset", None), ("offset", 0.2)):
+        precision, recall, f1, _ = mir_eval.transcription.precision_recall_f1_overlap(*arrays, offset_ratio=ratio)
         got = scores[name]
         assert (got.precision, got.recall, got.f1) == pytest.approx((precision, recall, f1))
-    assert 0 < scores["offset"].found < scores["onset"].found
+    assert 0 < scores["offset"].matched < scores["onset"].matched
 
 
 def test_tolerances():
     written = notes((1.0, 2.0, 60, 0), (1.0, 1.1, 64, 0))
     found = {
-        name: match.found
+        name: match.matched
         for name, match in score_notes(notes((1.049, 2.19, 60, 0), (0.951, 1.149, 64, 0)), written).items()
     }
     assert found == {"onset": 2, "offset": 2}
     scores = score_notes(notes((1.049, 2.21, 60, 0), (0.951, 1.151, 64, 0), (1.0, 2.0, 61, 0)), written)
     assert scores["onset"] == Matches(2, 3, 2)
     assert scores["offset"] == Matches(0, 3, 2)
-    assert score_notes(notes((1.06, 2.0, 60, 0)), written)["onset"].found == 0
+    assert score_notes(notes((1.06, 2.0, 60, 0)), written)["onset"].matched == 0
 
 
 def test_whose_notes_can_match():
@@ -96,7 +96,7 @@ def test_whose_notes_can_match():
         notes((0, 1, 60, 5), (1, 2, 60, 41), (2, 3, 60, 8)),
     )
     found = {
-        programs: score_notes(heard, written, programs)["onset"].found for programs in ("flat", "midi_class", "full")
+        programs: score_notes(heard, written, programs)["onset"].matched for programs in ("flat", "midi_class", "full")
     }
     assert found == {"flat": 3, "midi_class": 2, "full": 1}
     with pytest.raises(InputError, match="flat, midi_class or full"):
@@ -106,7 +106,7 @@ def test_whose_notes_can_match():
 def test_a_transcriber_that_hears_instruments_is_scored_on_them():
     written, heard = notes((0, 1, 60, 0), (1, 2, 60, 41)), notes((0, 1, 60, 5), (1, 2, 60, 41))
     scores = score_audio(Perfect(heard, instruments=True), clicks(0.5), written)
-    found = {kind: matches.found for kind, matches in scores.items() if kind.startswith("onset")}
+    found = {kind: matches.matched for kind, matches in scores.items() if kind.startswith("onset")}
     assert found == {"onset": 2, "onset/midi_class": 2, "onset/full": 1}
     assert score_audio(Perfect(heard), clicks(0.5), written).keys() == {"onset", "offset", DRUMS}
 
@@ -118,9 +118,15 @@ def test_what_is_undefined_is_none():
     assert score_notes(some, nothing)["onset"] == Matches()
     assert Matches().f1 is None
     ours = {"precision": 0.5, "recall": 0.25, "f1": pytest.approx(1 / 3), "true_f1": 1.0, "ratio": pytest.approx(1 / 3)}
-    assert beside(Matches(1, 2, 4), Matches(2, 2, 2)) == ours
-    assert beside(silent, silent) == {"precision": None, "recall": 0.0, "f1": 0.0, "true_f1": 0.0, "ratio": None}
-    assert set(beside(Matches(), Matches()).values()) == {None}
+    assert relative_to_true(Matches(1, 2, 4), Matches(2, 2, 2)) == ours
+    assert relative_to_true(silent, silent) == {
+        "precision": None,
+        "recall": 0.0,
+        "f1": 0.0,
+        "true_f1": 0.0,
+        "ratio": None,
+    }
+    assert set(relative_to_true(Matches(), Matches()).values()) == {None}
 
 
 def test_attacks_are_heard_when_they_come():

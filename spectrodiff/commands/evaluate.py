@@ -64,13 +64,13 @@ def add(commands) -> None:
 def _evaluate(options) -> None:
     from spectrodiff.data.dataset import open_dataset
     from spectrodiff.evaluation.embeddings import find_embedding
-    from spectrodiff.evaluation.evaluate import Share, evaluate
+    from spectrodiff.evaluation.evaluate import Shard, evaluate
     from spectrodiff.evaluation.grid import evaluate_grid, grid, joined
     from spectrodiff.evaluation.report import markdown
     from spectrodiff.pretrained.hub import find_checkpoint
     from spectrodiff.synthesizer import Synthesizer
 
-    share = Share.parse(options.shard) if options.shard else None
+    shard = Shard.parse(options.shard) if options.shard else None
     if options.examples < 0:
         raise InputError(f"examples is {options.examples}; choose 0 or more")
     records = open_dataset(options.data_dir, options.dataset)[options.split]
@@ -90,7 +90,6 @@ def _evaluate(options) -> None:
             embeddings,
             transcriber,
             checkpoint=cell.checkpoint,
-            vocoder=options.vocoder,
             sampler=options.sampler,
             steps=cell.steps,
             guidance=cell.guidance,
@@ -101,7 +100,7 @@ def _evaluate(options) -> None:
             stems=options.stems,
             soundfont=soundfont,
             remarks=remarks,
-            share=share,
+            shard=shard,
             examples=options.examples,
         )
 

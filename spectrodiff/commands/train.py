@@ -1,8 +1,8 @@
 """`train`: a gin config to a trained model."""
 
 import argparse
-import contextlib
-import os
+import functools
+import io
 import pathlib
 import re
 import typing
@@ -12,6 +12,9 @@ from typing import Any
 from spectrodiff.commands.common import ROOT, keep_compiled_programs, keep_freed_memory
 from spectrodiff.config import misfit
 from spectrodiff.errors import InputError, reason
+
+_INCLUDE = re.compile(r"""^include[ \t]+(['"])(?P<path>.+?)\1[ \t]*(#.*)?$""", re.MULTILINE)
+_MADE = ("train.task", "train.optimizer", "train.adaptation")  # what a function makes, though their types admit others
 
 
 def add(commands) -> None:
@@ -92,6 +95,8 @@ def _bound(config: str) -> set[str]:
 def read_config(files: Sequence[str], bindings: Sequence[str]) -> None:
     """Has gin read a training config: files, found from here or from the checkout, then single bindings.
 
+    What gin held before is forgotten first, so that one process may read one config after another.
+
     Raises:
       InputError: there is no such file, or it is no complete config; the message names the first thing wrong.
     """
@@ -108,17 +113,15 @@ def read_config(files: Sequence[str], bindings: Sequence[str]) -> None:
         vocoder,
     )
 
-    paths = []
-    for path in files:
-        found = next((at for at in (pathlib.Path(path).absolute(), ROOT / path) if at.is_file()), None)
-        if found is None:
-            raise InputError(f"no config {path}; name a gin file, such as configs/tiny.gin")
-        paths.append(str(found))
-    gin.config.register_finalize_hook(_check_types)
-    gin.add_config_file_search_path(os.getcwd())
+    _register_check()
+    gin.clear_config()
     try:
-        with contextlib.chdir(ROOT):  # where `include 'configs/base.gin'` is looked for, wherever one stands
-            gin.parse_config_files_and_bindings(paths, list(bindings))
+        for path in files:
+            _parse(_find(path, "name a gin file, such as configs/tiny.gin"))
+        gin.parse_config(list(bindings))
+        gin.finalize()
+    except InputError:
+        raise
     except (OSError, ValueError, SyntaxError) as error:
         raise InputError(f"cannot use the config: {' '.join(str(error).split())}") from error
     for name in ("task", "optimizer", "steps"):
@@ -128,15 +131,79 @@ def read_config(files: Sequence[str], bindings: Sequence[str]) -> None:
             raise InputError(f"the config does not set train.{name}; include one of configs/ in it") from None
 
 
-def _check_types(config: dict[tuple[str, str], dict[str, Any]]) -> None:
-    """Raises InputError for the first binding whose value is of another type than its parameter."""
+def _find(path: str, otherwise: str) -> pathlib.Path:
+    """The config at `path`, from here or else from the checkout.
+
+    Raises:
+      InputError: there is none; `otherwise` ends the message.
+    """
+    found = next((at for at in (pathlib.Path(path).absolute(), ROOT / path) if at.is_file()), None)
+    if found is None:
+        raise InputError(f"no config {path}; {otherwise}")
+    return found
+
+
+def _parse(path: pathlib.Path, above: tuple[pathlib.Path, ...] = ()) -> None:
+    """Has gin parse a config that those `above` include, and in the place of each `include` the file that it names.
+
+    gin's own search takes a relative name for that of a Python package as well, and fails where there is a folder of
+    that name and no package in it, such as configs/. Raises InputError as `_find`, and where a file includes itself.
+    """
     import gin
 
-    for (_, selector), bindings in config.items():
-        hints = typing.get_type_hints(gin.get_configurable(selector))
+    if path in above:
+        raise InputError(f"the config {path} includes itself")
+    text, parsed = path.read_text(encoding="utf-8"), 0
+
+    def parse(end: int) -> None:
+        """From where the last include ended; lines keep their numbers, which gin's messages name."""
+        file = io.StringIO("\n" * text.count("\n", 0, parsed) + text[parsed:end])
+        file.name = str(path)
+        gin.parse_config(file)
+
+    for include in _INCLUDE.finditer(text):
+        parse(include.start())
+        _parse(_find(include["path"], f"{path} includes it"), (*above, path))
+        parsed = include.end()
+    parse(len(text))
+
+
+def _is_reference(value: Any) -> bool:
+    import gin
+
+    return isinstance(value, gin.config.ConfigurableReference)
+
+
+@functools.cache
+def _register_check() -> None:
+    """Once: gin keeps what it is to call before a config is used for the life of the process."""
+    import gin
+
+    gin.config.register_finalize_hook(_checked)
+
+
+def _checked(config: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
+    """Bindings that replace those of `config`: references that lack the parentheses of a call, such as `@adamw`.
+
+    A reference stays as it is where its parameter takes a function.
+
+    Raises:
+      InputError: a value is of another type than its parameter; the first such binding is named.
+    """
+    import gin
+
+    called = {}
+    for (scope, selector), bindings in config.items():
+        hints, configurable = typing.get_type_hints(gin.get_configurable(selector)), selector.split(".")[-1]
         for name, value in bindings.items():
-            values = value if isinstance(value, list | tuple) else [value]
-            if name not in hints or any(isinstance(some, gin.config.ConfigurableReference) for some in values):
+            if name not in hints or (isinstance(value, list | tuple) and any(map(_is_reference, value))):
                 continue
-            if kind := misfit(value, hints[name]):
-                raise InputError(f"the config binds {selector.split('.')[-1]}.{name} to {value!r}, which is no {kind}")
+            if not _is_reference(value):
+                if kind := misfit(value, hints[name]):
+                    raise InputError(f"the config binds {configurable}.{name} to {value!r}, which is no {kind}")
+            elif not value.evaluate:
+                made = f"{configurable}.{name}" in _MADE
+                if made or misfit(value.scoped_configurable_fn, hints[name]):
+                    call = gin.config.ConfigurableReference(value.scoped_selector, True)
+                    called[f"{scope}/{selector}.{name}".removeprefix("/")] = call
+    return called

@@ -16,7 +16,7 @@ from spectrodiff.evaluation.page import Example, page
 from spectrodiff.evaluation.rendering import render
 from spectrodiff.evaluation.report import markdown
 from spectrodiff.evaluation.results import results
-from spectrodiff.evaluation.runs import Facts, Rendered, Run, describe, fingerprint, is_rendered
+from spectrodiff.evaluation.runs import RenderedSong, Run, SongMetadata, is_rendered
 from spectrodiff.evaluation.songs import Audio, Song, Songs, Stems
 from spectrodiff.evaluation.systems import (
     ENCODED,
@@ -32,18 +32,19 @@ from spectrodiff.evaluation.systems import (
 )
 from spectrodiff.evaluation.transcription import Transcriber
 from spectrodiff.files import replacing, write_json
+from spectrodiff.fingerprint import fingerprint
 from spectrodiff.synthesizer import Synthesizer
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
+class Shard:
     """Part `number`, from 1, of `of` parts of the songs: one process's work."""
 
     number: int
     of: int
 
     @classmethod
-    def parse(cls, text: str) -> "Share":
+    def parse(cls, text: str) -> "Shard":
         """Of "2/8".
 
         Raises:
@@ -66,7 +67,6 @@ def evaluate(
     transcriber: Transcriber | None = None,
     *,
     checkpoint: str = "",
-    vocoder: str | None = None,
     sampler: str | None = None,
     steps: int | None = None,
     guidance: float | None = None,
@@ -77,15 +77,15 @@ def evaluate(
     stems: bool = False,
     soundfont: str | None = None,
     remarks: Sequence[str] = (),
-    share: Share | None = None,
+    shard: Shard | None = None,
     examples: int = 3,
 ) -> dict[str, Any] | None:
     """Renders and measures the first `limit` songs, and writes results.json, table.md and report.html.
 
-    What lies in the workdir is not made again. With a `share`, only that part of the songs is worked on, and None
+    What lies in the workdir is not made again. With a `shard`, only that part of the songs is worked on, and None
     returned: the report is for a call without. Options of sampling as `Synthesizer.mels`; `seconds` cuts each song;
     with `stems`, instruments that the dataset has alone are rendered alone as well, and their notes scored by family;
-    `soundfont` is the path of one that plays the songs too; `checkpoint`, `vocoder` and `remarks` are only noted.
+    `soundfont` is the path of one that plays the songs too; `checkpoint` and `remarks` are only noted.
     Returns what results.json holds.
 
     Raises:
@@ -100,7 +100,7 @@ def evaluate(
     run = Run(
         checkpoint=str(checkpoint),
         weights=fingerprint(synthesizer.model),
-        vocoder=str(vocoder) if vocoder else describe(synthesizer.vocoder),
+        vocoder=synthesizer.vocoder.identity(),
         dataset=f"{records.dataset} ({records.folder.name})",
         split=records.split,
         seconds=seconds,
@@ -114,25 +114,25 @@ def evaluate(
     songs = Songs(records, seconds)
     indices = range(min(len(songs), limit or len(songs)))
     names = [songs.name(index) for index in indices]
-    ours = share.part(indices) if share else indices
+    ours = shard.part(indices) if shard else indices
     options = {"sampler": sampler, "steps": steps, "guidance": guidance, "seed": seed, "batch": batch}
 
     _render_missing(synthesizer, songs, ours, workdir, options)
     missing = [index for index in ours if not is_measured(workdir, names[index], embeddings, transcriber)]
     for index in tqdm(missing, "measuring", unit="song", disable=not missing):
-        song, rendered = songs[index], Rendered.load(workdir, names[index])
+        song, rendered = songs[index], RenderedSong.load(workdir, names[index])
         audio = system_audio(song, rendered, songs.audio_after(index), soundfont)
         measure(workdir, song, audio, embeddings, transcriber)
 
     parts = Stems.of(songs, indices if stems else range(0))
-    ours = share.part(range(len(parts))) if share else range(len(parts))
+    ours = shard.part(range(len(parts))) if shard else range(len(parts))
     _render_missing(synthesizer, parts, ours, workdir, options)
     missing = [index for index in ours if not is_transcribed(workdir, parts.name(index), transcriber)]
     for index in tqdm(missing, "measuring", unit="stem", disable=not missing):
         stem = parts[index]
-        transcribe(workdir, stem, _heard(stem, Rendered.load(workdir, stem.name)), transcriber)
+        transcribe(workdir, stem, _main_systems(stem, RenderedSong.load(workdir, stem.name)), transcriber)
 
-    if share:
+    if shard:
         return None
     remarks = list(remarks)
     if transcriber is None:
@@ -140,7 +140,7 @@ def evaluate(
     if stems and not len(parts):
         remarks.append("There are no stems that a single family plays.")
     found = results(
-        [Facts.load(workdir, name) for name in names],
+        [SongMetadata.load(workdir, name) for name in names],
         [read_measured(workdir, name, embeddings, transcriber) for name in names],
         embeddings,
         remarks,
@@ -150,12 +150,12 @@ def evaluate(
             for index in range(len(parts))
         ],
     )
-    found = {"run": dataclasses.asdict(run), "model": _facts(synthesizer), **found}
+    found = {"run": dataclasses.asdict(run), "model": _model_description(synthesizer), **found}
     write_json(workdir / "results.json", found)
     with replacing(workdir / "table.md") as temporary:
         temporary.write_text(markdown(found), encoding="utf-8")
     shown = [
-        Example(names[index], _heard(songs[index], Rendered.load(workdir, names[index])))
+        Example(names[index], _main_systems(songs[index], RenderedSong.load(workdir, names[index])))
         for index in indices[:examples]
     ]
     with replacing(workdir / "report.html") as temporary:
@@ -171,13 +171,13 @@ def _render_missing(
         rendered.save(workdir)
 
 
-def _heard(song: Song, rendered: Rendered) -> dict[str, Audio]:
+def _main_systems(song: Song, rendered: RenderedSong) -> dict[str, Audio]:
     """What a listener compares."""
     audio = system_audio(song, rendered)
     return {system: audio[system] for system in (TRUE, ENCODED, SYNTHESISED)}
 
 
-def _facts(synthesizer: Synthesizer) -> dict[str, Any]:
+def _model_description(synthesizer: Synthesizer) -> dict[str, Any]:
     """What tells models apart in a table."""
     leaves = jax.tree.leaves(nnx.state(synthesizer.model, nnx.Param))
     return {

@@ -162,9 +162,9 @@ def kernel_distance(reference: Frames, frames: Frames, *, bandwidth: float | Non
     """
     if min(len(reference), len(frames)) < 2:
         return None
-    reference, frames = (_spread(x, _KERNEL_FRAMES) for x in (reference, frames))
+    reference, frames = (_subsample(x, _KERNEL_FRAMES) for x in (reference, frames))
     if bandwidth is None:
-        bandwidth = float(np.median(pdist(_spread(reference, _MEDIAN_FRAMES).astype(np.float64))))
+        bandwidth = float(np.median(pdist(_subsample(reference, _MEDIAN_FRAMES).astype(np.float64))))
     if not bandwidth:
         return None
     within = sum(
@@ -175,7 +175,7 @@ def kernel_distance(reference: Frames, frames: Frames, *, bandwidth: float | Non
     return KERNEL_SCALE * (within - 2.0 * across)
 
 
-def _spread(frames: Frames, most: int) -> Frames:
+def _subsample(frames: Frames, most: int) -> Frames:
     """All frames, or `most` of them from beginning to end."""
     return frames[np.linspace(0, len(frames) - 1, min(len(frames), most)).astype(int)]
 

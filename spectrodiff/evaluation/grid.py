@@ -10,13 +10,13 @@ import urllib.parse
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from spectrodiff.evaluation.report import Column, Table, columns, explained, markdown_table
+from spectrodiff.evaluation.report import Column, Table, columns, footnotes, markdown_table
 from spectrodiff.evaluation.systems import SYNTHESISED, SYSTEMS
 from spectrodiff.files import replacing, write_json
 
 Results = dict[str, Any]  # what `evaluate` returns
 
-_FACTS = (
+_SETTINGS = (
     Column("parameters", "Parameters (M)", 1),
     Column("context", "Context"),
     Column("steps", "Steps", 0),
@@ -36,10 +36,10 @@ class Cell:
     def folder(self) -> str:
         """The name of its workdir, which differs from that of any other cell."""
         checkpoint = urllib.parse.quote(self.checkpoint, safe="")
-        return f"{checkpoint}, steps {_said(self.steps)}, guidance {_said(self.guidance)}"
+        return f"{checkpoint}, steps {_format(self.steps)}, guidance {_format(self.guidance)}"
 
 
-def _said(value: int | float | None) -> str:
+def _format(value: int | float | None) -> str:
     return "default" if value is None else f"{value:g}"
 
 
@@ -72,16 +72,16 @@ def evaluate_grid(
 
 def joined(found: Sequence[Results]) -> str:
     """Markdown: a row for each evaluation's synthesised songs, then the ceilings and floors of the first."""
-    rows = [(results["run"]["checkpoint"], _facts(results) | results["systems"][SYNTHESISED]) for results in found]
+    rows = [(results["run"]["checkpoint"], _settings(results) | results["systems"][SYNTHESISED]) for results in found]
     others = {name: figures for name, figures in found[0]["systems"].items() if name != SYNTHESISED}
     rows += [(SYSTEMS[name], figures) for name, figures in others.items()]
-    table = Table("grid", "Checkpoint or system", [*_FACTS, *columns(found[0])], rows)
+    table = Table("grid", "Checkpoint or system", [*_SETTINGS, *columns(found[0])], rows)
     remarks = dict.fromkeys(line for results in found for line in results["remarks"])
-    said = [line for line in explained({**found[0], "run": _common(found)}) if line not in remarks]
+    said = [line for line in footnotes({**found[0], "run": _common(found)}) if line not in remarks]
     return markdown_table(table) + "\n\n" + "\n".join(f"- {line}" for line in [*said, *remarks]) + "\n"
 
 
-def _facts(results: Results) -> dict[str, Any]:
+def _settings(results: Results) -> dict[str, Any]:
     run, model = results["run"], results["model"]
     return {
         "parameters": model["parameters"] / 1e6,

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from spectrodiff.audio.mel import log_mel_on_host, scale_mel
 from spectrodiff.data.recordings import to_flac
-from spectrodiff.evaluation.report import Table, explained, songs_table, tables
+from spectrodiff.evaluation.report import Table, footnotes, songs_table, tables
 from spectrodiff.evaluation.systems import ENCODED, SYNTHESISED, SYSTEMS, TRUE
 from spectrodiff.training.heldout import side_by_side
 
@@ -38,7 +38,7 @@ def page(results: dict[str, Any], examples: Sequence[Example]) -> str:
         "<h1>Evaluation</h1>",
         *map(_table, tables(results)),
         "<ul>",
-        *(f"<li>{html.escape(line)}</li>" for line in explained(results)),
+        *(f"<li>{html.escape(line)}</li>" for line in footnotes(results)),
         "</ul>",
         "<h2>Examples</h2>",
         *map(_example, examples),

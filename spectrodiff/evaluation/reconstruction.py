@@ -11,7 +11,7 @@ import numpy as np
 import scipy.signal
 from jaxtyping import Float
 
-from spectrodiff.audio.mel import SAMPLE_RATE, hann, log_mel
+from spectrodiff.audio.mel import SAMPLE_RATE, hann, log_mel_on_host
 
 Audio = Float[np.ndarray, " s"]
 RESOLUTIONS = (256, 512, 1024, 2048)  # samples: 16 to 128 ms
@@ -28,7 +28,8 @@ def magnitudes(audio: Audio, window: int, hop: int) -> Float[np.ndarray, "t f"]:
 
 def mel_distance(audio: Audio, reference: Audio) -> float:
     """Mean absolute difference of the log-mels, in nats."""
-    return float(np.abs(np.asarray(log_mel(audio)) - np.asarray(log_mel(reference))).mean())
+    # On the host: `log_mel` would be compiled anew for every length of song.
+    return float(np.abs(log_mel_on_host(audio) - log_mel_on_host(reference)).mean())
 
 
 def spectral_distance(audio: Audio, reference: Audio) -> float:
@@ -62,7 +63,7 @@ def tone_similarity(audio: Audio, reference: Audio) -> float | None:
     Frames in which the reference is 60 dB under its loudest are left out; None when it is silent throughout.
     """
     low, high = (round(hz * TONES / SAMPLE_RATE) for hz in (40, 1500))
-    ours, theirs = _heard(audio, reference, slice(low, high))
+    ours, theirs = _audible_frames(audio, reference, slice(low, high))
     return float(_cosines(ours, theirs).mean()) if len(theirs) else None
 
 
@@ -75,16 +76,16 @@ def chroma_correlation(audio: Audio, reference: Audio) -> float | None:
     low, high = (round(hz * TONES / SAMPLE_RATE) for hz in (100, 2000))
     hz = np.arange(low, high) * SAMPLE_RATE / TONES
     classes = np.eye(12)[np.round(12 * np.log2(hz / 440)).astype(int) % 12]
-    ours, theirs = (frames @ classes for frames in _heard(audio, reference, slice(low, high)))
+    ours, theirs = (frames @ classes for frames in _audible_frames(audio, reference, slice(low, high)))
     centred = (frames - frames.mean(axis=1, keepdims=True) for frames in (ours, theirs))
     return float(_cosines(*centred).mean()) if len(theirs) else None
 
 
-def _heard(audio: Audio, reference: Audio, bins: slice) -> list[Float[np.ndarray, "t f"]]:
+def _audible_frames(audio: Audio, reference: Audio, bins: slice) -> list[Float[np.ndarray, "t f"]]:
     """Magnitudes of both, a frame every 128 ms, but for those in which the reference is 60 dB under its loudest."""
     ours, theirs = (magnitudes(x, TONES, TONES // 4)[:, bins] for x in (audio, reference))
-    heard = theirs.max(axis=1) > max(10 * QUIET * theirs.max(), 1e-12)
-    return [ours[heard], theirs[heard]]
+    audible = theirs.max(axis=1) > max(10 * QUIET * theirs.max(), 1e-12)
+    return [ours[audible], theirs[audible]]
 
 
 def _cosines(a: Float[np.ndarray, "t f"], b: Float[np.ndarray, "t f"]) -> Float[np.ndarray, " t"]:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from spectrodiff.audio.mel import SAMPLE_RATE, log_mel_on_host
-from spectrodiff.evaluation.runs import Rendered, Spent, song_seed
+from spectrodiff.evaluation.runs import RenderedSong, Spent, song_seed
 from spectrodiff.evaluation.songs import Audio, Songs, Stems
 from spectrodiff.notes.midi import Notes
 from spectrodiff.synthesizer import Synthesizer
@@ -23,7 +23,7 @@ def render(
     seed: int,
     batch: int,
     **sampling: Any,
-) -> Iterator[Rendered]:
+) -> Iterator[RenderedSong]:
     """Yields the `chosen` songs as they are finished, `batch` of them rendered at once, the longest begun first.
 
     Each has the mel that `synthesizer.mels` makes of it with `song_seed(seed, name)`, to rounding. Windows over the
@@ -46,7 +46,7 @@ def render(
         song, dropped = begun.pop(place)
         audio, audio_spent = _play(vocoder, mel)
         encoded, encoded_spent = _play(vocoder, log_mel_on_host(song.audio))
-        yield Rendered(
+        yield RenderedSong(
             name=song.name,
             seed=song_seed(seed, song.name),
             seconds=len(song.audio) / SAMPLE_RATE,

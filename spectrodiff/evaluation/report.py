@@ -116,7 +116,7 @@ def songs_table(results: dict[str, Any]) -> Table:
 
 def markdown(results: dict[str, Any]) -> str:
     """The tables, and below them what has to be said of them."""
-    parts = [*map(markdown_table, tables(results)), "\n".join(f"- {line}" for line in explained(results))]
+    parts = [*map(markdown_table, tables(results)), "\n".join(f"- {line}" for line in footnotes(results))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -126,7 +126,7 @@ def markdown_table(table: Table) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def explained(results: dict[str, Any]) -> list[str]:
+def footnotes(results: dict[str, Any]) -> list[str]:
     """What was evaluated, what the columns are, and what is missing."""
     run, batches = results.get("run", {}), ", ".join(map(str, results["batch"]))
     made = ", ".join(f"{name} {value}" for name, value in run.items() if value is not None)

@@ -24,9 +24,9 @@ from spectrodiff.evaluation.frechet import (
     song_distances,
 )
 from spectrodiff.evaluation.reconstruction import mean_scores
-from spectrodiff.evaluation.runs import Facts, Spent
-from spectrodiff.evaluation.systems import ENCODED, SOUNDFONT, SYNTHESISED, SYSTEMS, TRUE, Measured
-from spectrodiff.evaluation.transcription import DRUMS, Matches, Scores, Transcriber, add_scores, beside
+from spectrodiff.evaluation.runs import SongMetadata, Spent
+from spectrodiff.evaluation.systems import ENCODED, SOUNDFONT, SYNTHESISED, SYSTEMS, TRUE, Measurements
+from spectrodiff.evaluation.transcription import DRUMS, Matches, Scores, Transcriber, add_scores, relative_to_true
 
 _RESAMPLES = 200  # of songs: the ends of a 95 % interval, to about a tenth of its width
 
@@ -34,8 +34,8 @@ Figures = dict[str, Any]  # by name; numbers, pairs of them, or None
 
 
 def results(
-    songs: Sequence[Facts],
-    measured: Sequence[Measured],
+    songs: Sequence[SongMetadata],
+    measured: Sequence[Measurements],
     embeddings: Sequence[Embedding],
     remarks: Sequence[str] = (),
     transcriber: Transcriber | None = None,
@@ -54,7 +54,7 @@ def results(
     for model in embeddings:
         frames = [song.embedded[model.name] for song in measured]
         with threadpool_limits(1, user_api="blas"):  # threads for matrices this small wait for each other: 6 ms or 150
-            figures, distances, warned = _sets(frames, model.name)
+            figures, distances, warned = _distribution_figures(frames, model.name)
         remarks += warned
         for system, values in figures.items():
             systems[system] |= values
@@ -66,7 +66,7 @@ def results(
     for system in (SYNTHESISED, ENCODED):
         systems[system]["vocoder_speed"] = _speed([song.vocoder for song in songs])
     seconds = sum(song.seconds for song in songs)
-    return _defined(
+    return _nan_to_none(
         {
             "songs": len(songs),
             "seconds": seconds,
@@ -82,7 +82,7 @@ def results(
     )
 
 
-def _paired(measured: Sequence[Measured], system: str) -> Figures:
+def _paired(measured: Sequence[Measurements], system: str) -> Figures:
     """What is the mean, or for notes the sum, of songs."""
     having = [song for song in measured if system in song.scores]
     figures = mean_scores([song.scores[system] for song in having])
@@ -92,11 +92,13 @@ def _paired(measured: Sequence[Measured], system: str) -> Figures:
 
 
 def _transcribed(ours: dict[str, Matches], true: dict[str, Matches]) -> Figures:
-    return {f"{name}/{kind}": value for kind in ours for name, value in beside(ours[kind], true[kind]).items()}
+    return {
+        f"{name}/{kind}": value for kind in ours for name, value in relative_to_true(ours[kind], true[kind]).items()
+    }
 
 
 def _families(stems: Sequence[tuple[str, dict[str, Scores]]]) -> dict[str, Figures]:
-    """Of drums their hits, of other families their notes; beside the true stems as `beside`."""
+    """Of drums their hits, of other families their notes; beside the true stems as `relative_to_true`."""
     families = {}
     for family in sorted({family for family, _ in stems}):
         kind = DRUMS if family == DRUMS else "onset"
@@ -104,11 +106,11 @@ def _families(stems: Sequence[tuple[str, dict[str, Scores]]]) -> dict[str, Figur
         ours, encoded, true = (
             add_scores([scores[system] for scores in of_family])[kind] for system in (SYNTHESISED, ENCODED, TRUE)
         )
-        families[family] = {"stems": len(of_family), "encoded_f1": encoded.f1, **beside(ours, true)}
+        families[family] = {"stems": len(of_family), "encoded_f1": encoded.f1, **relative_to_true(ours, true)}
     return families
 
 
-def _silences(songs: Sequence[Facts], measured: Sequence[Measured]) -> list[str]:
+def _silences(songs: Sequence[SongMetadata], measured: Sequence[Measurements]) -> list[str]:
     """A dash or a 0 in the table may only mean that there is nothing to hear."""
     true = [song.name for song in measured if song.scores[TRUE]["tone"] is None]
     ours = [song.name for song in songs if song.silent]
@@ -116,13 +118,15 @@ def _silences(songs: Sequence[Facts], measured: Sequence[Measured]) -> list[str]
     return [f"{what} of {', '.join(names)} is silent." for what, names in said.items() if names]
 
 
-def _of_song(song: Facts, measured: Measured) -> Figures:
+def _of_song(song: SongMetadata, measured: Measurements) -> Figures:
     notes = _transcribed(measured.notes[SYNTHESISED], measured.notes[TRUE]) if measured.notes else {}
     facts = {"name": song.name, "seconds": song.seconds, "seed": song.seed, "dropped_notes": song.dropped}
     return facts | measured.scores[SYNTHESISED] | notes
 
 
-def _sets(songs: Sequence[dict[str, np.ndarray]], model: str) -> tuple[dict[str, Figures], list, list[str]]:
+def _distribution_figures(
+    songs: Sequence[dict[str, np.ndarray]], model: str
+) -> tuple[dict[str, Figures], list, list[str]]:
     """Figures of sets of frames by system, the Fréchet distance of each synthesised song, and what there is to warn."""
     figures, distances, warned = {}, [None] * len(songs), []
     true = [Gaussian.of(song[TRUE]) for song in songs]
@@ -158,12 +162,12 @@ def _speed(spent: Sequence[Spent]) -> float | None:
     return seconds / audio if audio else None
 
 
-def _defined(value: Any) -> Any:
+def _nan_to_none(value: Any) -> Any:
     """The same without a number that is none."""
     if isinstance(value, dict):
-        return {name: _defined(part) for name, part in value.items()}
+        return {name: _nan_to_none(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_defined(part) for part in value]
+        return [_nan_to_none(part) for part in value]
     if isinstance(value, float | np.floating):
         return float(value) if math.isfinite(value) else None
     return value

@@ -4,7 +4,6 @@ A workdir holds `run.json`, what made its songs, and of each song `songs/NAME.np
 """
 
 import dataclasses
-import hashlib
 import json
 import pathlib
 import urllib.parse
@@ -13,13 +12,11 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from flax import nnx
 from jaxtyping import Float
 
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation.songs import Audio
 from spectrodiff.files import replacing, write_json
-from spectrodiff.vocoder.streaming import Vocoder
 
 Mel = Float[np.ndarray, "_t m"]
 Spent = tuple[float, float]  # seconds of work, and of the audio that they made
@@ -27,7 +24,7 @@ Spent = tuple[float, float]  # seconds of work, and of the audio that they made
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a workdir's songs are made by. `weights` is `fingerprint`'s."""
+    """What a workdir's songs are made by: `weights` and `vocoder` by their fingerprints, wherever they were read."""
 
     checkpoint: str
     weights: str
@@ -63,21 +60,6 @@ class Run:
                 )
 
 
-def fingerprint(model: nnx.Module) -> str:
-    """Short hash of a model's weights."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()[:16]
-
-
-def describe(vocoder: Vocoder) -> str:
-    """What a vocoder is, in words that another of the same kind, with other weights, does not share."""
-    kind = type(vocoder).__name__
-    refiner = getattr(vocoder, "refiner", None)
-    return kind if refiner is None else f"{kind} with refiner {fingerprint(refiner)}"
-
-
 def song_seed(seed: int, name: str) -> int:
     """The seed with which `Synthesizer` renders the same song: `seed`, with the CRC-32 of its name folded in.
 
@@ -87,7 +69,7 @@ def song_seed(seed: int, name: str) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
+class SongMetadata:
     """What is known of a rendered song without its sound.
 
     `dropped` notes of over-full windows were left out; `silent` says that nothing is to be heard. `spectrogram` and
@@ -105,13 +87,13 @@ class Facts:
     silent: bool
 
     @classmethod
-    def load(cls, workdir: pathlib.Path, name: str) -> "Facts":
+    def load(cls, workdir: pathlib.Path, name: str) -> "SongMetadata":
         """Raises InputError for a file that is missing or damaged."""
-        return cls(**_read_facts(workdir, name))
+        return cls(**_read_metadata(workdir, name))
 
 
 @dataclasses.dataclass(frozen=True)
-class Rendered(Facts):
+class RenderedSong(SongMetadata):
     """What is kept of a song.
 
     `mel` is unscaled; `audio` is what the vocoder makes of it, `encoded` what it makes of the true audio's mel, both as
@@ -126,21 +108,21 @@ class Rendered(Facts):
         """Raises InputError as `replacing`."""
         with replacing(song_path(workdir, "songs", self.name, ".npz")) as temporary:
             np.savez_compressed(temporary, mel=self.mel, audio=pcm(self.audio), encoded=pcm(self.encoded))
-        facts = {field.name: getattr(self, field.name) for field in dataclasses.fields(Facts)}
+        facts = {field.name: getattr(self, field.name) for field in dataclasses.fields(SongMetadata)}
         write_json(song_path(workdir, "songs", self.name, ".json"), facts)  # last: it says that the song is there
 
     @classmethod
-    def load(cls, workdir: pathlib.Path, name: str) -> "Rendered":
+    def load(cls, workdir: pathlib.Path, name: str) -> "RenderedSong":
         """Raises InputError for files that are missing or damaged."""
         arrays = read_arrays(song_path(workdir, "songs", name, ".npz"), ("mel", "audio", "encoded"))
         arrays |= {part: arrays[part].astype(np.float32) / 32767 for part in ("audio", "encoded")}
-        return cls(**_read_facts(workdir, name), **arrays)
+        return cls(**_read_metadata(workdir, name), **arrays)
 
 
-def _read_facts(workdir: pathlib.Path, name: str) -> dict:
+def _read_metadata(workdir: pathlib.Path, name: str) -> dict:
     path = song_path(workdir, "songs", name, ".json")
     facts = _read_json(path)
-    if set(facts) != {field.name for field in dataclasses.fields(Facts)}:
+    if set(facts) != {field.name for field in dataclasses.fields(SongMetadata)}:
         raise InputError(f"{path} is of another version of spectrodiff; delete {workdir}, or give another workdir")
     return {**facts, "spectrogram": tuple(facts["spectrogram"]), "vocoder": tuple(facts["vocoder"])}
 

@@ -41,12 +41,12 @@ class Songs:
 
     def __getitem__(self, index: int) -> Song:
         """Raises InputError as `name`."""
-        return self.opened(self.name(index), self.records[index])
+        return self.read(self.name(index), self.records[index])
 
-    def opened(self, name: str, record: dict[str, Any]) -> Song:
+    def read(self, name: str, record: dict[str, Any]) -> Song:
         """The song, or the stem, of a record."""
         piece = open_piece(record)
-        return Song(name, piece.read(0, self._kept(piece.samples)), _begun(piece.notes, self.seconds))
+        return Song(name, piece.read(0, self._samples_used(piece.samples)), _truncate(piece.notes, self.seconds))
 
     def name(self, index: int) -> str:
         """Of a song that can be evaluated. Raises InputError as `Records`, for no samples and for another rate."""
@@ -60,13 +60,13 @@ class Songs:
 
     def windows(self, index: int) -> int:
         """About how many windows the song fills."""
-        return -(-self._kept(int(self.records.samples[index])) // (WINDOW_FRAMES * HOP))
+        return -(-self._samples_used(int(self.records.samples[index])) // (WINDOW_FRAMES * HOP))
 
     def audio_after(self, index: int) -> Audio | None:
         """The true audio of the song after it, the first coming after the last; None where there is no other."""
         return self[(index + 1) % len(self)].audio if len(self) > 1 else None
 
-    def _kept(self, samples: int) -> int:
+    def _samples_used(self, samples: int) -> int:
         return samples if self.seconds is None else min(samples, round(self.seconds * SAMPLE_RATE))
 
 
@@ -83,7 +83,7 @@ class Stems:
         places = []
         for index in tqdm(indices, "looking for stems", unit="song", delay=2.0):
             for number, stem in enumerate(songs.records[index]["stems"]):
-                if family := family_of(_begun(open_piece(stem).notes, songs.seconds)):
+                if family := family_of(_truncate(open_piece(stem).notes, songs.seconds)):
                     places.append((index, number, family))
         return cls(songs, tuple(places))
 
@@ -93,7 +93,7 @@ class Stems:
     def __getitem__(self, at: int) -> Song:
         """Raises InputError as `Songs`."""
         index, number, _ = self.places[at]
-        return self.songs.opened(self.name(at), self.songs.records[index]["stems"][number])
+        return self.songs.read(self.name(at), self.songs.records[index]["stems"][number])
 
     def name(self, at: int) -> str:
         index, number, family = self.places[at]
@@ -107,7 +107,7 @@ class Stems:
         return self.songs.windows(self.places[at][0])
 
 
-def _begun(notes: Notes, seconds: float | None) -> Notes:
+def _truncate(notes: Notes, seconds: float | None) -> Notes:
     """Notes as they stand `seconds` into the piece: later ones are gone, those that sound end."""
     if seconds is None or notes.total_time <= seconds:
         return notes

@@ -17,7 +17,7 @@ from spectrodiff.data.render import render
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation.embeddings import Embedding, resample
 from spectrodiff.evaluation.reconstruction import compare, embedding_distance
-from spectrodiff.evaluation.runs import Rendered, read_arrays, song_path
+from spectrodiff.evaluation.runs import RenderedSong, read_arrays, song_path
 from spectrodiff.evaluation.songs import Song
 from spectrodiff.evaluation.transcription import Matches, Scores, Transcriber, score_audio
 from spectrodiff.files import replacing, write_json
@@ -39,7 +39,7 @@ Frames = Float[np.ndarray, "_n d"]
 
 
 def system_audio(
-    song: Song, rendered: Rendered, wrong: Audio | None = None, soundfont: str | None = None
+    song: Song, rendered: RenderedSong, wrong: Audio | None = None, soundfont: str | None = None
 ) -> dict[str, Audio]:
     """Audio of all SYSTEMS, without those that need `wrong`, another song's audio, or `soundfont` where there is none.
 
@@ -49,21 +49,21 @@ def system_audio(
       InputError: as `render`, of the SoundFont.
     """
     length = min(len(song.audio), len(rendered.audio))
-    level = _level(song.audio[:length])
+    level = _rms(song.audio[:length])
     noise = max(_QUIETEST, level) * np.random.default_rng(rendered.seed).standard_normal(length)
     audio = {SYNTHESISED: rendered.audio, TRUE: song.audio, ENCODED: rendered.encoded, WRONG: wrong, NOISE: noise}
     if soundfont is not None:
         played = render(song.notes, soundfont)[:length]
-        audio[SOUNDFONT] = level / max(_level(played), 1e-9) * played
+        audio[SOUNDFONT] = level / max(_rms(played), 1e-9) * played
     return {system: audio[system][:length].astype(np.float32) for system in SYSTEMS if audio.get(system) is not None}
 
 
-def _level(audio: Audio) -> float:
+def _rms(audio: Audio) -> float:
     return float(np.sqrt(np.mean(np.square(audio, dtype=np.float64)))) if len(audio) else 0.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
+class Measurements:
     """A song's scores by system; `notes` is empty where nothing was transcribed.
 
     `scores` are those of `compare`, and of each embedding `l2/MODEL`, its distance from the true audio's.
@@ -125,7 +125,7 @@ def _at_rate(audio: Audio, embedding: Embedding) -> Audio:
 
 def read_measured(
     workdir: pathlib.Path, name: str, embeddings: Sequence[Embedding], transcriber: Transcriber | None
-) -> Measured:
+) -> Measurements:
     """Raises InputError for files that are missing or damaged."""
     scores = _read(workdir, "scores", name)
     embedded = {}
@@ -135,7 +135,7 @@ def read_measured(
         for system, ours in frames.items():
             scores[system][f"l2/{model.name}"] = embedding_distance(ours, frames[TRUE])
     notes = read_transcribed(workdir, name, transcriber) if transcriber else {}
-    return Measured(name, scores, notes, embedded)
+    return Measurements(name, scores, notes, embedded)
 
 
 def read_transcribed(workdir: pathlib.Path, name: str, transcriber: Transcriber) -> dict[str, Scores]:

@@ -1,6 +1,7 @@
 """Are the notes in the audio? Notes are transcribed from it and matched with those that it should hold.
 
-A transcriber errs on recordings too, so a score says something only beside that of the true audio: see `beside`.
+A transcriber errs on recordings too, so a score says something only beside that of the true audio: see
+`relative_to_true`.
 """
 
 import dataclasses
@@ -16,8 +17,8 @@ from spectrodiff.errors import InputError
 from spectrodiff.evaluation.reconstruction import onset_envelope
 from spectrodiff.notes.sequence import Notes
 
-TOLERANCE = 0.05  # seconds that an onset may be off, and an offset, or OFFSET_SHARE of the note where that is more
-OFFSET_SHARE = 0.2
+TOLERANCE = 0.05  # seconds that an onset may be off, and an offset, or OFFSET_RATIO of the note where that is more
+OFFSET_RATIO = 0.2
 CHORD = 0.03  # seconds within which drum hits are one onset
 FAMILIES = (
     *("piano", "chromatic percussion", "organ", "guitar", "bass", "strings", "ensemble", "brass", "reed", "pipe"),
@@ -46,9 +47,9 @@ class Transcriber(Protocol):
 class Matches:
     """How many notes were found of how many, and among how many; those of songs add up."""
 
-    found: int = 0
-    transcribed: int = 0
-    written: int = 0
+    matched: int = 0
+    estimated: int = 0
+    reference: int = 0
 
     def __add__(self, other: "Matches") -> "Matches":
         pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
@@ -57,24 +58,24 @@ class Matches:
     @property
     def precision(self) -> float | None:
         """None where nothing was transcribed."""
-        return self.found / self.transcribed if self.transcribed else None
+        return self.matched / self.estimated if self.estimated else None
 
     @property
     def recall(self) -> float | None:
         """None where no notes are written."""
-        return self.found / self.written if self.written else None
+        return self.matched / self.reference if self.reference else None
 
     @property
     def f1(self) -> float | None:
         """None where no notes are written. Silence for notes is 0: left undefined, it would be left out of a mean."""
-        return 2.0 * self.found / (self.transcribed + self.written) if self.written else None
+        return 2.0 * self.matched / (self.estimated + self.reference) if self.reference else None
 
 
 # "onset", "offset" (onset and offset) and DRUMS; and, where instruments are heard, such as "onset/midi_class".
 Scores = dict[str, Matches]
 
 
-def beside(ours: Matches, true: Matches) -> dict[str, float | None]:
+def relative_to_true(ours: Matches, true: Matches) -> dict[str, float | None]:
     """Scores of audio, F1 of the true audio of the same notes, and the ratio to it; None where undefined."""
     ratio = ours.f1 / true.f1 if ours.f1 is not None and true.f1 else None
     return {"precision": ours.precision, "recall": ours.recall, "f1": ours.f1, "true_f1": true.f1, "ratio": ratio}
@@ -91,10 +92,10 @@ def score_audio(transcriber: Transcriber, audio: Audio, notes: Notes) -> Scores:
     Raises:
       InputError: there is no mir_eval.
     """
-    heard = transcriber(audio)
-    scores = score_notes(heard, notes) | {DRUMS: score_drums(audio, notes)}
+    estimated = transcriber(audio)
+    scores = score_notes(estimated, notes) | {DRUMS: score_drums(audio, notes)}
     for programs in ("midi_class", "full") if transcriber.instruments else ():
-        scores |= {f"{kind}/{programs}": matches for kind, matches in score_notes(heard, notes, programs).items()}
+        scores |= {f"{kind}/{programs}": matches for kind, matches in score_notes(estimated, notes, programs).items()}
     return scores
 
 
@@ -106,7 +107,7 @@ def family_of(notes: Notes) -> str | None:
     return families.pop() if len(families) == 1 else None
 
 
-def score_notes(transcribed: Notes, notes: Notes, programs: str = "flat") -> Scores:
+def score_notes(estimated: Notes, notes: Notes, programs: str = "flat") -> Scores:
     """Pitched notes matched as mir_eval does, one to one: "onset", within TOLERANCE, and "offset", ending alike too.
 
     Where `notes` has none, nothing counts. `programs` says which notes can match: with "flat" any, with "midi_class"
@@ -120,20 +121,20 @@ def score_notes(transcribed: Notes, notes: Notes, programs: str = "flat") -> Sco
     width = {"flat": 128, "midi_class": 8, "full": 1}.get(programs)
     if width is None:
         raise InputError(f"programs must be flat, midi_class or full, not {programs!r}")
-    ours, theirs = (played.select(~played.is_drum) for played in (transcribed, notes))
-    if not len(theirs):
+    estimated, reference = (played.select(~played.is_drum) for played in (estimated, notes))
+    if not len(reference):
         return {"onset": Matches(), "offset": Matches()}
-    voices = [128 * (played.program // width) + played.pitch for played in (ours, theirs)]
-    found = {"onset": 0, "offset": 0}
+    voices = [128 * (played.program // width) + played.pitch for played in (estimated, reference)]
+    matched = {"onset": 0, "offset": 0}
     for voice in np.intersect1d(*voices):
-        spans = [_spans(played)[of == voice] for played, of in zip((ours, theirs), voices, strict=True)]
-        heard, written = ((span, np.ones(len(span))) for span in spans)  # with a pitch each, all the same
-        for name, share in (("onset", None), ("offset", OFFSET_SHARE)):
-            matched = mir_eval.transcription.match_notes(
-                *written, *heard, onset_tolerance=TOLERANCE, offset_ratio=share, offset_min_tolerance=TOLERANCE
+        spans = (_spans(played)[of == voice] for played, of in zip((estimated, reference), voices, strict=True))
+        ours, theirs = ((span, np.ones(len(span))) for span in spans)  # with a pitch each, all the same
+        for name, ratio in (("onset", None), ("offset", OFFSET_RATIO)):
+            pairs = mir_eval.transcription.match_notes(
+                *theirs, *ours, onset_tolerance=TOLERANCE, offset_ratio=ratio, offset_min_tolerance=TOLERANCE
             )
-            found[name] += len(matched)
-    return {name: Matches(count, len(ours), len(theirs)) for name, count in found.items()}
+            matched[name] += len(pairs)
+    return {name: Matches(count, len(estimated), len(reference)) for name, count in matched.items()}
 
 
 def score_drums(audio: Audio, notes: Notes) -> Matches:

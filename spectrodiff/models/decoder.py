@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import math
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,7 @@ class Conditioning(NamedTuple):
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), self, empty)
 
 
+@runtime_checkable
 class Decoder(Protocol):
     """A network that learns log-mels from conditioning, and makes them. It is an nnx.Module."""
 

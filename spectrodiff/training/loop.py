@@ -137,8 +137,8 @@ def train(
         state, progress = checkpoints.restore(like)
         if progress["seed"] != seed:
             raise InputError(
-                f"the run in {workdir} began with train.seed {progress['seed']}, not {seed}: give it that one again, or "
-                "another --workdir"
+                f"the run in {workdir} began with train.seed {progress['seed']}, not {seed}: give it that one again, "
+                "or another --workdir"
             )
         examples = progress["examples"]
     else:

@@ -11,13 +11,15 @@ from spectrodiff.training.flops import peak_flops
 
 
 class Speedometer:
-    """Examples a second, the share of the time spent waiting for data, and of `peak` operations a second used.
+    """Examples a second, the part of the time spent waiting for data, and that of `peak` operations a second used.
 
-    `peak` is that of all devices together; steps ask for `flops` operations, once that is known.
+    `peak` is that of all devices together. A step asks for `flops` operations; where that is None, as it is until it
+    is set, how much of the peak is used is unknown, and that figure is left out.
     """
 
     def __init__(self, peak: float):
-        self.peak, self.flops = peak, 0
+        self.peak: float = peak
+        self.flops: int | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -36,8 +38,9 @@ class Speedometer:
         figures = {
             "examples_per_second": examples / elapsed,
             "waiting": self._waited / elapsed,
-            "utilisation": steps * self.flops / elapsed / self.peak,
         }
+        if self.flops is not None:
+            figures["utilisation"] = steps * self.flops / elapsed / self.peak
         self.reset()
         return figures
 

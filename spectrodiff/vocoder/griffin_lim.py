@@ -16,6 +16,7 @@ from jaxtyping import Array, Complex, Float
 
 from spectrodiff.audio.mel import FFT_SIZE, HOP, MAGNITUDE_RANGE, WINDOW
 from spectrodiff.config import WINDOW_FRAMES
+from spectrodiff.fingerprint import fingerprint
 from spectrodiff.vocoder.magnitudes import interpolate, solve_magnitude
 from spectrodiff.vocoder.refiner import Refiner, receptive_frames
 from spectrodiff.vocoder.stft import BINS, FINE, FINE_HOP, Magnitude, Spectrum, istft, stft
@@ -81,6 +82,13 @@ class GriffinLim:
             audio = np.asarray(invert(magnitude, known, holding, self.iterations, self.momentum))
             yield audio[BEFORE * HOP :][: frames * HOP]
             known = audio[self.chunk * HOP :][: len(known)]
+
+    def identity(self) -> str:
+        """As `Vocoder` has it, of the refiner's weights and config and of the settings here."""
+        settings = (self.iterations, self.solver_iterations, self.momentum)
+        if self.refiner is None:
+            return f"GriffinLim {fingerprint(nnx.State({}), *settings)}"
+        return f"GriffinLim with refiner {fingerprint(self.refiner, self.refiner.cfg, *settings)}"
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -2,10 +2,14 @@
 
 import os
 import pathlib
+import re
 
 from spectrodiff.audio.mel import MEL_BINS
 from spectrodiff.errors import InputError, reason
+from spectrodiff.fingerprint import fingerprint_of_files
 from spectrodiff.vocoder.published import PublishedVocoder
+
+_LOCATION = re.compile(rb"\n\x08location\x12(?P<length>[\x00-\x7f]|[\x80-\xff][\x00-\x7f])", re.DOTALL)
 
 
 class OnnxVocoder(PublishedVocoder):
@@ -26,6 +30,26 @@ class OnnxVocoder(PublishedVocoder):
         name, frames = inputs[0].name, inputs[0].shape[1]
         frames = frames if isinstance(frames, int) else None
         super().__init__(path, lambda mel: session.run(None, {name: mel})[0], frames)
+        self._fingerprint = fingerprint_of_files(_parts(pathlib.Path(path)))
+
+    def identity(self) -> str:
+        """As `Vocoder` has it, of the file as it was when it was loaded, and of those that hold its weights, if any."""
+        return f"OnnxVocoder {self._fingerprint}"
+
+
+def _parts(path: pathlib.Path) -> dict[str, pathlib.Path]:
+    """An ONNX file, and the files beside it that hold its weights where it does not, as of models over 2 GB.
+
+    A tensor names its file in an entry ("location", name) of `external_data` (onnx.proto), which protobuf writes as a
+    tag, a length and the characters of either.
+    """
+    parts, content = {"": path}, path.read_bytes()
+    for entry in _LOCATION.finditer(content):
+        low, high = (*entry["length"], 0)[:2]  # seven bits a byte, the lowest first
+        name = content[entry.end() : entry.end() + (low & 127 | high << 7)].decode(errors="replace")
+        if (path.parent / name).is_file():
+            parts[name] = path.parent / name
+    return parts
 
 
 def open_session(path: str | os.PathLike, what: str):

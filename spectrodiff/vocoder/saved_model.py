@@ -6,9 +6,11 @@ import pathlib
 from collections.abc import Callable
 
 from spectrodiff.errors import InputError, reason
+from spectrodiff.fingerprint import fingerprint_of_files
 from spectrodiff.vocoder.published import PublishedVocoder
 
 FILE = "saved_model.pb"  # what makes a folder a SavedModel
+_PARTS = ("variables", "assets")  # folders in it; whatever else lies there, TensorFlow does not read
 
 
 class SavedModelVocoder(PublishedVocoder):
@@ -20,6 +22,13 @@ class SavedModelVocoder(PublishedVocoder):
     def __init__(self, path: str | os.PathLike):
         """Raises InputError as `load_model`, and where it is not such a decoder."""
         super().__init__(path, load_model(path, "mel decoder"))
+        folder = pathlib.Path(path)
+        parts = [folder / FILE, *(at for part in _PARTS for at in (folder / part).rglob("*") if at.is_file())]
+        self._fingerprint = fingerprint_of_files({str(at.relative_to(folder)): at for at in parts})
+
+    def identity(self) -> str:
+        """As `Vocoder` has it, of the program, variables and assets in the folder when it was loaded."""
+        return f"SavedModelVocoder {self._fingerprint}"
 
 
 def load_model(path: str | os.PathLike, what: str) -> Callable:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from spectrodiff.audio.mel import HOP, LOG_FLOOR, MEL_BINS
 from spectrodiff.errors import InputError
+from spectrodiff.fingerprint import fingerprint
 from spectrodiff.vocoder.generator import Generator, receptive_frames
 
 _LOUDEST = 8.0  # nats; noise at full scale comes to 7
@@ -24,11 +25,18 @@ Audio = Float[np.ndarray, " _s"]
 
 @runtime_checkable
 class Vocoder(Protocol):
-    """Unscaled log-mel [t, MEL_BINS] to audio [t * HOP] at SAMPLE_RATE, at once or as frames arrive."""
+    """Unscaled log-mel [t, MEL_BINS] to audio [t * HOP] at SAMPLE_RATE, at once or as frames arrive.
+
+    `identity` is what a vocoder is, and a fingerprint of all that its sound depends on: of its weights or its file, and
+    of its settings. Vocoders that share it make the same audio of a mel, up to rounding; it says nothing of where their
+    weights lie.
+    """
 
     def __call__(self, mel: Mel) -> Audio: ...
 
     def stream(self, mels: Iterable[Mel]) -> Iterator[Audio]: ...
+
+    def identity(self) -> str: ...
 
 
 def windows(mels: Iterable[Mel], before: int, chunk: int, after: int) -> Iterator[tuple[Float[np.ndarray, "w m"], int]]:
@@ -85,7 +93,7 @@ class MelGAN:
     """
 
     def __init__(self, generator: Generator, chunk: int = 128):
-        self.chunk = chunk
+        self.chunk, self.cfg = chunk, generator.cfg
         self.reach = receptive_frames(generator.cfg)
         graph, self.weights = nnx.split(generator)
         self._decode = jax.jit(lambda weights, mel, first: nnx.merge(graph, weights)(mel[None], first[None])[0])
@@ -100,3 +108,7 @@ class MelGAN:
             first = jnp.int32(index * self.chunk - self.reach)
             audio = np.asarray(self._decode(self.weights, jnp.asarray(window), first))
             yield audio[self.reach * HOP :][: frames * HOP]
+
+    def identity(self) -> str:
+        """As `Vocoder` has it, of the generator's weights and its config."""
+        return f"MelGAN {fingerprint(self.weights, self.cfg)}"

@@ -1,0 +1,45 @@
+"""Short hashes by which networks and files are told apart, whatever they are called and wherever they lie."""
+
+import hashlib
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from spectrodiff.errors import InputError
+
+_DIGITS = 16  # hexadecimal: of a million networks two share a fingerprint with a chance of 1 in 10^7
+
+
+def fingerprint(network: nnx.Module | nnx.State, *settings: Any) -> str:
+    """The fingerprint of a network's parameters, with their names and shapes, and of `settings` that come with them.
+
+    Settings are told apart by their `repr`, so they should be numbers, strings and dataclasses of these.
+    """
+    state = nnx.state(network) if isinstance(network, nnx.Module) else network
+    digest = hashlib.sha256(repr(settings).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(nnx.filter_state(state, nnx.Param)):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(array)
+    return digest.hexdigest()[:_DIGITS]
+
+
+def fingerprint_of_files(files: Mapping[str, pathlib.Path]) -> str:
+    """The fingerprint of what is in `files`, by the names that they go by.
+
+    Raises:
+      InputError: one cannot be read.
+    """
+    digest = hashlib.sha256()
+    for name, path in sorted(files.items()):
+        try:
+            with path.open("rb") as file:
+                of_file = hashlib.file_digest(file, "sha256")
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        digest.update(f"{name} {of_file.hexdigest()}\n".encode())
+    return digest.hexdigest()[:_DIGITS]

@@ -1,0 +1,69 @@
+"""What subcommands share: memory is kept where, and only where, that saves time."""
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import platform
+import types
+
+import pytest
+from processes import finish, start_python
+
+from spectrodiff.commands.common import computes_on_cpu, keep_freed_memory
+
+FAULTS = """
+import resource, statistics, sys
+from spectrodiff.commands.common import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+import jax, jax.numpy as jnp
+
+step = jax.jit(lambda x: jnp.tanh(x @ x.T) @ x)  # with a temporary of 64 MiB
+x, counts = jnp.ones((4096, 128)), []
+for _ in range(14):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    step(x).block_until_ready()
+    counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(round(statistics.median(counts[5:])))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such settings")
+def test_on_a_cpu_memory_of_temporaries_is_faulted_in_once():
+    kept, given_back = (int(finish(start_python("-c", FAULTS, what))) for what in ("keep", "give back"))
+    assert kept < 100
+    assert given_back > 10_000
+
+
+@pytest.mark.parametrize(
+    ("platforms", "plugins", "modules", "expected"),
+    [
+        ("cpu", ["cuda"], ["jax_plugins", "libtpu"], True),
+        ("cpu,cuda", ["cuda"], [], True),
+        ("cuda,cpu", ["cuda"], [], False),
+        ("tpu", [], [], False),
+        (None, [], [], True),
+        ("", [], [], True),
+        ("", ["cuda"], [], False),
+        (None, [], ["jax_plugins"], False),
+        (None, [], ["libtpu"], False),
+    ],
+)
+def test_where_jax_is_going_to_compute(platforms, plugins, modules, expected, monkeypatch):
+    if platforms is None:
+        monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    else:
+        monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: plugins if group == "jax_plugins" else ["?"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in modules else None)
+    assert computes_on_cpu() == expected
+
+
+@pytest.mark.parametrize(("platforms", "settings"), [("cpu", 3), ("cuda", 0), ("tpu,cpu", 0)])
+def test_only_runs_on_a_cpu_are_touched(platforms, settings, monkeypatch):
+    made = []
+    libc = types.SimpleNamespace(mallopt=lambda *setting: made.append(setting))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: libc)
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    keep_freed_memory()
+    assert len(made) == settings
