@@ -140,7 +140,7 @@ def test_audio_that_is_not_numbers_is_refused(tmp_path):
 
 def test_what_is_to_be_long_needs_room(tmp_path):
     check_audio_path(tmp_path / "a.wav", 60.0)
-    with pytest.raises(InputError, match="it takes .* MB, .* MB are free"):
+    with pytest.raises(InputError, match=r"it takes .* MB, .* MB are free"):
         check_audio_path(tmp_path / "a.wav", 1e12)
 
 

@@ -103,14 +103,27 @@ def test_a_file_that_will_not_fit(tmp_path):
 # ---- addresses
 
 
+def write_one(path):
+    write_json(path, 1)
+
+
+def make_folder(path):
+    with replacing_folder(path):
+        pass
+
+
 @pytest.mark.parametrize("address", ["gs://bucket/run", "s3://bucket", "memory://a", "file:///tmp/a", "HDFS://a:1/b"])
 @pytest.mark.parametrize("kind", [str, pathlib.Path])
 def test_an_address_is_not_a_path(tmp_path, monkeypatch, address, kind):
     monkeypatch.chdir(tmp_path)
-    for use in (local_path, check_writable, replacing, replacing_folder):
+    for use in (
+        local_path,
+        check_writable,
+        lambda path: write_json(path, 1),
+        lambda path: replacing_folder(path).__enter__(),
+    ):
         with pytest.raises(InputError, match=f"^{address.split(':')[0]}://.* is an address") as caught:
-            made = use(kind(address))
-            made.__enter__()
+            use(kind(address))
         assert "\n" not in str(caught.value)
     assert os.listdir(tmp_path) == []
 

@@ -23,8 +23,8 @@ UNREADABLE = (
     *(".ra", ".amr", ".dsf", ".dff", ".mpc", ".spx", ".webm", ".mov", ".mkv", ".avi"),
 )
 _FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
-# Of the power of channels that have nothing to do with each other, the share that their mean keeps has to be above this.
-# Below it they cancel: one of two is the other with its sign turned, or nearly so (they correlate by less than -0.8).
+# Of the power that the mean of channels keeps where these have nothing to do with each other, the share below which
+# they cancel: one of two is the other with its sign turned, or nearly so (they correlate by less than -0.8).
 _CANCELS = 0.2
 
 
