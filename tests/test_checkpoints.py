@@ -1,6 +1,8 @@
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -185,3 +187,17 @@ def test_nothing_is_put_aside_where_no_checkpoint_is_sound(run, tmp_path):
     with pytest.raises(InputError, match=r"step 2 in .* is damaged"):
         checkpoints.restore_parameters(2, like.params, like.frozen, average=False)
     checkpoints.close()
+
+
+def test_nothing_else_is_said_of_damage(run, tmp_path):
+    """What asyncio would say of the parts that were being read, it says when Python tidies up."""
+    for number, how in enumerate((cut, blank)):
+        damage(shutil.copytree(run, tmp_path / str(number)), 3, "training", how, "d/*")
+    program = (
+        "import pathlib, sys; sys.path[:0] = sys.argv[1:2]; from test_checkpoints import *\n"
+        "for path in map(pathlib.Path, sys.argv[2:]): Checkpoints(path, 3).restore(abstract(WIDTH))"
+    )
+    arguments = [os.path.dirname(__file__), str(tmp_path / "0"), str(tmp_path / "1")]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert done.stdout.count("going on from step 2") == 2

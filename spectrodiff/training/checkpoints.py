@@ -4,10 +4,12 @@ import contextlib
 import errno
 import gc
 import json
+import logging
 import os
 import pathlib
 import shutil
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,15 +30,18 @@ _DAMAGED = ("NOT_FOUND:", "DATA_LOSS:", "OUT_OF_RANGE:")
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Lets the coroutines that a failed restoration leaves behind end without a word on stderr."""
-    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    """Lets the coroutines and futures that a failed restoration leaves behind end without a word on stderr."""
+    hook, log = sys.unraisablehook, logging.getLogger("asyncio")
+    sys.unraisablehook, log.disabled = lambda _: None, True
     try:
         yield
-    except BaseException:
+    except Exception as error:
+        for raised in filter(None, (error, error.__cause__, error.__context__)):
+            traceback.clear_frames(raised.__traceback__)  # which hold on to them
         gc.collect()
         raise
     finally:
-        sys.unraisablehook = hook
+        sys.unraisablehook, log.disabled = hook, False
 
 
 def _items(state: TrainState) -> dict[str, dict]:
