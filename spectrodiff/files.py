@@ -1,6 +1,7 @@
 """Writing files so that no reader ever sees half of one."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import re
 import secrets
 import shutil
 import stat
+import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,6 +36,18 @@ def local_path(path: str | os.PathLike) -> pathlib.Path:
             "a bucket can be mounted as one (gcsfuse, s3fs)"
         )
     return path
+
+
+def file_name(name: str, longest: int = 240) -> str:
+    """A name for the file of something called `name`: quoted as in addresses, so that any disk tells it from others.
+
+    What would be over `longest` bytes is cut, and ends with a hash of the whole. Disks take 255, suffix included.
+    """
+    quoted = urllib.parse.quote(name, safe=" ", errors="surrogateescape")
+    if len(quoted) <= longest:
+        return quoted
+    digest = hashlib.sha256(quoted.encode()).hexdigest()[:16]
+    return f"{quoted[: longest - 17]}-{digest}"
 
 
 @contextlib.contextmanager

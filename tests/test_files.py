@@ -5,7 +5,7 @@ import stat
 import pytest
 
 from spectrodiff.errors import InputError
-from spectrodiff.files import check_writable, local_path, replacing, replacing_folder, write_json
+from spectrodiff.files import check_writable, file_name, local_path, replacing, replacing_folder, write_json
 
 
 def test_the_file_appears_when_it_is_whole(tmp_path):
@@ -98,6 +98,14 @@ def test_a_file_that_will_not_fit(tmp_path):
     check_writable(tmp_path / "song.wav", 1000)
     with pytest.raises(InputError, match=r"song\.wav: it takes 1000000000000\.0 MB, .* MB are free"):
         check_writable(tmp_path / "song.wav", 10**18)
+
+
+def test_names_of_songs_are_names_of_files():
+    assert file_name("set/2 (live)") == "set%2F2 %28live%29"
+    assert file_name(os.fsdecode(b"caf\xe9")) == "caf%E9"
+    assert file_name("x" * 240) == "x" * 240
+    assert len(file_name("\u00e9" * 100)) == 240
+    assert len({file_name("\u00e9" * 100 + end, longest) for end in "ab" for longest in (240, 200)}) == 4
 
 
 # ---- addresses

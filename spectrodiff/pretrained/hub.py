@@ -6,6 +6,7 @@ import pathlib
 import re
 
 from spectrodiff.errors import InputError, reason
+from spectrodiff.files import local_path
 from spectrodiff.pretrained import diffusers
 
 _WEIGHTS = pathlib.Path(__file__).parent / "weights"
@@ -30,7 +31,7 @@ def find_checkpoint(checkpoint: str | os.PathLike) -> pathlib.Path:
     """
     if str(checkpoint).startswith(_HUB):
         return _download(str(checkpoint))
-    path = pathlib.Path(checkpoint)
+    path = local_path(checkpoint)
     names = (
         sorted(folder.name for folder in _WEIGHTS.iterdir() if (folder / "spectrogram.json").is_file())
         if _WEIGHTS.is_dir()
