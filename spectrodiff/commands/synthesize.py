@@ -73,14 +73,23 @@ def _demo(options) -> None:
     midis = sorted((ROOT / "examples").glob("*.mid")) if options.midi is None else options.midi
     if not midis:
         raise InputError("the examples are only in a checkout of spectrodiff; name your own with --midi")
-    folder = pathlib.Path(options.out)
+    from spectrodiff.audio.files import check_audio_path
+    from spectrodiff.files import local_path
+
+    folder = local_path(options.out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
-    synthesizer = _load(options)
+    by_name = {}
     for midi in map(pathlib.Path, midis):
-        _render(options, synthesizer, midi, folder / f"{midi.stem}.wav", folder / f"{midi.stem}.png", None)
+        other = by_name.setdefault(midi.stem, midi)
+        if other != midi:
+            raise InputError(f"{other} and {midi} would both become {folder / midi.stem}.wav; render one at a time")
+        check_audio_path(folder / f"{midi.stem}.wav")
+    synthesizer = _load(options)
+    for name, midi in by_name.items():
+        _render(options, synthesizer, midi, folder / f"{name}.wav", folder / f"{name}.png", None)
 
 
 def _load(options):
@@ -99,7 +108,7 @@ def _render(options, synthesizer, midi, out, plot, mel_out) -> None:
     import numpy as np
     from tqdm import tqdm
 
-    from spectrodiff.audio.files import write_audio
+    from spectrodiff.audio.files import check_audio_path, write_audio
     from spectrodiff.audio.mel import HOP, SAMPLE_RATE
     from spectrodiff.files import replacing
     from spectrodiff.notes.midi import read_midi
@@ -111,6 +120,7 @@ def _render(options, synthesizer, midi, out, plot, mel_out) -> None:
             f"{midi} lasts {notes.total_time / 60:.0f} minutes, over the limit of {options.max_minutes:g}; "
             "raise --max_minutes"
         )
+    check_audio_path(out, notes.total_time)
     if options.on_overflow == "thin":
         notes, dropped = synthesizer.tokenizer.thin(notes)
         if dropped:

@@ -6,7 +6,6 @@ A workdir holds `run.json`, what made its songs, and of each song `songs/NAME.np
 import dataclasses
 import json
 import pathlib
-import urllib.parse
 import zlib
 from collections.abc import Sequence
 
@@ -16,7 +15,7 @@ from jaxtyping import Float
 
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation.songs import Audio
-from spectrodiff.files import replacing, write_json
+from spectrodiff.files import check_writable, file_name, local_path, replacing, write_json
 
 Mel = Float[np.ndarray, "_t m"]
 Spent = tuple[float, float]  # seconds of work, and of the audio that they made
@@ -42,12 +41,13 @@ class Run:
         """Makes the workdir, or finds that it is this run's.
 
         Raises:
-          InputError: it holds songs that were made otherwise, or cannot be written.
+          InputError: it holds songs that were made otherwise, cannot be written, or is an address.
         """
         try:
-            (workdir / "songs").mkdir(parents=True, exist_ok=True)
+            (local_path(workdir) / "songs").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot make the folder {workdir}: {error.strerror or error}") from error
+        check_writable(workdir / "songs" / "run.json")  # rather than after the first song
         path, ours = workdir / "run.json", dataclasses.asdict(self)
         if not path.exists():
             write_json(path, ours)
@@ -128,8 +128,8 @@ def _read_metadata(workdir: pathlib.Path, name: str) -> dict:
 
 
 def song_path(workdir: pathlib.Path, kind: str, name: str, suffix: str) -> pathlib.Path:
-    """Where a song's file of some kind lies; names with slashes and the like are quoted as in addresses."""
-    return workdir / kind / (urllib.parse.quote(name, safe=" ") + suffix)
+    """Where a song's file of some kind lies; see `file_name`."""
+    return workdir / kind / (file_name(name) + suffix)
 
 
 def is_rendered(workdir: pathlib.Path, name: str) -> bool:

@@ -6,6 +6,7 @@ import pathlib
 import re
 
 from spectrodiff.errors import InputError, reason
+from spectrodiff.files import local_path
 from spectrodiff.pretrained import diffusers
 from spectrodiff.pretrained.kinds import KINDS, SPECTROGRAM
 
@@ -30,7 +31,7 @@ def find_checkpoint(checkpoint: str | os.PathLike) -> pathlib.Path:
     """
     if str(checkpoint).startswith(_HUB):
         return _download(str(checkpoint))
-    path = pathlib.Path(checkpoint)
+    path = local_path(checkpoint)
     names = (
         sorted(folder.name for folder in _WEIGHTS.iterdir() if SPECTROGRAM.lies_in(folder)) if _WEIGHTS.is_dir() else []
     )
