@@ -30,6 +30,12 @@ _BUCKETS = (512, 1024)  # lengths that token windows are padded to, besides the 
 Mel = Float[np.ndarray, "_t m"]
 
 
+def check_seed(seed: int) -> None:
+    """Raises InputError for a seed that no random key can be made of."""
+    if not 0 <= seed < MAX_SEEDS:
+        raise InputError(f"seed is {seed}; choose 0 to {MAX_SEEDS - 1}")
+
+
 class SampledSong(NamedTuple):
     """A song's unscaled log-mel, and the seconds of work and of music that its windows were timed over.
 
@@ -166,8 +172,7 @@ class _Song:
     """A song while it is sampled: its windows of tokens, and the mels so far."""
 
     def __init__(self, sampler: MelSampler, notes: Notes, seed: int):
-        if not 0 <= seed < MAX_SEEDS:
-            raise InputError(f"seed is {seed}; choose 0 to {MAX_SEEDS - 1}")
+        check_seed(seed)
         self._frames = int(np.ceil((notes.total_time + RING_OUT) * FRAMES_PER_SECOND))
         if not sampler.config.tokenizer.ghost_ties:  # else a window after the last note would hold notes
             notes = dataclasses.replace(notes, total_time=notes.total_time + RING_OUT)

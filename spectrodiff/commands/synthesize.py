@@ -25,6 +25,9 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="sampling steps (default: the checkpoint's)")
     parser.add_argument("--sampler", help="ddpm, ddim or dpmpp (default: the checkpoint's)")
     parser.add_argument("--guidance", type=float, help="weight of the notes, 1 is plain (default: the checkpoint's)")
+    parser.add_argument(
+        "--dither", type=float, help="noise on an autoregressive decoder's frames (default: none)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same audio (default: 0)")
     parser.add_argument(
         "--on_overflow",
@@ -94,11 +97,17 @@ def _demo(options) -> None:
 
 def _load(options):
     keep_compiled_programs()
+    from spectrodiff.mel_sampler import check_seed
     from spectrodiff.synthesizer import Synthesizer
 
     synthesizer = Synthesizer.from_pretrained(options.checkpoint, options.vocoder)
-    synthesizer.check_sampling(options.sampler, options.steps, options.guidance, options.seed)
+    synthesizer.mel_sampler.sampling(**_sampling(options))
+    check_seed(options.seed)
     return synthesizer
+
+
+def _sampling(options) -> dict:
+    return {name: getattr(options, name) for name in ("sampler", "steps", "guidance", "dither")}
 
 
 def _render(options, synthesizer, midi, out, plot, mel_out) -> None:
@@ -126,14 +135,7 @@ def _render(options, synthesizer, midi, out, plot, mel_out) -> None:
         if dropped:
             print(f"{midi}: dropped the {dropped} quietest notes of over-full windows", flush=True)
     start = time.perf_counter()
-    mel = np.concatenate(list(synthesizer.mels(
-        notes,
-        steps=options.steps,
-        sampler=options.sampler,
-        guidance=options.guidance,
-        seed=options.seed,
-        progress=True,
-    )))  # fmt: skip
+    mel = np.concatenate(list(synthesizer.mels(notes, seed=options.seed, progress=True, **_sampling(options))))
     after_mel = time.perf_counter()
     chunks = []
     with tqdm(total=len(mel), desc="vocoding", unit="frame") as bar:

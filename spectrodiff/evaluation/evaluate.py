@@ -2,13 +2,14 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 from flax import nnx
 from tqdm import tqdm
 
+from spectrodiff.config import to_dict
 from spectrodiff.data.dataset import Records
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation.embeddings import Embedding
@@ -33,6 +34,7 @@ from spectrodiff.evaluation.systems import (
 from spectrodiff.evaluation.transcription import Transcriber
 from spectrodiff.files import replacing, write_json
 from spectrodiff.fingerprint import fingerprint
+from spectrodiff.mel_sampler import check_seed
 from spectrodiff.synthesizer import Synthesizer
 
 
@@ -67,9 +69,7 @@ def evaluate(
     transcriber: Transcriber | None = None,
     *,
     checkpoint: str = "",
-    sampler: str | None = None,
-    steps: int | None = None,
-    guidance: float | None = None,
+    sampling: Mapping[str, Any] | None = None,
     seed: int = 0,
     seconds: float | None = None,
     limit: int | None = None,
@@ -83,7 +83,7 @@ def evaluate(
     """Renders and measures the first `limit` songs, and writes results.json, table.md and report.html.
 
     What lies in the workdir is not made again. With a `shard`, only that part of the songs is worked on, and None
-    returned: the report is for a call without. Options of sampling as `Synthesizer.mels`; `seconds` cuts each song;
+    returned: the report is for a call without. `sampling` are options of `Synthesizer.mels`; `seconds` cuts each song;
     with `stems`, instruments that the dataset has alone are rendered alone as well, and their notes scored by family;
     `soundfont` is the path of one that plays the songs too; `checkpoint` and `remarks` are only noted.
     Returns what results.json holds.
@@ -93,7 +93,8 @@ def evaluate(
     """
     if stems and transcriber is None:
         raise InputError("stems are scored by their notes: leave out --stems, or let notes be transcribed")
-    sampler, steps, guidance = synthesizer.check_sampling(sampler, steps, guidance, seed)
+    sampling = to_dict(synthesizer.mel_sampler.sampling(**sampling or {}))
+    check_seed(seed)
     for name, value in (("batch", batch), ("limit", limit), ("seconds", seconds)):
         if value is not None and not 0 < value < float("inf"):
             raise InputError(f"{name} is {value}; choose more than 0")
@@ -104,9 +105,7 @@ def evaluate(
         dataset=f"{records.dataset} ({records.folder.name})",
         split=records.split,
         seconds=seconds,
-        sampler=sampler,
-        steps=steps,
-        guidance=guidance,
+        sampling=sampling,
         seed=seed,
         soundfont=soundfont,
     )
@@ -115,7 +114,7 @@ def evaluate(
     indices = range(min(len(songs), limit or len(songs)))
     names = [songs.name(index) for index in indices]
     ours = shard.part(indices) if shard else indices
-    options = {"sampler": sampler, "steps": steps, "guidance": guidance, "seed": seed, "batch": batch}
+    options = {**sampling, "seed": seed, "batch": batch}
 
     _render_missing(synthesizer, songs, ours, workdir, options)
     missing = [index for index in ours if not is_measured(workdir, names[index], embeddings, transcriber)]

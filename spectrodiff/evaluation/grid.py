@@ -84,8 +84,8 @@ def _settings(results: Results) -> dict[str, Any]:
     return {
         "parameters": model["parameters"] / 1e6,
         "context": "yes" if model["with_context"] else "none",
-        "steps": run["steps"],
-        "guidance": run["guidance"],
+        "steps": run["sampling"].get("steps"),
+        "guidance": run["sampling"].get("guidance"),
     }
 
 

@@ -69,6 +69,7 @@ def _paired(results: dict[str, Any]) -> list[Column]:
     paired = [Column(f"l2/{model}", f"L2 ({model})", 2, "↓") for model in results["embeddings"]]
     paired += [
         Column("mel", "Log-mel L1", 2, "↓"),
+        Column("roughness", "Roughness", 2),
         Column("msd", "MR-STFT", 2, "↓"),
         Column("chroma", "Chroma", 2, "↑"),
         Column("onset", "Onsets", 2, "↑"),
@@ -128,7 +129,8 @@ def markdown_table(table: Table) -> str:
 
 def footnotes(results: dict[str, Any]) -> list[str]:
     """What was evaluated, what the columns are, and what is missing."""
-    run, batches = results.get("run", {}), ", ".join(map(str, results["batch"]))
+    run, batches = dict(results.get("run", {})), ", ".join(map(str, results["batch"]))
+    run |= run.pop("sampling", {})
     made = ", ".join(f"{name} {value}" for name, value in run.items() if value is not None)
     lines = [
         f"{results['songs']} songs, {results['seconds'] / 60:.1f} minutes; {results['dropped_notes']} notes dropped "

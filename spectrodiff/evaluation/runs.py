@@ -8,6 +8,7 @@ import json
 import pathlib
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,9 +32,7 @@ class Run:
     dataset: str
     split: str
     seconds: float | None
-    sampler: str
-    steps: int
-    guidance: float
+    sampling: dict[str, Any]
     seed: int
     soundfont: str | None = None  # that another system plays
 
