@@ -201,7 +201,7 @@ def train(
             evaluate(f"{init_from}, before training", repeated)
 
     # ---- step
-    key = jax.random.split(jax.random.key(seed))[1]  # parameters were drawn from the seed's own key
+    key = jax.random.fold_in(jax.random.key(seed), 2**31)  # new parameters count from 0, and never come to this
     frozen_modules = task.frozen_modules()
     train_step = make_train_step(
         merge,
