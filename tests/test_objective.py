@@ -115,7 +115,8 @@ def test_only_v_is_weighted_and_by_min_snr():
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
 def test_errors_are_absolute_or_squared(objective):
     squared = objective.kind in ("v", "preconditioned")
-    assert objective.error(jnp.array([-2.0, 0.5])).tolist() == ([4.0, 0.25] if squared else [2.0, 0.5])
+    error = objective.error(jnp.array([[[-2.0, 0.5]]]))
+    assert error.ravel().tolist() == ([4.0, 0.25] if squared else [2.0, 0.5])
 
 
 def test_clipping():
