@@ -277,5 +277,5 @@ def train(
         return
     task.save(workdir / "export", nnx.merge(*weights), {"steps": step, "examples": examples, "seed": seed})
     print(f"step {step}: averaged weights are in {workdir / 'export'}", flush=True)
-    if init_from is not None:
-        print(write_report(workdir), flush=True)
+    if init_from is not None and (report := write_report(workdir)):
+        print(report, flush=True)
