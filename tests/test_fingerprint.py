@@ -68,6 +68,15 @@ def test_weights_in_each_others_places_are_another_network():
     assert fingerprint(Pair([1.0], [2.0])) == fingerprint(Pair([1.0], [2.0]))
 
 
+def test_numbers_of_any_type_and_shape_count():
+    class One(nnx.Module):
+        def __init__(self, value, dtype):
+            self.value = nnx.Param(jnp.array(value, dtype))
+
+    values = [(1.0, "float32"), (2.0, "float32"), (1.0, "bfloat16"), ([1.0], "float32"), (np.zeros((0, 3)), "float32")]
+    assert len({fingerprint(One(*value)) for value in values}) == len(values)
+
+
 def test_other_models_have_other_fingerprints(our_model, paper_model):
     assert fingerprint(our_model) == fingerprint(our_model)
     assert fingerprint(our_model) != fingerprint(paper_model)
