@@ -18,7 +18,8 @@ import jax
 from flax import nnx
 
 from spectrodiff.commands.weights import SIZES
-from spectrodiff.config import ModelConfig, SpectrogramConfig, TokenizerConfig
+from spectrodiff.config import ModelConfig, TokenizerConfig
+from spectrodiff.models.spectrogram_model import SpectrogramConfig
 from spectrodiff.pretrained.formats import open_checkpoint
 from spectrodiff.pretrained.hub import find_checkpoint
 

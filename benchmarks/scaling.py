@@ -38,7 +38,7 @@ GIB = 2**30
 def task_and_optimizer(name: str, bindings: list[str]):
     read_config([f"configs/{name}.gin"], bindings)
     train = gin.get_bindings("train")
-    return train["task"], train["optimizer"], gin.query_parameter("batches.tokens")
+    return train["task"], train["optimizer"], gin.query_parameter("SpectrogramTask.tokens")
 
 
 def batch_of(size: int, tokens: int, make=jax.ShapeDtypeStruct):

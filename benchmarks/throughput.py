@@ -1,7 +1,7 @@
 """How fast examples are read and cut, how fast training takes them, and how long it waits for them.
 
 python benchmarks/throughput.py --gin_file configs/demo.gin [--gin_param "Mixture.data_dir = 'data'"]
-python benchmarks/throughput.py --gin_file configs/small.gin --gin_param "batches.batch_size = 1" --steps 5
+python benchmarks/throughput.py --gin_file configs/small.gin --gin_param "SpectrogramTask.batch_size = 1" --steps 5
 """
 
 # ruff: noqa: E402 (memory is set up before JAX is imported, as `spectrodiff train` does)
@@ -26,7 +26,7 @@ from spectrodiff.training import loop, optimizers, spectrogram, vocoder  # noqa:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gin_file", default="configs/demo.gin")
-    parser.add_argument("--gin_param", action="append", default=[], help='a binding, such as "stream.threads = 4"')
+    parser.add_argument("--gin_param", action="append", default=[], help='a binding, such as "Loader.threads = 4"')
     parser.add_argument("--examples", type=int, default=2000, help="to read without training (default: 2000)")
     parser.add_argument("--steps", type=int, default=100, help="to train, 2 or more (default: 100)")
     options = parser.parse_args()

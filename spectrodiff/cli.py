@@ -17,6 +17,9 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a subcommand; what the user can mend ends as one line on stderr and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show is no reason to stop
+            stream.reconfigure(errors="backslashreplace")
     parser = _Parser(prog="spectrodiff", description="MIDI in, music out.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in (synthesize, train, export, evaluate, prepare, weights):

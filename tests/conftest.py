@@ -19,7 +19,8 @@ from flax import nnx
 from inputs import OURS, PAPER, make_corpus
 
 from spectrodiff.models.spectrogram_model import SpectrogramModel
-from spectrodiff.pretrained.native import SPECTROGRAM, save
+from spectrodiff.pretrained.kinds import SPECTROGRAM
+from spectrodiff.pretrained.native import save
 from spectrodiff.synthesizer import Synthesizer
 
 _CACHE = pathlib.Path(__file__).parent.parent / ".jax_cache"

@@ -8,8 +8,12 @@ import numpy as np
 from flax import nnx
 
 from spectrodiff.audio.mel import SAMPLE_RATE
-from spectrodiff.config import DiffusionConfig, ModelConfig, SpectrogramConfig, TokenizerConfig
+from spectrodiff.config import ModelConfig, TokenizerConfig
 from spectrodiff.data.recordings import Entry, Recording, encode
+from spectrodiff.diffusion.objective import X0
+from spectrodiff.diffusion.process import Process
+from spectrodiff.models.diffusion_decoder import DiffusionConfig
+from spectrodiff.models.spectrogram_model import SpectrogramConfig
 from spectrodiff.notes.midi import Notes
 from spectrodiff.notes.tokenizer import NoteTokenizer
 
@@ -19,7 +23,7 @@ PAPER = SpectrogramConfig(model=ModelConfig(**_SIZES, **_LAYERS))
 OURS = SpectrogramConfig(
     TokenizerConfig(velocity_bins=32, ghost_ties=False),
     ModelConfig(**_SIZES, **_LAYERS, dropout=0.0, compact_notes=True, event_times=True, note_roll=True),
-    DiffusionConfig(prediction="x0", mean=-0.3, std=0.375),
+    DiffusionConfig(mean=-0.3, std=0.375, process=Process(X0())),
 )
 
 

@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from spectrodiff.config import DiscriminatorConfig, GeneratorConfig
 from spectrodiff.data.mixture import Mixture
 from spectrodiff.errors import InputError
-from spectrodiff.pretrained.native import VOCODER, load
+from spectrodiff.pretrained.kinds import MELGAN
+from spectrodiff.pretrained.native import load
 from spectrodiff.training import state as states
 from spectrodiff.training.adversarial import AdversarialTask
 from spectrodiff.training.audio import mel_of
 from spectrodiff.training.optimizers import adversarial
 from spectrodiff.training.steps import make_train_step
 from spectrodiff.training.vocoder import VocoderTask
-from spectrodiff.vocoder.generator import receptive_frames
+from spectrodiff.vocoder.discriminator import DiscriminatorConfig
+from spectrodiff.vocoder.generator import GeneratorConfig, receptive_frames
 from spectrodiff.vocoder.losses import adversarial_losses, spectral_losses
 
 SMALL = GeneratorConfig(channels=16, dilations=(1,), excitation="noise")
@@ -117,7 +118,7 @@ def test_only_the_generator_is_evaluated_shown_and_exported(task, model, tmp_pat
     assert task.evaluate(*parts) == alone.evaluate(*states.split(model.generator))
     assert task.show(*parts)[1].keys() == alone.show(*states.split(model.generator))[1].keys()
     task.save(tmp_path, model, {})
-    loaded, config = load(tmp_path, VOCODER)
+    loaded, config = load(tmp_path, MELGAN)
     assert config == SMALL
     again = task.load(str(tmp_path))
     for network in (loaded, again.generator):

@@ -1,8 +1,10 @@
+import os
+
 import numpy as np
 import pytest
 import soundfile
 
-from spectrodiff.audio.files import read_audio, write_audio
+from spectrodiff.audio.files import READABLE, UNREADABLE, check_audio_path, read_audio, write_audio
 from spectrodiff.errors import InputError
 
 
@@ -22,6 +24,68 @@ def test_any_rate_becomes_sixteen_kilohertz(tmp_path, rate):
 def test_channels_are_averaged(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.stack([tone(16000), 0 * tone(16000)], axis=1), 16000, subtype="FLOAT")
     np.testing.assert_allclose(read_audio(tmp_path / "a.wav"), tone(16000) / 2, atol=1e-6)
+
+
+def channels_of(*signals):
+    return np.stack(signals, axis=1)
+
+
+def test_channels_that_cancel_are_read_by_the_loudest(tmp_path):
+    left, noise = tone(16000), 0.01 * np.random.default_rng(0).standard_normal(16000)
+    cases = {
+        "mirrored": channels_of(left, -left),
+        "nearly": channels_of(left, noise - 0.9 * left),
+        "of four": channels_of(left / 2, -left, left, -left / 2 + noise),
+    }
+    for name, channels in cases.items():
+        soundfile.write(tmp_path / f"{name}.wav", channels, 16000, subtype="FLOAT")
+        loudest = channels[:, 2 if name == "of four" else 0]
+        np.testing.assert_allclose(np.abs(read_audio(tmp_path / f"{name}.wav")), np.abs(loudest), atol=1e-6)
+
+
+@pytest.mark.parametrize("others", [1, 7, 15])
+def test_wide_stereo_and_lone_channels_do_not_cancel(tmp_path, others):
+    rng = np.random.default_rng(1)
+    wide = 0.2 * rng.standard_normal((16000, 1 + others))
+    for name, channels in {
+        "wide": wide,
+        "lone": wide * (np.arange(1 + others) == 0),
+        "against": channels_of(wide[:, 0], 0.8 * wide[:, 1] - 0.6 * wide[:, 0]),  # they correlate by -0.6
+        "silent": 0 * wide,
+    }.items():
+        soundfile.write(tmp_path / f"{name}.wav", channels, 16000, subtype="FLOAT")
+        np.testing.assert_allclose(read_audio(tmp_path / f"{name}.wav"), channels.mean(axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        (".aif", {"format": "AIFF"}),
+        (".aiff", {"format": "AIFF", "subtype": "PCM_24"}),
+        (".aifc", {"format": "AIFF", "subtype": "FLOAT"}),
+        (".wave", {"format": "WAV"}),
+        (".w64", {"format": "W64"}),
+        (".rf64", {"format": "RF64"}),
+        (".au", {"format": "AU"}),
+        (".snd", {"format": "AU"}),
+        (".caf", {"format": "CAF"}),
+        (".oga", {"format": "OGG", "subtype": "VORBIS"}),
+        (".opus", {"format": "OGG", "subtype": "OPUS"}),
+        (".wav", {"format": "FLAC"}),  # what it is counts, not what it is called
+    ],
+)
+def test_what_libsndfile_reads_is_taken(tmp_path, suffix, options):
+    assert suffix in READABLE
+    path = tmp_path / f"a{suffix}"
+    with path.open("wb") as file:
+        soundfile.write(file, tone(16000), 16000, **options)
+    np.testing.assert_allclose(read_audio(path)[1000:15000], tone(16000)[1000:15000], atol=0.05)
+
+
+def test_names_in_any_encoding(tmp_path):
+    for name in (os.fsdecode(b"caf\xe9.wav"), "cafe\u0301.wav", "x" * 251 + ".wav"):
+        write_audio(tmp_path / name, tone(16000).astype(np.float32))
+        np.testing.assert_allclose(read_audio(tmp_path / name), tone(16000), atol=4e-5)
 
 
 def test_mp3_is_read(tmp_path):
@@ -54,7 +118,7 @@ def test_bad_input_is_one_line(tmp_path):
     (tmp_path / "a.raw").write_bytes(bytes(100))
     soundfile.write(tmp_path / "none.wav", np.zeros(0), 16000)
     soundfile.write(tmp_path / "nan.wav", np.full(10, np.nan), 16000, subtype="FLOAT")
-    for name in ["missing.wav", "", "empty.wav", "text.wav", "a.raw", "none.wav", "nan.wav"]:
+    for name in ["missing.wav", "", "empty.wav", "text.wav", "a.raw", "none.wav", "nan.wav", "x" * 300 + ".wav"]:
         with pytest.raises(InputError) as caught:
             read_audio(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value)
@@ -72,3 +136,21 @@ def test_audio_that_is_not_numbers_is_refused(tmp_path):
     with pytest.raises(InputError, match="not numbers"):
         write_audio(tmp_path / "a.wav", np.array([0.0, np.nan], np.float32))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_to_be_long_needs_room(tmp_path):
+    check_audio_path(tmp_path / "a.wav", 60.0)
+    with pytest.raises(InputError, match=r"it takes .* MB, .* MB are free"):
+        check_audio_path(tmp_path / "a.wav", 1e12)
+
+
+def test_no_suffix_is_both_readable_and_not():
+    assert not set(READABLE) & set(UNREADABLE)
+
+
+def test_addresses_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for use in (read_audio, check_audio_path):
+        with pytest.raises(InputError, match=r"^gs://bucket/a\.wav is an address"):
+            use("gs://bucket/a.wav")
+    assert os.listdir() == []

@@ -1,3 +1,9 @@
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,3 +82,122 @@ def test_a_workdir_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write to workdir"):
         Checkpoints(tmp_path / "file" / "run", 2)
+
+
+def test_an_address_makes_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="s3://bucket/run is an address"):
+        Checkpoints(pathlib.Path("s3://bucket/run"), 2)
+    assert os.listdir() == []
+
+
+# ---- damage
+
+WIDTH = 512  # arrays too large to be kept in a database's index
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Three checkpoints."""
+    workdir = tmp_path_factory.mktemp("run")
+    checkpoints = Checkpoints(workdir, 3)
+    for step in (1, 2, 3):
+        rng = np.random.default_rng(step)
+        state = jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape), x.dtype), fresh(WIDTH))  # noqa: B023
+        checkpoints.save(step, state._replace(step=jnp.int32(step)), {"examples": 10 * step, "seed": 7})
+    checkpoints.close()
+    return workdir
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def blank(path):
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+DAMAGE = {
+    f"{item} {how.__name__}": (item, how, pattern)
+    for item in ("model", "average", "training")
+    for how, pattern in (
+        (cut, "d/*"),
+        (blank, "d/*"),
+        (pathlib.Path.unlink, "d/*"),
+        (cut, "_METADATA"),
+        (pathlib.Path.unlink, "manifest.ocdbt"),
+        (shutil.rmtree, "."),
+    )
+} | {"data": ("data", cut, "metadata"), "data gone": ("data", shutil.rmtree, ".")}
+
+
+def damage(workdir, step, item, how, pattern):
+    folder = workdir / "checkpoints" / str(step) / item
+    for path in [folder] if pattern == "." else list(folder.glob(pattern)):
+        how(path)
+
+
+@pytest.mark.parametrize(("item", "how", "pattern"), DAMAGE.values(), ids=DAMAGE)
+def test_a_run_goes_on_from_before_a_damaged_checkpoint(run, tmp_path, capfd, item, how, pattern):
+    workdir = shutil.copytree(run, tmp_path / "run")
+    damage(workdir, 3, item, how, pattern)
+    checkpoints = Checkpoints(workdir, 3)
+    state, place = checkpoints.restore(abstract(WIDTH))
+    assert (int(state.step), place["examples"]) == (2, 20)
+    said = capfd.readouterr()
+    aside, then = said.out.splitlines()
+    assert "step 3 is damaged" in aside
+    assert str(workdir / "damaged_checkpoint_3") in aside
+    assert then == "going on from step 2"
+    assert "Traceback" not in said.err
+    assert (workdir / "damaged_checkpoint_3").is_dir()
+    checkpoints.save(3, state._replace(step=jnp.int32(3)), {"examples": 30, "seed": 7})  # it is saved anew
+    checkpoints.close()
+    again = Checkpoints(workdir, 3)
+    assert again.restore(abstract(WIDTH))[1]["examples"] == 30
+    again.close()
+
+
+def test_several_damaged_checkpoints(run, tmp_path, capsys):
+    workdir = shutil.copytree(run, tmp_path / "run")
+    damage(workdir, 3, "model", cut, "d/*")
+    damage(workdir, 2, "average", cut, "d/*")
+    checkpoints = Checkpoints(workdir, 3)
+    assert int(checkpoints.restore(abstract(WIDTH))[0].step) == 1
+    *aside, then = capsys.readouterr().out.splitlines()
+    assert [line.split(" is ")[0] for line in aside] == ["the checkpoint of step 3", "the checkpoint of step 2"]
+    assert then == "going on from step 1"
+    assert checkpoints.newest == 1
+    checkpoints.close()
+
+
+def test_nothing_is_put_aside_where_no_checkpoint_is_sound(run, tmp_path):
+    workdir = shutil.copytree(run, tmp_path / "run")
+    for step in (1, 2, 3):
+        damage(workdir, step, "model", cut, "d/*")
+    checkpoints = Checkpoints(workdir, 3)
+    with pytest.raises(InputError, match=r"step 3 in .* is damaged") as caught:
+        checkpoints.restore(abstract(WIDTH))
+    assert "\n" not in str(caught.value)
+    assert sorted(checkpoints.manager.all_steps()) == [1, 2, 3]
+    with pytest.raises(InputError, match=r"step 3 in .* does not fit this config"):
+        Checkpoints(shutil.copytree(run, tmp_path / "other"), 3).restore(abstract(WIDTH + 2))
+    assert sorted(os.listdir(tmp_path / "other")) == ["checkpoints"]
+    like = abstract(WIDTH)
+    with pytest.raises(InputError, match=r"step 2 in .* is damaged"):
+        checkpoints.restore_parameters(2, like.params, like.frozen, average=False)
+    checkpoints.close()
+
+
+def test_nothing_else_is_said_of_damage(run, tmp_path):
+    """What asyncio would say of the parts that were being read, it says when Python tidies up."""
+    for number, how in enumerate((cut, blank)):
+        damage(shutil.copytree(run, tmp_path / str(number)), 3, "training", how, "d/*")
+    program = (
+        "import pathlib, sys; sys.path[:0] = sys.argv[1:2]; from test_checkpoints import *\n"
+        "for path in map(pathlib.Path, sys.argv[2:]): Checkpoints(path, 3).restore(abstract(WIDTH))"
+    )
+    arguments = [os.path.dirname(__file__), str(tmp_path / "0"), str(tmp_path / "1")]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert done.stdout.count("going on from step 2") == 2

@@ -1,7 +1,10 @@
 """What the user can mend is one line on stderr and exit status 2, and nothing is left behind."""
 
+import io
+import os
 import pathlib
 import shutil
+import types
 
 import gin
 import mido
@@ -287,6 +290,47 @@ def test_a_demo_without_a_place(refused, folder, loaded):
     assert "cannot make the folder" in refused("demo", "--midi", folder / "song.mid", "--out", folder / "song.mid")
 
 
+def test_a_demo_of_two_pieces_of_one_name(refused, folder, loaded):
+    (folder / "b").mkdir()
+    shutil.copy(folder / "song.mid", folder / "b")
+    message = refused("demo", "--midi", folder / "song.mid", folder / "b" / "song.mid", "--out", folder)
+    assert f"would both become {folder}/song.wav" in message
+
+
+# ---- names and room
+
+
+@pytest.mark.parametrize("stem", ["x" * 251, os.fsdecode(b"caf\xe9 \xff"), "cafe\u0301", "\U0001d11e" * 62])
+def test_names_of_any_bytes_and_length(folder, loaded, monkeypatch, stem):
+    monkeypatch.setattr(loaded, "_sample_window", silence)
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
+    monkeypatch.setattr("sys.stdout", terminal)
+    midi = (folder / "song.mid").rename(folder / f"{stem}.mid")
+    outputs = [str(folder / f"{stem}{suffix}") for suffix in (".wav", ".png", ".npz")]
+    main(["synthesize", "--midi", str(midi), "--out", outputs[0], "--plot", outputs[1], "--mel_out", outputs[2]])
+    assert sorted(os.listdir(folder)) == sorted(stem + suffix for suffix in (".wav", ".png", ".npz", ".mid"))
+    terminal.flush()
+    said = terminal.buffer.getvalue().decode("ascii").splitlines()
+    assert len(said) == 1
+    assert ": 7.0 s of audio in " in said[0]
+
+
+def test_a_name_too_long_is_found_before_any_work(refused, folder, monkeypatch):
+    monkeypatch.setattr(Synthesizer, "from_pretrained", lambda *_: pytest.fail("loads"))
+    for name in ("x" * 252 + ".wav", "\u00e9" * 126 + ".wav"):
+        message = refused("synthesize", "--midi", folder / "song.mid", "--out", folder / name)
+        assert message.endswith("File name too long")
+    midi = (folder / "song.mid").rename(folder / ("x" * 252 + ".mi"))
+    assert "File name too long" in refused("demo", "--midi", midi, "--out", folder)
+
+
+def test_a_disk_too_full_is_found_before_rendering(refused, folder, loaded, monkeypatch):
+    monkeypatch.setattr(loaded, "_sample_window", lambda *_, **__: pytest.fail("renders"))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: types.SimpleNamespace(free=100_000))
+    message = refused("synthesize", "--midi", folder / "song.mid", "--out", folder / "a.wav")
+    assert message.endswith("a.wav: it takes 0.2 MB, 0.1 MB are free")
+
+
 # ---- train
 
 
@@ -318,7 +362,7 @@ def refused_train(refused, folder):
         ("Mixture.data_dir = '/nope'", "no dataset 'rendered' in /nope (there: none); make it with `spectro"),
         ("Mixture.weights = {'rendered': 'all'}", "the config binds Mixture.weights to {'rendered': 'all'}, which"),
         ("Mixture.weights = {'rendered': -1}", "Mixture.weights has -1 for 'rendered'; choose a number from 0 up"),
-        ("Augmentation.sub_mix = 2.0\nbatches.augmentation = @Augmentation()", "sub_mix is 2.0; choose 0 to 1"),
+        ("Augmentation.sub_mix = 2.0\nSpectrogramTask.augmentation = @Augmentation()", "sub_mix is 2.0; choose 0 to 1"),
     ],
 )
 def test_configs_that_cannot_be(refused_train, binding, message):

@@ -5,17 +5,11 @@ import gin
 import pytest
 from inputs import OURS
 
-from spectrodiff.config import (
-    SAMPLERS,
-    GeneratorConfig,
-    ModelConfig,
-    SpectrogramConfig,
-    TokenizerConfig,
-    from_dict,
-    to_dict,
-)
+from spectrodiff.config import SAMPLERS, ModelConfig, TokenizerConfig, from_dict, to_dict
 from spectrodiff.diffusion.samplers import STEPS
 from spectrodiff.errors import InputError
+from spectrodiff.models.spectrogram_model import SpectrogramConfig
+from spectrodiff.vocoder.generator import GeneratorConfig
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,8 @@ import jax
 import pytest
 from flax import nnx
 
-from spectrodiff.config import SpectrogramConfig
 from spectrodiff.models.layers import Buffer
-from spectrodiff.models.spectrogram_model import SpectrogramModel
+from spectrodiff.models.spectrogram_model import SpectrogramConfig, SpectrogramModel
 from spectrodiff.notes.vocabulary import Vocabulary
 from spectrodiff.training import adversarial, loop, optimizers, refiner, spectrogram, vocoder  # noqa: F401 (named in configs)
 

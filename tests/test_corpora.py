@@ -6,6 +6,7 @@ import itertools
 import json
 import pathlib
 import pickle
+import re
 import shutil
 
 import corpora_writer as writer
@@ -15,7 +16,7 @@ import soundfile
 
 from spectrodiff.audio.files import read_audio
 from spectrodiff.audio.mel import SAMPLE_RATE
-from spectrodiff.data.builders import CORPORA, corpus, reading
+from spectrodiff.data.builders import CORPORA, corpus, known_bad, reading
 from spectrodiff.data.recordings import SPLITS, Corpus, decode, encode
 from spectrodiff.errors import InputError
 from spectrodiff.notes.midi import read_midi
@@ -163,7 +164,7 @@ def test_what_was_looked_for_is_named(tmp_path):
 
 def test_unknown_names_and_options_list_the_known():
     assert message_of(lambda: corpus("maestr")).endswith(f"choose one of {', '.join(CORPORA)}")
-    assert message_of(lambda: corpus("slakh", mixes=3)).endswith("it has submixes, seed")
+    assert message_of(lambda: corpus("slakh", mixes=3)).endswith("it has submixes, seed, skip_known_bad")
     assert message_of(lambda: corpus("maestro", seed=3)).endswith("it has none")
 
 
@@ -417,14 +418,25 @@ def test_urmp_misses_a_part(tmp_path):
     root = writer.write_urmp(tmp_path)
     (root / "03_Dance_fl_cl" / "AuSep_2_cl_03_Dance.wav").unlink()
     message = reading_error(root, "urmp", "03_Dance_fl_cl")
-    assert message == f"{root / '03_Dance_fl_cl'} holds 1 AuSep_*.wav for 2 parts; get the piece again"
+    assert message.startswith(f"{root / '03_Dance_fl_cl'} holds 1 AuSep_*.wav, and 2 of the codes vn, va, ")
 
 
 def test_urmp_knows_its_instruments(tmp_path):
     root = writer.write_urmp(tmp_path)
-    part = root / "03_Dance_fl_cl" / "AuSep_2_cl_03_Dance.wav"
-    part.rename(part.with_name("AuSep_2_kazoo_03_Dance.wav"))
-    assert "kazoo is none of vn, va, " in reading_error(root, "urmp", "03_Dance_fl_cl")
+    (root / "03_Dance_fl_cl").rename(root / "03_Dance_fl_kazoo")
+    assert "holds 2 AuSep_*.wav, and 0 of the codes vn, " in reading_error(root, "urmp", "03_Dance_fl_kazoo")
+
+
+def test_urmp_believes_the_folder_where_a_file_is_called_otherwise(tmp_path):
+    """Piece 15 is for two trumpets and a trombone, the third of which is called a trumpet in its files' names."""
+    name = "15_Surprise_tpt_tpt_tbn"
+    for i, pitch in enumerate((72, 67, 48), start=1):
+        writer.write_samples(tmp_path / name / f"AuSep_{i}_tpt_15_Surprise.wav", writer.tone(pitch, 48_000), 48_000)
+        hz = 440 * 2 ** ((pitch - 69) / 12)
+        writer.write_text(tmp_path / name / f"Notes_{i}_tpt_15_Surprise.txt", f"0.5 {hz} 0.5\n")
+    writer.write_samples(tmp_path / name / f"AuMix_{name}.wav", writer.tone(60, 48_000), 48_000)
+    stems = read_all(tmp_path, "urmp")[name].stems
+    assert [(int(stem.notes.program[0]), int(stem.notes.pitch[0])) for stem in stems] == [(56, 72), (56, 67), (57, 48)]
 
 
 # Slakh's own classes (classes_strict.json of slakh-generation, there counted from 1), and the paper's program of each.
@@ -559,3 +571,63 @@ def test_the_writer_writes_what_it_says(written):
     assert collections.Counter(a["namespace"] for a in jams["annotations"]) == {"note_midi": 6, "pitch_contour": 6}
     assert soundfile.info(written["slakh"] / "test" / "Track01876" / "mix.flac").samplerate == 44_100
     assert soundfile.info(next(written["urmp"].glob("01_*/AuMix_*.wav"))).samplerate == 48_000
+
+
+# What is known to be bad.
+
+
+def test_guitarset_leaves_out_what_is_labelled_late(tmp_path):
+    root = writer.write_guitarset(tmp_path)
+    late = "04_Jazz1-200-B_comp"
+    for path in [path for path in root.rglob("00_BN1-129-Eb_comp*") if path.is_file()]:
+        shutil.copy(path, path.with_name(path.name.replace("00_BN1-129-Eb_comp", late)))
+    names = {entry.name for entry in corpus("guitarset", audio="both").entries(root)}
+    assert names == {f"{name}_{kind}" for name in writer.GUITARSET for kind in ("mic", "mix")}
+    assert corpus("guitarset").left_out(root) == {late: "its labels are 0.31 s late"}
+    everything = corpus("guitarset", skip_known_bad=False)
+    assert {entry.name for entry in everything.entries(root)} == {f"{name}_mic" for name in (*writer.GUITARSET, late)}
+    assert everything.left_out(root) == {}
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """Slakh in miniature, with a song whose stem S00 is known not to be heard."""
+    root = writer.write_slakh(tmp_path)
+    (root / "train" / "Track00001").rename(root / "train" / "Track00385")
+    return root
+
+
+def test_slakh_is_without_its_broken_stems(broken):
+    song = broken / "train" / "Track00385"
+    kept = ["S01", "S02", "S03", "S05", "S06"]
+    found, whole = (read_all(broken, "slakh", skip_known_bad=skip) for skip in (True, False))
+    assert found.keys() == whole.keys()
+    heard = {name: read_audio(song / "stems" / f"{name}.flac") for name in kept}
+    recording = found["Track00385"]
+    for name, stem in zip(kept, recording.stems, strict=True):
+        length = min(len(heard[name]), len(stem.audio))
+        np.testing.assert_array_equal(stem.audio[:length], heard[name][:length])
+    np.testing.assert_array_equal(recording.audio, np.sum([stem.audio for stem in recording.stems], axis=0))
+    assert len(whole["Track00385"].stems) == 6
+    np.testing.assert_array_equal(whole["Track00385"].audio, read_audio(song / "mix.flac"))
+    for name in found.keys() - {"Track00385"}:
+        np.testing.assert_array_equal(found[name].audio, whole[name].audio)
+    assert corpus("slakh").left_out(broken) == {"Track00385 S00": "its notes are not heard"}
+    assert corpus("slakh", skip_known_bad=False).left_out(broken) == {}
+
+
+def test_no_submix_and_no_quartet_has_a_broken_stem(broken):
+    kind = corpus("slakh", submixes=8)
+    mixes = [kind.read(entry) for entry in kind.entries(broken) if entry.name.startswith("Track00385")]
+    assert len(mixes) == 8
+    assert all(4 <= len(mix.stems) <= 5 for mix in mixes)
+    assert not any((mix.notes.program == 33).any() for mix in mixes)  # S00 is the bass
+    quartets, all_quartets = (corpus("cerberus4", skip_known_bad=skip) for skip in (True, False))
+    assert not any("Track00385" in entry.name for entry in quartets.entries(broken))
+    assert sum("Track00385" in entry.name for entry in all_quartets.entries(broken)) == 2
+    assert quartets.left_out(broken) == corpus("slakh").left_out(broken)
+
+
+def test_what_is_known_to_be_bad_is_named_as_in_the_corpora():
+    assert all(re.fullmatch(r"0[0-5]_\w+[123]-\d+-\S+_comp", name) for name in known_bad.GUITARSET)
+    assert all(re.fullmatch(r"Track\d{5} S\d\d", " ".join(name)) for name in known_bad.SLAKH)

@@ -12,8 +12,10 @@ from safetensors.numpy import load_file, save_file
 from torch_writer import write_torch
 from weights import random_arrays
 
-from spectrodiff.config import DiffusionConfig, SpectrogramConfig, TokenizerConfig
+from spectrodiff.config import TokenizerConfig
 from spectrodiff.errors import InputError
+from spectrodiff.models.diffusion_decoder import DiffusionConfig
+from spectrodiff.models.spectrogram_model import SpectrogramConfig
 from spectrodiff.pretrained import diffusers
 
 MODEL = dataclasses.replace(PAPER.model, heads=3, head_dim=8, note_layers=2, decoder_layers=3)

@@ -17,7 +17,7 @@ LOGSNR = jnp.array([-3.0, 1.0])
 
 @jitted
 def decode(decoder, z, logsnr, memory, mask):
-    return decoder(z, logsnr, decoder.remember(memory, mask, None))
+    return decoder(z, logsnr, decoder.cache(memory, mask, None))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_the_noise_level_enters_as_sinusoids_of_time(decoder, monkeypatch):
 
     monkeypatch.setattr(diffusion_decoder, "sinusoids", show)
     with pytest.raises(SeenError) as seen:
-        decoder(Z[:1], logsnr_at(jnp.array([time])), decoder.remember(MEMORY[:1], MASK[:1], None))
+        decoder(Z[:1], logsnr_at(jnp.array([time])), decoder.cache(MEMORY[:1], MASK[:1], None))
     # float32 knows 7400 radians to a thousandth.
     np.testing.assert_allclose(seen.value.args[0][0], expected, atol=5e-3)
 

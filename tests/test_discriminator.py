@@ -5,9 +5,8 @@ import optax
 import pytest
 from flax import nnx
 
-from spectrodiff.config import DiscriminatorConfig
 from spectrodiff.errors import InputError
-from spectrodiff.vocoder.discriminator import Discriminators
+from spectrodiff.vocoder.discriminator import DiscriminatorConfig, Discriminators
 from spectrodiff.vocoder.losses import adversarial_losses, hinge
 
 SMALL = DiscriminatorConfig(scales=2, wave_channels=4, windows=(256, 512), spectrum_channels=4)

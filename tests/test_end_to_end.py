@@ -38,7 +38,7 @@ def log(workdir):
 def trained(corpus, tmp_path_factory):
     """Workdirs of both networks: the spectrogram model was stopped at step 2 and resumed, as its log shows."""
     folder = tmp_path_factory.mktemp("runs")
-    bindings = ["batches.batch_size = 2", "batches.tokens = 512", "train.optimizer = @adamw()"]
+    bindings = ["SpectrogramTask.batch_size = 2", "SpectrogramTask.tokens = 512", "train.optimizer = @adamw()"]
     bindings += [f"Mixture.data_dir = '{corpus}'"]
     for steps in (2, 3):
         train(folder / "spectrogram", "tiny.gin", *bindings, f"train.steps = {steps}")

@@ -14,12 +14,12 @@ from flax import nnx
 from inputs import OURS, make_recording, write_dataset
 
 from spectrodiff.cli import main
-from spectrodiff.config import GeneratorConfig
 from spectrodiff.data.recordings import Recording, Stem
 from spectrodiff.evaluation.systems import ENCODED, NOISE, SYSTEMS, TRUE, WRONG
 from spectrodiff.models.spectrogram_model import SpectrogramModel
-from spectrodiff.pretrained.native import SPECTROGRAM, VOCODER, save
-from spectrodiff.vocoder.generator import Generator
+from spectrodiff.pretrained.kinds import MELGAN, SPECTROGRAM
+from spectrodiff.pretrained.native import save
+from spectrodiff.vocoder.generator import Generator, GeneratorConfig
 from spectrodiff.vocoder.griffin_lim import GriffinLim
 from spectrodiff.vocoder.streaming import MelGAN
 
@@ -262,7 +262,7 @@ def test_one_evaluation_has_one_vocoder_wherever_it_lies(whole, where, tmp_path,
     identities = []
     for seed in (0, 1):
         generator = Generator(config, rngs=nnx.Rngs(seed))
-        save(tmp_path / f"{seed}", VOCODER, generator, config, {})
+        save(tmp_path / f"{seed}", MELGAN, generator, config, {})
         identities.append(MelGAN(generator).identity())
     (tmp_path / "0").rename(tmp_path / "moved")
     (tmp_path / "1").rename(tmp_path / "0")

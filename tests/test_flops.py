@@ -9,8 +9,9 @@ from flax import nnx
 from jax.experimental import pallas
 from line import Line
 
-from spectrodiff.config import DiffusionConfig, ModelConfig, SpectrogramConfig, TokenizerConfig
-from spectrodiff.models.spectrogram_model import SpectrogramModel
+from spectrodiff.config import ModelConfig, TokenizerConfig
+from spectrodiff.models.diffusion_decoder import DiffusionConfig
+from spectrodiff.models.spectrogram_model import SpectrogramConfig, SpectrogramModel
 from spectrodiff.training import loop
 from spectrodiff.training import state as states
 from spectrodiff.training.flops import count_flops, datasheet_peak, peak_flops, step_flops

@@ -92,7 +92,56 @@ def test_a_name_is_a_path_without_its_beginning_and_end(tmp_path):
     shutil.copy(tmp_path / "audio/a.wav", tmp_path / "audio/._a.wav")
     (tmp_path / "notes.txt").touch()
     assert sorted(names(tmp_path)) == ["a", "b.v2", "disc/audio/c", "live/a"]
-    assert find_pairs(tmp_path)[1] == []
+    assert find_pairs(tmp_path).alone == []
+
+
+def test_names_are_composed_or_not(tmp_path):
+    """A Mac's disk keeps some letters in two parts, which a folder copied from there has."""
+    write_pair(tmp_path / "Cafe\u0301/Lied.wav", tmp_path / "Caf\u00e9/Lied.mid", RECORDINGS[0])
+    (tmp_path / "splits.csv").write_text("name,split\nCafe\u0301/Lied,test\n", encoding="utf-8")
+    (entry,) = Folder().entries(tmp_path)
+    assert (entry.name, entry.split) == ("Caf\u00e9/Lied", "test")
+    assert len(Folder().read(entry).notes) == len(RECORDINGS[0].notes)
+    shutil.copy(tmp_path / "Cafe\u0301/Lied.wav", tmp_path / "Caf\u00e9/Lied.wav")
+    with pytest.raises(InputError, match="are both called"):
+        names(tmp_path)
+
+
+@pytest.mark.parametrize("stem", [os.fsdecode(b"caf\xe9 \xff"), "x" * 251, "\u00e9" * 125])
+def test_names_of_any_bytes_and_length_become_records(tmp_path, stem):
+    write_pair(tmp_path / "in" / "a.wav", tmp_path / "in" / "a.mid", RECORDINGS[0])
+    for path in (tmp_path / "in").iterdir():
+        path.rename(path.with_name(stem + path.suffix))
+    prepare(Folder(), tmp_path / "in", tmp_path / "data", workers=1)
+    dataset = open_dataset(tmp_path / "data", "folder")
+    (record,) = dataset[dataset.splits[0]]
+    expected = "caf\\xe9 \\xff" if stem.startswith("caf") else stem
+    assert record["name"].decode() == expected
+
+
+def test_other_formats_are_taken_or_named(tmp_path, capsys):
+    for number, midi in enumerate(("one.kar", "two.mid", "three.mid")):
+        write_pair(tmp_path / midi.replace(midi[-4:], ".aiff"), tmp_path / f"{number}.mid", RECORDINGS[number])
+        (tmp_path / f"{number}.mid").rename(tmp_path / midi)
+    (tmp_path / "one.aiff").rename(tmp_path / "one.aif")
+    (tmp_path / "two.aiff").rename(tmp_path / "two.AIFF")
+    (tmp_path / "three.aiff").rename(tmp_path / "three.m4a")
+    (tmp_path / "four.wma").touch()
+    assert names(tmp_path) == ["one", "two"]
+    lines = told(capsys, tmp_path)
+    assert f"{tmp_path}/three.mid has no audio of its name: left out" in lines
+    (line,) = [line for line in lines if "cannot be read" in line]
+    assert line.startswith("2 files of formats that cannot be read (.m4a, .wma), such as ")
+
+
+def test_a_folder_of_formats_that_are_not_read(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.m4a").touch()
+        (tmp_path / f"{name}.mid").touch()
+    with pytest.raises(
+        InputError, match=r"no pair .*; 2 files of formats that cannot be read \(\.m4a\), such as .*one\.m4a"
+    ):
+        names(tmp_path)
 
 
 def test_two_files_of_a_name(own):

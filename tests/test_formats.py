@@ -13,12 +13,15 @@ from inputs import OURS, PAPER
 from weights import FORMATS, random_arrays, write_weights
 
 from spectrodiff import synthesizer
-from spectrodiff.config import GeneratorConfig, ModelConfig, SpectrogramConfig, TokenizerConfig
+from spectrodiff.config import ModelConfig, TokenizerConfig
 from spectrodiff.errors import InputError
 from spectrodiff.models.layers import Buffer
+from spectrodiff.models.spectrogram_model import SpectrogramConfig
 from spectrodiff.pretrained.formats import open_checkpoint
-from spectrodiff.pretrained.native import VOCODER, flatten, shapes_of, write
+from spectrodiff.pretrained.kinds import MELGAN
+from spectrodiff.pretrained.native import flatten, shapes_of, write
 from spectrodiff.synthesizer import Synthesizer
+from spectrodiff.vocoder.generator import GeneratorConfig
 from spectrodiff.vocoder.griffin_lim import GriffinLim
 from spectrodiff.vocoder.streaming import MelGAN
 
@@ -129,8 +132,8 @@ def test_without_onnxruntime_griffin_lim_plays_and_a_warning_says_so(with_onnx, 
 
 def test_our_melgan_goes_first(with_onnx):
     config = GeneratorConfig(channels=16)
-    arrays = {name: np.zeros(shape, np.float32) for name, shape in shapes_of(VOCODER, config).items()}
-    write(with_onnx.parent.parent, VOCODER, arrays, config, {})
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in shapes_of(MELGAN, config).items()}
+    write(with_onnx.parent.parent, MELGAN, arrays, config, {})
     assert isinstance(Synthesizer.from_pretrained(with_onnx.parent.parent).vocoder, MelGAN)
 
 

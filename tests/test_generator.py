@@ -6,9 +6,9 @@ import pytest
 from flax import nnx
 
 from spectrodiff.audio.mel import LOG_FLOOR
-from spectrodiff.config import GeneratorConfig, from_dict, to_dict
+from spectrodiff.config import from_dict, to_dict
 from spectrodiff.errors import InputError
-from spectrodiff.vocoder.generator import Generator, frame_noise, receptive_frames
+from spectrodiff.vocoder.generator import Generator, GeneratorConfig, frame_noise, receptive_frames
 from spectrodiff.vocoder.layers import Conv
 from spectrodiff.vocoder.losses import spectral_losses, total
 

@@ -69,3 +69,9 @@ def test_a_table_is_there_from_the_first_cell_on(tmp_path):
     assert len(evaluate_grid(cells, tmp_path, run)) == 2
     assert seen == [False, True]
     assert evaluate_grid(cells, tmp_path / "shard", lambda cell, workdir: None) is None
+
+
+def test_a_cell_of_any_checkpoint_has_a_folder():
+    cells = grid(["/data/" + "\u00e9" * 100 + end for end in "ab"], [None, 1000], [None, 1.25])
+    assert len({cell.folder for cell in cells}) == 8
+    assert all(len(cell.folder) <= 255 for cell in cells)

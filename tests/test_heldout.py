@@ -9,10 +9,10 @@ from flax import nnx
 from inputs import OURS, PAPER, windows_of
 
 from spectrodiff.audio.mel import unscale_mel
-from spectrodiff.config import DiffusionConfig
 from spectrodiff.diffusion.samplers import dpmpp
 from spectrodiff.diffusion.schedule import logsnr_at
 from spectrodiff.errors import InputError
+from spectrodiff.models.diffusion_decoder import DiffusionConfig
 from spectrodiff.models.sampling import window_sampler
 from spectrodiff.notes.tokenizer import NoteTokenizer
 from spectrodiff.training import heldout

@@ -7,8 +7,9 @@ import pytest
 from inputs import PAPER
 from weights import FORMATS, random_arrays, write_weights
 
-from spectrodiff.config import SpectrogramConfig, TokenizerConfig
+from spectrodiff.config import TokenizerConfig
 from spectrodiff.errors import InputError
+from spectrodiff.models.spectrogram_model import SpectrogramConfig
 from spectrodiff.pretrained import hub
 from spectrodiff.pretrained.formats import open_checkpoint
 

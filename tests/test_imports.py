@@ -11,7 +11,7 @@ RANKS = [
     {"config", "errors", "files", "fingerprint"},
     {"notes", "audio", "diffusion"},
     {"models", "vocoder", "data"},
-    {"pretrained", "synthesizer", "training", "plot"},
+    {"pretrained", "mel_sampler", "synthesizer", "training", "plot"},
     {"evaluation"},
     {"commands"},
     {"cli"},

@@ -10,13 +10,16 @@ from inputs import PAPER
 from line import SIZE, Line
 from weights import FORMATS, random_arrays, write_weights
 
-from spectrodiff.config import GeneratorConfig, SpectrogramConfig, TokenizerConfig
+from spectrodiff.config import TokenizerConfig
 from spectrodiff.errors import InputError
-from spectrodiff.pretrained.native import VOCODER, shapes_of, write
+from spectrodiff.models.spectrogram_model import SpectrogramConfig
+from spectrodiff.pretrained.kinds import MELGAN
+from spectrodiff.pretrained.native import shapes_of, write
 from spectrodiff.training import loop
 from spectrodiff.training.optimizers import adamw
 from spectrodiff.training.spectrogram import SpectrogramTask
 from spectrodiff.training.vocoder import VocoderTask
+from spectrodiff.vocoder.generator import GeneratorConfig
 
 CONFIG = SpectrogramConfig(TokenizerConfig(1, "slakh", PAPER.model.max_tokens), PAPER.model)
 ARRAYS = random_arrays(CONFIG)
@@ -85,8 +88,8 @@ def test_shapes_that_differ_are_named(tmp_path):
 
 def test_a_vocoder_starts_from_a_vocoder(tmp_path):
     config = GeneratorConfig(channels=16)
-    arrays = {name: np.full(shape, 0.5, np.float32) for name, shape in shapes_of(VOCODER, config).items()}
-    write(tmp_path, VOCODER, arrays, config, {})
+    arrays = {name: np.full(shape, 0.5, np.float32) for name, shape in shapes_of(MELGAN, config).items()}
+    write(tmp_path, MELGAN, arrays, config, {})
     loaded = VocoderTask(config=config).load(str(tmp_path))
     assert all(np.all(np.asarray(leaf) == 0.5) for leaf in jax.tree.leaves(nnx.state(loaded)))
     with pytest.raises(InputError, match=r"^cannot train from .*: its vocoder is GeneratorConfig\(channels=16"):

@@ -21,7 +21,7 @@ def attention():
 
 
 def test_attention_is_softmax_of_unscaled_dot_products(attention):
-    attended = attention(X, attention.remember(MEMORY), MASK)
+    attended = attention(X, attention.keys_values(MEMORY), MASK)
     query, key, value, out = (
         np.float64(m.kernel[...]) for m in (attention.query, attention.key, attention.value, attention.out)
     )
@@ -37,15 +37,15 @@ def test_attention_is_softmax_of_unscaled_dot_products(attention):
 
 def test_what_is_masked_is_not_seen(attention):
     wild = jnp.where(MASK[..., None], MEMORY, 1e3)
-    seen, unseen = (attention(X, attention.remember(m), MASK) for m in (MEMORY, wild))
+    seen, unseen = (attention(X, attention.keys_values(m), MASK) for m in (MEMORY, wild))
     np.testing.assert_array_equal(seen, unseen)
 
 
 def test_an_empty_memory_adds_nothing(attention):
     mask = MASK.at[0].set(False)
-    found = attention(X, attention.remember(MEMORY), mask)
+    found = attention(X, attention.keys_values(MEMORY), mask)
     np.testing.assert_array_equal(found[0], np.zeros((5, 8)))
-    np.testing.assert_array_equal(found[1], attention(X, attention.remember(MEMORY), MASK)[1])
+    np.testing.assert_array_equal(found[1], attention(X, attention.keys_values(MEMORY), MASK)[1])
 
 
 def test_the_initialiser_holds_the_scale_that_the_logits_lack():

@@ -17,7 +17,8 @@ from safetensors.numpy import load_file
 
 from spectrodiff.data.mixture import Mixture
 from spectrodiff.errors import InputError
-from spectrodiff.pretrained.native import SPECTROGRAM, load
+from spectrodiff.pretrained.kinds import SPECTROGRAM
+from spectrodiff.pretrained.native import load
 from spectrodiff.training import loop, spectrogram
 from spectrodiff.training.optimizers import adamw
 from spectrodiff.training.spectrogram import SpectrogramTask

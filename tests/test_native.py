@@ -7,12 +7,12 @@ from flax import nnx
 from inputs import OURS, PAPER
 from safetensors.numpy import load_file
 
-from spectrodiff.config import GeneratorConfig
 from spectrodiff.errors import InputError
 from spectrodiff.models.layers import Buffer
 from spectrodiff.pretrained.arrays import save_arrays
-from spectrodiff.pretrained.native import SPECTROGRAM, VOCODER, flatten, holds, load, save
-from spectrodiff.vocoder.generator import Generator
+from spectrodiff.pretrained.kinds import MELGAN, SPECTROGRAM
+from spectrodiff.pretrained.native import flatten, holds, load, save
+from spectrodiff.vocoder.generator import Generator, GeneratorConfig
 
 WEIGHTS, CONFIG = "spectrogram.safetensors", "spectrogram.json"
 
@@ -43,11 +43,11 @@ def test_what_is_loaded_is_what_was_saved_to_the_bit(tmp_path, config, request):
 def test_a_vocoder_lies_beside_it(tmp_path, folder):
     config = GeneratorConfig(channels=16)
     generator = Generator(config, rngs=nnx.Rngs(0))
-    assert not holds(folder, VOCODER)
-    save(folder, VOCODER, generator, config, {})
-    assert holds(folder, VOCODER)
+    assert not holds(folder, MELGAN)
+    save(folder, MELGAN, generator, config, {})
+    assert holds(folder, MELGAN)
     assert holds(folder, SPECTROGRAM)
-    loaded, loaded_config = load(folder, VOCODER)
+    loaded, loaded_config = load(folder, MELGAN)
     assert loaded_config == config
     saved, found = arrays_of(generator), arrays_of(loaded)
     assert saved.keys() == found.keys()

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from spectrodiff.diffusion.objective import EPS, OBJECTIVES, X0, V, as_denoiser, clipped, diffusion_loss
-from spectrodiff.diffusion.schedule import Rung
+from spectrodiff.diffusion.schedule import NoiseLevel
 
 KEYS = jax.random.split(jax.random.key(0), 2)
 DATA, NOISE = (jax.random.normal(key, (4, 6, 5)) for key in KEYS)
 LOGSNR = jnp.array([-6.0, -1.0, 0.5, 6.0])
-RUNG = Rung(LOGSNR[:, None, None])
+RUNG = NoiseLevel(LOGSNR[:, None, None])
 Z = RUNG.alpha * DATA + RUNG.sigma * NOISE
 ALL = jnp.ones((4, 6), bool)
 
@@ -17,7 +17,7 @@ ALL = jnp.ones((4, 6), bool)
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_perfect_output_gives_the_data_back(name):
     objective = OBJECTIVES[name]
-    denoise = as_denoiser(lambda z, logsnr: objective.target(DATA, NOISE, Rung(logsnr)), objective)
+    denoise = as_denoiser(lambda z, logsnr: objective.target(DATA, NOISE, NoiseLevel(logsnr)), objective)
     np.testing.assert_allclose(denoise(Z, RUNG.logsnr), DATA, atol=1e-4)
 
 
@@ -51,8 +51,8 @@ def test_a_perfect_network_has_no_loss(name):
     objective = OBJECTIVES[name]
 
     def oracle(z, logsnr):
-        rung = Rung(logsnr[:, None, None])
-        return objective.target(DATA, (z - rung.alpha * DATA) / rung.sigma, rung)
+        level = NoiseLevel(logsnr[:, None, None])
+        return objective.target(DATA, (z - level.alpha * DATA) / level.sigma, level)
 
     losses = diffusion_loss(oracle, objective, DATA, ALL, LOGSNR, KEYS[0])
     np.testing.assert_allclose(losses, np.zeros(4), atol=1e-4)

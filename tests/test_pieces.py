@@ -3,7 +3,7 @@ import threading
 import numpy as np
 from inputs import make_recording
 
-from spectrodiff.data.pieces import Shelf, count_samples, open_piece
+from spectrodiff.data.pieces import LRUCache, count_samples, open_piece
 from spectrodiff.data.recordings import Recording, Stem, decode, encode
 
 WHOLE = make_recording(1, seconds=2.0)
@@ -32,7 +32,7 @@ def test_a_shelf_keeps_what_was_asked_for_last():
     def get(key, size=10):
         return shelf.get(key, lambda: (read.append(key), (f"item {key}", size))[1])
 
-    shelf = Shelf(30)
+    shelf = LRUCache(30)
     assert [get(key) for key in (1, 2, 3, 1)] == ["item 1", "item 2", "item 3", "item 1"]
     assert read == [1, 2, 3]
     get(4)  # 2 goes
@@ -50,7 +50,7 @@ def test_a_shelf_keeps_what_was_asked_for_last():
 
 def test_a_shelf_that_two_threads_fill_at_once():
     """Both read, neither waits; what they both brought counts once."""
-    shelf, both = Shelf(20), threading.Barrier(2, timeout=10)
+    shelf, both = LRUCache(20), threading.Barrier(2, timeout=10)
 
     def read():
         both.wait()

@@ -115,8 +115,8 @@ def test_threads_decide_nothing(mixture):
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_stream_continues_from_its_state_as_if_it_had_never_stopped(windows, threads):
     """Though threads have read ahead by then, and the state was saved as JSON."""
-    gin.bind_parameter("stream.threads", threads)
-    gin.bind_parameter("stream.windows_per_piece", 2)
+    gin.bind_parameter("Loader.threads", threads)
+    gin.bind_parameter("Loader.windows_per_piece", 2)
     whole = take(windows(), 6)
     stopped = windows()
     take(stopped, 3)

@@ -144,7 +144,7 @@ def test_gradients_of_attention_by_finite_differences():
     mask = jnp.array([[True, True, True, False], [True, False, True, True]])
 
     def attend(x, memory):
-        return attention(x, attention.remember(memory), mask)
+        return attention(x, attention.cache(memory), mask)
 
     check_grads(jax.jit(attend), (x, memory), order=1, modes=["rev"], atol=1e-2, rtol=1e-2)
 

@@ -85,13 +85,27 @@ def test_options_reach_the_corpus(tmp_path, own, refused):
     root = writer.write_slakh(tmp_path / "unpacked")
     run("slakh", "--manual_dir", root, "--data_dir", tmp_path, "--submixes", 2, "--seed", 3)
     metadata = json.loads((tmp_path / "slakh/1.0.0/metadata.json").read_text())
-    assert metadata["options"] == {"submixes": 2, "seed": 3}
+    assert metadata["options"] == {"submixes": 2, "seed": 3, "skip_known_bad": True}
     message = refused("slakh", "--manual_dir", root, "--data_dir", tmp_path)
     assert "slakh/1.0.0 was prepared with submixes 2, not 0: delete it, or name another --data_dir" in message
     table = tmp_path / "table.csv"
     table.write_text("name,split\nsong0,test\nsong1,train\n")
     run("folder", "--manual_dir", own, "--data_dir", tmp_path, "--csv", table, "--name", "mine")
     assert open_dataset(tmp_path, "mine").splits == ["train", "test"]
+
+
+def test_what_is_known_to_be_bad_is_left_out_and_listed(tmp_path, capsys):
+    root = writer.write_slakh(tmp_path / "unpacked")
+    (root / "train" / "Track00001").rename(root / "train" / "Track00385")
+    run("slakh", "--manual_dir", root, "--data_dir", tmp_path / "data")
+    told = capsys.readouterr().out
+    assert "left out: 1, known to be bad; --no-skip_known_bad keeps them\n" in told
+    assert "Track00385 S00: its notes are not heard" in told
+    assert json.loads((tmp_path / "data/slakh/1.0.0/metadata.json").read_text())["known_bad"].keys() == {
+        "Track00385 S00"
+    }
+    run("slakh", "--manual_dir", root, "--data_dir", tmp_path / "all", "--no-skip_known_bad")
+    assert "known to be bad" not in capsys.readouterr().out
 
 
 @needs_synth

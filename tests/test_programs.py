@@ -12,8 +12,9 @@ from flax import nnx
 from inputs import OURS, jitted, random_notes
 from weights import random_arrays, write_weights
 
-from spectrodiff.config import SpectrogramConfig, TokenizerConfig
+from spectrodiff.config import TokenizerConfig
 from spectrodiff.errors import InputError
+from spectrodiff.models.spectrogram_model import SpectrogramConfig
 from spectrodiff.notes.midi import write_midi
 from spectrodiff.notes.tokenizer import NoteTokenizer
 from spectrodiff.pretrained.native import flatten

@@ -85,7 +85,7 @@ def test_the_whole_model(paper_model):
     @jax.jit
     def velocity(state, conditioning, z, logsnr):
         model = nnx.merge(graph, state)
-        return model.decoder(z, logsnr, model.remember(conditioning))
+        return model.decoder(z, logsnr, model.cache(conditioning))
 
     def network(conditioning):
         def eps_of(z, t):

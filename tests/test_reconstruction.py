@@ -26,7 +26,7 @@ def clicks(*at):
 
 def test_audio_against_itself_is_perfect():
     scores = compare(tone(300) + clicks(8000), tone(300) + clicks(8000))
-    assert scores == pytest.approx({"mel": 0, "msd": 0, "onset": 1, "tone": 1, "chroma": 1}, abs=1e-5)
+    assert scores == pytest.approx({"mel": 0, "roughness": 1, "msd": 0, "onset": 1, "tone": 1, "chroma": 1}, abs=1e-5)
 
 
 def test_a_known_change_of_level_is_a_known_distance():
@@ -71,11 +71,11 @@ def test_embeddings_are_as_far_apart_as_their_frames():
 def test_the_longer_is_cut_and_silence_is_no_error():
     """A silent reference leaves open how well its tones were hit; silence for music misses them all."""
     silence, music = np.zeros(32000, np.float32), tone(440) + clicks(8000)
-    undefined = {"onset": None, "tone": None, "chroma": None}
+    undefined = {"roughness": None, "onset": None, "tone": None, "chroma": None}
     assert compare(silence, silence[:20000]) == {"mel": 0.0, "msd": 0.0} | undefined
     assert {name: compare(music, silence)[name] for name in undefined} == undefined
     missed = compare(silence, music)
-    assert {name: missed[name] for name in undefined} == {"onset": 0.0, "tone": 0.0, "chroma": 0.0}
+    assert {name: missed[name] for name in undefined} == {"roughness": 0.0, "onset": 0.0, "tone": 0.0, "chroma": 0.0}
     assert compare(silence[:0], music) == {"mel": None, "msd": None} | undefined
 
 

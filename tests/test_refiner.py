@@ -4,10 +4,9 @@ import pytest
 from flax import nnx
 
 from spectrodiff.audio.mel import LOG_FLOOR, log_mel, mel_matrix
-from spectrodiff.config import RefinerConfig
 from spectrodiff.errors import InputError
 from spectrodiff.vocoder.griffin_lim import GriffinLim
-from spectrodiff.vocoder.refiner import Refiner, agree, receptive_frames, spread
+from spectrodiff.vocoder.refiner import Refiner, RefinerConfig, agree, receptive_frames, spread
 from spectrodiff.vocoder.stft import BINS, FINE
 
 TINY = RefinerConfig(width=16, layers=2, kernel=5)

@@ -7,14 +7,15 @@ import optax
 import pytest
 from flax import nnx
 
-from spectrodiff.config import RefinerConfig
 from spectrodiff.data.mixture import Mixture
 from spectrodiff.errors import InputError
-from spectrodiff.pretrained.native import REFINER, load
+from spectrodiff.pretrained.kinds import REFINER
+from spectrodiff.pretrained.native import load
 from spectrodiff.pretrained.vocoders import find_vocoder
 from spectrodiff.training import state as states
 from spectrodiff.training.refiner import RefinerTask
 from spectrodiff.vocoder.losses import magnitude_losses
+from spectrodiff.vocoder.refiner import RefinerConfig
 from spectrodiff.vocoder.stft import FINE, stft
 
 TINY = RefinerConfig(width=32, layers=1, kernel=3)

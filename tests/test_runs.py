@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import pathlib
 
 import numpy as np
 import pytest
@@ -117,6 +119,15 @@ def test_a_damaged_song_is_named(together, tmp_path):
         SongMetadata.load(tmp_path, "set/2")
 
 
+def test_a_song_of_any_name_is_kept(together, tmp_path):
+    RUN.claim(tmp_path)
+    names = ["\u00e9" * 100, "\u00e9" * 100 + "b", "x" * 250, "a/" * 120, ".", "\U0001d11e" * 60]
+    for seed, name in enumerate(names):
+        dataclasses.replace(together["set/2"], name=name, seed=seed).save(tmp_path)
+    assert [SongMetadata.load(tmp_path, name).seed for name in names] == list(range(len(names)))
+    assert all(is_rendered(tmp_path, name) for name in names)
+
+
 def test_songs_cut_short(songs):
     whole, cut = songs[0], Songs(songs.records, 2.5)[0]
     np.testing.assert_array_equal(cut.audio, whole.audio[: round(2.5 * SAMPLE_RATE)])
@@ -135,6 +146,20 @@ def test_a_workdir_is_of_one_run(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot make the folder"):
         RUN.claim(tmp_path / "file")
+
+
+def test_a_workdir_on_no_disk(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="gs://bucket/run is an address"):
+        RUN.claim(pathlib.Path("gs://bucket/run"))
+    assert os.listdir() == []
+
+
+def test_a_workdir_that_can_only_be_read_is_refused_before_any_song(tmp_path, monkeypatch):
+    RUN.claim(tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # the superuser may write anywhere
+    with pytest.raises(InputError, match="no permission to write"):
+        RUN.claim(tmp_path)
 
 
 def test_one_program_serves_all_windows_of_a_bucket(quick, songs, monkeypatch):

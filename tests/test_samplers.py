@@ -8,7 +8,7 @@ import pytest
 from spectrodiff.diffusion.guidance import guide
 from spectrodiff.diffusion.objective import EPS, as_denoiser, clipped
 from spectrodiff.diffusion.samplers import STEPS, ddim, ddpm, dpmpp, sample
-from spectrodiff.diffusion.schedule import Rung, ladder, logsnr_at
+from spectrodiff.diffusion.schedule import NoiseLevel, ladder, logsnr_at
 
 MEAN, STD = 0.3, 0.5
 KEY = jax.random.key(7)
@@ -17,8 +17,8 @@ NOISE = jax.random.normal(jax.random.key(1), (1, 64, 128))
 
 def perfect(z, logsnr):
     """E[x0 | z] of data N(MEAN, STD^2)."""
-    rung = Rung(logsnr)
-    return (rung.alpha * STD**2 * z + rung.sigma**2 * MEAN) / (rung.alpha**2 * STD**2 + rung.sigma**2)
+    level = NoiseLevel(logsnr)
+    return (level.alpha * STD**2 * z + level.sigma**2 * MEAN) / (level.alpha**2 * STD**2 + level.sigma**2)
 
 
 def exact(noise, logsnrs):

@@ -9,7 +9,7 @@ from inputs import OURS, PAPER, jitted, windows_of
 
 from spectrodiff.diffusion.objective import OBJECTIVES
 from spectrodiff.diffusion.samplers import ddim, ddpm, dpmpp
-from spectrodiff.diffusion.schedule import Rung
+from spectrodiff.diffusion.schedule import NoiseLevel
 from spectrodiff.models.sampling import sample_mel, window_sampler
 from spectrodiff.notes.tokenizer import NoteTokenizer
 
@@ -52,10 +52,10 @@ def looked_at_once(request):
     def estimates(model, tokens, context, mask):
         kept = model.encode(tokens, context, mask, FRAMES)
         outputs = (
-            model.decoder(noise, logsnr, model.remember(conditioning))
+            model.decoder(noise, logsnr, model.cache(conditioning))
             for conditioning in (kept, kept.keep(jnp.zeros(2, bool)))
         )
-        return [OBJECTIVES[config.diffusion.prediction].to_x0(output, noise, Rung(logsnr)) for output in outputs]
+        return [OBJECTIVES[config.diffusion.prediction].to_x0(output, noise, NoiseLevel(logsnr)) for output in outputs]
 
     return config, model, estimates(model, *given(config))
 

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spectrodiff.diffusion.schedule import LOGSNR_BOUND, Rung, ladder, logsnr_at, time_at
+from spectrodiff.diffusion.schedule import LOGSNR_BOUND, NoiseLevel, ladder, logsnr_at, time_at
 
 
 def test_the_published_formula():
@@ -25,13 +25,13 @@ def test_time_comes_back():
 
 
 @pytest.mark.parametrize("logsnr", [-20.0, -3.0, 0.0, 7.0, 20.0])
-def test_a_rung_keeps_variance_and_means_its_log_snr(logsnr):
-    rung = Rung(jnp.array(logsnr))
-    assert float(rung.alpha**2 + rung.sigma**2) == pytest.approx(1.0, abs=1e-6)
-    assert float(2 * jnp.log(rung.alpha / rung.sigma)) == pytest.approx(logsnr, abs=1e-4)
+def test_a_level_keeps_variance_and_means_its_log_snr(logsnr):
+    level = NoiseLevel(jnp.array(logsnr))
+    assert float(level.alpha**2 + level.sigma**2) == pytest.approx(1.0, abs=1e-6)
+    assert float(2 * jnp.log(level.alpha / level.sigma)) == pytest.approx(logsnr, abs=1e-4)
 
 
 def test_a_ladder_climbs_from_noise_in_even_time():
-    rungs = ladder(8)
-    np.testing.assert_allclose(rungs[jnp.array([0, 8])], [-20.0, 20.0], atol=0.01)
-    np.testing.assert_allclose(time_at(rungs), np.arange(8, -1, -1) / 8, atol=1e-6)
+    levels = ladder(8)
+    np.testing.assert_allclose(levels[jnp.array([0, 8])], [-20.0, 20.0], atol=0.01)
+    np.testing.assert_allclose(time_at(levels), np.arange(8, -1, -1) / 8, atol=1e-6)

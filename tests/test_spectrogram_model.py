@@ -26,7 +26,7 @@ def encode(model, tokens, context, context_mask):
 
 @jitted
 def decode(model, conditioning, z, logsnr):
-    return model.decoder(z, logsnr, model.remember(conditioning))
+    return model.decoder(z, logsnr, model.cache(conditioning))
 
 
 @pytest.fixture(params=["paper_model", "our_model"])

@@ -4,9 +4,8 @@ import pytest
 from flax import nnx
 
 from spectrodiff.audio.mel import LOG_FLOOR
-from spectrodiff.config import GeneratorConfig
 from spectrodiff.errors import InputError
-from spectrodiff.vocoder.generator import Generator, receptive_frames
+from spectrodiff.vocoder.generator import Generator, GeneratorConfig, receptive_frames
 from spectrodiff.vocoder.streaming import MelGAN, windows
 
 CFG = GeneratorConfig(channels=32, excitation="noise")

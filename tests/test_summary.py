@@ -1,8 +1,10 @@
+import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
-from inputs import random_notes
+from inputs import make_recording, random_notes, write_dataset
 from matplotlib.image import imread
 from toy_corpus import Toy, write_toys
 
@@ -11,6 +13,7 @@ from spectrodiff.config import TokenizerConfig
 from spectrodiff.data.builders.preparation import prepare
 from spectrodiff.data.builders.summary import summarize, table
 from spectrodiff.data.recordings import Recording
+from spectrodiff.files import write_json
 from spectrodiff.notes.tokenizer import NoteTokenizer
 
 
@@ -85,6 +88,35 @@ def test_what_is_printed_says_the_same(summary):
     assert "skipped: 1; " in text
     assert "toy03: " in text.splitlines()[-1]
     assert all(len(line.split(": ", 1)) == 2 for line in text.splitlines())
+
+
+def shifted(recording, seconds):
+    notes = recording.notes
+    later = {"start": notes.start + seconds, "end": notes.end + seconds, "total_time": notes.total_time + seconds}
+    return dataclasses.replace(recording, notes=dataclasses.replace(notes, **later))
+
+
+def test_pieces_out_of_time_are_suspicious(tmp_path):
+    pieces = [make_recording(seed, seconds=20.0) for seed in range(14)]
+    few = dataclasses.replace(
+        shifted(pieces[13], 0.3), notes=shifted(pieces[13], 0.3).notes.select(np.arange(5, dtype=np.int32))
+    )
+    pieces = [shifted(piece, 0.3) for piece in pieces[:12]] + [pieces[12], few]
+    folder = write_dataset(tmp_path, "late", {"train": pieces})
+    write_json(folder / "metadata.json", {"skipped": {}})
+    summary = summarize(folder)
+    assert summary["suspicious"].keys() == {piece.name for piece in pieces[:12]}
+    assert all(
+        re.match(r"the sound comes 0\.(28|30|32) s before the notes", why) for why in summary["suspicious"].values()
+    )
+    text = table(summary)
+    assert "suspicious: 12 of 14 pieces (the first 10 here, all in summary.json)\n" in text
+    assert text.count("the sound comes") == 10
+
+
+def test_summaries_of_earlier_versions_are_told(summary):
+    earlier = {name: value for name, value in summary.items() if name not in ("suspicious", "known_bad")}
+    assert table(earlier) == table({**summary, "suspicious": {}, "known_bad": {}})
 
 
 def test_it_is_kept_beside_the_dataset(prepared, summary, monkeypatch):

@@ -14,8 +14,9 @@ from inputs import PAPER
 from t5x_writer import write_t5x
 from weights import gin_text, random_arrays
 
-from spectrodiff.config import SpectrogramConfig, TokenizerConfig
+from spectrodiff.config import TokenizerConfig
 from spectrodiff.errors import InputError
+from spectrodiff.models.spectrogram_model import SpectrogramConfig
 from spectrodiff.pretrained import t5x
 from spectrodiff.pretrained.names import names
 

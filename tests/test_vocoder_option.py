@@ -13,13 +13,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from spectrodiff import synthesizer
 from spectrodiff.cli import main
-from spectrodiff.config import GeneratorConfig
 from spectrodiff.errors import InputError
 from spectrodiff.notes.midi import write_midi
-from spectrodiff.pretrained.native import VOCODER, save
+from spectrodiff.pretrained.kinds import MELGAN
+from spectrodiff.pretrained.native import save
 from spectrodiff.pretrained.vocoders import find_vocoder
 from spectrodiff.synthesizer import Synthesizer
-from spectrodiff.vocoder.generator import Generator
+from spectrodiff.vocoder.generator import Generator, GeneratorConfig
 from spectrodiff.vocoder.griffin_lim import GriffinLim
 from spectrodiff.vocoder.onnx import OnnxVocoder
 from spectrodiff.vocoder.streaming import MelGAN
@@ -50,7 +50,7 @@ def melgan(tmp_path):
     """A folder as training exports it, and the generator in it."""
     config = GeneratorConfig(channels=16, dilations=(1,))
     generator = Generator(config, rngs=nnx.Rngs(0))
-    save(tmp_path / "melgan", VOCODER, generator, config, {})
+    save(tmp_path / "melgan", MELGAN, generator, config, {})
     return tmp_path / "melgan", generator
 
 

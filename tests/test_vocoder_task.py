@@ -8,17 +8,17 @@ from flax import nnx
 from inputs import make_recording, write_dataset
 
 from spectrodiff.audio.mel import log_mel, scale_mel
-from spectrodiff.config import GeneratorConfig
 from spectrodiff.data.augmentation import Augmentation
 from spectrodiff.data.dataset import open_dataset
 from spectrodiff.data.mixture import Mixture
 from spectrodiff.data.recordings import Recording, decode
 from spectrodiff.errors import InputError
-from spectrodiff.pretrained.native import VOCODER, holds, load
+from spectrodiff.pretrained.kinds import MELGAN
+from spectrodiff.pretrained.native import holds, load
 from spectrodiff.training import state as states
 from spectrodiff.training.heldout import side_by_side
 from spectrodiff.training.vocoder import VocoderTask
-from spectrodiff.vocoder.generator import receptive_frames
+from spectrodiff.vocoder.generator import GeneratorConfig, receptive_frames
 
 SMALL = GeneratorConfig(channels=16, dilations=(1,))
 CROP, EXTRA = (8 + 2 * receptive_frames(SMALL)) * 320, 16 * 320
@@ -139,8 +139,8 @@ def test_what_is_shown(task, generator):
 
 def test_what_is_saved_is_loaded(task, generator, tmp_path):
     task.save(tmp_path, generator, {"steps": 3})
-    assert holds(tmp_path, VOCODER)
-    loaded, config = load(tmp_path, VOCODER)
+    assert holds(tmp_path, MELGAN)
+    loaded, config = load(tmp_path, MELGAN)
     assert config == SMALL
     mel = np.full((1, 4, 128), -3.0, np.float32)
     np.testing.assert_array_equal(jax.jit(loaded)(mel), jax.jit(generator)(mel))

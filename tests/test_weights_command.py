@@ -12,7 +12,9 @@ from weights import FORMATS, random_arrays, write_weights
 
 from spectrodiff.cli import main
 from spectrodiff.commands.weights import SIZES
-from spectrodiff.config import ModelConfig, SamplingConfig, SpectrogramConfig, TokenizerConfig, to_dict
+from spectrodiff.config import ModelConfig, TokenizerConfig, to_dict
+from spectrodiff.models.diffusion_decoder import SamplingConfig
+from spectrodiff.models.spectrogram_model import SpectrogramConfig
 from spectrodiff.pretrained import native
 from spectrodiff.pretrained.arrays import LazyArrays, Spec
 from spectrodiff.pretrained.formats import open_checkpoint
@@ -104,7 +106,7 @@ class Empty(LazyArrays):
 def test_info_knows_the_papers_sizes(size, model, parameters, tmp_path, capsys, monkeypatch):
     """And tells them without reading the weights."""
     config = SpectrogramConfig(model=model)
-    shapes = native.shapes_of(native.SPECTROGRAM, config)
+    shapes = native.shapes_of(kinds.SPECTROGRAM, config)
     monkeypatch.setattr(native, "SafetensorsArrays", lambda path: Empty(shapes))
     description = {"format_version": 1, "config": to_dict(config), "card": {"steps": 3}}
     (tmp_path / "spectrogram.json").write_text(json.dumps(description))
@@ -189,7 +191,7 @@ def test_a_melgan_of_ours_stays_and_a_line_says_so(tmp_path, capsys):
 
 def test_what_diffusers_has_no_place_for_is_told(tmp_path, capsys):
     config = dataclasses.replace(CONFIG, sampling=SamplingConfig("ddim", 7, 3.0))
-    native.write(tmp_path / "ours", native.SPECTROGRAM, ARRAYS, config, {"steps": 5})
+    native.write(tmp_path / "ours", kinds.SPECTROGRAM, ARRAYS, config, {"steps": 5})
     converted(tmp_path / "ours", tmp_path / "theirs", "diffusers")
     _, line = capsys.readouterr().out.splitlines()
     assert 'its sampling defaults {"sampler": "ddim", "steps": 7, "guidance": 3.0} and its card {"steps": 5}' in line

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 from t5x_writer import write_t5x
 
-from spectrodiff.config import SpectrogramConfig
+from spectrodiff.models.spectrogram_model import SpectrogramConfig
 from spectrodiff.pretrained import diffusers, native
 from spectrodiff.pretrained.names import names
 
@@ -16,7 +16,7 @@ FORMATS = ("spectrodiff", "diffusers", "t5x", "t5x_inline")
 def random_arrays(config: SpectrogramConfig, seed: int = 0) -> dict[str, np.ndarray]:
     """Every parameter by our name, float32."""
     rng = np.random.default_rng(seed)
-    shapes = native.shapes_of(native.SPECTROGRAM, config)
+    shapes = native.shapes_of(kinds.SPECTROGRAM, config)
     return {name: 0.05 * rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
 
 
@@ -24,7 +24,7 @@ def write_weights(folder: pathlib.Path, kind: str, config: SpectrogramConfig, ar
     """Writes `arrays`, by our names, into the new `folder`; "t5x" into one of its own in there, with a config.gin."""
     folder.mkdir()
     if kind == "spectrodiff":
-        native.write(folder, native.SPECTROGRAM, arrays, config, {})
+        native.write(folder, kinds.SPECTROGRAM, arrays, config, {})
     elif kind == "diffusers":
         diffusers.write(folder, config, arrays, with_vocoder=False)
     else:

@@ -10,44 +10,67 @@ import soundfile
 from jaxtyping import Float
 
 from spectrodiff.audio.mel import SAMPLE_RATE
-from spectrodiff.errors import InputError
-from spectrodiff.files import check_writable, replacing
+from spectrodiff.errors import InputError, reason
+from spectrodiff.files import check_writable, local_path, replacing
 
+# Suffixes of recordings: of what libsndfile reads, and of what one has to convert first.
+READABLE = (
+    *(".wav", ".wave", ".rf64", ".w64", ".flac", ".mp3", ".ogg", ".oga", ".opus"),
+    *(".aif", ".aiff", ".aifc", ".au", ".snd", ".caf"),
+)
+UNREADABLE = (
+    *(".m4a", ".m4b", ".mp4", ".aac", ".alac", ".wma", ".asf", ".ape", ".wv", ".tta", ".tak", ".ac3", ".dts", ".mka"),
+    *(".ra", ".amr", ".dsf", ".dff", ".mpc", ".spx", ".webm", ".mov", ".mkv", ".avi"),
+)
 _FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
+# Of the power that the mean of channels keeps where these have nothing to do with each other, the share below which
+# they cancel: one of two is the other with its sign turned, or nearly so (they correlate by less than -0.8).
+_CANCELS = 0.2
 
 
 def read_audio(path: str | os.PathLike) -> Float[np.ndarray, " s"]:
     """A recording (wav, flac, ogg, mp3, aiff, ...; any rate, any channels) as float32 mono at SAMPLE_RATE.
 
+    Mono is the mean of the channels or, where these cancel, the loudest of them.
+
     Raises:
       InputError: no such file, a folder, not audio, no samples, or samples that are not numbers.
     """
-    path = pathlib.Path(path)
-    if path.is_dir():
-        raise InputError(f"cannot read {path}: it is a folder; name an audio file")
-    if not path.exists():
-        raise InputError(f"cannot read {path}: no such file")
+    path = local_path(path)
     try:
-        channels, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        if path.is_dir():
+            raise InputError(f"cannot read {path}: it is a folder; name an audio file")
+        if not path.exists():
+            raise InputError(f"cannot read {path}: no such file")
+        channels, rate = soundfile.read(os.fsencode(path), dtype="float32", always_2d=True)  # a name in any encoding
     except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: headerless formats such as .raw
-        raise InputError(f"cannot read {path} as audio; give a wav, flac, ogg or mp3 file ({error})") from error
+        raise InputError(f"cannot read {path} as audio; give a wav, flac, ogg or mp3 file ({reason(error)})") from error
     if not channels.size:
         raise InputError(f"cannot use {path}: it holds no samples")
     if not np.isfinite(channels).all():
         raise InputError(f"cannot use {path}: it holds samples that are not numbers; export it again")
-    mono = channels.mean(axis=1)
+    mono = _mono(channels)
     if rate != SAMPLE_RATE:
         common = math.gcd(rate, SAMPLE_RATE)
         mono = scipy.signal.resample_poly(mono, SAMPLE_RATE // common, rate // common)
     return mono.astype(np.float32)
 
 
-def check_audio_path(path: str | os.PathLike) -> None:
-    """Finds out before long work whether `write_audio` could write there; raises InputError if not."""
-    path = pathlib.Path(path)
+def _mono(channels: Float[np.ndarray, "s c"]) -> Float[np.ndarray, " s"]:
+    mono = channels.mean(axis=1)
+    power = np.einsum("sc,sc->c", channels, channels, dtype=np.float64)
+    if len(power) > 1 and np.einsum("s,s->", mono, mono, dtype=np.float64) * len(power) ** 2 < _CANCELS * power.sum():
+        return channels[:, np.argmax(power)]
+    return mono
+
+
+def check_audio_path(path: str | os.PathLike, seconds: float = 0.0) -> None:
+    """Finds out before long work whether `write_audio` could write so many seconds there; raises InputError if not."""
+    path = local_path(path)
     if path.suffix.lower() not in _FORMATS:
         raise InputError(f"cannot write {path}: give it one of the suffixes {', '.join(_FORMATS)}")
-    check_writable(path)
+    size = round(2 * SAMPLE_RATE * seconds) if path.suffix.lower() == ".wav" else 0  # the others compress
+    check_writable(path, size)
 
 
 def write_audio(path: str | os.PathLike, audio: Float[np.ndarray, " s"]) -> None:
@@ -67,6 +90,6 @@ def write_audio(path: str | os.PathLike, audio: Float[np.ndarray, " s"]) -> None
     audio = audio / max(1.0, np.abs(audio).max(initial=0.0))
     with replacing(path) as temporary:
         try:
-            soundfile.write(temporary, audio, SAMPLE_RATE, format=kind, subtype=subtype)
+            soundfile.write(os.fsencode(temporary), audio, SAMPLE_RATE, format=kind, subtype=subtype)
         except soundfile.SoundFileError as error:
             raise InputError(f"cannot write {path}: {error}") from error

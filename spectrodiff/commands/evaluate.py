@@ -30,6 +30,7 @@ def add(commands) -> None:
     parser.add_argument(
         "--guidance", type=float, nargs="+", help="weight of the notes, 1 is plain (default: the checkpoint's)"
     )
+    parser.add_argument("--dither", type=float, help="noise on an autoregressive decoder's frames (default: none)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same songs (default: 0)")
     parser.add_argument("--limit", type=int, help="only the first so many songs (default: all)")
     parser.add_argument("--seconds", type=float, help="only so much of the beginning of each song (default: all)")
@@ -90,9 +91,12 @@ def _evaluate(options) -> None:
             embeddings,
             transcriber,
             checkpoint=cell.checkpoint,
-            sampler=options.sampler,
-            steps=cell.steps,
-            guidance=cell.guidance,
+            sampling={
+                "sampler": options.sampler,
+                "steps": cell.steps,
+                "guidance": cell.guidance,
+                "dither": options.dither,
+            },
             seed=options.seed,
             seconds=options.seconds,
             limit=options.limit,

@@ -21,8 +21,12 @@ def _export(options) -> None:
     if not config.is_file():
         raise InputError(f"{options.workdir} is no run's folder: it has no config.gin")
     read_config([str(config)], [])
+    import gin
+
     from spectrodiff.training.export import export
 
+    bound = gin.get_bindings("train")
+    run = {name: bound[name] for name in ("task", "adaptation", "seed") if name in bound}
     with replacing_folder(options.destination) as folder:
-        step = export(options.workdir, folder, step=options.step, average=not options.last)
+        step = export(options.workdir, folder, **run, step=options.step, average=not options.last)
     print(f"step {step}: weights are in {options.destination}")

@@ -1,6 +1,16 @@
 """`prepare`: a corpus to a dataset to train on."""
 
+import argparse
+
 from spectrodiff.errors import InputError
+
+_SKIP_KNOWN_BAD = {
+    "--skip_known_bad": {
+        "action": argparse.BooleanOptionalAction,
+        "default": True,
+        "help": "leave out what others found to be labelled wrongly (default: yes)",
+    }
+}
 
 # The corpora that one has to get, and what is special to preparing each: flags of argparse, fields of its class.
 _OPTIONS = {
@@ -8,14 +18,16 @@ _OPTIONS = {
     "slakh": {
         "--submixes": {"type": int, "default": 0, "help": "random sub-mixes of each training song (default: 0)"},
         "--seed": {"type": int, "default": 0, "help": "which sub-mixes (default: 0)"},
+        **_SKIP_KNOWN_BAD,
     },
-    "cerberus4": {},
+    "cerberus4": _SKIP_KNOWN_BAD,
     "guitarset": {
         "--audio": {
             "choices": ("mic", "pickup_mix", "both"),
             "default": "mic",
             "help": "the microphone, the pickups, or each excerpt twice (default: mic)",
         },
+        **_SKIP_KNOWN_BAD,
     },
     "musicnet": {},
     "urmp": {},

@@ -25,6 +25,9 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="sampling steps (default: the checkpoint's)")
     parser.add_argument("--sampler", help="ddpm, ddim or dpmpp (default: the checkpoint's)")
     parser.add_argument("--guidance", type=float, help="weight of the notes, 1 is plain (default: the checkpoint's)")
+    parser.add_argument(
+        "--dither", type=float, help="noise on an autoregressive decoder's frames (default: none)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same audio (default: 0)")
     parser.add_argument(
         "--on_overflow",
@@ -73,23 +76,38 @@ def _demo(options) -> None:
     midis = sorted((ROOT / "examples").glob("*.mid")) if options.midi is None else options.midi
     if not midis:
         raise InputError("the examples are only in a checkout of spectrodiff; name your own with --midi")
-    folder = pathlib.Path(options.out)
+    from spectrodiff.audio.files import check_audio_path
+    from spectrodiff.files import local_path
+
+    folder = local_path(options.out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
-    synthesizer = _load(options)
+    by_name = {}
     for midi in map(pathlib.Path, midis):
-        _render(options, synthesizer, midi, folder / f"{midi.stem}.wav", folder / f"{midi.stem}.png", None)
+        other = by_name.setdefault(midi.stem, midi)
+        if other != midi:
+            raise InputError(f"{other} and {midi} would both become {folder / midi.stem}.wav; render one at a time")
+        check_audio_path(folder / f"{midi.stem}.wav")
+    synthesizer = _load(options)
+    for name, midi in by_name.items():
+        _render(options, synthesizer, midi, folder / f"{name}.wav", folder / f"{name}.png", None)
 
 
 def _load(options):
     keep_compiled_programs()
+    from spectrodiff.mel_sampler import check_seed
     from spectrodiff.synthesizer import Synthesizer
 
     synthesizer = Synthesizer.from_pretrained(options.checkpoint, options.vocoder)
-    synthesizer.check_sampling(options.sampler, options.steps, options.guidance, options.seed)
+    synthesizer.mel_sampler.sampling(**_sampling(options))
+    check_seed(options.seed)
     return synthesizer
+
+
+def _sampling(options) -> dict:
+    return {name: getattr(options, name) for name in ("sampler", "steps", "guidance", "dither")}
 
 
 def _render(options, synthesizer, midi, out, plot, mel_out) -> None:
@@ -99,7 +117,7 @@ def _render(options, synthesizer, midi, out, plot, mel_out) -> None:
     import numpy as np
     from tqdm import tqdm
 
-    from spectrodiff.audio.files import write_audio
+    from spectrodiff.audio.files import check_audio_path, write_audio
     from spectrodiff.audio.mel import HOP, SAMPLE_RATE
     from spectrodiff.files import replacing
     from spectrodiff.notes.midi import read_midi
@@ -111,19 +129,13 @@ def _render(options, synthesizer, midi, out, plot, mel_out) -> None:
             f"{midi} lasts {notes.total_time / 60:.0f} minutes, over the limit of {options.max_minutes:g}; "
             "raise --max_minutes"
         )
+    check_audio_path(out, notes.total_time)
     if options.on_overflow == "thin":
         notes, dropped = synthesizer.tokenizer.thin(notes)
         if dropped:
             print(f"{midi}: dropped the {dropped} quietest notes of over-full windows", flush=True)
     start = time.perf_counter()
-    mel = np.concatenate(list(synthesizer.mels(
-        notes,
-        steps=options.steps,
-        sampler=options.sampler,
-        guidance=options.guidance,
-        seed=options.seed,
-        progress=True,
-    )))  # fmt: skip
+    mel = np.concatenate(list(synthesizer.mels(notes, seed=options.seed, progress=True, **_sampling(options))))
     after_mel = time.perf_counter()
     chunks = []
     with tqdm(total=len(mel), desc="vocoding", unit="frame") as bar:

@@ -73,7 +73,23 @@ def _train(options) -> None:
     read_config(options.gin_file, options.gin_param)
     from spectrodiff.training import loop
 
-    loop.train(options.workdir, **{"profile": options.profile} if options.profile else {})
+    given = {"profile": options.profile} if options.profile else {}
+    loop.train(options.workdir, describe=_used_config, **given)
+
+
+def _used_config() -> str:
+    """Every setting that the run uses, as a config; says which bindings nothing used."""
+    import gin
+
+    config = gin.operative_config_str()
+    if unused := sorted(_bound(gin.config_str()) - _bound(config)):
+        print(f"of the config nothing uses {', '.join(unused)}", flush=True)
+    return config
+
+
+def _bound(config: str) -> set[str]:
+    """The names of a config's bindings."""
+    return set(re.findall(r"^([\w./]+\.\w+) =", config, re.MULTILINE))
 
 
 def read_config(files: Sequence[str], bindings: Sequence[str]) -> None:
@@ -89,6 +105,7 @@ def read_config(files: Sequence[str], bindings: Sequence[str]) -> None:
     from spectrodiff.training import (  # noqa: F401 (for configs)
         adaptation,
         adversarial,
+        evaluators,
         loop,
         optimizers,
         refiner,
@@ -151,6 +168,12 @@ def _parse(path: pathlib.Path, above: tuple[pathlib.Path, ...] = ()) -> None:
     parse(len(text))
 
 
+def _is_reference(value: Any) -> bool:
+    import gin
+
+    return isinstance(value, gin.config.ConfigurableReference)
+
+
 @functools.cache
 def _register_check() -> None:
     """Once: gin keeps what it is to call before a config is used for the life of the process."""
@@ -173,9 +196,9 @@ def _checked(config: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
     for (scope, selector), bindings in config.items():
         hints, configurable = typing.get_type_hints(gin.get_configurable(selector)), selector.split(".")[-1]
         for name, value in bindings.items():
-            if name not in hints:
+            if name not in hints or (isinstance(value, list | tuple) and any(map(_is_reference, value))):
                 continue
-            if not isinstance(value, gin.config.ConfigurableReference):
+            if not _is_reference(value):
                 if kind := misfit(value, hints[name]):
                     raise InputError(f"the config binds {configurable}.{name} to {value!r}, which is no {kind}")
             elif not value.evaluate:

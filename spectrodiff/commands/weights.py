@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 
-from spectrodiff.config import SamplingConfig, to_dict
+from spectrodiff.config import to_dict
 from spectrodiff.errors import InputError
 from spectrodiff.files import replacing_folder
 
@@ -54,7 +54,7 @@ def _info(options) -> None:
         "vocabulary": f"{model.vocabulary_rows} embeddings, programs {tokenizer.program_map}",
         "velocity bins": tokenizer.velocity_bins,
         "step": found.card.get("steps", "not told"),
-        "prediction": found.config.diffusion.prediction,
+        "decoder": found.config.decoder.title,
         "our options": ", ".join(ours) or "none",
         "vocoder": _own_vocoder(found) or found.onnx_vocoder or "none",
     }.items():
@@ -65,6 +65,7 @@ def _convert(options) -> None:
     from spectrodiff.pretrained import diffusers, native
     from spectrodiff.pretrained.formats import open_checkpoint
     from spectrodiff.pretrained.hub import find_checkpoint
+    from spectrodiff.pretrained.kinds import SPECTROGRAM
 
     found = open_checkpoint(find_checkpoint(options.source))
     if found.format == options.to:
@@ -76,7 +77,7 @@ def _convert(options) -> None:
             diffusers.write(folder, found.config, found.arrays, with_vocoder=has_vocoder)
         else:
             card = {**found.card, "converted_from": found.format}
-            native.write(folder, native.SPECTROGRAM, found.arrays, found.config, card)
+            native.write(folder, SPECTROGRAM, found.arrays, found.config, card)
         if found.onnx_vocoder is not None:
             (folder / diffusers.ONNX_VOCODER).parent.mkdir()
             shutil.copyfile(found.onnx_vocoder, folder / diffusers.ONNX_VOCODER)
@@ -89,17 +90,17 @@ def _convert(options) -> None:
 
 def _own_vocoder(found) -> str | None:
     """What of our own lies with the weights."""
-    from spectrodiff.pretrained import native
+    from spectrodiff.pretrained.kinds import vocoder_kind
 
-    names = {"MelGAN": native.VOCODER, "refiner of Griffin-Lim": native.REFINER}
-    return next((name for name, kind in names.items() if native.holds(found.folder, kind)), None)
+    kind = vocoder_kind(found.folder)
+    return None if kind is None else kind.title
 
 
 def _left_behind(found) -> str:
     """What a checkpoint tells beyond the network: how it is best sampled, and its card."""
-    sampling = to_dict(found.config.sampling)
+    sampling = found.config.decoder.sampling
     told = [
-        *([f"its sampling defaults {json.dumps(sampling)}"] if sampling != to_dict(SamplingConfig()) else []),
+        *([f"its sampling defaults {json.dumps(to_dict(sampling))}"] if sampling != type(sampling)() else []),
         *([f"its card {json.dumps(found.card)}"] if found.card else []),
     ]
     return " and ".join(told)

@@ -16,7 +16,7 @@ class Crops:
     """Draws `frames` frames of audio that begin on any frame, with the extra samples that their mel sees.
 
     An example is `audio`, float32 [(frames + EXTRA_FRAMES) * HOP], silent past a piece's end, and `start`, its first
-    frame; see `pipeline.stream`.
+    frame; see `pipeline.Loader`.
     """
 
     frames: int

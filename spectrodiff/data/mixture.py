@@ -82,7 +82,7 @@ class Mixture:
     def _records(self, dataset: Dataset, split: str) -> Records:
         return dataclasses.replace(dataset[split], program=self.programs.get(dataset.name))
 
-    def whence(self, source: Mapping[str, np.ndarray]) -> list[str]:
+    def sources(self, source: Mapping[str, np.ndarray]) -> list[str]:
         """Where a batch's examples come from, of its `record` [b, 2] and `start` [b], as "dataset/piece at 12.34 s"."""
         parts, _ = self.training()
         names = []

@@ -60,7 +60,7 @@ def count_samples(flac: bytes) -> int:
     return soundfile.info(io.BytesIO(flac)).frames
 
 
-class Shelf:
+class LRUCache:
     """Keeps what was read, up to so many bytes of it; what was not asked for longest goes first. For many threads."""
 
     def __init__(self, capacity: int):

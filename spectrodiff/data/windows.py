@@ -67,7 +67,7 @@ def thin_window(
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Draws training examples, `cut_window`s that begin anywhere; see `pipeline.stream`.
+    """Draws training examples, `cut_window`s that begin anywhere; see `pipeline.Loader`.
 
     A window may have `tokens` tokens, and `tokens / tokens_per_note` notes. What becomes of one that has more says
     `on_overflow`: "skip" draws another, "thin" leaves its quietest notes out of its tokens. Either way it is counted:
@@ -87,9 +87,9 @@ class Windows:
 
     def __post_init__(self):
         if self.on_overflow not in ("skip", "thin"):
-            raise InputError(f"batches.on_overflow is {self.on_overflow!r}; choose one of skip, thin")
+            raise InputError(f"on_overflow is {self.on_overflow!r}; choose one of skip, thin")
         if not 0.0 <= self.first_share <= 1.0:
-            raise InputError(f"batches.first_share is {self.first_share}; choose 0 to 1")
+            raise InputError(f"first_share is {self.first_share}; choose 0 to 1")
 
     def read(self, record: dict[str, Any]) -> tuple[tuple[Piece, Timeline], int]:
         """What is kept of a record, its piece, still encoded, and its timeline; and how many bytes that is."""
@@ -121,5 +121,5 @@ class Windows:
                     example["audio"] = np.pad(heard, (0, samples - len(heard)))
                 return {**example, "overfull": np.array(met, np.int32), "start": np.array(start, np.int32)}
         raise InputError(
-            f"{_TRIES} windows in a row have over {self.tokens} tokens or {room} notes; raise batches.tokens"
+            f"{_TRIES} windows in a row have over {self.tokens} tokens or {room} notes; raise SpectrogramTask.tokens"
         )

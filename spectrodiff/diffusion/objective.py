@@ -1,83 +1,157 @@
-"""What a network may predict, how that becomes an estimate of the data, and the loss it is trained with."""
+"""What a network predicts, how that becomes an estimate of the data, and the error it is trained with."""
 
+import abc
+import dataclasses
+import math
 from collections.abc import Callable
-from typing import NamedTuple
 
-import jax
+import gin
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from spectrodiff.diffusion.schedule import Rung
+from spectrodiff.config import Choice
+from spectrodiff.diffusion.schedule import NoiseLevel
+from spectrodiff.errors import InputError
 
 Mel = Float[Array, "b t m"]
 Denoiser = Callable[[Mel, Float[Array, "..."]], Mel]  # (z, logsnr) -> x0
 
 
-class Objective(NamedTuple):
-    """A parameterisation of the denoiser and its training loss."""
+class Objective(Choice, abc.ABC):
+    """A parameterisation of the denoiser and its training loss.
 
-    target: Callable[[Mel, Mel, Rung], Mel]  # (x0, eps, rung) -> what the network should output
-    to_x0: Callable[[Mel, Mel, Rung], Mel]  # (output, z, rung) -> x0
-    error: Callable[[Mel], Mel]  # of output - target, elementwise
-    weight: Callable[[Float[Array, "..."]], Float[Array, "..."]]  # of log-SNR
-
-
-def _even(logsnr):
-    return jnp.ones_like(logsnr)
-
-
-def _min_snr(logsnr, gamma=5.0):
-    """min(SNR, gamma) on x0's squared error (Hang et al. 2023), written for v's, which is SNR + 1 times as large."""
-    snr = jnp.exp(logsnr)
-    return jnp.minimum(snr, gamma) / (snr + 1.0)
-
-
-EPS = Objective(  # the paper's
-    target=lambda x0, eps, rung: eps,
-    to_x0=lambda output, z, rung: (z - rung.sigma * output) / rung.alpha,
-    error=jnp.abs,
-    weight=_even,
-)
-V = Objective(  # Salimans & Ho 2022
-    target=lambda x0, eps, rung: rung.alpha * eps - rung.sigma * x0,
-    to_x0=lambda output, z, rung: rung.alpha * z - rung.sigma * output,
-    error=jnp.square,
-    weight=_min_snr,
-)
-X0 = Objective(  # what small networks can learn: those hardly wider than the mel cannot pass its noise through
-    target=lambda x0, eps, rung: x0,
-    to_x0=lambda output, z, rung: output,
-    error=jnp.abs,
-    weight=_even,
-)
-OBJECTIVES = {"eps": EPS, "v": V, "x0": X0}
-
-
-def diffusion_loss(
-    network: Denoiser,
-    objective: Objective,
-    x0: Mel,
-    frame_mask: Bool[Array, "b t"],
-    logsnr: Float[Array, " b"],
-    key: jax.Array,
-) -> Float[Array, " b"]:
-    """Each example's weighted mean error over its real frames, at noise level `logsnr`.
-
-    `network` maps (z, logsnr) to whatever `objective` has it predict.
+    `about` is a first estimate of x0, such as the note roll's sketch, and zero where there is none. An objective may
+    predict the rest alone; the paper's takes no notice of it.
     """
-    rung = Rung(logsnr[:, None, None])
-    eps = jax.random.normal(key, x0.shape, x0.dtype)
-    output = network(rung.alpha * x0 + rung.sigma * eps, logsnr)
-    error = objective.error(output - objective.target(x0, eps, rung)).mean(-1)
-    frames = jnp.maximum(frame_mask.sum(-1), 1)
-    return objective.weight(logsnr) * jnp.where(frame_mask, error, 0.0).sum(-1) / frames
+
+    @abc.abstractmethod
+    def target(self, x0: Mel, eps: Mel, level: NoiseLevel, about: Mel | float) -> Mel:
+        """What the network should put out."""
+
+    @abc.abstractmethod
+    def to_x0(self, output: Mel, z: Mel, level: NoiseLevel, about: Mel | float) -> Mel:
+        """The estimate of x0 that an output means."""
+
+    def inputs(self, z: Mel, level: NoiseLevel, about: Mel | float) -> Mel:
+        """What the network is shown of z."""
+        return z
+
+    def start(self, noise: Mel, level: NoiseLevel, about: Mel | float) -> Mel:
+        """The z that sampling begins with at its first level, made of standard normal noise."""
+        return noise
+
+    def error(self, difference: Mel) -> Mel:
+        """The loss of each element, of output less target."""
+        return jnp.abs(difference)
+
+    def weight(self, logsnr: Float[Array, "..."]) -> Float[Array, "..."]:
+        """How much an example at this log-SNR counts in the loss."""
+        return jnp.ones_like(logsnr)
 
 
-def as_denoiser(network: Denoiser, objective: Objective) -> Denoiser:
-    """Turns a network's output into x0."""
-    return lambda z, logsnr: objective.to_x0(network(z, logsnr), z, Rung(logsnr))
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class Eps(Objective):
+    """The network predicts the noise, with L1: the paper's objective (Hawthorne et al. 2022)."""
+
+    kind = "eps"
+
+    def target(self, x0, eps, level, about):
+        return eps
+
+    def to_x0(self, output, z, level, about):
+        return (z - level.sigma * output) / level.alpha
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class V(Objective):
+    """The network predicts alpha * eps - sigma * x0 (Salimans & Ho 2022), by squared error.
+
+    Its weight, that of Hang et al. (2023), is min(SNR, gamma) on the squared error of x0; v's squared error is SNR + 1
+    times as large.
+    """
+
+    kind = "v"
+    gamma: float = 5.0
+
+    def target(self, x0, eps, level, about):
+        return level.alpha * eps - level.sigma * x0
+
+    def to_x0(self, output, z, level, about):
+        return level.alpha * z - level.sigma * output
+
+    def error(self, difference):
+        return jnp.square(difference)
+
+    def weight(self, logsnr):
+        snr = jnp.exp(logsnr)
+        return jnp.minimum(snr, self.gamma) / (snr + 1.0)
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class X0(Objective):
+    """The network predicts x0 less the first estimate, with L1.
+
+    Small networks can learn this: those hardly wider than the mel cannot pass its noise through.
+    """
+
+    kind = "x0"
+
+    def target(self, x0, eps, level, about):
+        return x0 - about
+
+    def to_x0(self, output, z, level, about):
+        return about + output
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class Preconditioned(Objective):
+    """EDM's preconditioning (Karras et al. 2022), for data of standard deviation `std` about the first estimate.
+
+    With residual r = x0 - about, the network sees c_in * (alpha * r + sigma * eps) and its output F means
+    r = c_skip * (alpha * r + sigma * eps) + c_out * F; at every level inputs and targets have unit variance.
+    """
+
+    kind = "preconditioned"
+    std: float = 0.5
+
+    def __post_init__(self):
+        if not 0.0 < self.std < math.inf:
+            raise InputError(f"Preconditioned.std is {self.std!r}; choose a number above 0")
+
+    def _total(self, level):
+        """The variance of alpha * r + sigma * eps."""
+        return (level.alpha * self.std) ** 2 + level.sigma**2
+
+    def _residual(self, z, level, about):
+        return z - level.alpha * about
+
+    def _skip(self, level):
+        return level.alpha * self.std**2 / self._total(level)
+
+    def _out(self, level):
+        return level.sigma * self.std / jnp.sqrt(self._total(level))
+
+    def inputs(self, z, level, about):
+        return self._residual(z, level, about) / jnp.sqrt(self._total(level))
+
+    def start(self, noise, level, about):
+        return level.alpha * about + jnp.sqrt(self._total(level)) * noise
+
+    def target(self, x0, eps, level, about):
+        # (r - c_skip (alpha r + sigma eps)) / c_out, without the difference of large numbers where noise is small.
+        return (level.sigma * (x0 - about) / self.std - level.alpha * self.std * eps) / jnp.sqrt(self._total(level))
+
+    def to_x0(self, output, z, level, about):
+        return about + self._skip(level) * self._residual(z, level, about) + self._out(level) * output
+
+    def error(self, difference):
+        return jnp.square(difference)
 
 
 def clipped(denoise: Denoiser, low: float, high: float) -> Denoiser:
-    """Keeps x0 in the data's range, as the published sampler does at every step."""
+    """A denoiser whose x0 stays in the data's range, as the published sampler has it at every step."""
     return lambda z, logsnr: jnp.clip(denoise(z, logsnr), low, high)

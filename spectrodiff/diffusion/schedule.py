@@ -1,19 +1,25 @@
-"""Log-SNR, the only clock: how much signal and how much noise z holds."""
+"""Noise levels, told by their log-SNR: how much signal and how much noise z holds."""
 
+import abc
+import dataclasses
 import math
 from typing import NamedTuple
 
+import gin
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from spectrodiff.config import Choice
+from spectrodiff.errors import InputError
 
 LOGSNR_BOUND = 20.0  # log-SNR runs from +20 at t = 0 to -20 at t = 1 (Hawthorne et al. 2022)
 _B = math.atan(math.exp(-LOGSNR_BOUND / 2))
 _A = math.atan(math.exp(LOGSNR_BOUND / 2)) - _B
 
 
-class Rung(NamedTuple):
-    """A noise level. z = alpha * x0 + sigma * eps with alpha^2 + sigma^2 = 1 (variance preserving)."""
+class NoiseLevel(NamedTuple):
+    """A noise level: z = alpha * x0 + sigma * eps with alpha^2 + sigma^2 = 1 (variance preserving)."""
 
     logsnr: Float[Array, "*shape"]
 
@@ -36,6 +42,103 @@ def time_at(logsnr: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return (jnp.arctan(jnp.exp(-0.5 * logsnr)) - _B) / _A
 
 
-def ladder(steps: int) -> Float[Array, "{steps}+1"]:
-    """Log-SNRs from pure noise to clean, evenly spaced in time."""
-    return logsnr_at(jnp.arange(steps, -1, -1) / steps)
+class NoiseDistribution(Choice, abc.ABC):
+    """The distribution of noise levels that training draws from, given by its quantile function."""
+
+    @abc.abstractmethod
+    def logsnr(self, quantile: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """The log-SNR at a quantile in [0, 1); uniform quantiles give log-SNRs of this distribution."""
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class UniformTime(NoiseDistribution):
+    """Time uniform to a power, on the cosine schedule: 1 is the paper's, below 1 leans towards noise."""
+
+    kind = "uniform_time"
+    power: float = 1.0
+
+    def __post_init__(self):
+        if not 0.0 < self.power < math.inf:
+            raise InputError(f"UniformTime.power is {self.power!r}; choose a number above 0")
+
+    def logsnr(self, quantile):
+        return logsnr_at(quantile**self.power)
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class LogNormal(NoiseDistribution):
+    """Log-SNR normal; the defaults are EDM's (Karras et al. 2022): ln(sigma / alpha) of mean -1.2 and std 1.2."""
+
+    kind = "log_normal"
+    mean: float = 2.4
+    std: float = 2.4
+
+    def __post_init__(self):
+        if not 0.0 < self.std < math.inf or not math.isfinite(self.mean):
+            raise InputError(f"LogNormal has mean {self.mean!r} and std {self.std!r}; choose a std above 0")
+
+    def logsnr(self, quantile):
+        normal = jax.scipy.special.ndtri(jnp.clip(quantile, 1e-6, 1.0 - 1e-6))
+        return jnp.clip(self.mean + self.std * normal, -LOGSNR_BOUND, LOGSNR_BOUND)
+
+
+class Schedule(Choice, abc.ABC):
+    """The noise levels that sampling evaluates the network at."""
+
+    @abc.abstractmethod
+    def __call__(self, steps: int) -> Float[Array, "{steps}"]:
+        """Increasing log-SNRs, from the noisiest level to the cleanest; x0 as estimated at the last is the sample."""
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class EvenTime(Schedule):
+    """Levels evenly spaced in time on the cosine schedule, from pure noise on: the paper's."""
+
+    kind = "even_time"
+
+    def __call__(self, steps):
+        return logsnr_at(jnp.arange(steps, 0, -1) / steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bounded(Schedule):
+    low: float = -8.0
+    high: float = 8.0
+
+    def __post_init__(self):
+        if not -LOGSNR_BOUND <= self.low < self.high <= LOGSNR_BOUND:
+            raise InputError(
+                f"a schedule runs from log-SNR {self.low!r} to {self.high!r}; choose -20 to 20, the lower one first"
+            )
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class EvenLogSNR(_Bounded):
+    """Levels evenly spaced in log-SNR from `low` to `high`."""
+
+    kind = "even_logsnr"
+
+    def __call__(self, steps):
+        return jnp.linspace(self.low, self.high, steps)
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class Karras(_Bounded):
+    """Levels evenly spaced in (sigma / alpha)^(1 / rho) from log-SNR `low` to `high` (Karras et al. 2022)."""
+
+    kind = "karras"
+    rho: float = 7.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0.0 < self.rho < math.inf:
+            raise InputError(f"Karras.rho is {self.rho!r}; choose a number above 0")
+
+    def __call__(self, steps):
+        first, last = (math.exp(-0.5 * logsnr / self.rho) for logsnr in (self.low, self.high))
+        return -2.0 * self.rho * jnp.log(jnp.linspace(first, last, steps))

@@ -6,13 +6,14 @@ continued.
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 from flax import nnx
 from tqdm import tqdm
 
+from spectrodiff.config import to_dict
 from spectrodiff.data.dataset import Records
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation.embeddings import Embedding
@@ -37,6 +38,7 @@ from spectrodiff.evaluation.systems import (
 from spectrodiff.evaluation.transcription import Transcriber
 from spectrodiff.files import replacing, write_json
 from spectrodiff.fingerprint import fingerprint
+from spectrodiff.mel_sampler import check_seed
 from spectrodiff.synthesizer import Synthesizer
 
 
@@ -72,9 +74,7 @@ def evaluate(
     transcriber: Transcriber | None = None,
     *,
     checkpoint: str = "",
-    sampler: str | None = None,
-    steps: int | None = None,
-    guidance: float | None = None,
+    sampling: Mapping[str, Any] | None = None,
     seed: int = 0,
     seconds: float | None = None,
     limit: int | None = None,
@@ -97,7 +97,8 @@ def evaluate(
       embeddings: the models in whose embeddings Fréchet and kernel distances are taken.
       transcriber: the model that transcribes notes to be scored; None scores none.
       checkpoint: the checkpoint's name, for run.json and the report.
-      sampler, steps, guidance, seed: sampling options as for `Synthesizer.mels`.
+      sampling: options of `Synthesizer.mels`.
+      seed: the seed from which each song's own is derived.
       seconds: only so much of the beginning of each song is used; None uses all of it.
       limit: the number of songs, the first of the split; None for all.
       batch: the number of songs that are rendered at once.
@@ -115,7 +116,8 @@ def evaluate(
     """
     if stems and transcriber is None:
         raise InputError("stems are scored by their notes: leave out --stems, or let notes be transcribed")
-    sampler, steps, guidance = synthesizer.check_sampling(sampler, steps, guidance, seed)
+    sampling = to_dict(synthesizer.mel_sampler.sampling(**sampling or {}))
+    check_seed(seed)
     for name, value in (("batch", batch), ("limit", limit), ("seconds", seconds)):
         if value is not None and not 0 < value < float("inf"):
             raise InputError(f"{name} is {value}; choose more than 0")
@@ -126,9 +128,7 @@ def evaluate(
         dataset=f"{records.dataset} ({records.folder.name})",
         split=records.split,
         seconds=seconds,
-        sampler=sampler,
-        steps=steps,
-        guidance=guidance,
+        sampling=sampling,
         seed=seed,
         soundfont=soundfont,
     )
@@ -137,7 +137,7 @@ def evaluate(
     indices = range(min(len(songs), limit or len(songs)))
     names = [songs.name(index) for index in indices]
     ours = shard.part(indices) if shard else indices
-    options = {"sampler": sampler, "steps": steps, "guidance": guidance, "seed": seed, "batch": batch}
+    options = {**sampling, "seed": seed, "batch": batch}
 
     _render_missing(synthesizer, songs, ours, workdir, options)
     missing = [index for index in ours if not is_measured(workdir, names[index], embeddings, transcriber)]

@@ -6,13 +6,12 @@ A workdir holds `cells/CELL`, the workdir of each evaluation, and the joined `ta
 import dataclasses
 import itertools
 import pathlib
-import urllib.parse
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from spectrodiff.evaluation.report import Column, Table, columns, footnotes, markdown_table
 from spectrodiff.evaluation.systems import SYNTHESISED, SYSTEMS
-from spectrodiff.files import replacing, write_json
+from spectrodiff.files import file_name, replacing, write_json
 
 Results = dict[str, Any]  # what `evaluate` returns
 
@@ -35,8 +34,7 @@ class Cell:
     @property
     def folder(self) -> str:
         """The name of the evaluation's workdir, which differs from that of any other cell."""
-        checkpoint = urllib.parse.quote(self.checkpoint, safe="")
-        return f"{checkpoint}, steps {_format(self.steps)}, guidance {_format(self.guidance)}"
+        return f"{file_name(self.checkpoint, 180)}, steps {_format(self.steps)}, guidance {_format(self.guidance)}"
 
 
 def _format(value: int | float | None) -> str:
@@ -90,8 +88,8 @@ def _settings(results: Results) -> dict[str, Any]:
     return {
         "parameters": model["parameters"] / 1e6,
         "context": "yes" if model["with_context"] else "none",
-        "steps": run["steps"],
-        "guidance": run["guidance"],
+        "steps": run["sampling"].get("steps"),
+        "guidance": run["sampling"].get("guidance"),
     }
 
 

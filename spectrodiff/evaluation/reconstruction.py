@@ -35,6 +35,15 @@ def mel_distance(audio: Audio, reference: Audio) -> float:
     return float(np.abs(log_mel_on_host(audio) - log_mel_on_host(reference)).mean())
 
 
+def roughness(audio: Audio, reference: Audio) -> float | None:
+    """How much the log-mel changes its course from frame to frame, relative to the reference: below 1 it is blurred.
+
+    The mean absolute second difference over frames; None where the reference has none.
+    """
+    ours, theirs = (float(np.abs(np.diff(log_mel_on_host(x), 2, axis=0)).sum()) for x in (audio, reference))
+    return ours / theirs if theirs else None
+
+
 def spectral_distance(audio: Audio, reference: Audio) -> float:
     """Computes the mean absolute difference of the log magnitudes of STFTs at all RESOLUTIONS, in nats.
 
@@ -126,6 +135,7 @@ def compare(audio: Float[np.ndarray, " s"], reference: Float[np.ndarray, " r"]) 
     audio, reference = audio[:length], reference[:length]
     measures = {
         "mel": mel_distance,
+        "roughness": roughness,
         "msd": spectral_distance,
         "onset": onset_correlation,
         "tone": tone_similarity,

@@ -75,6 +75,7 @@ def _paired(results: dict[str, Any]) -> list[Column]:
     paired = [Column(f"l2/{model}", f"L2 ({model})", 2, "↓") for model in results["embeddings"]]
     paired += [
         Column("mel", "Log-mel L1", 2, "↓"),
+        Column("roughness", "Roughness", 2),
         Column("msd", "MR-STFT", 2, "↓"),
         Column("chroma", "Chroma", 2, "↑"),
         Column("onset", "Onsets", 2, "↑"),
@@ -136,7 +137,8 @@ def markdown_table(table: Table) -> str:
 
 def footnotes(results: dict[str, Any]) -> list[str]:
     """Returns lines that say what was evaluated, what the columns mean, and what is missing."""
-    run, batches = results.get("run", {}), ", ".join(map(str, results["batch"]))
+    run, batches = dict(results.get("run", {})), ", ".join(map(str, results["batch"]))
+    run |= run.pop("sampling", {})
     made = ", ".join(f"{name} {value}" for name, value in run.items() if value is not None)
     lines = [
         f"{results['songs']} songs, {results['seconds'] / 60:.1f} minutes; {results['dropped_notes']} notes dropped "

@@ -7,9 +7,9 @@ A workdir holds `run.json`, which says how its songs were made, and for each son
 import dataclasses
 import json
 import pathlib
-import urllib.parse
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation.songs import Audio
-from spectrodiff.files import replacing, write_json
+from spectrodiff.files import check_writable, file_name, local_path, replacing, write_json
 
 Mel = Float[np.ndarray, "_t m"]
 Spent = tuple[float, float]  # seconds of computing, and seconds of the audio that was made in them
@@ -38,9 +38,7 @@ class Run:
     dataset: str
     split: str
     seconds: float | None
-    sampler: str
-    steps: int
-    guidance: float
+    sampling: dict[str, Any]
     seed: int
     soundfont: str | None = None
 
@@ -48,12 +46,14 @@ class Run:
         """Creates the workdir and writes its run.json, or checks that the run.json there has the same settings.
 
         Raises:
-          InputError: the workdir holds songs that were made with other settings, or cannot be created or written.
+          InputError: the workdir holds songs that were made with other settings, cannot be created or written, or is an
+            address.
         """
         try:
-            (workdir / "songs").mkdir(parents=True, exist_ok=True)
+            (local_path(workdir) / "songs").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot make the folder {workdir}: {error.strerror or error}") from error
+        check_writable(workdir / "songs" / "run.json")  # rather than after the first song
         path, ours = workdir / "run.json", dataclasses.asdict(self)
         if not path.exists():
             write_json(path, ours)
@@ -149,8 +149,8 @@ def _read_metadata(workdir: pathlib.Path, name: str) -> dict:
 
 
 def song_path(workdir: pathlib.Path, kind: str, name: str, suffix: str) -> pathlib.Path:
-    """Where a song's file of some kind lies; names with slashes and the like are quoted as in addresses."""
-    return workdir / kind / (urllib.parse.quote(name, safe=" ") + suffix)
+    """Where a song's file of some kind lies; see `file_name`."""
+    return workdir / kind / (file_name(name) + suffix)
 
 
 def is_rendered(workdir: pathlib.Path, name: str) -> bool:

@@ -1,25 +1,95 @@
-"""A noisy spectrogram, its noise level and the memories of notes and context to what the objective asks for."""
+"""The paper's decoder: a diffusion process over a window's log-mel, denoised by a transformer."""
 
+import dataclasses
+import functools
 from typing import NamedTuple
 
+import gin
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from spectrodiff.audio.mel import MEL_BINS
-from spectrodiff.config import WINDOW_FRAMES, ModelConfig
-from spectrodiff.diffusion.schedule import time_at
+from spectrodiff.config import WINDOW_FRAMES, ModelConfig, check_choice, check_whole, is_share
+from spectrodiff.diffusion.guidance import guide
+from spectrodiff.diffusion.objective import clipped
+from spectrodiff.diffusion.process import Process
+from spectrodiff.diffusion.samplers import STEPS, Keys, sample, standard_normal
+from spectrodiff.diffusion.schedule import NoiseLevel, Schedule, time_at
+from spectrodiff.errors import InputError
+from spectrodiff.models.decoder import Conditioning, DecoderConfig, Metrics
 from spectrodiff.models.layers import MLP, Attention, Dense, KeyValue, Positions, dropout, remat, rms_norm, sinusoids
 
 _NOISE_PERIOD = 2e4  # time [0, 1) is stretched to [0, 2e4), the longest period (Hawthorne et al. 2022, released code)
+_MAX_STEPS = 1000
+_MAX_GUIDANCE = 20.0
 
 
-class Memory(NamedTuple):
-    """All that the decoder needs to know of a window, computed once however many sampling steps follow."""
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """How a diffusion decoder is sampled. Guidance 1 is none."""
 
-    layers: tuple[KeyValue, ...]  # each decoder layer's keys and values of [notes; context]
+    sampler: str = "dpmpp"  # ddpm | ddim | dpmpp
+    steps: int = 20
+    guidance: float = 2.0
+
+    def __post_init__(self):
+        check_choice(self, "sampler", STEPS)
+        check_whole(self, 1, _MAX_STEPS, "steps")
+        if not 0.0 <= self.guidance <= _MAX_GUIDANCE:
+            raise InputError(f"guidance is {self.guidance}; choose 0 to {_MAX_GUIDANCE:g} (1 is none)")
+
+
+class SamplingOptions(NamedTuple):
+    """A sampling as a pytree: the step function, the levels it goes through, and guidance, None where it is 1."""
+
+    step: jax.tree_util.Partial
+    logsnrs: Float[Array, " steps"]
+    guidance: Float[Array, ""] | None
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class DiffusionConfig(DecoderConfig):
+    """A diffusion decoder; the defaults are the paper's."""
+
+    kind = "diffusion"
+    process: Process = Process()
+    condition_drop: float = 0.1  # the share of examples that learn without notes and context, for guidance
+    sampling: SamplingConfig = SamplingConfig()
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not is_share(self.condition_drop):
+            raise InputError(f"condition_drop is {self.condition_drop!r}; choose a number from 0 to below 1")
+
+    @property
+    def title(self) -> str:
+        return f"{self.kind}, predicts {self.process.objective.kind}"
+
+    def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> "DiffusionDecoder":
+        return DiffusionDecoder(self, model, rngs=rngs)
+
+    def options(self) -> SamplingOptions:
+        guidance = None if self.sampling.guidance == 1.0 else jnp.float32(self.sampling.guidance)
+        step = jax.tree_util.Partial(STEPS[self.sampling.sampler])
+        return SamplingOptions(step, _levels(self.process.schedule, self.sampling.steps), guidance)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _levels(schedule: Schedule, steps: int) -> Float[Array, "{steps}"]:
+    """Compiled, as the tangent next to its pole comes out otherwise when each operation is rounded by itself."""
+    return schedule(steps)
+
+
+class KVCache(NamedTuple):
+    """Keys and values of the conditioning, computed once however many sampling steps follow."""
+
+    layers: tuple[KeyValue, ...]  # each decoder layer's, of [notes; context]
     mask: Bool[Array, "b n"]
-    sketch: Float[Array, "b t m"] | None  # the note roll's: what the decoder refines
+    sketch: Float[Array, "b t m"] | None
 
 
 class FiLM(nnx.Module):
@@ -56,49 +126,96 @@ class DecoderBlock(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "b t d"]:
         h = self.film_attention(self.norm_attention(x), noise)
-        x += dropout(self.self_attention(h, self.self_attention.remember(h), None, rngs), self.rate, rngs)
+        x += dropout(self.self_attention(h, self.self_attention.keys_values(h), None, rngs), self.rate, rngs)
         x += dropout(self.cross_attention(self.norm_memory(x), memory, mask, rngs), self.rate, rngs)
         h = self.film_mlp(self.norm_mlp(x), noise)
         return x + dropout(self.mlp(h, rngs), self.rate, rngs)
 
 
 class DiffusionDecoder(nnx.Module):
-    """The denoising network."""
+    """The denoising transformer and the process that it serves."""
 
-    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
-        self.width, self.dtype = cfg.width, cfg.dtype
-        self.rate, self.remat = cfg.dropout, cfg.remat
-        self.noise_in = Dense(cfg.width, 4 * cfg.width, rngs=rngs)
-        self.noise_out = Dense(4 * cfg.width, 4 * cfg.width, rngs=rngs)
-        self.project = Dense(MEL_BINS, cfg.width, rngs=rngs)
-        if cfg.note_roll:
-            self.project_sketch = Dense(MEL_BINS, cfg.width, rngs=rngs)
-        self.positions = Positions(WINDOW_FRAMES, cfg.width, rngs=rngs)
-        self.blocks = nnx.List(DecoderBlock(cfg, rngs=rngs) for _ in range(cfg.decoder_layers))
-        self.norm = rms_norm(cfg.width, rngs=rngs)
-        self.out = Dense(cfg.width, MEL_BINS, rngs=rngs)
+    def __init__(self, config: DiffusionConfig, model: ModelConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.width, self.dtype = model.width, model.dtype
+        self.rate, self.remat = model.dropout, model.remat
+        self.noise_in = Dense(model.width, 4 * model.width, rngs=rngs)
+        self.noise_out = Dense(4 * model.width, 4 * model.width, rngs=rngs)
+        self.project = Dense(MEL_BINS, model.width, rngs=rngs)
+        if model.note_roll:
+            self.project_sketch = Dense(MEL_BINS, model.width, rngs=rngs)
+        self.positions = Positions(WINDOW_FRAMES, model.width, rngs=rngs)
+        self.blocks = nnx.List(DecoderBlock(model, rngs=rngs) for _ in range(model.decoder_layers))
+        self.norm = rms_norm(model.width, rngs=rngs)
+        self.out = Dense(model.width, MEL_BINS, rngs=rngs)
 
-    def remember(
-        self, memory: Float[Array, "b n d"], mask: Bool[Array, "b n"], sketch: Float[Array, "b t m"] | None
-    ) -> Memory:
-        return Memory(tuple(block.cross_attention.remember(memory) for block in self.blocks), mask, sketch)
+    def cache(self, conditioning: Conditioning) -> KVCache:
+        """What the network needs of the conditioning, computed once a window."""
+        layers = tuple(block.cross_attention.keys_values(conditioning.memory) for block in self.blocks)
+        return KVCache(layers, conditioning.mask, conditioning.sketch)
 
     def __call__(
         self,
+        cache: KVCache,
         z: Float[Array, "b t m"],
         logsnr: Float[Array, "b"] | Float[Array, ""],
-        memory: Memory,
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "b t m"]:
-        """`logsnr` is one level for the batch, or one for each example."""
+        """What the objective has the network predict (the paper: eps); `logsnr` is one for the batch, or one each."""
         noise = sinusoids(_NOISE_PERIOD * jnp.atleast_1d(time_at(logsnr)), self.width, _NOISE_PERIOD)
         noise = nnx.swish(self.noise_out(nnx.swish(self.noise_in(noise.astype(self.dtype)))))
         x = self.project(z.astype(self.dtype)) + self.positions(z.shape[1]).astype(self.dtype)
-        if memory.sketch is not None:
-            x += self.project_sketch(memory.sketch.astype(self.dtype))
+        if cache.sketch is not None:
+            x += self.project_sketch(cache.sketch.astype(self.dtype))
         x = dropout(x, self.rate, rngs)
-        for block, keys_values in zip(self.blocks, memory.layers, strict=True):
-            args = x, keys_values, memory.mask, noise, rngs
+        for block, keys_values in zip(self.blocks, cache.layers, strict=True):
+            args = x, keys_values, cache.mask, noise, rngs
             x = remat(block, *args) if self.remat else block(*args)
-        output = self.out(dropout(self.norm(x), self.rate, rngs).astype(jnp.float32))
-        return output if memory.sketch is None else memory.sketch + output
+        return self.out(dropout(self.norm(x), self.rate, rngs).astype(jnp.float32))
+
+    def loss(
+        self,
+        conditioning: Conditioning,
+        target: Float[Array, "b t m"],
+        frame_mask: Bool[Array, "b t"],
+        key: jax.Array,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Float[Array, " b"], Metrics]:
+        """See `Decoder.loss`; noise levels, noise and which examples lose their conditioning are drawn by `key`."""
+        level_key, drop_key, noise_key = jax.random.split(key, 3)
+        size = (len(target),)
+        logsnr = self.config.process.levels.logsnr(jax.random.uniform(level_key, size))
+        conditioning = conditioning.keep(jax.random.bernoulli(drop_key, 1.0 - self.config.condition_drop, size))
+        return self.loss_at(self.cache(conditioning), target, frame_mask, logsnr, noise_key, rngs), {}
+
+    def loss_at(
+        self,
+        cache: KVCache,
+        target: Float[Array, "b t m"],
+        frame_mask: Bool[Array, "b t"],
+        logsnr: Float[Array, " b"],
+        key: jax.Array,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, " b"]:
+        """Each example's loss at its noise level `logsnr`, noise drawn by `key`."""
+        x0 = (target - self.config.mean) / self.config.std
+        about = 0.0 if cache.sketch is None else cache.sketch
+        network = lambda z, logsnr: self(cache, z, logsnr, rngs)  # noqa: E731
+        return self.config.process.loss(network, x0, frame_mask, logsnr, key, about)
+
+    def sample(
+        self, conditioning: Conditioning, frames: int, keys: Keys, options: SamplingOptions
+    ) -> Float[Array, "b {frames} m"]:
+        """See `Decoder.sample`; with guidance the network is evaluated on a batch of two for each row."""
+        guided, mean, std = options.guidance is not None, self.config.mean, self.config.std
+        cache = self.cache(conditioning.with_unconditional() if guided else conditioning)
+        about = 0.0 if cache.sketch is None else cache.sketch
+        denoise = self.config.process.denoiser(lambda z, logsnr: self(cache, z, logsnr), about)
+        if guided:
+            denoise = guide(denoise, options.guidance)
+        denoise = clipped(denoise, (-1.0 - mean) / std, (1.0 - mean) / std)
+        noise_keys, step_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+        noise = standard_normal(noise_keys, jnp.zeros((len(keys), frames, MEL_BINS)))
+        about = 0.0 if conditioning.sketch is None else conditioning.sketch
+        start = self.config.process.objective.start(noise, NoiseLevel(options.logsnrs[0]), about)
+        return mean + std * sample(denoise, options.step, options.logsnrs, start, step_keys)

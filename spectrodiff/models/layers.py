@@ -96,19 +96,18 @@ class KeyValue(NamedTuple):
     value: Float[Array, "bh n k"]
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def _logits(query, key):
-    """`query` times `key` transposed, in float32; its gradient is rounded to their dtype before it is multiplied."""
+    """`query` times `key` transposed, in float32; gradients are rounded to their dtype before they are multiplied."""
     return jnp.matmul(query, key.swapaxes(1, 2), preferred_element_type=jnp.float32)
 
 
-def _logits_backward(kept, gradient):
-    query, key = kept
-    gradient = gradient.astype(query.dtype)
-    return gradient @ key, gradient.swapaxes(1, 2) @ query
-
-
-_logits.defvjp(lambda query, key: (_logits(query, key), (query, key)), _logits_backward)
+@_logits.defjvp
+def _logits_jvp(primals, tangents):
+    (query, key), (query_dot, key_dot) = primals, tangents
+    # Transposed, the conversion at the end rounds the gradient.
+    tangent = query_dot @ key.swapaxes(1, 2) + query @ key_dot.swapaxes(1, 2)
+    return _logits(query, key), tangent.astype(jnp.float32)
 
 
 class Attention(nnx.Module):
@@ -127,7 +126,7 @@ class Attention(nnx.Module):
         b, n, _ = x.shape
         return x.reshape(b, n, self.heads, -1).transpose(0, 2, 1, 3).reshape(b * self.heads, n, -1)
 
-    def remember(self, memory: Float[Array, "b n d"]) -> KeyValue:
+    def keys_values(self, memory: Float[Array, "b n d"]) -> KeyValue:
         """Keys and values of `memory`, to be attended to any number of times."""
         return KeyValue(self._split(self.key(memory)), self._split(self.value(memory)))
 
@@ -135,21 +134,25 @@ class Attention(nnx.Module):
         self,
         x: Float[Array, "b t d"],
         memory: KeyValue,
-        mask: Bool[Array, "b n"] | None = None,
+        mask: Bool[Array, "b n"] | Bool[Array, "#b t n"] | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "b t d"]:
-        """What `x` finds in `memory` where `mask` is true; nothing (zeros) where there is nothing to see."""
+        """What `x` finds in `memory` where `mask` is true; nothing (zeros) where there is nothing to see.
+
+        `mask` is one for all places t of an example, or one for each.
+        """
         b, t, _ = x.shape
         logits = _logits(self._split(self.query(x)), memory.key)
         if mask is not None:
-            logits = jnp.where(jnp.repeat(mask, self.heads, 0)[:, None, :], logits, _HIDDEN)
+            mask = mask[:, None] if mask.ndim == 2 else jnp.broadcast_to(mask, (b, *mask.shape[1:]))
+            logits = jnp.where(jnp.repeat(mask, self.heads, 0), logits, _HIDDEN)
         # Softmax with the division last, where there is least to divide: half the time of the usual order on a CPU.
         weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
         attended = dropout(weights, self.rate, rngs).astype(x.dtype) @ memory.value
         attended = (attended / weights.sum(-1, keepdims=True)).astype(x.dtype)
         attended = attended.reshape(b, self.heads, t, -1).transpose(0, 2, 1, 3).reshape(b, t, -1)
         found = self.out(attended)
-        return found if mask is None else jnp.where(mask.any(-1)[:, None, None], found, 0.0)
+        return found if mask is None else jnp.where(mask.any(-1)[..., None], found, 0.0)
 
 
 class MLP(nnx.Module):
@@ -186,7 +189,7 @@ class EncoderBlock(nnx.Module):
         self, x: Float[Array, "b n d"], mask: Bool[Array, "b n"], rngs: nnx.Rngs | None = None
     ) -> Float[Array, "b n d"]:
         h = self.norm_attention(x)
-        x += dropout(self.attention(h, self.attention.remember(h), mask, rngs), self.rate, rngs)
+        x += dropout(self.attention(h, self.attention.keys_values(h), mask, rngs), self.rate, rngs)
         return x + dropout(self.mlp(self.norm_mlp(x), rngs), self.rate, rngs)
 
 

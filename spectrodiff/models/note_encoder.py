@@ -27,6 +27,7 @@ class NoteEncoder(nnx.Module):
         self.compact = cfg.compact_notes
         self.tokens_per_note = cfg.tokens_per_note
         self.event_times = cfg.event_times
+        self.mask_padding = cfg.mask_padding
         self.embedding = nnx.Embed(cfg.vocabulary_rows, cfg.width, embedding_init=_embedding_init, rngs=rngs)
         if not cfg.compact_notes:
             self.positions = Positions(cfg.max_tokens, cfg.width, rngs=rngs)
@@ -43,12 +44,17 @@ class NoteEncoder(nnx.Module):
         if self.compact:
             room = tokens.shape[1] // self.tokens_per_note
             notes = jax.vmap(lambda row: read_notes(row, self.vocabulary, room))(tokens)
-            return self.encoder(self._embed(notes).astype(self.dtype), notes.real, rngs), notes.real, notes
+            return self._encode(self._embed(notes), notes.real, rngs), notes.real, notes
         x = self.embedding(tokens) + self.positions(tokens.shape[1])
         if self.event_times:
             x += self.onset_positions.at(jax.vmap(lambda row: event_frames(row, self.vocabulary))(tokens))
         mask = tokens > PAD
-        return self.encoder(x.astype(self.dtype), mask, rngs), mask, None
+        return self._encode(x, mask, rngs), mask, None
+
+    def _encode(self, x, mask, rngs):
+        """What `mask` hides from the decoder is hidden from notes too, unless `mask_padding` is off."""
+        visible = mask if self.mask_padding else jnp.ones_like(mask)
+        return self.encoder(x.astype(self.dtype), visible, rngs)
 
     def _embed(self, notes: NoteEvents) -> Float[Array, "b m d"]:
         x = self.embedding(notes.pitch) + self.embedding(notes.program) + self.embedding(notes.velocity)

@@ -5,7 +5,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from spectrodiff.audio.mel import LOG_CEILING, LOG_FLOOR, MEL_BINS
-from spectrodiff.config import DiffusionConfig, ModelConfig
+from spectrodiff.config import ModelConfig
 from spectrodiff.models.layers import Dense
 from spectrodiff.models.note_events import NoteEvents
 
@@ -57,12 +57,12 @@ class NoteRoll(nnx.Module):
     learn what notes do to one another, and the rest.
     """
 
-    def __init__(self, cfg: ModelConfig, diffusion: DiffusionConfig, *, rngs: nnx.Rngs):
-        self.mean, self.std = diffusion.mean, diffusion.std
+    def __init__(self, cfg: ModelConfig, mean: float, std: float, *, rngs: nnx.Rngs):
+        self.mean, self.std = mean, std
         self.project = Dense(cfg.width, KERNELS * MEL_BINS, rngs=rngs)
 
     def __call__(self, memory: Float[Array, "b n d"], kernels: Float[Array, "b t n k"]) -> Float[Array, "b t m"]:
-        """The sketch, in the space the decoder works in."""
+        """The sketch, in the space that decoders work in: (scaled mel - mean) / std."""
         spectra = jnp.exp(jnp.minimum(self.project(memory).astype(jnp.float32) + _FIRST_GUESS, _LOUDEST))
         magnitude = kernels.reshape(*kernels.shape[:2], -1) @ spectra.reshape(memory.shape[0], -1, MEL_BINS)
         scaled = 2.0 * (jnp.log(magnitude + jnp.exp(LOG_FLOOR)) - LOG_FLOOR) / (LOG_CEILING - LOG_FLOOR) - 1.0

@@ -1,36 +1,31 @@
-"""Notes and context in, denoised spectrogram out: the three stacks as one network."""
+"""Notes and context in, a window's log-mel out: encoders, and one of several decoders."""
 
-from typing import NamedTuple
+import dataclasses
 
+import gin
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from spectrodiff.config import SpectrogramConfig
+from spectrodiff.config import ModelConfig, TokenizerConfig
+from spectrodiff.models import autoregressive_decoder  # noqa: F401 (whose config may be a decoder's)
 from spectrodiff.models.context_encoder import ContextEncoder
-from spectrodiff.models.diffusion_decoder import DiffusionDecoder, Memory
+from spectrodiff.models.decoder import Conditioning, DecoderConfig
+from spectrodiff.models.diffusion_decoder import DiffusionConfig
 from spectrodiff.models.note_encoder import NoteEncoder
 from spectrodiff.models.note_roll import NoteRoll, roll_kernels
 from spectrodiff.notes.vocabulary import Vocabulary
 
 
-class Conditioning(NamedTuple):
-    """What a window is conditioned on, encoded: notes, then context frames, with a mask over both."""
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class SpectrogramConfig:
+    """Everything needed to rebuild a spectrogram model around its weights, and to play it."""
 
-    memory: Float[Array, "b n d"]
-    mask: Bool[Array, "b n"]
-    sketch: Float[Array, "b t m"] | None  # the note roll's
-
-    def keep(self, kept: Bool[Array, "b"]) -> "Conditioning":
-        """Empties the examples that are not kept: condition dropout and guidance both mean just this."""
-        sketch = None if self.sketch is None else jnp.where(kept[:, None, None], self.sketch, 0.0)
-        return Conditioning(self.memory, self.mask & kept[:, None], sketch)
-
-    def with_unconditional(self) -> "Conditioning":
-        """[itself; itself emptied] along the batch, for classifier-free guidance."""
-        empty = self.keep(jnp.zeros(self.mask.shape[0], bool))
-        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), self, empty)
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    model: ModelConfig = ModelConfig()
+    decoder: DecoderConfig = DiffusionConfig()
 
 
 class SpectrogramModel(nnx.Module):
@@ -40,8 +35,9 @@ class SpectrogramModel(nnx.Module):
         vocabulary = Vocabulary(cfg.tokenizer.velocity_bins)
         self.note_encoder = NoteEncoder(cfg.model, vocabulary, rngs=rngs)
         self.context_encoder = ContextEncoder(cfg.model, rngs=rngs) if cfg.model.with_context else None
-        self.decoder = DiffusionDecoder(cfg.model, rngs=rngs)
-        self.note_roll = NoteRoll(cfg.model, cfg.diffusion, rngs=rngs) if cfg.model.note_roll else None
+        self.decoder = cfg.decoder.build(cfg.model, rngs=rngs)
+        mean, std = cfg.decoder.mean, cfg.decoder.std
+        self.note_roll = NoteRoll(cfg.model, mean, std, rngs=rngs) if cfg.model.note_roll else None
 
     def encode(
         self,
@@ -62,19 +58,19 @@ class SpectrogramModel(nnx.Module):
             mask = jnp.concatenate([mask, context_mask], 1)
         return Conditioning(memory, mask, sketch)
 
-    def remember(self, conditioning: Conditioning) -> Memory:
-        """The decoder's memory of `conditioning`: compute it once a window."""
-        return self.decoder.remember(*conditioning)
-
     def __call__(
         self,
         tokens: Int[Array, "b n"],
         context: Float[Array, "b c m"],
         context_mask: Bool[Array, "b c"],
-        z: Float[Array, "b t m"],
-        logsnr: Float[Array, "b"],
+        mel: Float[Array, "b t m"],
+        *inputs: Array,
         rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "b t m"]:
-        """The whole network in one call: what the objective has it predict (the paper: eps) for the noisy `z`."""
-        conditioning = self.encode(tokens, context, context_mask, z.shape[1], rngs)
-        return self.decoder(z, logsnr, self.remember(conditioning), rngs)
+    ) -> Float[Array, "b t o"]:
+        """The whole network in one call: what its decoder puts out for `mel`.
+
+        For a diffusion decoder `mel` is the noisy z and `inputs` its log-SNR, and the result what the objective
+        predicts (the paper: eps); for an autoregressive one `mel` is the window so far, and the result the next frames.
+        """
+        cache = self.decoder.cache(self.encode(tokens, context, context_mask, mel.shape[1], rngs))
+        return self.decoder(cache, mel, *inputs, rngs=rngs)

@@ -10,9 +10,7 @@ from spectrodiff.audio.mel import MEL_BINS
 from spectrodiff.config import (
     MAX_SIZE,
     WINDOW_FRAMES,
-    DiffusionConfig,
     ModelConfig,
-    SpectrogramConfig,
     TokenizerConfig,
     from_dict,
     is_share,
@@ -21,6 +19,8 @@ from spectrodiff.config import (
 )
 from spectrodiff.errors import InputError
 from spectrodiff.files import write_json
+from spectrodiff.models.diffusion_decoder import DiffusionConfig
+from spectrodiff.models.spectrogram_model import SpectrogramConfig
 from spectrodiff.pretrained.arrays import LazyArrays, Renamed, SafetensorsArrays, Stacks, save_arrays
 from spectrodiff.pretrained.names import names
 from spectrodiff.pretrained.torch_file import TorchArrays
@@ -108,12 +108,16 @@ def _tokenizer(model: ModelConfig) -> TokenizerConfig:
 
 
 def _refuse_options(config: SpectrogramConfig) -> None:
-    off = {"with_context": True, "compact_notes": False, "event_times": False, "note_roll": False}
-    known = {**off, **to_dict(_tokenizer(config.model)), **to_dict(DiffusionConfig())}
-    found = {**to_dict(config.model), **to_dict(config.tokenizer), **to_dict(config.diffusion)}
+    """Raises InputError where a model is more than diffusers knows."""
+    off = {"with_context": True, "compact_notes": False, "event_times": False, "note_roll": False, "mask_padding": True}
+    paper, decoder = DiffusionConfig(), to_dict(config.decoder)
+    known = {**off, **to_dict(_tokenizer(config.model)), "kind": paper.kind, "mean": paper.mean, "std": paper.std}
+    found = {**to_dict(config.model), **to_dict(config.tokenizer), **decoder}
     for name, value in known.items():
         if found[name] != value:
             raise InputError(f"these weights have {name} = {found[name]!r}, but diffusers knows only {value!r}")
+    if (objective := config.decoder.process.objective) != paper.process.objective:
+        raise InputError(f"these weights predict {objective.kind}, but diffusers knows only eps")
 
 
 def _read_model(folder: pathlib.Path) -> ModelConfig:

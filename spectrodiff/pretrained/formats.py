@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spectrodiff.config import SpectrogramConfig
 from spectrodiff.errors import InputError
-from spectrodiff.models.spectrogram_model import SpectrogramModel
+from spectrodiff.models.spectrogram_model import SpectrogramConfig, SpectrogramModel
 from spectrodiff.notes.vocabulary import Vocabulary
 from spectrodiff.pretrained import diffusers, native, t5x
 from spectrodiff.pretrained.arrays import Spec, check_names, check_spec, spec_of
+from spectrodiff.pretrained.kinds import SPECTROGRAM
 
 
 class Checkpoint(NamedTuple):
@@ -31,7 +31,7 @@ class Checkpoint(NamedTuple):
 
     def build(self) -> SpectrogramModel:
         """The network around the arrays. Raises as `specs`."""
-        return native.build(native.SPECTROGRAM, self.config, self.arrays, str(self.folder))
+        return native.build(SPECTROGRAM, self.config, self.arrays, str(self.folder))
 
     def specs(self) -> dict[str, Spec]:
         """Shape and type of each parameter as it is stored.
@@ -48,7 +48,7 @@ class Checkpoint(NamedTuple):
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of every parameter that `config` says there is."""
-        return native.shapes_of(native.SPECTROGRAM, self.config)
+        return native.shapes_of(SPECTROGRAM, self.config)
 
 
 def open_checkpoint(folder: str | os.PathLike) -> Checkpoint:
@@ -64,11 +64,11 @@ def open_checkpoint(folder: str | os.PathLike) -> Checkpoint:
     elif (found := t5x.find(folder)) is not None:
         kind = "t5x"
         config, arrays, card = t5x.read(found)
-    elif native.holds(folder, native.SPECTROGRAM):
+    elif SPECTROGRAM.lies_in(folder):
         kind = "spectrodiff"
-        config, arrays, card = native.read(folder, native.SPECTROGRAM)
+        config, arrays, card = native.read(folder, SPECTROGRAM)
     else:
-        expected = f"{native.SPECTROGRAM.name}.json (ours), {diffusers.INDEX} (diffusers) or checkpoint_N/ (T5X)"
+        expected = f"{SPECTROGRAM.files[0]} (ours), {diffusers.INDEX} (diffusers) or checkpoint_N/ (T5X)"
         raise InputError(f"{folder} holds no weights: expected {expected}")
     if config.model.vocabulary_rows < (needed := Vocabulary(config.tokenizer.velocity_bins).end):
         rows, bins = config.model.vocabulary_rows, config.tokenizer.velocity_bins

@@ -6,14 +6,15 @@ import pathlib
 import re
 
 from spectrodiff.errors import InputError, reason
+from spectrodiff.files import local_path
 from spectrodiff.pretrained import diffusers
+from spectrodiff.pretrained.kinds import KINDS, SPECTROGRAM
 
 _WEIGHTS = pathlib.Path(__file__).parent / "weights"
 _HUB = "hf://"
 # What is read of each format; safetensors before what holds the same in pickles.
 _NEEDED = [
-    *("spectrogram.json", "spectrogram.safetensors", "vocoder.json", "vocoder.safetensors"),
-    *("refiner.json", "refiner.safetensors"),
+    *(name for kind in KINDS.values() for name in kind.files),
     *("model_index.json", "*/config.json", "*/diffusion_pytorch_model.safetensors", "melgan/model.onnx"),
     "scheduler/scheduler_config.json",
     *("config.gin", "checkpoint_*/checkpoint", "checkpoint_*/target.*"),
@@ -30,11 +31,9 @@ def find_checkpoint(checkpoint: str | os.PathLike) -> pathlib.Path:
     """
     if str(checkpoint).startswith(_HUB):
         return _download(str(checkpoint))
-    path = pathlib.Path(checkpoint)
+    path = local_path(checkpoint)
     names = (
-        sorted(folder.name for folder in _WEIGHTS.iterdir() if (folder / "spectrogram.json").is_file())
-        if _WEIGHTS.is_dir()
-        else []
+        sorted(folder.name for folder in _WEIGHTS.iterdir() if SPECTROGRAM.lies_in(folder)) if _WEIGHTS.is_dir() else []
     )
     if str(checkpoint) in names:
         return _WEIGHTS / str(checkpoint)

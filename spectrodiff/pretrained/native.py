@@ -3,23 +3,22 @@
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from spectrodiff.config import GeneratorConfig, RefinerConfig, SpectrogramConfig, from_dict, to_dict
+from spectrodiff.config import from_dict, to_dict
 from spectrodiff.errors import InputError
 from spectrodiff.files import write_json
 from spectrodiff.models.layers import Buffer
-from spectrodiff.models.spectrogram_model import SpectrogramModel
 from spectrodiff.pretrained.arrays import SafetensorsArrays, checked, save_arrays
-from spectrodiff.vocoder.generator import Generator
-from spectrodiff.vocoder.refiner import Refiner
+from spectrodiff.pretrained.kinds import SPECTROGRAM, Kind
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_MOVED = ("diffusion", "sampling")  # of a config of version 1: what is now in its decoder
 
 
 def flatten(state: nnx.State) -> dict[str, np.ndarray]:
@@ -43,19 +42,6 @@ def unflatten_into(state: nnx.State, arrays: Mapping[str, np.ndarray], where: st
         path, leaf = leaves[name]
         flat[path] = leaf.replace(jnp.asarray(array, leaf.dtype))
     return nnx.from_flat_state(flat)
-
-
-class Kind(NamedTuple):
-    """A network that a checkpoint folder may hold, as NAME.safetensors and NAME.json."""
-
-    name: str
-    config: type
-    network: type[nnx.Module]
-
-
-SPECTROGRAM = Kind("spectrogram", SpectrogramConfig, SpectrogramModel)
-VOCODER = Kind("vocoder", GeneratorConfig, Generator)
-REFINER = Kind("refiner", RefinerConfig, Refiner)
 
 
 class _OneKey(nnx.Rngs):
@@ -94,14 +80,9 @@ def write(folder: pathlib.Path, kind: Kind, arrays: Mapping[str, np.ndarray], co
     """Writes `arrays` as they are, lazy or not, with the config and card that go with them, into `folder`."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_arrays(folder / f"{kind.name}.safetensors", arrays.items())
-    description = {"format_version": FORMAT_VERSION, "config": to_dict(config), "card": card}
-    write_json(folder / f"{kind.name}.json", description)
-
-
-def holds(folder: pathlib.Path, kind: Kind) -> bool:
-    """Whether `folder` has a network of this kind."""
-    return (pathlib.Path(folder) / f"{kind.name}.json").is_file()
+    description, weights = (folder / name for name in kind.files)
+    save_arrays(weights, arrays.items())
+    write_json(description, {"format_version": FORMAT_VERSION, "config": to_dict(config), "card": card})
 
 
 def read(folder: pathlib.Path, kind: Kind) -> tuple[Any, Mapping[str, np.ndarray], dict]:
@@ -110,17 +91,28 @@ def read(folder: pathlib.Path, kind: Kind) -> tuple[Any, Mapping[str, np.ndarray
     Raises:
       InputError: files are missing, damaged, or from another version.
     """
-    path = pathlib.Path(folder) / f"{kind.name}.json"
+    path, weights = (pathlib.Path(folder) / name for name in kind.files)
     try:
         description = json.loads(path.read_text())
         version, values = description["format_version"], description["config"]
         card = {**description.get("card", {})}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{folder} is not a spectrodiff checkpoint: {path.name} is missing or damaged") from error
-    if version != FORMAT_VERSION:
+    if version not in (1, FORMAT_VERSION):
         raise InputError(f"{path} has format version {version}, this spectrodiff reads {FORMAT_VERSION}: upgrade it")
-    config = from_dict(kind.config, values, str(path))
-    return config, SafetensorsArrays(path.with_suffix(".safetensors")), card
+    if version == 1 and kind is SPECTROGRAM:
+        values = _upgraded(values)
+    return from_dict(kind.config, values, str(path)), SafetensorsArrays(weights), card
+
+
+def _upgraded(values: Any) -> Any:
+    """The config of a spectrogram model as it is now, from version 1, which had one decoder and three objectives."""
+    if not isinstance(values, dict) or not all(isinstance(values.get(name, {}), dict) for name in _MOVED):
+        return values  # damaged, as will be found
+    values = dict(values)
+    diffusion, sampling = (dict(values.pop(name, {})) for name in _MOVED)
+    process = {"objective": {"kind": diffusion.pop("prediction", "eps")}}
+    return {**values, "decoder": {"kind": "diffusion", **diffusion, "process": process, "sampling": sampling}}
 
 
 def load(folder: pathlib.Path, kind: Kind) -> tuple[nnx.Module, Any]:
@@ -130,4 +122,4 @@ def load(folder: pathlib.Path, kind: Kind) -> tuple[nnx.Module, Any]:
       InputError: files are missing, from another version, or do not fit each other.
     """
     config, arrays, _ = read(folder, kind)
-    return build(kind, config, arrays, str(pathlib.Path(folder) / f"{kind.name}.safetensors")), config
+    return build(kind, config, arrays, str(pathlib.Path(folder) / kind.files[1])), config

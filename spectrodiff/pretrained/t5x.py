@@ -9,8 +9,9 @@ import flax.serialization
 import msgpack
 import numpy as np
 
-from spectrodiff.config import MAX_SIZE, SpectrogramConfig, from_dict, is_share, is_whole
+from spectrodiff.config import MAX_SIZE, from_dict, is_share, is_whole
 from spectrodiff.errors import InputError
+from spectrodiff.models.spectrogram_model import SpectrogramConfig
 from spectrodiff.notes.vocabulary import Vocabulary
 from spectrodiff.pretrained.arrays import LazyArrays, Renamed, Spec
 from spectrodiff.pretrained.gin_file import read_bindings

@@ -6,12 +6,13 @@ import pathlib
 
 from spectrodiff.errors import InputError
 from spectrodiff.pretrained.hub import find_checkpoint
-from spectrodiff.pretrained.native import REFINER, VOCODER, holds, load
+from spectrodiff.pretrained.kinds import vocoder_kind
+from spectrodiff.pretrained.native import load
 from spectrodiff.vocoder import saved_model
 from spectrodiff.vocoder.griffin_lim import GriffinLim
 from spectrodiff.vocoder.onnx import OnnxVocoder
 from spectrodiff.vocoder.saved_model import SavedModelVocoder
-from spectrodiff.vocoder.streaming import MelGAN, Vocoder
+from spectrodiff.vocoder.streaming import Vocoder
 
 GRIFFIN_LIM = "griffin_lim"
 
@@ -42,13 +43,10 @@ def find_vocoder(vocoder: str | os.PathLike) -> Vocoder:
 
 
 def trained_vocoder(folder: str | os.PathLike) -> Vocoder | None:
-    """The vocoder that training exported into a folder: a MelGAN, or Griffin-Lim with a refiner; None without either.
+    """The vocoder that training exported into a folder, or None without one.
 
     Raises:
       InputError: it cannot be read.
     """
-    if holds(folder, VOCODER):
-        return MelGAN(load(folder, VOCODER)[0])
-    if holds(folder, REFINER):
-        return GriffinLim(load(folder, REFINER)[0])
-    return None
+    kind = vocoder_kind(folder)
+    return None if kind is None else kind.vocoder(load(folder, kind)[0])

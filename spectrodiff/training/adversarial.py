@@ -9,12 +9,12 @@ import jax
 from flax import nnx
 
 from spectrodiff.audio.mel import HOP
-from spectrodiff.config import DiscriminatorConfig
 from spectrodiff.errors import InputError
 from spectrodiff.training import state as states
-from spectrodiff.training.heldout import Pictures, Sounds
+from spectrodiff.training.audio import Weights
+from spectrodiff.training.steps import Others
 from spectrodiff.training.vocoder import VocoderTask
-from spectrodiff.vocoder.discriminator import Discriminators
+from spectrodiff.vocoder.discriminator import DiscriminatorConfig, Discriminators
 from spectrodiff.vocoder.generator import Generator
 from spectrodiff.vocoder.losses import VerdictLoss, adversarial_losses, least_squares, spectral_losses, total
 
@@ -59,7 +59,7 @@ class AdversarialTask(VocoderTask):
         """The generator of a checkpoint's folder, as `VocoderTask.load`, and discriminators that know nothing yet."""
         return Adversaries(super().load(checkpoint), Discriminators(self.discriminators, rngs=nnx.Rngs(0)))
 
-    def loss(self, model: Adversaries, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
+    def loss(self, model: Adversaries, batch: dict, key: jax.Array, others: Others) -> tuple[jax.Array, dict]:
         """Of both: its gradient is the generator's loss's for the generator, the discriminators' for these.
 
         So each side moves against the other as it was before the step.
@@ -75,15 +75,9 @@ class AdversarialTask(VocoderTask):
         terms["discriminator"] = learnt["discriminator"]
         return total(terms, {**self.loss_weights, "discriminator": 1.0}), terms
 
-    def evaluate(self, graph, params, buffers) -> dict[str, float]:
-        return super().evaluate(*_generator(graph, params, buffers))
-
-    def show(self, graph, params, buffers) -> tuple[Pictures, Sounds]:
-        return super().show(*_generator(graph, params, buffers))
+    def played(self, weights: Weights) -> Weights:
+        """See `AudioTask`: the generator."""
+        return states.split(nnx.merge(*weights).generator)
 
     def save(self, folder: pathlib.Path, model: Adversaries, card: dict) -> None:
         super().save(folder, model.generator, card)
-
-
-def _generator(graph, params, buffers) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-    return states.split(nnx.merge(graph, params, buffers).generator)

@@ -13,22 +13,23 @@ from flax import nnx
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from spectrodiff.audio.mel import EXTRA_FRAMES, HOP, LOG_FLOOR, SAMPLE_RATE, log_mel, scale_mel, unscale_mel
-from spectrodiff.config import WINDOW_FRAMES, to_dict
+from spectrodiff.audio.mel import EXTRA_FRAMES, HOP, LOG_FLOOR, SAMPLE_RATE, log_mel, unscale_mel
+from spectrodiff.config import WINDOW_FRAMES
 from spectrodiff.data.augmentation import OFF, Augmentation
 from spectrodiff.data.crops import Crops
 from spectrodiff.data.mixture import Mixture
 from spectrodiff.data.pieces import open_piece
-from spectrodiff.data.pipeline import stream
+from spectrodiff.data.pipeline import Loader
 from spectrodiff.data.windows import Windows
 from spectrodiff.errors import InputError
+from spectrodiff.mel_sampler import MelSampler
 from spectrodiff.pretrained.hub import find_checkpoint
-from spectrodiff.pretrained.native import Kind, load, save
-from spectrodiff.pretrained.vocoders import GRIFFIN_LIM
-from spectrodiff.synthesizer import Synthesizer
-from spectrodiff.training.heldout import Pictures, Sounds, side_by_side
+from spectrodiff.pretrained.kinds import Kind
+from spectrodiff.pretrained.native import load, save
+from spectrodiff.training.steps import Others
 
 Given = Float[Array | np.ndarray, "b ..."]
+Weights = tuple[nnx.GraphDef, nnx.State, nnx.State]
 _FIRST_SHARE = 0.05  # of predicted windows that have none before them
 
 
@@ -43,6 +44,7 @@ class AudioTask(abc.ABC):
     crop_frames: int = 50
     heldout_crops: int = 32
     augmentation: Augmentation = OFF
+    loader: Loader = Loader()
     # A spectrogram model, by name or folder, whose mels are learnt from in place of those of the recordings, so that
     # its errors are known; held-out figures remain those of true mels.
     predicted_by: str | None = None
@@ -71,17 +73,43 @@ class AudioTask(abc.ABC):
             )
         return network
 
+    def frozen_modules(self) -> dict[str, nnx.Module]:
+        """Networks that the loss looks at, and that are neither trained nor saved: none."""
+        return {}
+
+    @abc.abstractmethod
+    def loss(self, model: nnx.Module, batch: dict, key: jax.Array, others: Others) -> tuple[jax.Array, dict]:
+        """The weighted sum of the task's losses, and each of them."""
+
+    def played(self, weights: Weights) -> Weights:
+        """Of what trains, the part that plays: what evaluators look at."""
+        return weights
+
+    @abc.abstractmethod
+    def terms(self, weights: Weights, audio: Float[Array, "n s"]) -> dict[str, jax.Array]:
+        """The losses on crops of audio, from their true mels and but for their margins."""
+
+    @abc.abstractmethod
+    def made(self, weights: Weights, audio: Float[np.ndarray, "n s"]) -> Float[np.ndarray, "n r"]:
+        """What becomes of crops of audio by way of their mels."""
+
+    @abc.abstractmethod
+    def baseline(self) -> dict[str, Any]:
+        """The losses, named after it, of what knows nothing."""
+
     def save(self, folder: pathlib.Path, model: nnx.Module, card: dict) -> None:
+        """Writes the network that plays."""
         save(folder, self.kind, model, self.config, card)
 
     def batches(self, seed: int, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
         if self.predicted_by is not None:
             return PredictedMels(self, seed, start)
         crops = Crops(self.frames, self.augmentation)
-        return stream(self.mixture, crops, batch_size=self.batch_size, seed=seed, start=start)
+        return self.loader.batches(self.mixture, crops, batch_size=self.batch_size, seed=seed, start=start)
 
-    def whence(self, source: dict[str, np.ndarray]) -> list[str]:
-        return self.mixture.whence(source)
+    def sources(self, source: dict[str, np.ndarray]) -> list[str]:
+        """Where a batch's examples come from, for people."""
+        return self.mixture.sources(source)
 
     @functools.cached_property
     def heldout(self) -> np.ndarray:
@@ -112,18 +140,17 @@ class PredictedMels:
             raise InputError(
                 f"a crop and its margins are {task.frames} frames, and a predicted mel has {WINDOW_FRAMES} at most"
             )
-        synthesizer = Synthesizer.from_pretrained(task.predicted_by, GRIFFIN_LIM)
-        config = synthesizer.config
+        self._sampler = MelSampler.from_pretrained(task.predicted_by)
+        config = self._sampler.config
         per_note = config.model.tokens_per_note if config.model.compact_notes else 1
         windows = Windows(
-            *(synthesizer.tokenizer, per_note, config.tokenizer.max_tokens, _FIRST_SHARE),
+            *(self._sampler.tokenizer, per_note, config.tokenizer.max_tokens, _FIRST_SHARE),
             augmentation=dataclasses.replace(task.augmentation, gain_db=OFF.gain_db),
             audio=True,
         )
         self.frames, self.gain_db = task.frames, task.augmentation.gain_db
         self.step, self.seed = start // task.batch_size, seed
-        self._windows = stream(task.mixture, windows, batch_size=task.batch_size, seed=seed, start=start)
-        self._sample = functools.partial(synthesizer.sample_windows, **to_dict(config.sampling))
+        self._windows = task.loader.batches(task.mixture, windows, batch_size=task.batch_size, seed=seed, start=start)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         return self
@@ -131,7 +158,8 @@ class PredictedMels:
     def __next__(self) -> dict[str, np.ndarray]:
         batch = next(self._windows)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), self.step), jax.process_index())
-        mel = self._sample(batch["tokens"], batch["context"], batch["context_mask"], key)
+        keys = jax.random.split(key, len(batch["tokens"]))
+        mel = self._sampler.sample_windows(batch["tokens"], batch["context"], batch["context_mask"], keys)
         rng = np.random.default_rng([self.seed, self.step, jax.process_index()])
         first = int(rng.integers(WINDOW_FRAMES - self.frames + 1))
         samples = slice(first * HOP, (first + self.frames + EXTRA_FRAMES) * HOP)
@@ -148,15 +176,6 @@ class PredictedMels:
 
     def close(self) -> None:
         self._windows.close()
-
-
-def show_audio(true: Float[np.ndarray, "n s"], made: Float[np.ndarray, "n s"]) -> tuple[Pictures, Sounds]:
-    """Crops as recorded and as made from their mels: mels side by side, and audio."""
-    audio = {"true": true, "generated": made}
-    mels = {name: np.asarray(scale_mel(log_mel(both))) for name, both in audio.items()}
-    pictures = {f"heldout_mel/{i}": side_by_side(*(both[i] for both in mels.values())) for i in range(len(true))}
-    sounds = {f"heldout_audio/{i}_{name}": both[i] for i in range(len(true)) for name, both in audio.items()}
-    return pictures, sounds
 
 
 def mel_of(batch: dict, frames: int) -> Given:

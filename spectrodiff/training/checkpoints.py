@@ -2,10 +2,15 @@
 
 import contextlib
 import errno
+import gc
+import json
+import logging
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,9 +19,29 @@ from flax import nnx
 from orbax.checkpoint import args as ocp_args
 
 from spectrodiff.errors import InputError, reason
+from spectrodiff.files import local_path
 from spectrodiff.training.state import TrainState
 
 _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+# What is raised for files that are missing or cut short, and what TensorStore says of them and of wrong checksums.
+_DAMAGE = (OSError, KeyError, json.JSONDecodeError)
+_DAMAGED = ("NOT_FOUND:", "DATA_LOSS:", "OUT_OF_RANGE:")
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Lets the coroutines and futures that a failed restoration leaves behind end without a word on stderr."""
+    hook, log = sys.unraisablehook, logging.getLogger("asyncio")
+    sys.unraisablehook, log.disabled = lambda _: None, True
+    try:
+        yield
+    except Exception as error:
+        for raised in filter(None, (error, error.__cause__, error.__context__)):
+            traceback.clear_frames(raised.__traceback__)  # which hold on to them
+        gc.collect()
+        raise
+    finally:
+        sys.unraisablehook, log.disabled = hook, False
 
 
 def _items(state: TrainState) -> dict[str, dict]:
@@ -40,9 +65,10 @@ class Checkpoints:
     def __init__(self, workdir: pathlib.Path, keep: int | None, keep_every: int | None = None):
         """The newest `keep` stay, or all, and for good those of steps that `keep_every` divides.
 
-        Raises InputError where `workdir` cannot be written.
+        Raises InputError where `workdir` cannot be written, or is an address.
         """
-        folder = pathlib.Path(workdir).absolute() / "checkpoints"
+        self._workdir = local_path(workdir).absolute()
+        folder = self._workdir / "checkpoints"
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -80,11 +106,14 @@ class Checkpoints:
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, int]]:
         """The newest state and its `place`. `like`, abstract, gives shapes, types, shardings.
 
+        A run of one process passes over checkpoints that are damaged, says so, and puts them aside in the workdir, as
+        steps that are to be saved again.
+
         Raises:
-          InputError: the checkpoint is of another config.
+          InputError: the checkpoint is of another config, or all of them are damaged.
         """
         items = {name: ocp_args.StandardRestore(item) for name, item in _items(like).items()}
-        found = self._restore(self.newest, {**items, "data": ocp_args.JsonRestore()})
+        found = self._restore_newest({**items, "data": ocp_args.JsonRestore()})
         state = TrainState(
             step=found["training"]["step"],
             params=found["model"]["params"],
@@ -109,14 +138,41 @@ class Checkpoints:
             self.manager.wait_until_finished()
             self.manager.close()
 
+    def _restore_newest(self, items: dict[str, Any]) -> Any:
+        steps = sorted(self.manager.all_steps(), reverse=True)
+        try:
+            return self._restore(steps[0], items)
+        except InputError as error:
+            if jax.process_count() > 1:  # others may have read their parts of it
+                raise
+            first = error
+        for age, step in enumerate(steps[1:], start=1):  # of another config, all would fail
+            with contextlib.suppress(InputError):
+                found = self._restore(step, items)
+                self._put_aside(steps[:age])
+                print(f"going on from step {step}", flush=True)
+                return found
+        raise first
+
+    def _put_aside(self, steps: Sequence[int]) -> None:
+        for step in steps:
+            aside = self._workdir / f"damaged_checkpoint_{step}"
+            shutil.rmtree(aside, ignore_errors=True)
+            with self._writing():
+                (self.manager.directory / str(step)).rename(aside)
+            print(f"the checkpoint of step {step} is damaged and now lies in {aside}", flush=True)
+        self.manager.reload()
+
     def _restore(self, step: int, items: dict[str, Any]) -> Any:
         try:
-            return self.manager.restore(step, args=ocp_args.Composite(**items))
-        except (ValueError, KeyError, FileNotFoundError) as error:
-            raise InputError(
-                f"the checkpoint in {self.manager.directory} does not fit this config; use another --workdir"
-                f" ({reason(error)})"
-            ) from error
+            with _quietly():
+                return self.manager.restore(step, args=ocp_args.Composite(**items))
+        except Exception as error:  # orbax raises what it likes
+            why = error.__cause__ or error
+            where = f"the checkpoint of step {step} in {self.manager.directory}"
+            if isinstance(why, _DAMAGE) or any(status in str(why) for status in _DAMAGED):
+                raise InputError(f"{where} is damaged: delete it, or use another --workdir ({reason(why)})") from error
+            raise InputError(f"{where} does not fit this config; use another --workdir ({reason(why)})") from error
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

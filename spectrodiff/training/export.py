@@ -2,25 +2,34 @@
 
 import pathlib
 
-import gin
 import jax
 from flax import nnx
 
 from spectrodiff.errors import InputError
-from spectrodiff.training.adaptation import everything
+from spectrodiff.training.adaptation import Adaptation, everything
 from spectrodiff.training.checkpoints import Checkpoints
+from spectrodiff.training.loop import Task
 
 
-def export(workdir: pathlib.Path, folder: pathlib.Path, *, step: int | None = None, average: bool = True) -> int:
+def export(
+    workdir: pathlib.Path,
+    folder: pathlib.Path,
+    task: Task,
+    *,
+    adaptation: Adaptation | None = None,
+    seed: int = 0,
+    step: int | None = None,
+    average: bool = True,
+) -> int:
     """Writes the weights of `step`, by default the newest, into `folder`, and returns the step.
 
-    gin holds the run's config. `average` takes the moving averages of parameters, else the parameters themselves.
+    `task`, `adaptation` and `seed` are those that the run in `workdir` was given. `average` takes the moving averages
+    of parameters, else the parameters themselves.
 
     Raises:
       InputError: the run has no checkpoint of that step.
     """
-    bindings = gin.get_bindings("train")
-    task, adaptation, seed = bindings["task"], bindings.get("adaptation") or everything(), bindings.get("seed", 0)
+    adaptation = everything() if adaptation is None else adaptation
     graph, params, frozen = nnx.eval_shape(lambda: adaptation.split(task.build(nnx.Rngs(seed)), nnx.Rngs(seed)))
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), (params, frozen))

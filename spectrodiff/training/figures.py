@@ -1,15 +1,9 @@
-"""What the train loop says of its steps and of its config."""
+"""What the train loop says of its steps."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-
-
-def bound(config: str) -> set[str]:
-    """The names of a config's bindings."""
-    return set(re.findall(r"^([\w./]+\.\w+) =", config, re.MULTILINE))
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

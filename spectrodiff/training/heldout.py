@@ -1,20 +1,19 @@
 """Held-out windows: which they are, what a spectrogram model scores on them, and how it looks and sounds there."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-from flax import nnx
 from jaxtyping import Bool, Float, Float32, UInt8
 from tqdm import tqdm
 
-from spectrodiff.audio.mel import HOP, LOG_CEILING, LOG_FLOOR, unscale_mel
-from spectrodiff.config import WINDOW_FRAMES, DiffusionConfig
+from spectrodiff.audio.mel import HOP, LOG_CEILING, LOG_FLOOR, log_mel, scale_mel, unscale_mel
+from spectrodiff.config import WINDOW_FRAMES
 from spectrodiff.data.mixture import Mixture
 from spectrodiff.data.pieces import open_piece
 from spectrodiff.data.windows import SILENCE, cut_window
-from spectrodiff.diffusion.samplers import dpmpp
 from spectrodiff.errors import InputError
+from spectrodiff.models.decoder import DecoderConfig
 from spectrodiff.models.sampling import window_sampler
 from spectrodiff.notes.tokenizer import NoteTokenizer
 from spectrodiff.vocoder.griffin_lim import GriffinLim
@@ -86,59 +85,67 @@ def pick(windows: Windows, count: int) -> Windows:
     return {name: value[rows] for name, value in windows.items()}
 
 
-def _batches(windows: Windows) -> Iterator[tuple[Windows, jax.Array]]:
-    """Each `_BATCH` windows and their key; the last ones are filled up, so that all have one shape."""
+def over_batches(function: Callable, windows: Windows) -> np.ndarray:
+    """`function` of some windows and a key, over all of them, in batches of one shape; rows and keys never change."""
     total = len(windows["tokens"])
+    results = []
     for first in range(0, total, _BATCH):
         rows = np.minimum(np.arange(first, first + _BATCH), total - 1)
-        yield {name: value[rows] for name, value in windows.items()}, jax.random.key(first)
+        results.append(function({name: value[rows] for name, value in windows.items()}, jax.random.key(first)))
+    return np.concatenate(results)[:total]
 
 
-def sample_windows(
-    graph: nnx.GraphDef,
-    params: nnx.State,
-    buffers: nnx.State,
-    cfg: DiffusionConfig,
-    windows: Windows,
-    *,
-    steps: int,
-    guidance: float = 1.0,
-) -> Float[np.ndarray, "w t m"]:
-    """Scaled mels sampled for the windows, with the true window before each as its context."""
-    sample_window = window_sampler(graph, cfg)
-    sampled = []
-    for batch, key in _batches(windows):
-        given = (batch[name] for name in ("tokens", "context", "context_mask"))
-        sampled.append(sample_window((params, buffers), *given, key, step=dpmpp, steps=steps, guidance=guidance))
-    return np.concatenate(sampled)[: len(windows["tokens"])]
+def sample_windows(weights: tuple, decoder: DecoderConfig, windows: Windows) -> Float[np.ndarray, "w t m"]:
+    """Scaled mels sampled for the windows as `decoder` says, with the true window before each as its context.
 
-
-def band_losses(losses_of: Callable, windows: Windows) -> Float[np.ndarray, "w n"]:
-    """The loss of each window in each of n = BANDS equal bands of time, which runs from 0, no noise, to 1, noise alone.
-
-    `losses_of` maps a batch, whose `time` is [b, BANDS], and a key to losses [b, BANDS]. Times and noise are the same
-    whenever it is called: a window's times lie at the same place of each band, and those of successive windows evenly.
+    `weights` are a `SpectrogramModel`'s graph and the states that were split off it.
     """
-    total = len(windows["tokens"])
-    place = np.arange(total) * _GOLDEN % 1.0
-    time = ((np.arange(BANDS) + place[:, None]) / BANDS).astype(np.float32)
-    losses = [losses_of(batch, key) for batch, key in _batches({**windows, "time": time})]
-    return np.concatenate(losses)[:total]
+    graph, *states = weights
+    sampler, options = window_sampler(graph), decoder.options()
+
+    def sample(batch: Windows, key: jax.Array):
+        given = (batch[name] for name in ("tokens", "context", "context_mask"))
+        return sampler(states, *given, jax.random.split(key, len(batch["tokens"])), options)
+
+    return over_batches(sample, windows)
 
 
-def score(
-    windows: Windows, names: Sequence[str], sampled: Float[np.ndarray, "w t m"], losses: Float[np.ndarray, "w n"]
-) -> dict[str, float]:
-    """What samples and losses come to over all windows, over those of each of `names` if these are several, by band."""
-    groups = {"": np.ones(len(sampled), bool)}
+def stratified_times(count: int) -> Float32[np.ndarray, "{count} n"]:
+    """For each of `count` windows a time in each of BANDS equal bands of [0, 1).
+
+    They lie at the same place of each band, and those of successive windows evenly.
+    """
+    place = np.arange(count) * _GOLDEN % 1.0
+    return ((np.arange(BANDS) + place[:, None]) / BANDS).astype(np.float32)
+
+
+def _groups(windows: Windows, names: Sequence[str]) -> dict[str, Bool[np.ndarray, " w"]]:
+    """Which windows figures are of, by the ending of their names: all, and those of each dataset of several."""
+    groups = {"": np.ones(len(windows["tokens"]), bool)}
     if len(names) > 1:
         groups |= {f"/{name}": windows["dataset"] == place for place, name in enumerate(names)}
-    groups = {ending: chosen for ending, chosen in groups.items() if chosen.any()}
-    target, mask = windows["target"], windows["target_mask"]
-    errors = {f"heldout_mel_l1{ending}": mel_l1(sampled[of], target[of], mask[of]) for ending, of in groups.items()}
-    means = {f"heldout_loss{ending}": float(losses[of].mean()) for ending, of in groups.items()}
-    bands = {f"heldout_loss_band/{band}": float(loss) for band, loss in enumerate(losses.mean(0))}
-    return errors | means | bands
+    return {ending: chosen for ending, chosen in groups.items() if chosen.any()}
+
+
+def mel_figures(windows: Windows, names: Sequence[str], sampled: Float[np.ndarray, "w t m"]) -> dict[str, float]:
+    """`heldout_mel_l1` and `heldout_roughness`, over all windows, and over those of each of `names` if several."""
+    target, mask, figures = windows["target"], windows["target_mask"], {}
+    for ending, of in _groups(windows, names).items():
+        figures[f"heldout_mel_l1{ending}"] = mel_l1(sampled[of], target[of], mask[of])
+        true = roughness(target[of], mask[of])
+        figures[f"heldout_roughness{ending}"] = roughness(sampled[of], mask[of]) / max(true, 1e-9)
+    return figures
+
+
+def loss_figures(windows: Windows, names: Sequence[str], losses: Float[np.ndarray, " w"]) -> dict[str, float]:
+    """`heldout_loss`, the mean over all windows, and over those of each of `names` if these are several."""
+    return {f"heldout_loss{ending}": float(losses[of].mean()) for ending, of in _groups(windows, names).items()}
+
+
+def roughness(scaled: np.ndarray, mask: Bool[np.ndarray, "w t"]) -> float:
+    """Mean absolute second difference over real frames of log-mels, in nats, from scaled ones."""
+    difference = np.abs(np.diff(scaled, 2, axis=1)).mean(-1)
+    return float(NATS * difference[mask[:, 2:]].mean()) if mask[:, 2:].any() else 0.0
 
 
 def mel_l1(scaled: np.ndarray, target: np.ndarray, mask: Bool[np.ndarray, "w t"]) -> float:
@@ -189,3 +196,12 @@ def _audible(scaled: Mel, vocoder: GriffinLim) -> Float32[np.ndarray, " _s"]:
         return vocoder(unscale_mel(scaled))
     except InputError:
         return np.zeros(HOP * len(scaled), np.float32)
+
+
+def show_audio(true: Float[np.ndarray, "n s"], made: Float[np.ndarray, "n s"]) -> tuple[Pictures, Sounds]:
+    """Crops as recorded and as made from their mels: mels side by side, and audio."""
+    audio = {"true": true, "generated": made}
+    mels = {name: np.asarray(scale_mel(log_mel(both))) for name, both in audio.items()}
+    pictures = {f"heldout_mel/{i}": side_by_side(*(both[i] for both in mels.values())) for i in range(len(true))}
+    sounds = {f"heldout_audio/{i}_{name}": both[i] for i in range(len(true)) for name, both in audio.items()}
+    return pictures, sounds

@@ -3,11 +3,10 @@
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import gin
-import grain
 import jax
 import numpy as np
 import optax
@@ -20,38 +19,41 @@ from spectrodiff.files import replacing
 from spectrodiff.training import state as states
 from spectrodiff.training.adaptation import Adaptation, everything
 from spectrodiff.training.checkpoints import Checkpoints
-from spectrodiff.training.figures import bound, diverged, line, summary
+from spectrodiff.training.evaluators import Evaluator
+from spectrodiff.training.figures import diverged, line, summary
 from spectrodiff.training.flops import step_flops
 from spectrodiff.training.logbook import Logbook
 from spectrodiff.training.preemption import preemption
 from spectrodiff.training.report import write_report
-from spectrodiff.training.sharding import check_batch, gathered, make_mesh, shardings, share_out, spread
+from spectrodiff.training.sharding import check_batch, gathered, make_mesh, place, shard_batch, shardings
 from spectrodiff.training.speed import Speedometer, peak_of
-from spectrodiff.training.steps import Loss, make_train_step
+from spectrodiff.training.steps import Loss, Others, make_train_step
 
 
 @runtime_checkable
 class Task(Protocol):
-    """What is learnt: a model, data for it, a loss, and figures that say how well it went."""
+    """What is learnt: a model, data for it, and a loss."""
 
     loss: Loss
     dtype: str  # that the model computes in
 
-    def build(self, rngs: nnx.Rngs) -> nnx.Module: ...
+    def build(self, rngs: nnx.Rngs) -> nnx.Module:
+        """The model with new parameters."""
 
-    def load(self, checkpoint: str) -> nnx.Module: ...
+    def load(self, checkpoint: str) -> nnx.Module:
+        """The model with those of a checkpoint."""
 
-    def batches(self, seed: int, start: int = 0) -> grain.DatasetIterator: ...
+    def frozen_modules(self) -> Mapping[str, nnx.Module]:
+        """Networks that the loss looks at and that are never trained or saved, such as a teacher."""
 
-    def whence(self, source: dict[str, np.ndarray]) -> list[str]: ...
+    def batches(self, seed: int, start: int = 0) -> Iterator[dict[str, Any]]:
+        """Endless batches from example number `start` on, with `SOURCE` and a method `close` where one is needed."""
 
-    def baselines(self) -> dict[str, float]: ...
+    def sources(self, source: dict[str, np.ndarray]) -> list[str]:
+        """Where a batch's examples come from, for people, of its `SOURCE`."""
 
-    def evaluate(self, graph: nnx.GraphDef, params: nnx.State, buffers: nnx.State) -> dict[str, float]: ...
-
-    def show(self, graph: nnx.GraphDef, params: nnx.State, buffers: nnx.State) -> tuple[dict, dict]: ...
-
-    def save(self, folder: pathlib.Path, model: nnx.Module, card: dict) -> None: ...
+    def save(self, folder: pathlib.Path, model: nnx.Module, card: dict) -> None:
+        """Writes what is handed around of a trained model."""
 
 
 @gin.configurable
@@ -59,8 +61,9 @@ def train(
     workdir: pathlib.Path | str,
     *,
     task: Task,
-    optimizer: optax.GradientTransformation | Callable[[], optax.GradientTransformation],
+    optimizer: optax.GradientTransformation,
     steps: int,
+    evaluators: Sequence[Evaluator] = (),
     init_from: str | None = None,
     adaptation: Adaptation | None = None,
     seed: int = 0,
@@ -68,29 +71,28 @@ def train(
     model_parallel: int = 1,
     average_decay: float = 0.999,
     log_every: int = 20,
-    evaluate_every: int = 1000,
-    show_every: int = 5000,
     checkpoint_every: int = 500,
     checkpoints_kept: int = 2,
     keep_every: int | None = None,
     most_skipped: int = 10,
     stop_after_minutes: float | None = None,
     profile: Sequence[int] | None = None,
+    describe: Callable[[], str] | None = None,
 ) -> None:
     """Trains `task` for `steps` steps in `workdir`, from its newest checkpoint when it has one.
 
     A fresh run starts from random parameters, or from those of `init_from`: a checkpoint's name or folder. What of them
     is trained says `adaptation`, by default everything. A batch is shared out over all devices of all processes, each
     example over `model_parallel` of them, and computed in `accumulate` parts. Every so many steps figures are logged,
-    held-out music is evaluated and shown, and the state is saved; so it is on SIGTERM and after `stop_after_minutes`,
-    which end the run early. The newest `checkpoints_kept` of what is saved are kept, and those of steps that
-    `keep_every` divides. Steps whose loss or gradients are not finite are skipped, and counted: what is logged
-    as `skipped` is how many there were since the last row, and of the other figures the mean over the rest. `profile`
-    (from, to) has JAX trace the steps of that range, counted from where this process starts.
+    each of `evaluators` looks at the averaged weights, and the state is saved; so it is on SIGTERM and after
+    `stop_after_minutes`, which end the run early. The newest `checkpoints_kept` of what is saved are kept, and those of
+    steps that `keep_every` divides. Steps whose loss or gradients are not finite are skipped, and counted: what is
+    logged as `skipped` is how many there were since the last row, and of the other figures the mean over the rest.
+    `profile` (from, to) has JAX trace the steps of that range, counted from where this process starts.
 
-    Writes `log.jsonl` (every figure, with its step), `tensorboard/`, `checkpoints/`, `config.gin`, `profile/`, and
-    `export/`, the averaged weights in the format that `Synthesizer.from_pretrained` reads; with `init_from` also
-    `report.md`, the held-out figures before and after.
+    Writes `log.jsonl` (every figure, with its step), `tensorboard/`, `checkpoints/`, `profile/`, and `export/`, the
+    averaged weights in the format that `Synthesizer.from_pretrained` reads; with `init_from` also `report.md`, the
+    held-out figures before and after; and `config.gin`, which is what `describe` returns.
 
     Raises:
       InputError: the config or the data cannot be used, `workdir` cannot be written or has a run of another seed, or
@@ -101,8 +103,6 @@ def train(
         ("seed", seed, 0),
         ("accumulate", accumulate, 1),
         ("log_every", log_every, 1),
-        ("evaluate_every", evaluate_every, 1),
-        ("show_every", show_every, 1),
         ("checkpoint_every", checkpoint_every, 1),
         ("checkpoints_kept", checkpoints_kept, 1),
         ("keep_every", keep_every, 1),
@@ -134,16 +134,16 @@ def train(
     layout = shardings(abstract, mesh)
     if resuming:
         like = jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), abstract, layout)
-        state, place = checkpoints.restore(like)
-        if place["seed"] != seed:
+        state, progress = checkpoints.restore(like)
+        if progress["seed"] != seed:
             raise InputError(
-                f"the run in {workdir} began with train.seed {place['seed']}, not {seed}: give it that one again, or "
-                "another --workdir"
+                f"the run in {workdir} began with train.seed {progress['seed']}, not {seed}: give it that one again, "
+                "or another --workdir"
             )
-        examples = place["examples"]
+        examples = progress["examples"]
     else:
         _, *parts = start(task.build(nnx.Rngs(seed)) if init_from is None else task.load(init_from))
-        parts = spread(parts, [layout.params, layout.frozen])
+        parts = place(parts, [layout.params, layout.frozen])
         create = jax.jit(functools.partial(states.create, optimizer=optimizer), out_shardings=layout)
         state, examples = create(*parts), 0
         del parts
@@ -168,16 +168,18 @@ def train(
         if lead and title:
             tqdm.write(f"{title}: {line(figures)}")
 
-    def evaluate(title: str) -> None:
-        record(task.evaluate(*averaged()), title)
-        speed.reset()
-
-    def show() -> None:
+    def evaluate(title: str, due: Sequence[Evaluator]) -> None:
+        if not due:
+            return
         weights = averaged()  # of which every process has a part to give
         if lead:
-            pictures, sounds = task.show(*weights)
-            logbook.pictures(step, pictures)
-            logbook.sounds(step, sounds)
+            figures = {}
+            for found in (evaluator(task, weights) for evaluator in due):
+                figures |= found.figures
+                logbook.pictures(step, found.pictures)
+                logbook.sounds(step, found.sounds)
+            if figures:
+                record(figures, title)
         speed.reset()
 
     def save() -> None:
@@ -187,16 +189,34 @@ def train(
         print(f"{sum(x.size for x in jax.tree.leaves(state.params)) / 1e6:.2f} M parameters to train", flush=True)
     if resuming and lead:
         print(f"resuming at step {step}", flush=True)
+    if describe is not None and lead:
+        config = describe()
+        with replacing(workdir / "config.gin") as temporary:
+            temporary.write_text(config)
+        logbook.text(step, {"config": config})
+    repeated = [evaluator for evaluator in evaluators if evaluator.every]
     if not resuming:
-        record(task.baselines(), "held-out baselines")
+        evaluate("held-out baselines", [evaluator for evaluator in evaluators if not evaluator.every])
         if init_from is not None:
-            evaluate(f"{init_from}, before training")
+            evaluate(f"{init_from}, before training", repeated)
 
     # ---- step
-    key = jax.random.key(seed)
+    key = jax.random.split(jax.random.key(seed))[1]  # parameters were drawn from the seed's own key
+    frozen_modules = task.frozen_modules()
     train_step = make_train_step(
-        merge, task.loss, optimizer, key, average_decay=average_decay, accumulate=accumulate, shardings=layout
+        merge,
+        task.loss,
+        optimizer,
+        key,
+        average_decay=average_decay,
+        accumulate=accumulate,
+        shardings=layout,
+        frozen_modules=frozen_modules,
     )
+
+    def loss_of(state: states.TrainState, batch: dict[str, jax.Array]):
+        others = Others(lambda: merge(state.average, state.frozen), frozen_modules)
+        return task.loss(merge(state.params, state.frozen), batch, key, others)
 
     # ---- loop
     metrics, sources, in_a_row, preempted = [], [], 0, False
@@ -211,9 +231,9 @@ def train(
             size = len(sources[-1]["record"]) * jax.process_count()
             if step == first:
                 check_batch(size, mesh, accumulate)
-            batch = share_out(local, mesh)
+            batch = shard_batch(local, mesh)
             if step == first:
-                speed.flops = step_flops(lambda s, b: task.loss(merge(s.params, s.frozen), b, key), state, batch)
+                speed.flops = step_flops(loss_of, state, batch)
             if profile and step - first == profile[0]:
                 jax.profiler.start_trace(workdir / "profile")
             state, measured = train_step(state, batch)
@@ -226,13 +246,6 @@ def train(
             if profile and step - first == profile[1]:
                 jax.block_until_ready(measured)
                 jax.profiler.stop_trace()
-            if step == first + 1 and lead:  # by now everything that the config sets has been asked for
-                config = gin.operative_config_str()
-                with replacing(workdir / "config.gin") as temporary:
-                    temporary.write_text(config)
-                logbook.text(step, {"config": config})
-                if unused := sorted(bound(gin.config_str()) - bound(config)):
-                    tqdm.write(f"of the config nothing uses {', '.join(unused)}")
             if step % log_every == 0 or step in (first + 1, steps) or preempted:
                 rows = jax.device_get(metrics)
                 figures = summary(rows) | speed.read(len(rows), len(rows) * size)
@@ -241,21 +254,18 @@ def train(
                 for row, source in zip(rows, sources, strict=True):
                     in_a_row = in_a_row + 1 if row["skipped"] else 0
                     if in_a_row == most_skipped:
-                        raise InputError(diverged(in_a_row, step, task.whence(source)))
+                        raise InputError(diverged(in_a_row, step, task.sources(source)))
                 metrics, sources = [], []
             if step % checkpoint_every == 0:
                 save()
-            if step % evaluate_every == 0 and step < steps and not preempted:
-                evaluate(f"step {step}")
-            if step % show_every == 0 and step < steps and not preempted:
-                show()
+            if step < steps and not preempted:
+                evaluate(f"step {step}", [evaluator for evaluator in repeated if step % evaluator.every == 0])
         if profile and profile[0] < step - first < profile[1]:  # the run ended in the middle of it
             jax.profiler.stop_trace()
         save()
         checkpoints.close()
         if not preempted:
-            evaluate(f"step {step}")
-            show()
+            evaluate(f"step {step}", repeated)
 
     # ---- leave
     weights = averaged()

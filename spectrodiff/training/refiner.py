@@ -9,16 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float
 
 from spectrodiff.audio.mel import EXTRA_FRAMES, HOP, log_mel
-from spectrodiff.config import RefinerConfig
 from spectrodiff.errors import InputError
-from spectrodiff.pretrained.native import REFINER
-from spectrodiff.training.audio import AudioTask, mel_of, show_audio
-from spectrodiff.training.heldout import Pictures, Sounds
+from spectrodiff.pretrained.kinds import REFINER
+from spectrodiff.training.audio import AudioTask, Weights, mel_of
+from spectrodiff.training.steps import Others
 from spectrodiff.vocoder.griffin_lim import GriffinLim
 from spectrodiff.vocoder.losses import magnitude_losses, total
-from spectrodiff.vocoder.refiner import receptive_frames, spread
+from spectrodiff.vocoder.refiner import RefinerConfig, receptive_frames, spread_over_bins
 from spectrodiff.vocoder.stft import FINE, stft
 
 
@@ -47,7 +47,7 @@ class RefinerTask(AudioTask):
         """See `AudioTask`."""
         return receptive_frames(self.config)
 
-    def loss(self, model: Callable, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
+    def loss(self, model: Callable, batch: dict, key: jax.Array, others: Others) -> tuple[jax.Array, dict]:
         terms = self._terms(model, batch)
         return total(terms, self.loss_weights), terms
 
@@ -66,22 +66,20 @@ class RefinerTask(AudioTask):
 
         return losses
 
-    def evaluate(self, graph, params, buffers) -> dict[str, float]:
-        """The losses on held-out crops, but for their margins."""
-        terms = self._losses(graph, params, buffers, jnp.asarray(self.heldout))
-        return {f"heldout_{name}": float(value) for name, value in terms.items()}
+    def terms(self, weights: Weights, audio: Float[Array, "n s"]) -> dict[str, jax.Array]:
+        """See `AudioTask`."""
+        return self._losses(*weights, audio)
 
-    def show(self, graph, params, buffers) -> tuple[Pictures, Sounds]:
-        """Two held-out crops, as recorded and as rebuilt from their mels: mels side by side, and audio."""
-        true = self.heldout[[0, -1]]
-        vocoder = GriffinLim(nnx.merge(graph, params, buffers))
-        return show_audio(true, np.stack([vocoder(log_mel(audio)) for audio in true]))
+    def made(self, weights: Weights, audio: Float[np.ndarray, "n s"]) -> Float[np.ndarray, "n r"]:
+        """See `AudioTask`."""
+        vocoder = GriffinLim(nnx.merge(*weights))
+        return np.stack([vocoder(log_mel(crop)) for crop in audio])
 
-    def baselines(self) -> dict[str, float]:
-        """What the mel spread evenly over its bins scores on the held-out crops."""
+    def baseline(self) -> dict[str, jax.Array]:
+        """What the mel spread evenly over its bins scores."""
 
         def as_it_is(mel):
-            return jnp.repeat(spread(mel), FINE, axis=1)
+            return jnp.repeat(spread_over_bins(mel), FINE, axis=1)
 
         terms = self._terms(as_it_is, {"audio": jnp.asarray(self.heldout)})
-        return {f"spread_{name}": float(value) for name, value in terms.items()}
+        return {f"spread_{name}": value for name, value in terms.items()}

@@ -64,16 +64,16 @@ def shardings(tree, mesh: Mesh):
     return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
-def spread(tree, layout):
+def place(tree, layout):
     """Arrays that every process has whole, laid out as `layout` says."""
 
-    def place(array, sharding):
+    def put(array, sharding):
         if sharding.is_fully_addressable:
             return jax.device_put(array, sharding)
         whole = np.asarray(array)
         return jax.make_array_from_callback(array.shape, sharding, lambda index: whole[index])
 
-    return jax.tree.map(place, tree, layout)
+    return jax.tree.map(put, tree, layout)
 
 
 def check_batch(size: int, mesh: Mesh | AbstractMesh, accumulate: int) -> None:
@@ -88,9 +88,11 @@ def check_batch(size: int, mesh: Mesh | AbstractMesh, accumulate: int) -> None:
         )
 
 
-def share_out(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def shard_batch(batch: dict[str, np.ndarray | jax.Array], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's part of a batch as its part of global arrays, sharded over `data`."""
     sharding = NamedSharding(mesh, PartitionSpec("data"))
+    if all(isinstance(array, jax.Array) for array in batch.values()):  # on a device already, and of one process
+        return jax.device_put(batch, sharding)
     return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
 
 

@@ -1,8 +1,8 @@
 """One update: gradients, optimiser, moving average."""
 
 import functools
-from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,18 @@ Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
+class Others(NamedTuple):
+    """The networks that a loss may look at besides the one that learns; none of them gets gradients."""
+
+    average: Callable[[], nnx.Module]  # makes the network with the moving average of its parameters
+    frozen: Mapping[str, nnx.Module]  # those that the task names, such as a teacher
+
+
 @runtime_checkable
 class Loss(Protocol):
-    def __call__(self, model: nnx.Module, batch: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]: ...
+    def __call__(
+        self, model: nnx.Module, batch: Batch, key: jax.Array, others: Others
+    ) -> tuple[jax.Array, Metrics]: ...
 
 
 def make_train_step(
@@ -30,14 +39,18 @@ def make_train_step(
     average_decay: float = 0.999,
     accumulate: int = 1,
     shardings: TrainState | None = None,
+    frozen_modules: Mapping[str, nnx.Module] | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The jitted step. Its randomness is `fold_in(key, step)`: restarts repeat nothing and skip nothing.
 
     `merge` makes the module of trained and frozen parameters. A batch is computed in `accumulate` parts, one after
     another, whose gradients are averaged: memory for one part at a time. A step whose loss, gradients or result are not
     finite changes nothing but the step's number, and has the metric `skipped` at 1. `shardings` keeps the state where
-    it lies.
+    it lies. `frozen_modules` are handed to the loss as `Others.frozen`.
     """
+    graphs, others_state = {}, {}
+    for name, module in (frozen_modules or {}).items():
+        graphs[name], others_state[name] = nnx.split(module)
 
     def gather(parts):
         if shardings is None:
@@ -45,34 +58,40 @@ def make_train_step(
         where = jax.tree.map(without_data, (shardings.params, shardings.frozen))
         return jax.lax.with_sharding_constraint(parts, where)
 
-    def gradients_of(state: TrainState, batch: Batch, step_key: jax.Array):
+    def gradients_of(state: TrainState, others_state: Any, batch: Batch, step_key: jax.Array):
+        others = Others(
+            average=lambda: merge(*gather((jax.lax.stop_gradient(state.average), state.frozen))),
+            frozen={name: nnx.merge(graph, others_state[name]) for name, graph in graphs.items()},
+        )
+
         def loss_of(params):
             # Gathered over `data` before they are used: left to itself, XLA moves activations instead.
             params, frozen = gather((params, state.frozen))
-            value, metrics = loss(merge(params, frozen), batch, step_key)
+            value, metrics = loss(merge(params, frozen), batch, step_key, others)
             return value, {"loss": value, **metrics}
 
         return jax.grad(loss_of, has_aux=True)(state.params)
 
-    def accumulated(state: TrainState, batch: Batch, step_key: jax.Array):
+    def accumulated(state: TrainState, others_state: Any, batch: Batch, step_key: jax.Array):
         # Every k-th example, so that each device's share of the batch has its share of every part.
         parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
 
         def add(total, part):
             index, part = part
-            return jax.tree.map(jnp.add, total, gradients_of(state, part, jax.random.fold_in(step_key, index))), None
+            one = gradients_of(state, others_state, part, jax.random.fold_in(step_key, index))
+            return jax.tree.map(jnp.add, total, one), None
 
         first = jax.tree.map(lambda x: x[0], parts)
-        zeros = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradients_of, state, first, step_key)
-        )
+        shapes = jax.eval_shape(gradients_of, state, others_state, first, step_key)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         total, _ = jax.lax.scan(add, zeros, (jnp.arange(accumulate), parts))
         return jax.tree.map(lambda x: x / accumulate, total)
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=None if shardings is None else (shardings, None))
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, batch: Batch, others_state: Any = None) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(key, state.step)
-        gradients, metrics = (gradients_of if accumulate == 1 else accumulated)(state, batch, step_key)
+        compute = gradients_of if accumulate == 1 else accumulated
+        gradients, metrics = compute(state, others_state, batch, step_key)
         norm = optax.global_norm(gradients)
         updates, opt_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -88,4 +107,5 @@ def make_train_step(
         state = TrainState(state.step + 1, params, state.frozen, average, opt_state)
         return state, {**metrics, "gradient_norm": norm, "skipped": 1.0 - finite}
 
-    return train_step
+    # An argument rather than a constant of the program, which would hold a copy of the weights.
+    return functools.partial(train_step, others_state=others_state) if others_state else train_step

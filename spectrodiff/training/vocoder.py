@@ -12,12 +12,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from spectrodiff.audio.mel import HOP, log_mel
-from spectrodiff.config import GeneratorConfig
 from spectrodiff.errors import InputError
-from spectrodiff.pretrained.native import VOCODER
-from spectrodiff.training.audio import AudioTask, Given, mel_of, show_audio
-from spectrodiff.training.heldout import Pictures, Sounds
-from spectrodiff.vocoder.generator import Generator, receptive_frames
+from spectrodiff.pretrained.kinds import MELGAN
+from spectrodiff.training.audio import AudioTask, Given, Weights, mel_of
+from spectrodiff.training.steps import Others
+from spectrodiff.vocoder.generator import Generator, GeneratorConfig, receptive_frames
 from spectrodiff.vocoder.losses import MEL_SCALES, STFT_WINDOWS, spectral_losses, total
 
 
@@ -30,7 +29,7 @@ class VocoderTask(AudioTask):
     loss_weights: Mapping[str, float] = dataclasses.field(
         default_factory=lambda: {"log_magnitude": 1.0, "convergence": 1.0, "mel": 1.0}
     )
-    kind = VOCODER
+    kind = MELGAN
 
     def __post_init__(self):
         least = -(-max(*STFT_WINDOWS, *MEL_SCALES) // HOP)
@@ -49,7 +48,7 @@ class VocoderTask(AudioTask):
         inner = slice(self.margin * HOP, (self.margin + self.crop_frames) * HOP)
         return model(mel, first)[:, inner], batch["audio"][:, inner]
 
-    def loss(self, model: Generator, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
+    def loss(self, model: Generator, batch: dict, key: jax.Array, others: Others) -> tuple[jax.Array, dict]:
         terms = spectral_losses(*self.made_and_true(model, batch, key))
         return total(terms, self.loss_weights), terms
 
@@ -63,17 +62,15 @@ class VocoderTask(AudioTask):
 
         return generate
 
-    def evaluate(self, graph, params, buffers) -> dict[str, float]:
-        """The spectral losses on held-out crops, but for their margins."""
-        _, terms = self._generate(graph, params, buffers, jnp.asarray(self.heldout))
-        return {f"heldout_{name}": float(value) for name, value in terms.items()}
+    def terms(self, weights: Weights, audio: Float[Array, "n s"]) -> dict[str, jax.Array]:
+        """See `AudioTask`."""
+        return self._generate(*weights, audio)[1]
 
-    def show(self, graph, params, buffers) -> tuple[Pictures, Sounds]:
-        """Two held-out crops, as recorded and as generated from their mels: mels side by side, and audio."""
-        true = self.heldout[[0, -1]]
-        return show_audio(true, np.asarray(self._generate(graph, params, buffers, true)[0]))
+    def made(self, weights: Weights, audio: Float[np.ndarray, "n s"]) -> Float[np.ndarray, "n r"]:
+        """See `AudioTask`."""
+        return np.asarray(self._generate(*weights, jnp.asarray(audio))[0])
 
-    def baselines(self) -> dict[str, float]:
-        """What silence scores on the held-out crops."""
+    def baseline(self) -> dict[str, jax.Array]:
+        """What silence scores."""
         terms = spectral_losses(jnp.zeros_like(self.heldout), jnp.asarray(self.heldout))
-        return {f"silence_{name}": float(value) for name, value in terms.items()}
+        return {f"silence_{name}": value for name, value in terms.items()}

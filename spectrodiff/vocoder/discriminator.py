@@ -4,12 +4,17 @@ Only training needs them. Each gives all its layers' features, of which the last
 the audio seems. The rest is what feature matching compares (Kumar et al. 2019).
 """
 
+import dataclasses
+from collections.abc import Sequence
+
+import gin
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from spectrodiff.config import DiscriminatorConfig
+from spectrodiff.config import MAX_SIZE, check_whole, is_whole
+from spectrodiff.errors import InputError
 from spectrodiff.vocoder.layers import Conv, leaky
 from spectrodiff.vocoder.losses import FLOOR, complex_stft
 
@@ -17,6 +22,28 @@ Audio = Float[Array, "b s"]
 Features = list[jax.Array]  # [b, time, channels] or [b, time, frequency, channels], one a layer
 
 _POOLED = 4  # samples averaged into one of the next coarser waveform, which has half as many
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class DiscriminatorConfig:
+    """What a generator is trained against: waveforms at `scales` rates, each half the last, and STFTs of `windows`."""
+
+    scales: int = 3
+    wave_channels: int = 16
+    windows: Sequence[int] = (512, 1024, 2048)
+    spectrum_channels: int = 32
+
+    def __post_init__(self):
+        object.__setattr__(self, "windows", tuple(self.windows))
+        check_whole(self, 0, 16, "scales")
+        check_whole(self, 1, MAX_SIZE, "wave_channels", "spectrum_channels")
+        if self.wave_channels % 4:
+            raise InputError(f"wave_channels is {self.wave_channels}; choose a multiple of 4, as a group has four")
+        if not all(is_whole(window, 16) and window % 4 == 0 for window in self.windows):
+            raise InputError(f"windows is {self.windows}; choose multiples of 4 samples, 16 or more")
+        if not self.scales and not self.windows:
+            raise InputError("there is no discriminator: choose scales above 0, or windows")
 
 
 class WaveDiscriminator(nnx.Module):

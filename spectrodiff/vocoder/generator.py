@@ -1,20 +1,45 @@
 """The MelGAN generator (Kumar et al. 2019): log-mel to audio in one pass of convolutions."""
 
+import dataclasses
 import math
+from collections.abc import Sequence
 
 import flax.nnx as nnx
+import gin
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from spectrodiff.audio.mel import HOP, LOG_FLOOR, MEL_BINS, scale_mel
-from spectrodiff.config import GeneratorConfig
+from spectrodiff.config import MAX_SIZE, check_choice, check_whole, is_whole
 from spectrodiff.errors import InputError
 from spectrodiff.vocoder.layers import Conv, leaky
 
 EDGE_KERNEL = 7  # of the first and the last convolution
 _FADE = 2.0  # nats over silence at which a frame is played in full
 KERNEL = 3  # of the residual stacks' dilated convolutions
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class GeneratorConfig:
+    """The MelGAN generator: channels halve at every upsampling; the factors multiply to the 320 samples of a frame."""
+
+    channels: int = 512
+    factors: Sequence[int] = (8, 5, 4, 2)
+    dilations: Sequence[int] = (1, 3, 9)
+    # What it hears besides the mel. From a steady mel alone, a network that treats all frames alike can make nothing
+    # but multiples of the frame rate.
+    excitation: str = "none"  # none | noise
+
+    def __post_init__(self):
+        object.__setattr__(self, "factors", tuple(self.factors))  # JSON has only lists
+        object.__setattr__(self, "dilations", tuple(self.dilations))
+        check_whole(self, 1, MAX_SIZE, "channels")
+        check_choice(self, "excitation", ("none", "noise"))
+        for name in ("factors", "dilations"):
+            if not all(map(is_whole, getattr(self, name))):
+                raise InputError(f"{name} is {getattr(self, name)}; choose whole numbers from 1 to {MAX_SIZE}")
 
 
 class ResidualBlock(nnx.Module):

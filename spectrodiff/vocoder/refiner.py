@@ -5,6 +5,9 @@ learnt as magnitudes, by plain regression, and phases are left to Griffin-Lim. N
 none is tied to multiples of the frame rate.
 """
 
+import dataclasses
+
+import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,12 +15,40 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from spectrodiff.audio.mel import MAGNITUDE_RANGE, MEL_BINS, mel_matrix, scale_mel
-from spectrodiff.config import RefinerConfig
+from spectrodiff.config import MAX_LAYERS, MAX_SIZE, check_whole
+from spectrodiff.errors import InputError
 from spectrodiff.vocoder.layers import Dense
 from spectrodiff.vocoder.magnitudes import interpolate, solve_magnitude
 from spectrodiff.vocoder.stft import BINS, FINE
 
 _EXPANSION = 2  # of a block's MLP
+_MAX_REACH = 100  # frames that a refiner may wait for before it says anything
+_MAX_AGREEMENT = 1000
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class RefinerConfig:
+    """The network that gives Griffin-Lim its magnitudes: `layers` blocks, each of which looks at `kernel` frames."""
+
+    width: int = 384
+    layers: int = 6
+    kernel: int = 7
+    # Iterations by which its magnitudes are made to have the mel they were made from; 0 leaves them as they are, for
+    # refiners that learnt to mend predicted mels.
+    agreement: int = 16
+
+    def __post_init__(self):
+        check_whole(self, 1, MAX_SIZE, "width", "kernel")
+        check_whole(self, 1, MAX_LAYERS, "layers")
+        check_whole(self, 0, _MAX_AGREEMENT, "agreement")
+        if self.kernel % 2 == 0:
+            raise InputError(f"kernel is {self.kernel}; choose an odd number, as many frames before as after")
+        if self.layers * (self.kernel // 2) > _MAX_REACH:
+            raise InputError(
+                f"{self.layers} layers of kernel {self.kernel} see more than {_MAX_REACH} frames to either side; "
+                "choose fewer"
+            )
 
 
 class MLP(nnx.Module):
@@ -62,7 +93,7 @@ class Refiner(nnx.Module):
         for block in self.blocks:
             x = block(x)
         details = self.leave(self.norm(x)).reshape(*mel.shape[:2], FINE, BINS)
-        return (spread(mel)[:, :, None] + details).reshape(mel.shape[0], -1, BINS)
+        return (spread_over_bins(mel)[:, :, None] + details).reshape(mel.shape[0], -1, BINS)
 
     def magnitudes(self, mel: Float[Array, "t m"]) -> Float[Array, "n f"]:
         """What Griffin-Lim plays: magnitudes that have been made to agree with the mel, where the config says so."""
@@ -75,7 +106,7 @@ def receptive_frames(cfg: RefinerConfig) -> int:
     return cfg.layers * (cfg.kernel // 2)
 
 
-def spread(mel: Float[Array, "b t m"]) -> Float[Array, "b t f"]:
+def spread_over_bins(mel: Float[Array, "b t m"]) -> Float[Array, "b t f"]:
     """Log magnitudes as smooth as a mel allows: each bin holds the mean of the mel bins that it is part of."""
     matrix = mel_matrix().astype(np.float32)
     level = (jnp.exp(mel) / (matrix.sum(0) + 1e-9)) @ matrix.T / (matrix.sum(1) + 1e-9)

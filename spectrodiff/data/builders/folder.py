@@ -6,15 +6,16 @@ import hashlib
 import os
 import pathlib
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from spectrodiff.audio.files import read_audio
+from spectrodiff.audio.files import READABLE, UNREADABLE, read_audio
 from spectrodiff.audio.mel import SAMPLE_RATE
-from spectrodiff.data.builders.alignment import align
+from spectrodiff.data.builders.alignment import doubts
 from spectrodiff.data.builders.reading import LATE, fit, read_table
 from spectrodiff.data.builders.workers import crew, in_order
 from spectrodiff.data.recordings import SPLITS, Entry, Recording
@@ -22,13 +23,8 @@ from spectrodiff.data.sources import split_of
 from spectrodiff.errors import InputError
 from spectrodiff.notes.midi import Notes, read_midi
 
-AUDIO, MIDI = (".wav", ".flac", ".mp3", ".ogg"), (".mid", ".midi")
+MIDI = (".mid", ".midi", ".kar", ".smf")
 TABLE = "splits.csv"
-# Limits of correlations. Of 902 pieces rendered with a SoundFont they flag seven, all of a piccolo alone, which swells
-# for 0.1 s. Notes of another piece correlate by 0.15 at most (76 tried), and the median of 0.74 for a piece's own falls
-# to 0.05 when these are shifted by 40 ms.
-_UNRELATED = 0.2
-_SHIFTED = 0.7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +39,11 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """Pairs of audio (wav, flac, mp3, ogg; any rate) and MIDI of the same name, anywhere below a folder.
+    """Pairs of audio (wav, flac, mp3, ogg, aiff and more; any rate) and MIDI of the same name, anywhere below a folder.
 
     A name is the path without its suffix, and without an `audio/` or `midi/` at its beginning: audio/a/b.wav and
-    midi/a/b.mid are a/b. Hidden files are passed over.
+    midi/a/b.mid are a/b. Letters with accents are the same, composed or not; bytes that are no UTF-8 are written as
+    \\xNN. Hidden files are passed over.
 
     `csv` is a table of columns `name` and, if wanted, `split` (train, validation or test) and `program` (0 to 127); an
     empty cell says nothing. By default it is the folder's splits.csv, if there is one. A piece without a split gets
@@ -70,12 +67,14 @@ class Folder:
 
     def entries(self, folder: pathlib.Path) -> list[Entry]:
         """See `Corpus`."""
-        pairs, orphans = find_pairs(folder)
+        found = find_pairs(folder)
+        pairs = found.pairs
         if not pairs:
-            counts = collections.Counter("audio" if path.suffix.lower() in AUDIO else "MIDI" for path in orphans)
+            counts = collections.Counter("MIDI" if path.suffix.lower() in MIDI else "audio" for path in found.alone)
+            unread = f"; {_to_convert(found.unread)}" if found.unread else ""
             raise InputError(
                 f"{folder} holds no pair of audio and MIDI of the same name ({counts['audio']} audio and "
-                f"{counts['MIDI']} MIDI files without the other); name the folder that holds both"
+                f"{counts['MIDI']} MIDI files without the other); name the folder that holds both{unread}"
             )
         rows = self._rows(folder, pairs)
         splits = {name: row["split"] for name, row in rows.items() if row.get("split")}
@@ -95,7 +94,7 @@ class Folder:
             return {}
         rows, programs = {}, {str(program) for program in range(128)}
         for row in read_table(path, ["name"]):
-            name = row["name"]
+            name = unicodedata.normalize("NFC", row["name"])
             if name in rows:
                 raise InputError(f"{path} names {name!r} twice; remove one of the lines")
             if name not in pairs:
@@ -117,8 +116,11 @@ class Folder:
         splits = collections.Counter(entry.split for entry in entries)
         counts = ", ".join(f"{splits[split]} {split}" for split in SPLITS if splits[split])
         print(f"{folder} holds {len(entries)} pairs of audio and MIDI: {counts}")
-        for path in find_pairs(folder)[1]:
-            print(f"{path} has no {'MIDI' if path.suffix.lower() in AUDIO else 'audio'} of its name: left out")
+        found = find_pairs(folder)
+        for path in found.alone:
+            print(f"{path} has no {'audio' if path.suffix.lower() in MIDI else 'MIDI'} of its name: left out")
+        if found.unread:
+            print(_to_convert(found.unread))
         checked = in_order(find_problems, entries, crew(workers, len(entries)))
         problems = list(tqdm(checked, "checking pairs", len(entries), unit="pair"))
         suspicious = [(entry.name, found) for entry, found in zip(entries, problems, strict=True) if found]
@@ -127,31 +129,52 @@ class Folder:
         print(f"{len(suspicious)} of {len(entries)} pairs look suspicious", flush=True)
 
 
-def find_pairs(
-    folder: pathlib.Path,
-) -> tuple[dict[str, tuple[pathlib.Path, pathlib.Path]], list[pathlib.Path]]:
-    """Audio and MIDI by name, and the files without the other.
+class Found(NamedTuple):
+    """Audio and MIDI by name, files `alone` without the other, and audio files of formats that cannot be read."""
+
+    pairs: dict[str, tuple[pathlib.Path, pathlib.Path]]
+    alone: list[pathlib.Path]
+    unread: list[pathlib.Path]
+
+
+def find_pairs(folder: pathlib.Path) -> Found:
+    """Looks through a folder.
 
     Raises:
       InputError: there is no such folder, or a name is that of two files of one kind.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; name one that holds audio and MIDI files")
-    found = {AUDIO: {}, MIDI: {}}
+    found, unread = {READABLE: {}, MIDI: {}}, []
     for path in sorted(folder.rglob("*")):
-        kind = next((kind for kind in found if path.suffix.lower() in kind), None)
+        kind = next((kind for kind in (*found, UNREADABLE) if path.suffix.lower() in kind), None)
         parts = path.relative_to(folder).parts
         if kind is None or not path.is_file() or any(part.startswith(".") for part in parts):
             continue
+        if kind is UNREADABLE:
+            unread.append(path)
+            continue
         if len(parts) > 1 and parts[0].lower() in ("audio", "midi"):
             parts = parts[1:]
-        name = pathlib.PurePosixPath(*parts).with_suffix("").as_posix()
+        name = _as_text(pathlib.PurePosixPath(*parts).with_suffix("").as_posix())
         other = found[kind].setdefault(name, path)
         if other != path:
             raise InputError(f"{other} and {path} are both called {name!r}; remove or rename one of them")
     audio, midi = found.values()
     pairs = {name: (path, midi[name]) for name, path in audio.items() if name in midi}
-    return pairs, [path for kind in found.values() for name, path in kind.items() if name not in pairs]
+    alone = [path for kind in found.values() for name, path in kind.items() if name not in pairs]
+    return Found(pairs, alone, unread)
+
+
+def _as_text(name: str) -> str:
+    """The same for a name that one disk keeps composed and another decomposed; and what a dataset can keep."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return unicodedata.normalize("NFC", text)
+
+
+def _to_convert(unread: Sequence[pathlib.Path]) -> str:
+    suffixes = ", ".join(sorted({path.suffix.lower() for path in unread}))
+    return f"{len(unread)} files of formats that cannot be read ({suffixes}), such as {unread[0]}: convert them to wav"
 
 
 def split_by_name(names: Iterable[str]) -> dict[str, str]:
@@ -183,12 +206,4 @@ def find_problems(entry: Entry) -> list[str]:
     heard, played = len(audio) / SAMPLE_RATE, float(notes.end.max())
     if played > heard + LATE or played < heard / 2:
         problems.append(f"the notes end at {played:.1f} s, the audio at {heard:.1f} s")
-    found = align(audio, notes)
-    if abs(found.lag) > 0.03 and found.best > _UNRELATED and found.correlation < _SHIFTED * found.best:
-        problems.append(
-            f"the sound comes {abs(found.lag):.2f} s {'after' if found.lag > 0 else 'before'} the notes "
-            f"(onsets correlate by {found.best:.2f} then, by {found.correlation:.2f} as they are)"
-        )
-    elif found.correlation < _UNRELATED:
-        problems.append(f"the sound hardly has the notes' onsets (they correlate by {found.correlation:.2f})")
-    return problems
+    return problems + doubts(audio, notes)

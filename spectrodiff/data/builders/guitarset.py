@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from spectrodiff.audio.files import read_audio
+from spectrodiff.data.builders.known_bad import GUITARSET
 from spectrodiff.data.builders.reading import find_root, fit, make_notes, read_text
 from spectrodiff.data.recordings import Entry, Recording
 from spectrodiff.errors import InputError
@@ -19,7 +20,7 @@ _NAME = re.compile(r"\d\d_[A-Za-z]+(?P<progression>[123])-[\d.]+-[^_]+_(comp|sol
 
 @dataclasses.dataclass(frozen=True)
 class GuitarSet:
-    """All 360 excerpts, as program 24.
+    """All 360 excerpts, as program 24; with `skip_known_bad` without the two that are known to be labelled late.
 
     `audio` is "mic", the microphone before the guitar; "pickup_mix", the sum of the strings' pickups; or "both",
     each excerpt twice. The corpus has no official split. Here it has that of Gardner et al. (2022, appendix B.4), from
@@ -31,6 +32,7 @@ class GuitarSet:
     description: ClassVar[str] = "GuitarSet: 3 hours of acoustic guitar, comping and solos of six players"
 
     audio: str = "mic"
+    skip_known_bad: bool = True
 
     def __post_init__(self):
         if self.audio not in (*_AUDIO, "both"):
@@ -45,11 +47,20 @@ class GuitarSet:
             match = _NAME.fullmatch(jams.stem)
             if not match:
                 raise InputError(f"{jams} is not named as an excerpt of guitarset, like 00_BN1-129-Eb_comp.jams")
+            if self.skip_known_bad and jams.stem in GUITARSET:
+                continue
             split = "validation" if match["progression"] == "3" else "train"
             for place, ending in kinds:
                 name = f"{jams.stem}_{ending}"
                 found.append(Entry(name, split, (root / place / f"{name}.wav", jams)))
         return found
+
+    def left_out(self, folder: pathlib.Path) -> dict[str, str]:
+        """Why excerpts that the folder holds are not among the `entries`, by name."""
+        if not self.skip_known_bad:
+            return {}
+        root = find_root(folder, self, "annotation/[0-9]*.jams")
+        return {name: why for name, why in GUITARSET.items() if (root / "annotation" / f"{name}.jams").exists()}
 
     def read(self, entry: Entry) -> Recording:
         """See `Corpus`."""

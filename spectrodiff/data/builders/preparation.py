@@ -25,7 +25,7 @@ from tqdm import tqdm
 from spectrodiff.data.builders.workers import check_workers, crew, in_order
 from spectrodiff.data.recordings import SPLITS, Corpus, Entry, encode
 from spectrodiff.errors import InputError
-from spectrodiff.files import replacing
+from spectrodiff.files import local_path, replacing
 
 PACKAGES = ("spectrodiff", "note-seq", "numpy", "scipy", "soundfile", "tensorflow-datasets", "array-record")
 SHARD_BYTES = 2**27
@@ -47,7 +47,8 @@ def prepare(
 
     A dataset that is complete stays as it is, unless the corpus has other recordings by now: then it is replaced.
     `workers` are processes, by default one per core. With `skip_bad`, recordings that cannot be used are left out and
-    listed in the dataset's metadata.json, under `skipped`. With `beam_options` ("" for the defaults), Beam reads and
+    listed in the dataset's metadata.json, under `skipped`; what the corpus's class leaves out because it is known to be
+    bad is under `known_bad`. With `beam_options` ("" for the defaults), Beam reads and
     writes; what it did is lost when it is stopped. A corpus may have a method `report(folder, entries, workers)`, which
     speaks of its recordings before the work begins.
 
@@ -60,7 +61,7 @@ def prepare(
     except ImportError as error:
         raise InputError('preparing datasets needs TFDS: pip install "spectrodiff[data]"') from error
     check_workers(workers)
-    source, data_dir = pathlib.Path(manual_dir).absolute(), pathlib.Path(data_dir).absolute()
+    source, data_dir = (local_path(folder).absolute() for folder in (manual_dir, data_dir))
     entries = corpus.entries(source)
     if not entries:
         raise InputError(f"{source} holds no recordings of {corpus.name}; name another folder")
@@ -68,6 +69,7 @@ def prepare(
         "source": str(source.relative_to(data_dir) if source.is_relative_to(data_dir) else source),
         "options": json.loads(json.dumps(dataclasses.asdict(corpus))),
         "entries": hashlib.sha256(repr(entries).encode()).hexdigest(),
+        "known_bad": corpus.left_out(source) if hasattr(corpus, "left_out") else {},
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "skipped": {},
     }

@@ -13,6 +13,7 @@ import tqdm
 import yaml
 
 from spectrodiff.audio.files import read_audio
+from spectrodiff.data.builders.known_bad import SLAKH
 from spectrodiff.data.builders.reading import find_root, fit, join, lengthen, played_by, read_text
 from spectrodiff.data.recordings import SPLITS, Entry, Recording, Stem
 from spectrodiff.errors import InputError
@@ -47,6 +48,9 @@ class Slakh:
     Redux leaves out (in its folder `omitted`, which is not read) songs whose MIDI file occurs twice; the first
     release has such pairs across splits.
 
+    With `skip_known_bad`, stems that are known not to have the sound of their notes are left out, and a song of theirs
+    is the sum of its others.
+
     With `submixes`, each song of the train split becomes that many sub-mixes: random subsets, which follow from
     (`seed`, song, number) alone, of at least four of its stems. The paper has 10. Other splits keep whole songs.
     """
@@ -57,6 +61,7 @@ class Slakh:
 
     submixes: int = 0
     seed: int = 0
+    skip_known_bad: bool = True
 
     def __post_init__(self):
         for option in ("submixes", "seed"):
@@ -76,31 +81,39 @@ class Slakh:
     def read(self, entry: Entry) -> Recording:
         """See `Corpus`."""
         song, submix = entry.source
-        parts = _parts(song)
+        parts = _parts(song, self.skip_known_bad)
         if submix is None:
-            return _mix(entry.name, parts, song / "mix.flac")
+            whole = not (self.skip_known_bad and any(name == song.name for name, _ in SLAKH))
+            return _mix(entry.name, parts, song / "mix.flac" if whole else None)
         rng = np.random.default_rng([self.seed, zlib.crc32(song.name.encode()), submix])
         count = rng.integers(min(_SMALLEST, len(parts)), len(parts) + 1)
         chosen = sorted(rng.choice(len(parts), count, replace=False))
         return _mix(entry.name, [parts[i] for i in chosen])
+
+    def left_out(self, folder: pathlib.Path) -> dict[str, str]:
+        """Why stems of songs that the folder holds are left out, by song and stem."""
+        return _left_out(_songs(folder, self)) if self.skip_known_bad else {}
 
 
 @dataclasses.dataclass(frozen=True)
 class Cerberus4:
     """All ways to take one bass, one drum kit, one guitar and one piano of a song of Slakh2100-redux, with stems.
 
-    Recordings of one song are in one split, that of Slakh (Gardner et al. 2022, appendix B.3).
+    Recordings of one song are in one split, that of Slakh (Gardner et al. 2022, appendix B.3). With `skip_known_bad`,
+    none has a stem that is known not to have the sound of its notes.
     """
 
     name: ClassVar[str] = "cerberus4"
     homepage: ClassVar[str] = Slakh.homepage
     description: ClassVar[str] = "Cerberus4: the quartets of bass, drums, guitar and piano in Slakh2100-redux"
 
+    skip_known_bad: bool = True
+
     def entries(self, folder: pathlib.Path) -> list[Entry]:
         """See `Corpus`. An entry is called TrackNNNNN_ and its four stems."""
         found = []
         for split, song in tqdm.tqdm(_songs(folder, self), desc="looking for quartets", delay=2.0, unit="song"):
-            parts = _parts(song)
+            parts = _parts(song, self.skip_known_bad)
             families = [[part for part in parts if _family(part) == family] for family in _CERBERUS]
             for quartet in itertools.product(*families):
                 name = "_".join([song.name, *(part.audio.stem for part in quartet)])
@@ -113,6 +126,10 @@ class Cerberus4:
         parts = [dataclasses.replace(p, program=program) for p, program in zip(entry.source, programs, strict=True)]
         return _mix(entry.name, parts)
 
+    def left_out(self, folder: pathlib.Path) -> dict[str, str]:
+        """See `Slakh.left_out`."""
+        return _left_out(_songs(folder, self)) if self.skip_known_bad else {}
+
 
 def _songs(folder: pathlib.Path, corpus: Slakh | Cerberus4) -> list[tuple[str, pathlib.Path]]:
     """The split and folder of every song."""
@@ -120,7 +137,12 @@ def _songs(folder: pathlib.Path, corpus: Slakh | Cerberus4) -> list[tuple[str, p
     return [(split, song) for split in SPLITS for song in sorted(root.glob(f"{split}/Track*"))]
 
 
-def _parts(song: pathlib.Path) -> list[_Part]:
+def _left_out(songs: Sequence[tuple[str, pathlib.Path]]) -> dict[str, str]:
+    names = {song.name for _, song in songs}
+    return {f"{song} {stem}": why for (song, stem), why in SLAKH.items() if song in names}
+
+
+def _parts(song: pathlib.Path, skip_known_bad: bool) -> list[_Part]:
     """What can be heard in a song. Sources that were never rendered, and so are not in its mix either, are skipped."""
     path = song / "metadata.yaml"
     text = read_text(path)
@@ -132,6 +154,8 @@ def _parts(song: pathlib.Path) -> list[_Part]:
         raise InputError(f"cannot read {path} as a song's metadata; get another copy of it ({why})") from error
     parts = []
     for name, is_drum, program, rendered in sorted(sources):
+        if skip_known_bad and (song.name, name) in SLAKH:
+            continue
         audio = song / "stems" / f"{name}.flac"
         if audio.exists():
             parts.append(_Part(audio, song / "MIDI" / f"{name}.mid", None if is_drum else class_program(program)))

@@ -14,34 +14,43 @@ from tqdm import tqdm
 
 from spectrodiff.audio.mel import SAMPLE_RATE
 from spectrodiff.config import WINDOW_FRAMES, TokenizerConfig
+from spectrodiff.data.builders.alignment import doubts
 from spectrodiff.data.builders.workers import crew, in_order
 from spectrodiff.data.dataset import Dataset, open_dataset
 from spectrodiff.data.pieces import count_samples
+from spectrodiff.data.recordings import from_flac
 from spectrodiff.files import replacing
 from spectrodiff.notes.sequence import from_note_sequence, import_note_seq
 from spectrodiff.notes.tokenizer import NoteTokenizer
 
 LIMIT = TokenizerConfig().max_tokens
 _ENDLESS = NoteTokenizer(TokenizerConfig(max_tokens=10**6))  # counts what the default tokenizer refuses, too
-_WORTH = 100  # pieces that are looked through while a process starts
+_WORTH = 20  # pieces that are looked through while a process starts
+_LISTED = 10  # pieces whose notes may not fit their sound, of those that are printed
 
 
 @dataclasses.dataclass(frozen=True)
 class _Piece:
-    """What the summary says of a piece: seconds, number of stems, notes by instrument, tokens of its windows."""
+    """What the summary says of a piece: seconds, number of stems, notes by instrument, tokens of its windows.
 
+    `doubts` are those of `alignment.doubts`.
+    """
+
+    name: str
     split: str
     seconds: float
     stems: int
     notes: dict[str, int]
     tokens: list[int]
+    doubts: list[str]
 
 
 def summarize(folder: str | os.PathLike, workers: int | None = None) -> dict[str, Any]:
     """What the dataset in `folder` holds, in plain JSON values; `summary.json` and `summary.png` in it say the same.
 
-    Windows are those of 256 frames from each piece's start on, their tokens those of the default tokenizer. A summary
-    that is there already is not made again.
+    Windows are those of 256 frames from each piece's start on, their tokens those of the default tokenizer. Pieces
+    whose onsets are not those of their notes, or not at their times, are `suspicious`. A summary that is there already
+    is not made again.
     """
     folder = pathlib.Path(folder)
     path = folder / "summary.json"
@@ -52,8 +61,9 @@ def summarize(folder: str | os.PathLike, workers: int | None = None) -> dict[str
     places = [(split, index) for split in dataset.splits for index in range(len(dataset[split]))]
     looked = in_order(functools.partial(_look, folder, made), places, crew(workers, len(places), _WORTH))
     pieces = list(tqdm(looked, f"summary of {folder.parent.name}", len(places), unit="piece", delay=2.0))
-    skipped = json.loads(path.with_name("metadata.json").read_text())["skipped"]
-    summary = {"name": folder.parent.name, **_summary(dataset.splits, pieces), "skipped": skipped}
+    metadata = json.loads(path.with_name("metadata.json").read_text())
+    missing = {name: metadata.get(name, {}) for name in ("known_bad", "skipped")}
+    summary = {"name": folder.parent.name, **_summary(dataset.splits, pieces), **missing}
     with replacing(folder / "summary.png") as temporary:
         _draw(temporary, summary, pieces)
     with replacing(path) as temporary:
@@ -75,10 +85,22 @@ def table(summary: dict[str, Any]) -> str:
         "windows": f"{tokens['windows']}; tokens: median {tokens['median']:.0f}, 90 % {tokens['p90']:.0f}, "
         f"99 % {tokens['p99']:.0f}, most {tokens['max']}; over {LIMIT}: {tokens['over_limit']:.2%}",
     }
-    if summary["skipped"]:
-        lines["skipped"] = f"{len(summary['skipped'])}; to have them once they are mended, delete the dataset first"
     told = [f"{name:>12}: {value}" for name, value in lines.items()]
-    return "\n".join(told + [f"{'':>14}{name}: {why}" for name, why in summary["skipped"].items()])
+    # A summary of an earlier version has but the last of these.
+    suspicious, known_bad, skipped = (summary.get(name, {}) for name in ("suspicious", "known_bad", "skipped"))
+    more = f" (the first {_LISTED} here, all in summary.json)" if len(suspicious) > _LISTED else ""
+    for title, about, named in (
+        (
+            "suspicious",
+            f"{len(suspicious)} of {summary['pieces']} pieces{more}",
+            dict(list(suspicious.items())[:_LISTED]),
+        ),
+        ("left out", f"{len(known_bad)}, known to be bad; --no-skip_known_bad keeps them", known_bad),
+        ("skipped", f"{len(skipped)}; to have them once they are mended, delete the dataset first", skipped),
+    ):
+        if named:
+            told += [f"{title:>12}: {about}", *(f"{'':>14}{name}: {why}" for name, why in named.items())]
+    return "\n".join(told)
 
 
 @functools.lru_cache(maxsize=1)
@@ -96,11 +118,13 @@ def _look(folder: pathlib.Path, made: int, place: tuple[str, int]) -> _Piece:
         "drums" if drum else str(program) for program, drum in zip(notes.program, notes.is_drum, strict=True)
     )
     return _Piece(
+        name=record["name"].decode() if isinstance(record["name"], bytes) else record["name"],
         split=split,
         seconds=count_samples(record["audio"]) / SAMPLE_RATE,
         stems=len(record["stems"]),
         notes=dict(counts),
         tokens=[len(_ENDLESS.window(timeline, start)) for start in range(0, timeline.frames, WINDOW_FRAMES)],
+        doubts=doubts(from_flac(record["audio"]), notes),
     )
 
 
@@ -132,6 +156,7 @@ def _summary(names: Sequence[str], pieces: Sequence[_Piece]) -> dict[str, Any]:
             "max": int(tokens.max()),
             "over_limit": float((tokens > LIMIT).mean()),
         },
+        "suspicious": {piece.name: "; ".join(piece.doubts) for piece in pieces if piece.doubts},
     }
 
 

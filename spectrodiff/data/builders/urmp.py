@@ -13,20 +13,20 @@ from spectrodiff.data.builders.reading import find_root, fit, join, lengthen, ma
 from spectrodiff.data.recordings import Entry, Recording, Stem
 from spectrodiff.errors import InputError
 
-# Instruments by the codes in the names of files, as the released code of Hawthorne et al. (2022) has them.
+# Instruments by the codes in the names of folders, as the released code of Hawthorne et al. (2022) has them.
 _PROGRAMS = {"vn": 40, "va": 41, "vc": 42, "db": 43, "tpt": 56, "tbn": 57, "tba": 58, "hn": 60, "sax": 64, "ob": 68,
              "bn": 70, "cl": 71, "fl": 73}  # fmt: skip
 _VALIDATION = {1, 2, 12, 13, 24, 25, 31, 38, 39}
-_PART = re.compile(r"AuSep_(?P<number>\d+)_(?P<code>[^_]+)_.+")
+_PART = re.compile(r"AuSep_(?P<number>\d+)_.+")
 
 
 @dataclasses.dataclass(frozen=True)
 class Urmp:
     """All 44 pieces, with their parts as stems.
 
-    The codes in the names of files say what plays: the programs in the scores' MIDI are wrong for many. The corpus has
-    no official split. Here it has that of Gardner et al. (2022, appendix B.6), from whom the paper took its corpora:
-    nine pieces validate, the others train.
+    The codes in a folder's name say what plays: the names of single files are wrong for a part of piece 15, and the
+    programs in the scores' MIDI for many. The corpus has no official split. Here it has that of Gardner et al. (2022,
+    appendix B.6), from whom the paper took its corpora: nine pieces validate, the others train.
     """
 
     name: ClassVar[str] = "urmp"
@@ -47,25 +47,27 @@ class Urmp:
         """See `Corpus`."""
         mix = entry.source
         audio = read_audio(mix)
-        stems = tuple(_stem(code, path, len(audio)) for code, path in _parts(mix.parent))
+        stems = tuple(_stem(program, path, len(audio)) for program, path in _parts(mix.parent))
         return Recording(entry.name, audio, join([stem.notes for stem in stems]), stems)
 
 
-def _parts(folder: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
-    """The instrument's code and the audio of each part of a piece, in the order of their numbers."""
+def _parts(folder: pathlib.Path) -> list[tuple[int, pathlib.Path]]:
+    """The program and the audio of each part of a piece, in the order of their numbers and of the folder's codes."""
     found = [(match, path) for path in folder.glob("*.wav") if (match := _PART.fullmatch(path.stem))]
-    codes = list(itertools.takewhile(_PROGRAMS.__contains__, reversed(folder.name.split("_"))))
+    codes = list(itertools.takewhile(_PROGRAMS.__contains__, reversed(folder.name.split("_"))))[::-1]
     if len(found) != len(codes):
-        raise InputError(f"{folder} holds {len(found)} AuSep_*.wav for {len(codes)} parts; get the piece again")
-    return [(match["code"], path) for match, path in sorted(found, key=lambda part: int(part[0]["number"]))]
+        raise InputError(
+            f"{folder} holds {len(found)} AuSep_*.wav, and {len(codes)} of the codes {', '.join(_PROGRAMS)} are at the "
+            "end of its name; get the piece again"
+        )
+    paths = [path for _, path in sorted(found, key=lambda part: int(part[0]["number"]))]
+    return [(_PROGRAMS[code], path) for code, path in zip(codes, paths, strict=True)]
 
 
-def _stem(code: str, path: pathlib.Path, samples: int) -> Stem:
-    if code not in _PROGRAMS:
-        raise InputError(f"cannot tell what plays in {path}: {code} is none of {', '.join(_PROGRAMS)}")
+def _stem(program: int, path: pathlib.Path, samples: int) -> Stem:
     labels = path.with_name(path.name.replace("AuSep_", "Notes_", 1)).with_suffix(".txt")
     audio = lengthen(read_audio(path), samples)
-    return Stem(audio, fit(make_notes(labels, _rows(read_text(labels), _PROGRAMS[code])), audio, labels))
+    return Stem(audio, fit(make_notes(labels, _rows(read_text(labels), program)), audio, labels))
 
 
 def _rows(labels: str, program: int) -> Iterator[tuple[float, float, float, int]]:

@@ -1,0 +1,169 @@
+"""A whole corpus on the device: for accelerators that train faster than a loader can read and cut windows."""
+
+import concurrent.futures
+import dataclasses
+import functools
+import multiprocessing
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from tqdm import tqdm
+
+from spectrodiff.audio.mel import HOP, MEL_BINS, log_mel_on_host, scale_mel
+from spectrodiff.config import WINDOW_FRAMES
+from spectrodiff.data.augmentation import OFF
+from spectrodiff.data.mixture import Mixture
+from spectrodiff.data.pieces import open_piece
+from spectrodiff.data.pipeline import check_stream
+from spectrodiff.data.windows import SILENCE, Windows
+from spectrodiff.errors import InputError
+
+_MOST = 2**31 - 1  # frames that int32 can count
+
+
+class Corpus(NamedTuple):
+    """Mels of all records end to end, silence between them, and the windows that begin in them, sorted by dataset."""
+
+    mel: Float[Array, "frames m"]  # scaled, float16
+    tokens: Int[Array, "windows n"]  # int16
+    start: Int[Array, " windows"]  # of the target in `mel`
+    since: Int[Array, " windows"]  # frames of its record before the target
+    until: Int[Array, " windows"]  # and from its beginning on
+    record: Int[Array, "windows 2"]  # which dataset of the mixture, which record
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class ResidentLoader:
+    """Cuts a corpus into windows once, `stride` frames apart, and draws batches from it on the device.
+
+    Records are read and tokenized by `workers` processes (by default one a core). A window of too many tokens is left
+    out, whatever `on_overflow` says.
+    """
+
+    stride: int = 64
+    workers: int | None = None
+
+    def __post_init__(self):
+        if self.stride < 1 or (self.workers is not None and self.workers < 1):
+            raise InputError(f"ResidentLoader has stride {self.stride}, workers {self.workers}; choose 1 or more")
+
+    def batches(
+        self, mixture: Mixture, examples: Windows, *, batch_size: int, seed: int, start: int = 0
+    ) -> Iterator[dict[str, jax.Array]]:
+        """Endless batches as `pipeline.Loader` makes them, as arrays on the device; `start` is a multiple of a batch.
+
+        Datasets are drawn by their shares, and windows of a dataset evenly. Example and batch follow from (seed,
+        start) alone.
+
+        Raises:
+          InputError: a dataset is not there, or an option makes no sense; augmentation and several processes are for
+            `Loader`.
+        """
+        check_stream(batch_size, seed, start)
+        if examples.augmentation != OFF or examples.audio:
+            raise InputError("a resident corpus holds windows as they are: leave augmentation out, or take Loader")
+        if jax.process_count() > 1:
+            raise InputError("a resident corpus is for one process; take Loader")
+        parts, shares = mixture.training()
+        records = ((part, which, index) for which, part in enumerate(parts) for index in range(len(part)))
+        jobs = [(*record, examples, self.stride) for record in records]
+        corpus, counts = _join(self._cut(jobs), len(parts), examples.tokens)
+        return _draw(jax.device_put(corpus), counts, shares, examples.first_share, batch_size, seed, start)
+
+    def _cut(self, jobs: list) -> Iterator[tuple]:
+        workers = min(self.workers or os.cpu_count() or 1, len(jobs))
+        if workers == 1:
+            yield from tqdm(map(_windows_of, jobs), "reading the corpus", len(jobs), delay=2.0, unit="record")
+            return
+        context = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
+        with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+            done = pool.map(_windows_of, jobs, chunksize=2)
+            yield from tqdm(done, "reading the corpus", len(jobs), delay=2.0, unit="record")
+
+
+def _windows_of(job: tuple) -> tuple[np.ndarray, int, int, np.ndarray, np.ndarray]:
+    """A record's scaled mel, its dataset and number, and the starts and tokens of its windows."""
+    part, which, index, examples, stride = job
+    piece = open_piece(part[index])
+    mel = scale_mel(log_mel_on_host(piece.read(0, piece.samples)))[: piece.frames].astype(np.float16)
+    timeline, tokenizer = examples.tokenizer.timeline(piece.notes), examples.tokenizer
+    first = int(np.random.default_rng(index).integers(stride))  # records begin their grids apart
+    starts, rows = [], []
+    for start in (0, *range(first or stride, max(1, len(mel) - WINDOW_FRAMES // 4), stride)):
+        try:
+            row = tokenizer.window(timeline, start)
+        except InputError:  # over the tokenizer's own limit
+            continue
+        room = examples.tokens // examples.tokens_per_note
+        if len(row) <= examples.tokens and tokenizer.vocabulary.count_notes(row) <= room:
+            starts.append(start)
+            rows.append(np.pad(row, (0, examples.tokens - len(row))).astype(np.int16))
+    return mel, which, index, np.array(starts, np.int32), np.array(rows, np.int16).reshape(-1, examples.tokens)
+
+
+def _join(cut: Iterator[tuple], datasets: int, tokens: int) -> tuple[Corpus, list[int]]:
+    """The corpus, and how many windows each dataset has in it."""
+    silence, at, counts = np.full((WINDOW_FRAMES, MEL_BINS), SILENCE, np.float16), WINDOW_FRAMES, [0] * datasets
+    columns = [[silence], [np.zeros((0, tokens), np.int16)], *([np.zeros(0, np.int32)] for _ in range(3))]
+    columns.append([np.zeros((0, 2), np.int32)])
+    for mel, which, index, starts, rows in cut:
+        record = np.tile(np.array([which, index], np.int32), (len(starts), 1))
+        new = (mel, rows, at + starts, starts, len(mel) - starts, record)
+        for column, values in zip(columns, new, strict=True):
+            column.append(values)
+        columns[0].append(silence)
+        counts[which] += len(starts)
+        at += len(mel) + WINDOW_FRAMES
+    if not all(counts):
+        raise InputError(f"a dataset has no window of at most {tokens} tokens; raise SpectrogramTask.tokens")
+    if at > _MOST:
+        raise InputError(f"the corpus has {at * HOP / 16000 / 3600:.0f} hours, too many for a device; take Loader")
+    return Corpus(*map(np.concatenate, columns)), counts
+
+
+def _draw(
+    corpus: Corpus, counts: list[int], shares: np.ndarray, first_share: float, batch_size: int, seed: int, start: int
+) -> Iterator[dict[str, jax.Array]]:
+    begins = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    record, since = np.asarray(corpus.record), np.asarray(corpus.since)
+    firsts = [np.flatnonzero((record[:, 0] == which) & (since == 0)) for which in range(len(counts))]
+    most = max(map(len, firsts))  # ragged rows are filled up by repeating them
+    firsts = jnp.array([np.resize(some, most) if len(some) else np.full(most, -1) for some in firsts])
+    counts, begins, cumulative = jnp.array(counts), jnp.array(begins), jnp.array(np.cumsum(shares)[:-1], jnp.float32)
+
+    @jax.jit
+    def batch(corpus: Corpus, step: jax.Array) -> dict[str, jax.Array]:
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), step), 4)
+        size = (batch_size,)
+        which = jnp.searchsorted(cumulative, jax.random.uniform(keys[0], size), side="right")
+        anywhere = begins[which] + jax.random.randint(keys[1], size, 0, 2**30) % counts[which]
+        first = firsts[which, jax.random.randint(keys[2], size, 0, most)]
+        wanted = jax.random.bernoulli(keys[3], first_share, size) & (first >= 0)
+        return examples_of(corpus, jnp.where(wanted, first, anywhere))
+
+    step = start // batch_size
+    while True:
+        yield batch(corpus, jnp.int32(step))
+        step += 1
+
+
+def examples_of(corpus: Corpus, windows: Int[Array, " b"]) -> dict[str, jax.Array]:
+    """A batch as `windows.cut_window` and `Windows` make it, of the numbers of windows."""
+    start, since, until = corpus.start[windows], corpus.since[windows], corpus.until[windows]
+    real = jnp.minimum(since, WINDOW_FRAMES)  # a short context stands at the beginning of its frames
+    frames = jnp.arange(WINDOW_FRAMES)
+    span = jax.vmap(functools.partial(jax.lax.dynamic_slice_in_dim, corpus.mel, slice_size=WINDOW_FRAMES))
+    batch = {}
+    for name, begin, count in (("context", start - real, real), ("target", start, until)):
+        batch[f"{name}_mask"] = mask = frames < count[:, None]
+        batch[name] = jnp.where(mask[..., None], span(begin).astype(jnp.float32), SILENCE)
+    tokens = corpus.tokens[windows].astype(jnp.int32)
+    overfull = jnp.zeros(len(windows), jnp.int32)
+    return {**batch, "tokens": tokens, "record": corpus.record[windows], "start": since, "overfull": overfull}

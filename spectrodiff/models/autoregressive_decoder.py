@@ -1,0 +1,237 @@
+"""The paper's baseline: a causal transformer that makes a window's log-mel frame by frame."""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import gin
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from spectrodiff.audio.mel import MEL_BINS
+from spectrodiff.config import WINDOW_FRAMES, ModelConfig, check_whole
+from spectrodiff.diffusion.process import masked_mean
+from spectrodiff.diffusion.samplers import Keys
+from spectrodiff.errors import InputError
+from spectrodiff.models.decoder import Conditioning, DecoderConfig, Metrics
+from spectrodiff.models.layers import MLP, Attention, Dense, KeyValue, Positions, dropout, remat, rms_norm
+
+_MAX_COMPONENTS = 1024
+_LEAST_STD, _STD_RANGE = 0.1, 0.9  # of a mixture's Gaussians (Hawthorne et al. 2022, released code)
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class AutoregressiveSamplingConfig:
+    """How an autoregressive decoder is sampled: `dither` is the std of noise added to every frame before the next."""
+
+    dither: float = 0.0  # in the space that the decoder works in
+
+    def __post_init__(self):
+        if not 0.0 <= self.dither < math.inf:
+            raise InputError(f"dither is {self.dither!r}; choose 0 or more")
+
+
+class AutoregressiveOptions(NamedTuple):
+    """A sampling as a pytree; `dither` is None where there is none."""
+
+    dither: Float[Array, ""] | None
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class AutoregressiveConfig(DecoderConfig):
+    """An autoregressive decoder; the defaults are the paper's, which has no context either (`ModelConfig`).
+
+    With `components` 0 the network puts out the next frame, and learns by squared error; otherwise it puts out a
+    mixture of so many diagonal Gaussians, learns by their likelihood, and frames are drawn from it.
+    """
+
+    kind = "autoregressive"
+    components: int = 0
+    sampling: AutoregressiveSamplingConfig = AutoregressiveSamplingConfig()
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_whole(self, 0, _MAX_COMPONENTS, "components")
+
+    def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> "AutoregressiveDecoder":
+        return AutoregressiveDecoder(self, model, rngs=rngs)
+
+    def options(self) -> AutoregressiveOptions:
+        dither = self.sampling.dither
+        return AutoregressiveOptions(jnp.float32(dither) if dither else None)
+
+
+class Mixture(NamedTuple):
+    """K diagonal Gaussians for every frame."""
+
+    logits: Float[Array, "*b k"]
+    mean: Float[Array, "*b k m"]
+    std: Float[Array, "*b k m"]
+
+    def log_likelihood(self, frames: Float[Array, "*b m"]) -> Float[Array, "*b"]:
+        deviation = (frames[..., None, :] - self.mean) / self.std
+        each = -(0.5 * jnp.square(deviation) + jnp.log(self.std) + 0.5 * math.log(2 * math.pi)).sum(-1)
+        return jax.nn.logsumexp(jax.nn.log_softmax(self.logits) + each, -1)
+
+
+class CausalBlock(nnx.Module):
+    """Frames attend to frames up to themselves, then to the memory of notes, then an MLP."""
+
+    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+        self.rate = cfg.dropout
+        self.norm_attention = rms_norm(cfg.width, rngs=rngs)
+        self.self_attention = Attention(cfg, rngs=rngs)
+        self.norm_memory = rms_norm(cfg.width, rngs=rngs)
+        self.cross_attention = Attention(cfg, rngs=rngs)
+        self.norm_mlp = rms_norm(cfg.width, rngs=rngs)
+        self.mlp = MLP(cfg, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "b t d"],
+        memory: KeyValue,
+        mask: Bool[Array, "b n"],
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "b t d"]:
+        h = self.norm_attention(x)
+        causal = jnp.tril(jnp.ones((1, x.shape[1], x.shape[1]), bool))
+        x += dropout(self.self_attention(h, self.self_attention.keys_values(h), causal, rngs), self.rate, rngs)
+        return self._rest(x, memory, mask, rngs)
+
+    def step(
+        self,
+        x: Float[Array, "b 1 d"],
+        past: KeyValue,
+        index: Int[Array, ""],
+        memory: KeyValue,
+        mask: Bool[Array, "b n"],
+    ) -> tuple[Float[Array, "b 1 d"], KeyValue]:
+        """The same for frame `index` alone, and `past`, the keys and values of all frames, with this one's written."""
+        h = self.norm_attention(x)
+        write = lambda all_frames, one: jax.lax.dynamic_update_slice_in_dim(all_frames, one, index, 1)  # noqa: E731
+        past = jax.tree.map(write, past, self.self_attention.keys_values(h))
+        so_far = jnp.arange(past.key.shape[1])[None, None] <= index
+        return self._rest(x + self.self_attention(h, past, so_far), memory, mask, None), past
+
+    def _rest(self, x, memory, mask, rngs):
+        x += dropout(self.cross_attention(self.norm_memory(x), memory, mask, rngs), self.rate, rngs)
+        return x + dropout(self.mlp(self.norm_mlp(x), rngs), self.rate, rngs)
+
+
+class KVCache(NamedTuple):
+    """Keys and values of the conditioning, computed once a window."""
+
+    layers: tuple[KeyValue, ...]  # each decoder layer's
+    mask: Bool[Array, "b n"]
+    sketch: Float[Array, "b t m"] | None
+
+
+class AutoregressiveDecoder(nnx.Module):
+    """The causal transformer. With a note roll it sees the sketch of the frame it makes, and predicts the rest."""
+
+    def __init__(self, config: AutoregressiveConfig, model: ModelConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.dtype, self.rate, self.remat = model.dtype, model.dropout, model.remat
+        self.project = Dense(MEL_BINS, model.width, rngs=rngs)
+        if model.note_roll:
+            self.project_sketch = Dense(MEL_BINS, model.width, rngs=rngs)
+        self.positions = Positions(WINDOW_FRAMES, model.width, rngs=rngs)
+        self.blocks = nnx.List(CausalBlock(model, rngs=rngs) for _ in range(model.decoder_layers))
+        self.norm = rms_norm(model.width, rngs=rngs)
+        k = config.components
+        self.out = Dense(model.width, MEL_BINS if k == 0 else k * (1 + 2 * MEL_BINS), rngs=rngs)
+
+    def cache(self, conditioning: Conditioning) -> KVCache:
+        """What the network needs of the conditioning, computed once a window."""
+        layers = tuple(block.cross_attention.keys_values(conditioning.memory) for block in self.blocks)
+        return KVCache(layers, conditioning.mask, conditioning.sketch)
+
+    def __call__(
+        self, cache: KVCache, frames: Float[Array, "b t m"], rngs: nnx.Rngs | None = None
+    ) -> Float[Array, "b t o"]:
+        """The output for every frame of `frames`, of which each sees those before it alone."""
+        shifted = jnp.pad(frames, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+        x = dropout(self._enter(shifted, self.positions(frames.shape[1]), cache.sketch), self.rate, rngs)
+        for block, keys_values in zip(self.blocks, cache.layers, strict=True):
+            args = x, keys_values, cache.mask, rngs
+            x = remat(block, *args) if self.remat else block(*args)
+        return self._leave(x, rngs)
+
+    def _enter(self, frames, positions, sketch):
+        x = self.project(frames.astype(self.dtype)) + positions.astype(self.dtype)
+        return x if sketch is None else x + self.project_sketch(sketch.astype(self.dtype))
+
+    def _leave(self, x, rngs=None):
+        return self.out(dropout(self.norm(x), self.rate, rngs).astype(jnp.float32))
+
+    def _mixture(self, output, about) -> Mixture:
+        k = self.config.components
+        logits, mean, std = jnp.split(output, (k, k + k * MEL_BINS), -1)
+        mean, std = (x.reshape(*x.shape[:-1], k, MEL_BINS) for x in (mean, std))
+        about = about if isinstance(about, float) else about[..., None, :]
+        return Mixture(logits, about + mean, _LEAST_STD + _STD_RANGE * jax.nn.sigmoid(std))
+
+    def loss(
+        self,
+        conditioning: Conditioning,
+        target: Float[Array, "b t m"],
+        frame_mask: Bool[Array, "b t"],
+        key: jax.Array,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Float[Array, " b"], Metrics]:
+        """See `Decoder.loss`: squared error, or the negative log-likelihood, as a mean over bins."""
+        frames, about = (target - self.config.mean) / self.config.std, _about(conditioning.sketch)
+        output = self(self.cache(conditioning), frames, rngs)
+        if self.config.components:
+            error = -self._mixture(output, about).log_likelihood(frames) / MEL_BINS
+        else:
+            error = jnp.square(about + output - frames).mean(-1)
+        return masked_mean(error, frame_mask), {}
+
+    def sample(
+        self, conditioning: Conditioning, frames: int, keys: Keys, options: AutoregressiveOptions
+    ) -> Float[Array, "b {frames} m"]:
+        """See `Decoder.sample`: one scan over frames."""
+        mean, std = self.config.mean, self.config.std
+        cache, batch = self.cache(conditioning), len(keys)
+        nothing = jnp.zeros((batch, frames, self.positions.table.shape[1]), self.dtype)
+        past = tuple(jax.tree.map(jnp.zeros_like, block.self_attention.keys_values(nothing)) for block in self.blocks)
+
+        def body(carry, inputs):
+            before, past = carry
+            index, position, sketch = inputs
+            x, after = self._enter(before[:, None], position, None if sketch is None else sketch[:, None]), []
+            for block, keys_values, memory in zip(self.blocks, past, cache.layers, strict=True):
+                x, keys_values = block.step(x, keys_values, index, memory, cache.mask)
+                after.append(keys_values)
+            frame_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
+            frame = jax.vmap(self._draw, (0, 0, 0, None))(self._leave(x)[:, 0], sketch, frame_keys, options)
+            frame = jnp.clip(frame, (-1.0 - mean) / std, (1.0 - mean) / std)
+            return (frame, tuple(after)), frame
+
+        sketch = None if cache.sketch is None else cache.sketch.swapaxes(0, 1)
+        inputs = jnp.arange(frames), self.positions(frames), sketch
+        _, made = jax.lax.scan(body, (jnp.zeros((batch, MEL_BINS)), past), inputs)
+        return mean + std * made.swapaxes(0, 1)
+
+    def _draw(self, output: Float[Array, " o"], sketch: Float[Array, " m"] | None, key, options) -> Float[Array, " m"]:
+        """A frame from what the network puts out for it."""
+        which_key, frame_key, dither_key = jax.random.split(key, 3)
+        about = _about(sketch)
+        if self.config.components:
+            logits, mean, std = self._mixture(output, about)
+            which = jax.random.categorical(which_key, logits)
+            frame = mean[which] + std[which] * jax.random.normal(frame_key, (MEL_BINS,))
+        else:
+            frame = about + output
+        if options.dither is not None:
+            frame += options.dither * jax.random.normal(dither_key, (MEL_BINS,))
+        return frame
+
+
+def _about(sketch):
+    return 0.0 if sketch is None else sketch

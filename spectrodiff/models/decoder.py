@@ -1,0 +1,106 @@
+"""The seam between what a window is conditioned on and its log-mel: what every decoder is given, and what it does."""
+
+import abc
+import dataclasses
+import math
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from spectrodiff.config import Choice, ModelConfig, from_dict, to_dict
+from spectrodiff.diffusion.samplers import Keys
+from spectrodiff.errors import InputError
+
+Metrics = dict[str, Float[Array, ""]]
+
+
+class Conditioning(NamedTuple):
+    """What a window is conditioned on, encoded: notes, then context frames, with a mask over both.
+
+    `sketch` is the note roll's first estimate of the mel, in the space the decoder works in; None without a note roll.
+    """
+
+    memory: Float[Array, "b n d"]
+    mask: Bool[Array, "b n"]
+    sketch: Float[Array, "b t m"] | None
+
+    def keep(self, kept: Bool[Array, "b"]) -> "Conditioning":
+        """Empties the examples that are not kept: condition dropout and guidance both mean just this."""
+        sketch = None if self.sketch is None else jnp.where(kept[:, None, None], self.sketch, 0.0)
+        return Conditioning(self.memory, self.mask & kept[:, None], sketch)
+
+    def with_unconditional(self) -> "Conditioning":
+        """[itself; itself emptied] along the batch, for classifier-free guidance."""
+        empty = self.keep(jnp.zeros(self.mask.shape[0], bool))
+        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), self, empty)
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """A network that learns log-mels from conditioning, and makes them. It is an nnx.Module."""
+
+    def loss(
+        self,
+        conditioning: Conditioning,
+        target: Float[Array, "b t m"],
+        frame_mask: Bool[Array, "b t"],
+        key: jax.Array,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Float[Array, " b"], Metrics]:
+        """Each example's mean loss over its real frames, and what else is worth a line in the log.
+
+        `target` is scaled log-mel; `key` draws what the loss is random in, `rngs` dropout, which is off without it.
+        """
+
+    def sample(self, conditioning: Conditioning, frames: int, keys: Keys, options: Any) -> Float[Array, "b {frames} m"]:
+        """Scaled log-mels in [-1, 1], each row's randomness by its own key.
+
+        `options` are those of `DecoderConfig.options`.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig(Choice, abc.ABC):
+    """What a decoder is, how it learns, and how it is sampled unless something else is asked for.
+
+    It works in the space x = (scaled mel - mean) / std. A subclass has a field `sampling`, itself a frozen dataclass.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __post_init__(self):
+        if not math.isfinite(self.mean):
+            raise InputError(f"mean is {self.mean!r}; choose a finite number")
+        if not 0 < self.std < math.inf:
+            raise InputError(f"std is {self.std!r}; choose a number above 0")
+
+    @property
+    def title(self) -> str:
+        """A few words for people."""
+        return self.kind
+
+    @abc.abstractmethod
+    def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> Decoder:
+        """The decoder, with new parameters."""
+
+    @abc.abstractmethod
+    def options(self) -> Any:
+        """What `Decoder.sample` takes: `sampling` as a pytree, whose numbers can change without a new program."""
+
+    def sampled(self, **asked: Any) -> "DecoderConfig":
+        """The same decoder with other values in `sampling`; None leaves a value as it is.
+
+        Raises:
+          InputError: a value is out of range, or this kind of decoder has no such option.
+        """
+        asked = {name: value for name, value in asked.items() if value is not None}
+        has = to_dict(self.sampling)
+        if unknown := sorted(asked.keys() - has.keys()):
+            raise InputError(
+                f"the {self.kind} decoder has no {' or '.join(unknown)}; its options are {', '.join(has) or 'none'}"
+            )
+        return dataclasses.replace(self, sampling=from_dict(type(self.sampling), has | asked, "options"))

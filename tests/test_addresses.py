@@ -1,0 +1,47 @@
+"""Addresses where paths are wanted: one line, and no folder called after a scheme."""
+
+import os
+
+import pytest
+
+from spectrodiff.cli import main
+from spectrodiff.data.dataset import open_dataset
+from spectrodiff.errors import InputError
+from spectrodiff.pretrained.hub import find_checkpoint
+
+AT = "gs://bucket/place"
+COMMANDS = {
+    "--out": ["synthesize", "--midi", "song.mid", "--out", f"{AT}/song.wav"],
+    "--midi": ["synthesize", "--midi", f"{AT}/song.mid", "--out", "song.wav"],
+    "--plot": ["synthesize", "--midi", "song.mid", "--out", "song.wav", "--plot", f"{AT}/song.png"],
+    "--mel_out": ["synthesize", "--midi", "song.mid", "--out", "song.wav", "--mel_out", f"{AT}/mel.npz"],
+    "--checkpoint": ["synthesize", "--midi", "song.mid", "--out", "song.wav", "--checkpoint", AT],
+    "--vocoder": ["synthesize", "--midi", "song.mid", "--out", "song.wav", "--vocoder", AT],
+    "demo --out": ["demo", "--midi", "song.mid", "--out", AT],
+    "prepare --data_dir": ["prepare", "folder", "--manual_dir", ".", "--data_dir", AT],
+    "prepare --manual_dir": ["prepare", "folder", "--manual_dir", AT, "--data_dir", "data"],
+    "prepare rendered": ["prepare", "rendered", "--data_dir", AT],
+    "evaluate --data_dir": ["evaluate", "--data_dir", AT, "--workdir", "run"],
+    "export": ["export", AT, "weights"],
+    "export to": ["export", ".", AT],
+    "convert": ["convert", AT, "weights", "--to", "diffusers"],
+    "info": ["info", AT],
+}
+
+
+@pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
+def test_a_command_says_so_in_one_line(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit:
+        main(arguments)
+    assert exit.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("spectrodiff: ")
+    assert os.listdir() == []
+
+
+def test_python_says_so_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for use in (find_checkpoint, lambda at: open_dataset(at, "rendered")):
+        with pytest.raises(InputError, match=r"^gs://bucket/place is an address, not a path"):
+            use(AT)
