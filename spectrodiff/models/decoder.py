@@ -63,14 +63,20 @@ class Decoder(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class NoSampling:
+    """The sampling of a decoder that leaves nothing to choose."""
+
+
+@dataclasses.dataclass(frozen=True)
 class DecoderConfig(Choice, abc.ABC):
     """What a decoder is, how it learns, and how it is sampled unless something else is asked for.
 
-    It works in the space x = (scaled mel - mean) / std. A subclass has a field `sampling`, itself a frozen dataclass.
+    It works in the space x = (scaled mel - mean) / std. `sampling` is a frozen dataclass of what there is to choose.
     """
 
     mean: float = 0.0
     std: float = 1.0
+    sampling: NoSampling = NoSampling()  # in a subclass, its own
 
     def __post_init__(self):
         if not math.isfinite(self.mean):
@@ -87,9 +93,9 @@ class DecoderConfig(Choice, abc.ABC):
     def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> Decoder:
         """The decoder, with new parameters."""
 
-    @abc.abstractmethod
     def options(self) -> Any:
         """What `Decoder.sample` takes: `sampling` as a pytree, whose numbers can change without a new program."""
+        return None
 
     def sampled(self, **asked: Any) -> "DecoderConfig":
         """The same decoder with other values in `sampling`; None leaves a value as it is.

@@ -148,7 +148,7 @@ def roughness(scaled: np.ndarray, mask: Bool[np.ndarray, "w t"]) -> float:
     return float(NATS * difference[mask[:, 2:]].mean()) if mask[:, 2:].any() else 0.0
 
 
-def mel_l1(scaled: np.ndarray, target: np.ndarray, mask: Bool[np.ndarray, "w t"]) -> float:
+def mel_l1(scaled: np.ndarray, target: np.ndarray, mask: Bool[np.ndarray, "*w t"]) -> float:
     """Mean absolute difference of log-mels in nats over real frames, from scaled ones."""
     return float(NATS * np.abs(scaled - target).mean(-1)[mask].mean())
 

@@ -1,0 +1,93 @@
+"""Parts added from outside: the blocks of docs/extending.md, and that what they make is used."""
+
+import dataclasses
+import json
+import pathlib
+import re
+import sys
+import types
+
+import numpy as np
+import pytest
+import soundfile
+from inputs import OURS, PAPER, make_recording
+
+from spectrodiff import Synthesizer
+from spectrodiff.audio.mel import SAMPLE_RATE
+from spectrodiff.config import from_dict, to_dict
+from spectrodiff.data.builders.preparation import prepare
+from spectrodiff.data.dataset import open_dataset
+from spectrodiff.data.mixture import Mixture
+from spectrodiff.diffusion.process import Process
+from spectrodiff.models.spectrogram_model import SpectrogramConfig
+from spectrodiff.training.evaluators import HeldoutLoss, MelError
+from spectrodiff.training.loop import train
+from spectrodiff.training.optimizers import adamw
+from spectrodiff.training.spectrogram import SpectrogramTask
+
+DOC = pathlib.Path(__file__).parent.parent / "docs" / "extending.md"
+PIECE = pathlib.Path(__file__).parent.parent / "examples" / "bach_prelude.mid"
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """The Python of the page as a module, whose classes can be pickled."""
+    module = types.ModuleType("my_parts")
+    sys.modules["my_parts"] = module
+    exec(compile("\n".join(re.findall(r"```python\n(.*?)```", DOC.read_text(), re.S)), DOC, "exec"), module.__dict__)
+    yield module
+    del sys.modules["my_parts"]
+
+
+def learn(config, corpus, workdir, evaluators):
+    """Rows of the log, and the synthesizer, of a short run."""
+    task = SpectrogramTask(Mixture(str(corpus)), config, batch_size=2, tokens=128, heldout_windows=2)
+    train(workdir, task=task, optimizer=adamw(), steps=4, evaluators=evaluators, log_every=2)
+    rows = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
+    return rows, Synthesizer.from_pretrained(workdir / "export")
+
+
+def figure(rows, name):
+    return [row[name] for row in rows if name in row]
+
+
+def test_each_block_is_short():
+    blocks = re.findall(r"```python\n(.*?)```", DOC.read_text(), re.S)
+    assert len(blocks) == 6
+    for block in blocks:
+        code = [line for line in block.splitlines() if line.strip() and not line.startswith(("from", "import"))]
+        assert len(code) <= 30
+
+
+def test_an_objective_and_an_evaluator(parts, corpus, tmp_path):
+    decoder = dataclasses.replace(OURS.decoder, process=Process(parts.HuberX0(delta=0.2)))
+    config = dataclasses.replace(OURS, decoder=decoder)
+    assert from_dict(SpectrogramConfig, to_dict(config)) == config
+    rows, synthesizer = learn(config, corpus, tmp_path, [MelError(every=2), parts.WorstWindow(every=2)])
+    worst, mean = figure(rows, "heldout_worst_window"), figure(rows, "heldout_mel_l1")
+    assert len(worst) == len(mean) == 2
+    assert all(a >= b for a, b in zip(worst, mean, strict=True))
+    assert synthesizer.config.decoder.process.objective == parts.HuberX0(delta=0.2)
+
+
+def test_a_decoder_and_a_vocoder(parts, corpus, tmp_path):
+    model = dataclasses.replace(PAPER.model, max_tokens=2048)
+    config = dataclasses.replace(PAPER, model=model, decoder=parts.RegressionConfig())
+    rows, synthesizer = learn(config, corpus, tmp_path, [MelError(), HeldoutLoss()])
+    assert figure(rows, "heldout_loss")[0] > 0
+    assert isinstance(synthesizer.model.decoder, parts.Regression)
+    synthesizer.vocoder = parts.Hiss()
+    audio = synthesizer(PIECE)
+    assert np.isfinite(audio).all()
+    assert audio.std() > 0
+
+
+def test_a_corpus(parts, tmp_path):
+    recording = make_recording(0)
+    for name in ("first", "second"):
+        folder = tmp_path / "duets" / name
+        folder.mkdir(parents=True)
+        soundfile.write(folder / "mix.wav", recording.audio, SAMPLE_RATE)
+        (folder / "notes.mid").write_bytes(PIECE.read_bytes())
+    prepare(parts.Duets(), tmp_path / "duets", tmp_path / "data", workers=1)
+    assert {record["name"] for record in open_dataset(tmp_path / "data", "duets")["train"]} == {"first", "second"}
