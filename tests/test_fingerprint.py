@@ -12,14 +12,13 @@ import pytest
 from flax import nnx
 from onnx import TensorProto, helper, numpy_helper
 
-from spectrodiff.config import GeneratorConfig, RefinerConfig
 from spectrodiff.errors import InputError
 from spectrodiff.fingerprint import fingerprint, fingerprint_of_files
 from spectrodiff.vocoder import saved_model
-from spectrodiff.vocoder.generator import Generator
+from spectrodiff.vocoder.generator import Generator, GeneratorConfig
 from spectrodiff.vocoder.griffin_lim import GriffinLim
 from spectrodiff.vocoder.onnx import OnnxVocoder
-from spectrodiff.vocoder.refiner import Refiner
+from spectrodiff.vocoder.refiner import Refiner, RefinerConfig
 from spectrodiff.vocoder.saved_model import SavedModelVocoder
 from spectrodiff.vocoder.streaming import MelGAN
 

@@ -59,6 +59,7 @@ class Run:
             write_json(path, ours)
             return
         theirs = _read_json(path)
+        ours, theirs = ({**run.pop("sampling", {}), **run} for run in (ours, theirs))  # options are named one by one
         for name, value in ours.items():
             if theirs.get(name) != value:
                 raise InputError(
