@@ -2,8 +2,9 @@
 
 from spectrodiff.audio.mel import log_mel
 from spectrodiff.errors import InputError
+from spectrodiff.mel_sampler import MelSampler
 from spectrodiff.notes.tokenizer import NoteTokenizer
 from spectrodiff.synthesizer import Synthesizer
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "NoteTokenizer", "Synthesizer", "log_mel"]
+__all__ = ["InputError", "MelSampler", "NoteTokenizer", "Synthesizer", "log_mel"]

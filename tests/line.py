@@ -1,5 +1,6 @@
-"""A task that trains in no time: to fit one matrix to examples that follow from their number."""
+"""A task that trains in no time: to fit one matrix to examples that follow from their number; and its evaluator."""
 
+import dataclasses
 import time
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from spectrodiff.models.layers import Dense
+from spectrodiff.training.evaluators import Every, Findings
 
 BATCH = 4
 SIZE = 8
@@ -40,21 +42,23 @@ class Line:
             x[np.isin(numbers, self.spoilt)] = np.nan
             yield {"x": x, "record": np.stack([0 * numbers, numbers], 1), "start": 0 * numbers}
 
-    def whence(self, source):
-        return [f"line/{number}" for _, number in source["record"]]
-
-    def loss(self, model, batch, key):
-        return ((model(batch["x"]) - batch["x"].sum(1, keepdims=True)) ** 2).mean(), {}
-
-    def evaluate(self, graph, params, buffers):
-        kernel = nnx.merge(graph, params, buffers).kernel[...]
-        return {"heldout_error": float(jnp.abs(kernel - 1.0).mean())}
-
-    def baselines(self):
+    def frozen_modules(self):
         return {}
 
-    def show(self, graph, params, buffers):
-        return {}, {}
+    def sources(self, source):
+        return [f"line/{number}" for _, number in source["record"]]
+
+    def loss(self, model, batch, key, others):
+        return ((model(batch["x"]) - batch["x"].sum(1, keepdims=True)) ** 2).mean(), {}
 
     def save(self, folder, model, card):
         self.saved.append(np.asarray(model.kernel[...]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Distance(Every):
+    """How far the matrix is from the right one, which is all ones."""
+
+    def __call__(self, task, weights):
+        kernel = nnx.merge(*weights).kernel[...]
+        return Findings({"heldout_error": float(jnp.abs(kernel - 1.0).mean())})

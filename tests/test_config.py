@@ -1,13 +1,20 @@
 import dataclasses
+import functools
 import json
 
 import gin
 import pytest
 from inputs import OURS
 
-from spectrodiff.config import SAMPLERS, ModelConfig, TokenizerConfig, from_dict, to_dict
+from spectrodiff.config import ModelConfig, TokenizerConfig, from_dict, to_dict
+from spectrodiff.diffusion.objective import Preconditioned
+from spectrodiff.diffusion.process import Process
 from spectrodiff.diffusion.samplers import STEPS
+from spectrodiff.diffusion.schedule import Karras, LogNormal
 from spectrodiff.errors import InputError
+from spectrodiff.models.autoregressive_decoder import AutoregressiveConfig, AutoregressiveSamplingConfig
+from spectrodiff.models.decoder import DecoderConfig
+from spectrodiff.models.diffusion_decoder import DiffusionConfig, SamplingConfig
 from spectrodiff.models.spectrogram_model import SpectrogramConfig
 from spectrodiff.vocoder.generator import GeneratorConfig
 
@@ -18,11 +25,24 @@ from spectrodiff.vocoder.generator import GeneratorConfig
         SpectrogramConfig(),
         OURS,
         SpectrogramConfig(TokenizerConfig(own_programs=[98, 99])),
+        SpectrogramConfig(
+            decoder=DiffusionConfig(std=0.5, process=Process(Preconditioned(0.3), LogNormal(), Karras()))
+        ),
+        SpectrogramConfig(decoder=AutoregressiveConfig(components=8, sampling=AutoregressiveSamplingConfig(0.05))),
         GeneratorConfig(64, (10, 32), (1,)),
     ],
 )
 def test_a_config_comes_back_from_json(config):
     assert from_dict(type(config), json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_json_says_which_decoder():
+    """The two share fields, and a decoder's `sampling` is of its own kind."""
+    for decoder, kind in ((DiffusionConfig(), "diffusion"), (AutoregressiveConfig(), "autoregressive")):
+        values = to_dict(SpectrogramConfig(decoder=decoder))
+        assert values["decoder"]["kind"] == kind
+        assert type(from_dict(SpectrogramConfig, values).decoder) is type(decoder)
+    assert from_dict(SpectrogramConfig, {"decoder": {"kind": "autoregressive"}}).decoder == AutoregressiveConfig()
 
 
 def test_what_is_unknown_is_named_with_its_place():
@@ -76,25 +96,48 @@ def test_what_older_files_lack_is_the_default():
         ("tokenizer", "max_tokens", 1, r"\.tokenizer: max_tokens is 1; choose 2 to"),
         ("tokenizer", "own_programs", [128], r"\.tokenizer: own_programs has 128; choose programs from 0 to 127"),
         ("tokenizer", "own_programs", ["98"], r"\.tokenizer\.own_programs is \['98'\], which is no Sequence"),
-        ("diffusion", "prediction", "y", r"\.diffusion: prediction is 'y'; choose one of eps, v, x0$"),
-        ("diffusion", "std", "a", r"\.diffusion\.std is 'a', which is no float"),
-        ("diffusion", "std", 0, r"\.diffusion: std is 0\.0; choose a number above 0"),
-        ("diffusion", "std", float("inf"), r"\.diffusion: std is inf; choose a number above 0"),
-        ("diffusion", "mean", float("nan"), r"\.diffusion: mean is nan; choose a finite number"),
-        ("sampling", "steps", "x", r"\.sampling\.steps is 'x', which is no int"),
-        ("sampling", "steps", 0, r"\.sampling: steps is 0; choose 1 to 1000"),
-        ("sampling", "sampler", "euler", r"\.sampling: sampler is 'euler'; choose one of ddpm, ddim, dpmpp$"),
-        ("sampling", "guidance", float("nan"), r"\.sampling: guidance is nan; choose 0 to 20"),
+        ("decoder", None, "diffusion", r"\.decoder is 'diffusion'; expected a dict of settings"),
+        ("decoder", "kind", "y", r"\.decoder has the kind 'y'; known are .*autoregressive.*, diffusion"),
+        ("decoder", "kind", None, r"\.decoder has the kind None; known are "),
+        ("decoder", "prediction", "v", r"\.decoder has the unknown field 'prediction'"),
+        ("decoder", "std", "a", r"\.decoder\.std is 'a', which is no float"),
+        ("decoder", "std", 0, r"\.decoder: std is 0\.0; choose a number above 0"),
+        ("decoder", "std", float("inf"), r"\.decoder: std is inf; choose a number above 0"),
+        ("decoder", "mean", float("nan"), r"\.decoder: mean is nan; choose a finite number"),
+        ("decoder", "condition_drop", 1.0, r"\.decoder: condition_drop is 1\.0; choose a number from 0 to below 1"),
+        ("decoder.process", None, [], r"\.decoder\.process is \[\]; expected a dict of settings"),
+        ("decoder.process.objective", "kind", "y", r"\.decoder\.process\.objective has the kind 'y'; known are .*eps"),
+        ("decoder.sampling", "steps", "x", r"\.decoder\.sampling\.steps is 'x', which is no int"),
+        ("decoder.sampling", "steps", 0, r"\.decoder\.sampling: steps is 0; choose 1 to 1000"),
+        ("decoder.sampling", "sampler", "euler", r"\.decoder\.sampling: sampler is 'euler'; choose one of ddpm, ddim"),
+        ("decoder.sampling", "guidance", float("nan"), r"\.decoder\.sampling: guidance is nan; choose 0 to 20"),
+        ("decoder.sampling", "dither", 0.1, r"\.decoder\.sampling has the unknown field 'dither'"),
     ],
 )  # fmt: skip
 def test_values_that_cannot_be_are_named(part, field, value, message):
     values = to_dict(SpectrogramConfig())
-    if field is None:
-        values[part] = value
-    else:
-        values[part][field] = value
-    with pytest.raises(InputError, match=rf"^weights\.json{message}"):
+    *above, last = (*part.split("."), *([] if field is None else [field]))
+    functools.reduce(dict.__getitem__, above, values)[last] = value
+    with pytest.raises(InputError, match=rf"^weights\.json{message}") as error:
         from_dict(SpectrogramConfig, values, "weights.json")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"components": -1}, r": components is -1; choose 0 to 1024"),
+        ({"components": 2.0}, r"\.components is 2\.0, which is no int"),
+        ({"condition_drop": 0.1}, r" has the unknown field 'condition_drop'"),
+        ({"sampling": {"dither": -0.1}}, r"\.sampling: dither is -0\.1; choose 0 or more"),
+        ({"sampling": {"dither": float("nan")}}, r"\.sampling: dither is nan; choose"),
+        ({"sampling": {"steps": 3}}, r"\.sampling has the unknown field 'steps'"),
+        ({"std": -1.0}, r": std is -1\.0; choose a number above 0"),
+    ],
+)
+def test_an_autoregressive_decoder_that_cannot_be(values, message):
+    with pytest.raises(InputError, match=rf"^weights\.json{message}"):
+        from_dict(DecoderConfig, {"kind": "autoregressive", **values}, "weights.json")
 
 
 @pytest.mark.parametrize(
@@ -107,8 +150,26 @@ def test_a_generator_that_cannot_be(field, value):
         from_dict(GeneratorConfig, to_dict(GeneratorConfig()) | {field: value}, "vocoder.json")
 
 
-def test_the_samplers_are_those_there_are():
-    assert tuple(STEPS) == SAMPLERS
+@pytest.mark.parametrize("name", STEPS)
+def test_the_samplers_are_those_there_are(name):
+    assert DiffusionConfig(sampling=SamplingConfig(name)).options().step.func is STEPS[name]
+
+
+def test_other_sampling_of_the_same_decoder():
+    decoder = DiffusionConfig(std=0.5, sampling=SamplingConfig("ddim", 7, 3.0))
+    assert decoder.sampled() == decoder.sampled(steps=None, guidance=None) == decoder
+    assert decoder.sampled(steps=9, guidance=1) == DiffusionConfig(std=0.5, sampling=SamplingConfig("ddim", 9, 1.0))
+    dithered = AutoregressiveConfig(components=2, sampling=AutoregressiveSamplingConfig(0.1))
+    assert AutoregressiveConfig(components=2).sampled(dither=0.1) == dithered
+    for some, asked, message in (
+        (decoder, {"steps": 0}, r"^options: steps is 0; choose 1 to 1000$"),
+        (decoder, {"steps": 2.5}, r"^options\.steps is 2\.5, which is no int$"),
+        (decoder, {"dither": 0.1}, r"^the diffusion decoder has no dither; its options are .*guidance"),
+        (dithered, {"steps": 3}, r"^the autoregressive decoder has no steps; its options are dither$"),
+        (dithered, {"steps": 3, "guidance": 1.0}, r"^the autoregressive decoder has no guidance or steps; its options"),
+    ):
+        with pytest.raises(InputError, match=message):
+            some.sampled(**asked)
 
 
 def test_without_context_there_may_be_no_layers_for_it():
@@ -118,8 +179,6 @@ def test_without_context_there_may_be_no_layers_for_it():
 def test_options_that_need_others_say_so():
     with pytest.raises(InputError, match="compact_notes"):
         ModelConfig(note_roll=True)
-    with pytest.raises(InputError, match="prediction = 'x0'"):
-        SpectrogramConfig(model=ModelConfig(note_roll=True, compact_notes=True))
 
 
 def test_configs_are_frozen():

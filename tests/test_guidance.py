@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spectrodiff.diffusion.guidance import guide
-from spectrodiff.diffusion.objective import EPS
+from spectrodiff.diffusion.objective import Eps
 from spectrodiff.diffusion.schedule import NoiseLevel
 
 Z = jax.random.normal(jax.random.key(0), (2, 5, 3))
@@ -19,9 +19,9 @@ def pair_eps(z, logsnr):
 
 @pytest.mark.parametrize("weight", [0.0, 0.7, 1.0, 2.0, 5.0])
 def test_guiding_x0_is_guiding_eps(weight):
-    guided = guide(lambda z, logsnr: EPS.to_x0(pair_eps(z, logsnr), z, NoiseLevel(logsnr)), weight)
+    guided = guide(lambda z, logsnr: Eps().to_x0(pair_eps(z, logsnr), z, NoiseLevel(logsnr), 0.0), weight)
     eps = weight * (0.3 * Z + 0.1) + (1 - weight) * (-0.2 * Z - 0.05)
-    np.testing.assert_allclose(guided(Z, LOGSNR), EPS.to_x0(eps, Z, NoiseLevel(LOGSNR)), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(guided(Z, LOGSNR), Eps().to_x0(eps, Z, NoiseLevel(LOGSNR), 0.0), rtol=1e-5, atol=1e-5)
 
 
 def test_one_evaluation_a_step():

@@ -11,7 +11,12 @@ from line import SIZE, Line
 from weights import FORMATS, random_arrays, write_weights
 
 from spectrodiff.config import TokenizerConfig
+from spectrodiff.diffusion.objective import V
+from spectrodiff.diffusion.process import Process
+from spectrodiff.diffusion.schedule import EvenLogSNR, LogNormal
 from spectrodiff.errors import InputError
+from spectrodiff.models.autoregressive_decoder import AutoregressiveConfig
+from spectrodiff.models.diffusion_decoder import DiffusionConfig, SamplingConfig
 from spectrodiff.models.spectrogram_model import SpectrogramConfig
 from spectrodiff.pretrained.kinds import MELGAN
 from spectrodiff.pretrained.native import shapes_of, write
@@ -36,6 +41,7 @@ def test_a_fresh_run_starts_from_the_weights_and_a_resumed_one_from_its_own(tmp_
     train(task, tmp_path / "run", 3, init_from="piano")
     train(task, tmp_path / "run", 4, init_from="gone")
     assert task.loaded == ["piano"]
+    assert not (tmp_path / "run" / "report.md").exists()  # nothing was held out
     assert np.all(task.saved[2] < task.saved[1])
     assert np.all(task.saved[1] < task.saved[0])
 
@@ -67,7 +73,8 @@ def test_spectrogram_weights_of_every_format(tmp_path, kind):
         ("model", {"decoder_layers": 2}, "its decoder_layers is 1, the config's 2"),
         ("model", {"event_times": True}, "its event_times is False, the config's True"),
         ("tokenizer", {"velocity_bins": 32}, "its velocity_bins is 1, the config's 32"),
-        ("diffusion", {"prediction": "v"}, "its prediction is 'eps', the config's 'v'"),
+        ("decoder", {"std": 0.5}, "its std is 1.0, the config's 0.5"),
+        ("decoder", {"process": Process(V())}, "its process.objective.kind is 'eps', the config's 'v'"),
     ],
 )
 def test_weights_that_mean_something_else_are_refused(tmp_path, part, options, message):
@@ -75,6 +82,23 @@ def test_weights_that_mean_something_else_are_refused(tmp_path, part, options, m
     ours = dataclasses.replace(CONFIG, **{part: dataclasses.replace(getattr(CONFIG, part), **options)})
     with pytest.raises(InputError, match=rf"^cannot train from .*weights: {message}$"):
         SpectrogramTask(config=ours).load(str(tmp_path / "weights"))
+
+
+def test_weights_of_another_kind_of_decoder_are_refused_by_its_name(tmp_path):
+    write_weights(tmp_path / "weights", "spectrodiff", CONFIG, ARRAYS)
+    ours = dataclasses.replace(CONFIG, decoder=AutoregressiveConfig())
+    with pytest.raises(InputError, match=r"its kind is 'diffusion', the config's 'autoregressive'$"):
+        SpectrogramTask(config=ours).load(str(tmp_path / "weights"))
+
+
+def test_how_a_process_learns_and_samples_is_free_to_differ(tmp_path):
+    """Unlike what it predicts: levels to learn at, schedule, options of sampling and condition dropout."""
+    write_weights(tmp_path / "weights", "spectrodiff", CONFIG, ARRAYS)
+    process = Process(levels=LogNormal(), schedule=EvenLogSNR())
+    decoder = DiffusionConfig(process=process, condition_drop=0.0, sampling=SamplingConfig(steps=3))
+    model = SpectrogramTask(config=dataclasses.replace(CONFIG, decoder=decoder)).load(str(tmp_path / "weights"))
+    assert model.decoder.config == decoder
+    np.testing.assert_array_equal(model.decoder.out.kernel[...], ARRAYS["decoder.out.kernel"])
 
 
 def test_shapes_that_differ_are_named(tmp_path):

@@ -3,82 +3,128 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spectrodiff.diffusion.objective import EPS, OBJECTIVES, X0, V, as_denoiser, clipped, diffusion_loss
+from spectrodiff.diffusion.objective import X0, Eps, Objective, Preconditioned, V, clipped
 from spectrodiff.diffusion.schedule import NoiseLevel
+from spectrodiff.errors import InputError
 
-KEYS = jax.random.split(jax.random.key(0), 2)
-DATA, NOISE = (jax.random.normal(key, (4, 6, 5)) for key in KEYS)
+DATA, NOISE, SKETCH = (jax.random.normal(key, (4, 6, 5)) for key in jax.random.split(jax.random.key(0), 3))
 LOGSNR = jnp.array([-6.0, -1.0, 0.5, 6.0])
-RUNG = NoiseLevel(LOGSNR[:, None, None])
-Z = RUNG.alpha * DATA + RUNG.sigma * NOISE
-ALL = jnp.ones((4, 6), bool)
+LEVEL = NoiseLevel(LOGSNR[:, None, None])
+Z = LEVEL.alpha * DATA + LEVEL.sigma * NOISE
+OBJECTIVES = [Eps(), V(), X0(), Preconditioned(), Preconditioned(std=1.3)]
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_a_perfect_output_gives_the_data_back(name):
-    objective = OBJECTIVES[name]
-    denoise = as_denoiser(lambda z, logsnr: objective.target(DATA, NOISE, NoiseLevel(logsnr)), objective)
-    np.testing.assert_allclose(denoise(Z, RUNG.logsnr), DATA, atol=1e-4)
+def test_these_are_all():
+    assert {objective.kind for objective in OBJECTIVES} <= Objective.kinds().keys()
+    assert {kind for kind, some in Objective.kinds().items() if some.__module__.startswith("spectrodiff")} == {
+        objective.kind for objective in OBJECTIVES
+    }
+
+
+@pytest.mark.parametrize("about", [0.0, SKETCH], ids=["", "about"])
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+def test_a_perfect_output_gives_the_data_back(objective, about):
+    output = objective.target(DATA, NOISE, LEVEL, about)
+    np.testing.assert_allclose(objective.to_x0(output, Z, LEVEL, about), DATA, atol=1e-4)
 
 
 def test_v_is_the_velocity_of_the_angle():
     """z = cos(angle) x0 + sin(angle) eps, and v its derivative (Salimans & Ho 2022)."""
-    angle = jnp.arctan2(RUNG.sigma, RUNG.alpha)
+    angle = jnp.arctan2(LEVEL.sigma, LEVEL.alpha)
     _, velocity = jax.jvp(lambda a: jnp.cos(a) * DATA + jnp.sin(a) * NOISE, (angle,), (jnp.ones_like(angle),))
-    np.testing.assert_allclose(V.target(DATA, NOISE, RUNG), velocity, atol=1e-5)
+    np.testing.assert_allclose(V().target(DATA, NOISE, LEVEL, 0.0), velocity, atol=1e-5)
 
 
 def test_one_estimate_says_the_same_in_every_parameterisation():
-    guess = DATA + 0.3
-    eps = (Z - RUNG.alpha * guess) / RUNG.sigma
-    v = RUNG.alpha * eps - RUNG.sigma * guess
-    for objective, output in ((EPS, eps), (V, v), (X0, guess)):
-        np.testing.assert_allclose(objective.to_x0(output, Z, RUNG), guess, atol=1e-4)
+    guess, std = DATA + 0.3, 0.7
+    eps = (Z - LEVEL.alpha * guess) / LEVEL.sigma
+    v = LEVEL.alpha * eps - LEVEL.sigma * guess
+    # c_skip and c_out of Karras et al. (2022) for noise of s = sigma / alpha: std^2 / (s^2 + std^2), s std / sqrt(...)
+    s = np.exp(-0.5 * np.float64(LOGSNR))[:, None, None]
+    residual = np.float64(guess - SKETCH)
+    noisy = np.float64(Z / LEVEL.alpha - SKETCH)
+    f = (residual - std**2 / (s**2 + std**2) * noisy) / (s * std / np.sqrt(s**2 + std**2))
+    about = {X0(): guess - SKETCH, Preconditioned(std): jnp.array(f, jnp.float32)}
+    for objective, output in ({Eps(): eps, V(): v, X0(): guess}).items():
+        np.testing.assert_allclose(objective.to_x0(output, Z, LEVEL, 0.0), guess, atol=1e-4)
+    for objective, output in about.items():
+        np.testing.assert_allclose(objective.to_x0(output, Z, LEVEL, SKETCH), guess, atol=1e-4)
+
+
+@pytest.mark.parametrize("objective", [Eps(), V()], ids=str)
+def test_the_papers_and_v_take_no_notice_of_a_first_estimate(objective):
+    for method, first in ((objective.target, DATA), (objective.to_x0, NOISE)):
+        np.testing.assert_array_equal(method(first, Z, LEVEL, SKETCH), method(first, Z, LEVEL, 0.0))
+
+
+@pytest.mark.parametrize("objective", [Eps(), V(), X0()], ids=str)
+def test_those_without_preconditioning_see_z_and_begin_with_noise(objective):
+    assert objective.inputs(Z, LEVEL, SKETCH) is Z
+    assert objective.start(NOISE, LEVEL, SKETCH) is NOISE
+
+
+@pytest.mark.parametrize("logsnr", [-20.0, -4.0, 0.0, 3.0, 12.0, 20.0])
+@pytest.mark.parametrize("std", [0.3, 1.5])
+def test_preconditioned_inputs_and_targets_have_unit_variance_at_every_level(logsnr, std):
+    """And are uncorrelated: what can be told of Gaussian data without a network is in c_skip already."""
+    objective, level = Preconditioned(std), NoiseLevel(jnp.array(logsnr))
+    residual, noise, about = (jax.random.normal(key, (1, 400, 500)) for key in jax.random.split(jax.random.key(1), 3))
+    x0 = about + std * residual
+    inputs = objective.inputs(level.alpha * x0 + level.sigma * noise, level, about)
+    target = objective.target(x0, noise, level, about)
+    covariance = np.cov(np.ravel(inputs), np.ravel(target))
+    np.testing.assert_allclose(covariance, np.eye(2), atol=0.015)  # of 200 000 numbers: four standard errors
+    assert abs(float(inputs.mean())) < 0.01
+    assert abs(float(target.mean())) < 0.01
+
+
+@pytest.mark.parametrize("logsnr", [-20.0, -4.0, 0.0, 12.0])
+def test_preconditioned_zero_is_the_exact_denoiser_of_gaussian_data(logsnr):
+    """E[x0 | z] of data N(about, std^2), in float64."""
+    objective, level = Preconditioned(0.4), NoiseLevel(jnp.array(logsnr))
+    z, about = np.float64(NOISE), np.float64(SKETCH)
+    alpha2, sigma2 = 1 / (1 + np.exp(-logsnr)), 1 / (1 + np.exp(logsnr))
+    expected = about + np.sqrt(alpha2) * 0.4**2 * (z - np.sqrt(alpha2) * about) / (alpha2 * 0.4**2 + sigma2)
+    np.testing.assert_allclose(objective.to_x0(0.0, NOISE, level, SKETCH), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("logsnr", [-20.0, -4.0, 3.0])
+def test_preconditioned_sampling_begins_with_noised_data(logsnr):
+    """Mean alpha * about, variance alpha^2 std^2 + sigma^2, and so what the network sees is the noise itself."""
+    objective, level = Preconditioned(0.4), NoiseLevel(jnp.array(logsnr))
+    alpha2, sigma2 = 1 / (1 + np.exp(-logsnr)), 1 / (1 + np.exp(logsnr))
+    expected = np.sqrt(alpha2) * SKETCH + np.sqrt(alpha2 * 0.4**2 + sigma2) * NOISE
+    start = objective.start(NOISE, level, SKETCH)
+    np.testing.assert_allclose(start, expected, atol=1e-5)
+    np.testing.assert_allclose(objective.inputs(start, level, SKETCH), NOISE, atol=1e-4)
 
 
 def test_only_v_is_weighted_and_by_min_snr():
-    """The weight times v's squared error is min(SNR, 5) times x0's."""
+    """The weight times v's squared error is min(SNR, gamma) times x0's."""
     guess = DATA + 0.3
-    v_error = (V.target(guess, (Z - RUNG.alpha * guess) / RUNG.sigma, RUNG) - V.target(DATA, NOISE, RUNG)) ** 2
-    weighted = V.weight(RUNG.logsnr) * v_error
-    expected = jnp.minimum(jnp.exp(RUNG.logsnr), 5.0) * (guess - DATA) ** 2
-    np.testing.assert_allclose(weighted, expected, rtol=1e-2)
-    assert EPS.weight(LOGSNR).tolist() == X0.weight(LOGSNR).tolist() == [1.0] * 4
+    for gamma in (5.0, 0.5):
+        v = V(gamma)
+        of_guess = v.target(guess, (Z - LEVEL.alpha * guess) / LEVEL.sigma, LEVEL, 0.0)
+        weighted = v.weight(LEVEL.logsnr) * v.error(of_guess - v.target(DATA, NOISE, LEVEL, 0.0))
+        expected = jnp.minimum(jnp.exp(LEVEL.logsnr), gamma) * (guess - DATA) ** 2
+        np.testing.assert_allclose(weighted, expected, rtol=1e-2)
+    for objective in (Eps(), X0(), Preconditioned()):
+        assert objective.weight(LOGSNR).tolist() == [1.0] * 4
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_a_perfect_network_has_no_loss(name):
-    objective = OBJECTIVES[name]
-
-    def oracle(z, logsnr):
-        level = NoiseLevel(logsnr[:, None, None])
-        return objective.target(DATA, (z - level.alpha * DATA) / level.sigma, level)
-
-    losses = diffusion_loss(oracle, objective, DATA, ALL, LOGSNR, KEYS[0])
-    np.testing.assert_allclose(losses, np.zeros(4), atol=1e-4)
-
-
-def test_the_loss_of_a_network_that_always_says_zero():
-    """|eps| of a standard normal averages sqrt(2 / pi)."""
-    data = jnp.zeros((2, 256, 128))
-    losses = diffusion_loss(
-        lambda z, logsnr: jnp.zeros_like(z), EPS, data, jnp.ones((2, 256), bool), LOGSNR[:2], KEYS[0]
-    )
-    np.testing.assert_allclose(losses, np.full(2, np.sqrt(2 / np.pi)), atol=0.02)
-
-
-def test_padded_frames_do_not_count():
-    mask = ALL.at[0, 2:].set(False).at[1].set(False)
-    off_by_one = diffusion_loss(lambda z, logsnr: DATA + 1.0, X0, DATA, mask, LOGSNR, KEYS[0])
-    np.testing.assert_allclose(off_by_one, [1.0, 0.0, 1.0, 1.0], atol=1e-6)
-    wild = jnp.where(mask[..., None], DATA, 1e6)
-    np.testing.assert_allclose(
-        diffusion_loss(lambda z, logsnr: jnp.zeros_like(z), X0, wild, mask, LOGSNR, KEYS[0]),
-        jnp.where(mask, jnp.abs(DATA).mean(-1), 0).sum(-1) / jnp.maximum(mask.sum(-1), 1),
-        rtol=1e-5,
-    )
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+def test_errors_are_absolute_or_squared(objective):
+    squared = objective.kind in ("v", "preconditioned")
+    error = objective.error(jnp.array([[[-2.0, 0.5]]]))
+    assert error.ravel().tolist() == ([4.0, 0.25] if squared else [2.0, 0.5])
 
 
 def test_clipping():
     denoise = clipped(lambda z, logsnr: z, -0.5, 1.0)
     assert denoise(jnp.array([-2.0, 0.2, 2.0]), jnp.array(0.0)).tolist() == pytest.approx([-0.5, 0.2, 1.0])
+
+
+@pytest.mark.parametrize("std", [0.0, -1.0, float("nan"), float("inf")])
+def test_data_of_no_spread(std):
+    with pytest.raises(InputError, match=r"^Preconditioned\.std is .*; choose a number above 0$"):
+        Preconditioned(std)

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 
 from spectrodiff.diffusion.guidance import guide
-from spectrodiff.diffusion.objective import EPS, as_denoiser, clipped
+from spectrodiff.diffusion.objective import clipped
+from spectrodiff.diffusion.process import Process
 from spectrodiff.diffusion.samplers import STEPS, ddim, ddpm, dpmpp, sample
-from spectrodiff.diffusion.schedule import NoiseLevel, ladder, logsnr_at
+from spectrodiff.diffusion.schedule import EvenTime, NoiseLevel, logsnr_at
 
 MEAN, STD = 0.3, 0.5
-KEY = jax.random.key(7)
+KEYS = jax.random.split(jax.random.key(7), 1)
 NOISE = jax.random.normal(jax.random.key(1), (1, 64, 128))
+even_time = EvenTime()
 
 
 def perfect(z, logsnr):
@@ -28,21 +30,20 @@ def exact(noise, logsnrs):
         alpha2, sigma2 = 1 / (1 + np.exp(-logsnr)), 1 / (1 + np.exp(logsnr))
         return np.sqrt(alpha2) * MEAN, np.sqrt(alpha2 * STD**2 + sigma2)
 
-    (mean, std), (last_mean, last_std) = gaussian(np.float64(logsnrs[0])), gaussian(np.float64(logsnrs[-2]))
-    return perfect(jnp.array(last_mean + last_std * (noise - mean) / std, jnp.float32), logsnrs[-2])
+    (mean, std), (last_mean, last_std) = gaussian(np.float64(logsnrs[0])), gaussian(np.float64(logsnrs[-1]))
+    return perfect(jnp.array(last_mean + last_std * (noise - mean) / std, jnp.float32), logsnrs[-1])
 
 
 @pytest.mark.parametrize("name", STEPS)
 def test_a_perfect_denoiser_yields_the_data_distribution(name):
-    samples = sample(perfect, STEPS[name], ladder(500), NOISE, KEY)
+    samples = sample(perfect, STEPS[name], even_time(500), NOISE, KEYS)
     assert float(samples.mean()) == pytest.approx(MEAN, abs=0.02)
     assert float(samples.std()) == pytest.approx(STD, rel=0.03)
 
 
 def error(step, steps, low=-8.0, high=5.0):
-    logsnrs = jnp.append(jnp.linspace(low, high, steps + 1), 20.0)
-    noise = NOISE[:, :1]
-    return float(jnp.abs(sample(perfect, step, logsnrs, noise, KEY) - exact(noise, logsnrs)).mean())
+    logsnrs, noise = jnp.linspace(low, high, steps + 1), NOISE[:, :1]
+    return float(jnp.abs(sample(perfect, step, logsnrs, noise, KEYS) - exact(noise, logsnrs)).mean())
 
 
 def test_ddim_is_of_first_order_and_dpmpp_of_second():
@@ -51,22 +52,47 @@ def test_ddim_is_of_first_order_and_dpmpp_of_second():
         assert rate == pytest.approx(order, abs=0.3), step.__name__
 
 
-def test_dpmpp_needs_fewer_steps_on_the_ladder_that_is_used():
-    errors = {}
+def test_dpmpp_needs_fewer_steps_on_the_schedule_that_is_used():
+    errors, logsnrs = {}, even_time(10)
     for step in (ddim, dpmpp):
-        logsnrs = ladder(10)
-        errors[step] = float(jnp.abs(sample(perfect, step, logsnrs, NOISE, KEY) - exact(NOISE, logsnrs)).mean())
+        errors[step] = float(jnp.abs(sample(perfect, step, logsnrs, NOISE, KEYS) - exact(NOISE, logsnrs)).mean())
     assert errors[dpmpp] < 0.5 * errors[ddim]
 
 
-def test_one_step_is_one_look():
-    np.testing.assert_allclose(sample(perfect, dpmpp, ladder(1), NOISE, KEY), perfect(NOISE, jnp.array(-20.0)))
+@pytest.mark.parametrize("name", STEPS)
+def test_one_step_is_one_look(name):
+    looked_at = sample(perfect, STEPS[name], even_time(1), NOISE, KEYS)
+    np.testing.assert_allclose(looked_at, perfect(NOISE, jnp.array(-20.0)))
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_every_level_is_looked_at_once_and_in_order(name):
+    seen, logsnrs = [], jnp.linspace(-5.0, 5.0, 6)
+
+    def denoise(z, logsnr):
+        jax.debug.callback(lambda level: seen.append(float(level)), logsnr, ordered=True)
+        return perfect(z, logsnr)
+
+    jax.block_until_ready(sample(denoise, STEPS[name], logsnrs, NOISE[:, :1], KEYS))
+    jax.effects_barrier()
+    np.testing.assert_allclose(seen, logsnrs)
 
 
 @pytest.mark.parametrize(("name", "random"), [("ddpm", True), ("ddim", False), ("dpmpp", False)])
 def test_only_ancestral_sampling_draws_noise(name, random):
-    first, second = (sample(perfect, STEPS[name], ladder(4), NOISE, jax.random.key(seed)) for seed in (0, 1))
+    keys = (jax.random.split(jax.random.key(seed), 1) for seed in (0, 1))
+    first, second = (sample(perfect, STEPS[name], even_time(4), NOISE, key) for key in keys)
     assert bool((first != second).any()) is random
+
+
+def test_a_rows_noise_is_its_keys_whoever_is_beside_it():
+    keys = jax.random.split(jax.random.key(0), 3)
+    noise = jnp.broadcast_to(NOISE[:, :2, :8], (3, 2, 8))
+    together = sample(perfect, ddpm, even_time(6), noise, keys)
+    for rows in ([1], [2, 0, 1]):
+        others = sample(perfect, ddpm, even_time(6), noise[: len(rows)], keys[jnp.array(rows)])
+        np.testing.assert_allclose(others, together[jnp.array(rows)], atol=1e-6)
+    assert float(jnp.abs(together[0] - together[1]).max()) > 0.1
 
 
 @pytest.mark.parametrize("weight", [1.0, 2.0])
@@ -78,7 +104,8 @@ def test_ddpm_is_the_published_chain(weight):
         conditional, unconditional = jnp.split(z, 2)
         return jnp.concatenate([0.9 * conditional + 0.1, 0.6 * unconditional - 0.05])
 
-    ours = sample(clipped(guide(as_denoiser(pair, EPS), weight), -1.0, 1.0), ddpm, ladder(steps), noise, KEY)
+    denoise = clipped(guide(Process().denoiser(pair), weight), -1.0, 1.0)
+    ours = sample(denoise, ddpm, even_time(steps), noise, KEYS)
 
     z = np.float64(noise)
     for index, i in enumerate(reversed(range(steps))):
@@ -88,7 +115,7 @@ def test_ddpm_is_the_published_chain(weight):
         eps = weight * (0.9 * z + 0.1) + (1 - weight) * (0.6 * z - 0.05)
         x0 = np.clip((z - np.sqrt(sigma2_t) * eps) / alpha_t, -1, 1)
         ratio = np.exp(logsnr_t - logsnr_s)
-        drawn = np.float64(jax.random.normal(jax.random.fold_in(KEY, index), z.shape))
+        drawn = np.float64(jax.random.normal(jax.random.fold_in(KEYS[0], index), z.shape[1:]))
         z = alpha_s / alpha_t * ratio * z + alpha_s * (1 - ratio) * x0 + np.sqrt((1 - ratio) * sigma2_t) * drawn
     np.testing.assert_allclose(ours, x0, atol=2e-4)
     assert np.std(x0) > 0.1

@@ -1,16 +1,34 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
-from spectrodiff.diffusion.schedule import LOGSNR_BOUND, NoiseLevel, ladder, logsnr_at, time_at
+from spectrodiff.diffusion.schedule import (
+    LOGSNR_BOUND,
+    EvenLogSNR,
+    EvenTime,
+    Karras,
+    LogNormal,
+    NoiseLevel,
+    UniformTime,
+    logsnr_at,
+    time_at,
+)
+from spectrodiff.errors import InputError
+
+B = np.arctan(np.exp(-10.0))
+A = np.arctan(np.exp(10.0)) - B
+
+
+def cosine(time):
+    """L(t) = -2 ln tan(a t + b), in float64 (Hawthorne et al. 2022)."""
+    return -2 * np.log(np.tan(A * np.asarray(time, np.float64) + B))
 
 
 def test_the_published_formula():
-    """L(t) = -2 ln tan(a t + b), in float64."""
-    b = np.arctan(np.exp(-10.0))
-    a = np.arctan(np.exp(10.0)) - b
     time = np.linspace(0, 1, 101)
-    np.testing.assert_allclose(logsnr_at(jnp.array(time)), -2 * np.log(np.tan(a * time + b)), rtol=1e-5, atol=0.01)
+    np.testing.assert_allclose(logsnr_at(jnp.array(time)), cosine(time), rtol=1e-5, atol=0.01)
 
 
 def test_the_ends_are_bounded_and_the_middle_is_even():
@@ -31,7 +49,100 @@ def test_a_level_keeps_variance_and_means_its_log_snr(logsnr):
     assert float(2 * jnp.log(level.alpha / level.sigma)) == pytest.approx(logsnr, abs=1e-4)
 
 
-def test_a_ladder_climbs_from_noise_in_even_time():
-    levels = ladder(8)
-    np.testing.assert_allclose(levels[jnp.array([0, 8])], [-20.0, 20.0], atol=0.01)
-    np.testing.assert_allclose(time_at(levels), np.arange(8, -1, -1) / 8, atol=1e-6)
+# ---- levels for training
+
+DISTRIBUTIONS = {  # with their quantile functions and their cumulative ones, by NumPy and SciPy
+    "the paper's": (
+        UniformTime(),
+        cosine,
+        lambda logsnr: 1 - (np.arctan(np.exp(-logsnr / 2)) - B) / A,
+    ),
+    "towards noise": (
+        UniformTime(power=0.5),
+        lambda quantile: cosine(np.sqrt(quantile)),
+        lambda logsnr: 1 - ((np.arctan(np.exp(-logsnr / 2)) - B) / A) ** 2,
+    ),
+    "EDM's": (LogNormal(), lambda q: 2.4 + 2.4 * scipy.stats.norm.ppf(q), scipy.stats.norm(2.4, 2.4).cdf),
+    "log-normal": (LogNormal(-1.0, 0.5), lambda q: -1.0 + 0.5 * scipy.stats.norm.ppf(q), scipy.stats.norm(-1, 0.5).cdf),
+}
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_quantiles_of_noise_levels(name):
+    distribution, quantile_function, _ = DISTRIBUTIONS[name]
+    quantiles = np.linspace(0.001, 0.999, 999)
+    found = distribution.logsnr(jnp.array(quantiles, jnp.float32))
+    np.testing.assert_allclose(found, quantile_function(quantiles), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_drawn_noise_levels_have_the_distribution(name):
+    """Of 20 000 draws, a Kolmogorov-Smirnov statistic over 0.0115 is seen once in a hundred times."""
+    distribution, _, cumulative = DISTRIBUTIONS[name]
+    drawn = np.asarray(distribution.logsnr(jax.random.uniform(jax.random.key(0), (20_000,))), np.float64)
+    assert scipy.stats.kstest(drawn, cumulative).statistic < 0.0115
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_the_rarest_levels_are_within_the_bounds(name):
+    """`uniform` draws 0 as well, but never 1."""
+    levels = DISTRIBUTIONS[name][0].logsnr(jnp.array([0.0, np.nextafter(np.float32(1), np.float32(0))]))
+    assert float(jnp.abs(levels).max()) <= LOGSNR_BOUND + 0.01
+
+
+# ---- levels for sampling
+
+SCHEDULES = [EvenTime(), EvenLogSNR(), EvenLogSNR(-3.0, 5.0), Karras(), Karras(-6.0, 9.0, rho=3.0)]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("steps", [2, 7, 1000])
+def test_every_schedule_goes_from_noise_to_signal(schedule, steps):
+    """Float32 holds the tangent at time 1 to three digits."""
+    levels = np.asarray(schedule(steps))
+    assert levels.shape == (steps,)
+    assert (np.diff(levels) > 0).all()
+    ends = (-20.0, cosine(1 / steps)) if schedule == EvenTime() else (schedule.low, schedule.high)
+    np.testing.assert_allclose(levels[[0, -1]], ends, atol=0.01)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+def test_one_step_is_a_look_at_the_noisiest_level(schedule):
+    np.testing.assert_allclose(schedule(1), [getattr(schedule, "low", -20.0)], atol=0.01)
+
+
+def test_even_time_is_the_published_one():
+    """The network is evaluated at times (i + 1) / n, from i = n - 1 to 0."""
+    for steps in (1, 8, 1000):
+        times = np.arange(steps, 0, -1) / steps
+        np.testing.assert_allclose(EvenTime()(steps), cosine(times), rtol=1e-5, atol=0.01)
+        np.testing.assert_allclose(time_at(EvenTime()(steps)), times, atol=1e-6)
+
+
+def test_even_log_snr_is_even():
+    np.testing.assert_allclose(EvenLogSNR(-3.0, 5.0)(9), np.arange(-3.0, 6.0), atol=1e-5)
+
+
+def test_karras_is_the_formula_of_the_paper():
+    """sigma_i = (max^(1/rho) + i / (n - 1) (min^(1/rho) - max^(1/rho)))^rho (Karras et al. 2022, equation 5)."""
+    most, least, rho = np.exp(3.0), np.exp(-4.5), 3.0
+    sigma = (most ** (1 / rho) + np.arange(12) / 11 * (least ** (1 / rho) - most ** (1 / rho))) ** rho
+    np.testing.assert_allclose(Karras(-6.0, 9.0, rho=3.0)(12), -2 * np.log(sigma), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: UniformTime(0.0), r"^UniformTime\.power is 0\.0; choose a number above 0"),
+        (lambda: UniformTime(float("nan")), r"^UniformTime\.power is nan; "),
+        (lambda: LogNormal(std=0.0), r"^LogNormal has mean 2\.4 and std 0\.0; choose a std above 0"),
+        (lambda: LogNormal(mean=float("inf")), r"^LogNormal has mean inf"),
+        (lambda: EvenLogSNR(5.0, 5.0), r"^a schedule runs from log-SNR 5\.0 to 5\.0; choose -20 to 20"),
+        (lambda: EvenLogSNR(-21.0), r"from log-SNR -21\.0 to"),
+        (lambda: Karras(high=float("nan")), r"to nan; choose"),
+        (lambda: Karras(rho=0.0), r"^Karras\.rho is 0\.0; choose a number above 0"),
+    ],
+)
+def test_levels_that_cannot_be(build, message):
+    with pytest.raises(InputError, match=message):
+        build()

@@ -20,7 +20,7 @@ class Line(nnx.Module):
         self.table = Buffer(jnp.array([5.0]))
 
 
-def loss(model, batch, key):
+def loss(model, batch, key, others):
     error = model.slope[...] * batch["x"] + model.table[...] - batch["y"]
     return jnp.mean(error**2), {"drawn": jax.random.uniform(key)}
 
@@ -29,9 +29,13 @@ BATCH = {"x": jnp.array([1.0, 3.0]), "y": jnp.array([4.0, 6.0])}  # errors 3 and
 RATE = 0.01
 
 
-def make_step(graph, optimizer, **options):
+def make_step(graph, optimizer, loss=loss, **options):
     merge = functools.partial(nnx.merge, graph)
     return make_train_step(merge, loss, optimizer, jax.random.key(0), average_decay=0.2, **options)
+
+
+def fresh(optimizer, params, buffers):
+    return states.create(jax.tree.map(jnp.copy, params), jax.tree.map(jnp.copy, buffers), optimizer)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +44,7 @@ def line():
     graph, params, buffers = states.split(Line())
     optimizer = optax.sgd(RATE)
     step = make_step(graph, optimizer)
-    return lambda: states.create(jax.tree.map(jnp.copy, params), jax.tree.map(jnp.copy, buffers), optimizer), step
+    return lambda: fresh(optimizer, params, buffers), step
 
 
 def test_one_step(line):
@@ -105,8 +109,8 @@ def test_a_batch_in_parts_is_the_batch_whole():
     results = []
     for parts in (1, 2):
         optimizer = optax.sgd(RATE)
-        copies = jax.tree.map(jnp.copy, (params, buffers))
-        results.append(make_step(graph, optimizer, accumulate=parts)(states.create(*copies, optimizer), batch))
+        step = make_step(graph, optimizer, accumulate=parts)
+        results.append(step(fresh(optimizer, params, buffers), batch))
     (whole, wholes), (parts, theirs) = results
     assert float(parts.params["slope"][0]) == pytest.approx(float(whole.params["slope"][0]))
     assert float(theirs["loss"]) == pytest.approx(float(wholes["loss"]))
@@ -118,8 +122,60 @@ def test_a_batch_in_parts_is_the_batch_whole():
 def test_a_result_that_overflows_is_skipped_too():
     graph, params, buffers = states.split(Line())
     optimizer = optax.sgd(3e38)
-    state = states.create(jax.tree.map(jnp.copy, params), buffers, optimizer)
-    state, metrics = make_step(graph, optimizer)(state, BATCH)
+    state, metrics = make_step(graph, optimizer)(fresh(optimizer, params, buffers), BATCH)
     assert np.isfinite(float(metrics["gradient_norm"]))
     assert float(metrics["skipped"]) == 1.0
     assert float(state.params["slope"][0]) == float(state.average["slope"][0]) == 2.0
+
+
+# ---- what a loss may look at besides
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_loss_sees_the_average_of_before_the_step_and_learns_nothing_through_it(parts):
+    """The gradient is 2 (slope - average) + 1, as of an average that is a number; through it there would be more."""
+
+    def towards(model, batch, key, others):
+        average = others.average()
+        gap = model.slope[...] - average.slope[...] + 0.0 * batch["x"].sum()
+        return jnp.sum(gap**2 + model.slope[...]), {"average": average.slope[...][0], "table": average.table[...][0]}
+
+    graph, params, buffers = states.split(Line())
+    optimizer = optax.sgd(RATE)
+    step = make_step(graph, optimizer, towards, accumulate=parts)
+    state, slope, average = fresh(optimizer, params, buffers), 2.0, 2.0
+    for i in range(4):
+        state, metrics = step(state, BATCH)
+        assert float(metrics["average"]) == pytest.approx(average)
+        assert float(metrics["table"]) == 5.0
+        slope -= RATE * (2 * (slope - average) + 1)
+        decay = min(0.2, (1 + i) / (10 + i))
+        average = decay * average + (1 - decay) * slope
+        assert float(state.params["slope"][0]) == pytest.approx(slope)
+
+
+class Teacher(nnx.Module):
+    def __init__(self, size):
+        self.kernel = nnx.Param(jax.random.normal(jax.random.key(1), (size, size)))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_teachers_weights_are_handed_to_the_program_rather_than_built_into_it(parts):
+    """So other weights need no other program, and its text, in which 256 KB of constants would show, is short."""
+
+    def imitate(model, batch, key, others):
+        return jnp.mean((model.slope[...] - others.frozen["teacher"].kernel[...].sum()) ** 2 + 0 * batch["x"]), {}
+
+    graph, params, buffers = states.split(Line())
+    optimizer, teacher = optax.sgd(RATE), Teacher(256)
+    step = make_step(graph, optimizer, imitate, accumulate=parts, frozen_modules={"teacher": teacher})
+    total = float(teacher.kernel[...].sum())
+    state, metrics = step(fresh(optimizer, params, buffers), BATCH)
+    assert float(metrics["loss"]) == pytest.approx((2.0 - total) ** 2, rel=1e-4)
+    assert float(state.params["slope"][0]) == pytest.approx(2.0 - RATE * 2 * (2.0 - total), rel=1e-4)
+    np.testing.assert_array_equal(teacher.kernel[...], Teacher(256).kernel[...])  # neither trained nor donated
+    doubled = jax.tree.map(lambda x: 2 * x, step.keywords["others_state"])
+    _, metrics = step.func(fresh(optimizer, params, buffers), BATCH, others_state=doubled)
+    assert float(metrics["loss"]) == pytest.approx((2.0 - 2 * total) ** 2, rel=1e-4)
+    assert step.func._cache_size() == 1
+    assert len(step.func.lower(fresh(optimizer, params, buffers), BATCH, **step.keywords).as_text()) < 50_000

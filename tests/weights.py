@@ -7,7 +7,7 @@ import numpy as np
 from t5x_writer import write_t5x
 
 from spectrodiff.models.spectrogram_model import SpectrogramConfig
-from spectrodiff.pretrained import diffusers, native
+from spectrodiff.pretrained import diffusers, kinds, native
 from spectrodiff.pretrained.names import names
 
 FORMATS = ("spectrodiff", "diffusers", "t5x", "t5x_inline")

@@ -15,7 +15,7 @@ from spectrodiff.config import WINDOW_FRAMES, ModelConfig, check_whole
 from spectrodiff.diffusion.process import masked_mean
 from spectrodiff.diffusion.samplers import Keys
 from spectrodiff.errors import InputError
-from spectrodiff.models.decoder import Conditioning, DecoderConfig, Metrics
+from spectrodiff.models.decoder import Conditioning, DecoderConfig, KVCache, Metrics
 from spectrodiff.models.layers import MLP, Attention, Dense, KeyValue, Positions, dropout, remat, rms_norm
 
 _MAX_COMPONENTS = 1024
@@ -122,14 +122,6 @@ class CausalBlock(nnx.Module):
         return x + dropout(self.mlp(self.norm_mlp(x), rngs), self.rate, rngs)
 
 
-class KVCache(NamedTuple):
-    """Keys and values of the conditioning, computed once a window."""
-
-    layers: tuple[KeyValue, ...]  # each decoder layer's
-    mask: Bool[Array, "b n"]
-    sketch: Float[Array, "b t m"] | None
-
-
 class AutoregressiveDecoder(nnx.Module):
     """The causal transformer. With a note roll it sees the sketch of the frame it makes, and predicts the rest."""
 
@@ -146,9 +138,8 @@ class AutoregressiveDecoder(nnx.Module):
         self.out = Dense(model.width, MEL_BINS if k == 0 else k * (1 + 2 * MEL_BINS), rngs=rngs)
 
     def cache(self, conditioning: Conditioning) -> KVCache:
-        """What the network needs of the conditioning, computed once a window."""
-        layers = tuple(block.cross_attention.keys_values(conditioning.memory) for block in self.blocks)
-        return KVCache(layers, conditioning.mask, conditioning.sketch)
+        """What the network needs of the conditioning, however many frames follow."""
+        return KVCache.of(self.blocks, conditioning)
 
     def __call__(
         self, cache: KVCache, frames: Float[Array, "b t m"], rngs: nnx.Rngs | None = None
@@ -184,7 +175,7 @@ class AutoregressiveDecoder(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ) -> tuple[Float[Array, " b"], Metrics]:
         """See `Decoder.loss`: squared error, or the negative log-likelihood, as a mean over bins."""
-        frames, about = (target - self.config.mean) / self.config.std, _about(conditioning.sketch)
+        frames, about = (target - self.config.mean) / self.config.std, conditioning.about
         output = self(self.cache(conditioning), frames, rngs)
         if self.config.components:
             error = -self._mixture(output, about).log_likelihood(frames) / MEL_BINS
@@ -221,7 +212,7 @@ class AutoregressiveDecoder(nnx.Module):
     def _draw(self, output: Float[Array, " o"], sketch: Float[Array, " m"] | None, key, options) -> Float[Array, " m"]:
         """A frame from what the network puts out for it."""
         which_key, frame_key, dither_key = jax.random.split(key, 3)
-        about = _about(sketch)
+        about = 0.0 if sketch is None else sketch
         if self.config.components:
             logits, mean, std = self._mixture(output, about)
             which = jax.random.categorical(which_key, logits)
@@ -231,7 +222,3 @@ class AutoregressiveDecoder(nnx.Module):
         if options.dither is not None:
             frame += options.dither * jax.random.normal(dither_key, (MEL_BINS,))
         return frame
-
-
-def _about(sketch):
-    return 0.0 if sketch is None else sketch

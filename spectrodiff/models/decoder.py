@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -13,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 from spectrodiff.config import Choice, ModelConfig, from_dict, to_dict
 from spectrodiff.diffusion.samplers import Keys
 from spectrodiff.errors import InputError
+from spectrodiff.models.layers import KeyValue
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -27,6 +29,11 @@ class Conditioning(NamedTuple):
     mask: Bool[Array, "b n"]
     sketch: Float[Array, "b t m"] | None
 
+    @property
+    def about(self) -> Float[Array, "b t m"] | float:
+        """The first estimate that decoders start from: the sketch, or 0."""
+        return 0.0 if self.sketch is None else self.sketch
+
     def keep(self, kept: Bool[Array, "b"]) -> "Conditioning":
         """Empties the examples that are not kept: condition dropout and guidance both mean just this."""
         sketch = None if self.sketch is None else jnp.where(kept[:, None, None], self.sketch, 0.0)
@@ -36,6 +43,20 @@ class Conditioning(NamedTuple):
         """[itself; itself emptied] along the batch, for classifier-free guidance."""
         empty = self.keep(jnp.zeros(self.mask.shape[0], bool))
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), self, empty)
+
+
+class KVCache(NamedTuple):
+    """What a decoder's blocks need of the conditioning, computed once a window, however often they are evaluated."""
+
+    layers: tuple[KeyValue, ...]  # the keys and values of each block's cross-attention
+    mask: Bool[Array, "b n"]
+    sketch: Float[Array, "b t m"] | None
+
+    @classmethod
+    def of(cls, blocks: Iterable[Any], conditioning: Conditioning) -> "KVCache":
+        """The cache of blocks that have a `cross_attention` each."""
+        layers = tuple(block.cross_attention.keys_values(conditioning.memory) for block in blocks)
+        return cls(layers, conditioning.mask, conditioning.sketch)
 
 
 @runtime_checkable

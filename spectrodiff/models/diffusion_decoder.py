@@ -13,12 +13,12 @@ from jaxtyping import Array, Bool, Float
 from spectrodiff.audio.mel import MEL_BINS
 from spectrodiff.config import WINDOW_FRAMES, ModelConfig, check_choice, check_whole, is_share
 from spectrodiff.diffusion.guidance import guide
-from spectrodiff.diffusion.objective import clipped
+from spectrodiff.diffusion.objective import Denoiser, clipped
 from spectrodiff.diffusion.process import Process
 from spectrodiff.diffusion.samplers import STEPS, Keys, sample, standard_normal
 from spectrodiff.diffusion.schedule import NoiseLevel, Schedule, time_at
 from spectrodiff.errors import InputError
-from spectrodiff.models.decoder import Conditioning, DecoderConfig, Metrics
+from spectrodiff.models.decoder import Conditioning, DecoderConfig, KVCache, Metrics
 from spectrodiff.models.layers import MLP, Attention, Dense, KeyValue, Positions, dropout, remat, rms_norm, sinusoids
 
 _NOISE_PERIOD = 2e4  # time [0, 1) is stretched to [0, 2e4), the longest period (Hawthorne et al. 2022, released code)
@@ -84,14 +84,6 @@ def _levels(schedule: Schedule, steps: int) -> Float[Array, "{steps}"]:
     return schedule(steps)
 
 
-class KVCache(NamedTuple):
-    """Keys and values of the conditioning, computed once however many sampling steps follow."""
-
-    layers: tuple[KeyValue, ...]  # each decoder layer's, of [notes; context]
-    mask: Bool[Array, "b n"]
-    sketch: Float[Array, "b t m"] | None
-
-
 class FiLM(nnx.Module):
     """Scales and shifts features by the noise level (Perez et al. 2018)."""
 
@@ -150,9 +142,8 @@ class DiffusionDecoder(nnx.Module):
         self.out = Dense(model.width, MEL_BINS, rngs=rngs)
 
     def cache(self, conditioning: Conditioning) -> KVCache:
-        """What the network needs of the conditioning, computed once a window."""
-        layers = tuple(block.cross_attention.keys_values(conditioning.memory) for block in self.blocks)
-        return KVCache(layers, conditioning.mask, conditioning.sketch)
+        """What the network needs of the conditioning, however many sampling steps follow."""
+        return KVCache.of(self.blocks, conditioning)
 
     def __call__(
         self,
@@ -186,11 +177,11 @@ class DiffusionDecoder(nnx.Module):
         size = (len(target),)
         logsnr = self.config.process.levels.logsnr(jax.random.uniform(level_key, size))
         conditioning = conditioning.keep(jax.random.bernoulli(drop_key, 1.0 - self.config.condition_drop, size))
-        return self.loss_at(self.cache(conditioning), target, frame_mask, logsnr, noise_key, rngs), {}
+        return self.loss_at(conditioning, target, frame_mask, logsnr, noise_key, rngs), {}
 
     def loss_at(
         self,
-        cache: KVCache,
+        conditioning: Conditioning,
         target: Float[Array, "b t m"],
         frame_mask: Bool[Array, "b t"],
         logsnr: Float[Array, " b"],
@@ -199,23 +190,24 @@ class DiffusionDecoder(nnx.Module):
     ) -> Float[Array, " b"]:
         """Each example's loss at its noise level `logsnr`, noise drawn by `key`."""
         x0 = (target - self.config.mean) / self.config.std
-        about = 0.0 if cache.sketch is None else cache.sketch
-        network = lambda z, logsnr: self(cache, z, logsnr, rngs)  # noqa: E731
-        return self.config.process.loss(network, x0, frame_mask, logsnr, key, about)
+        network = self._network(conditioning, rngs)
+        return self.config.process.loss(network, x0, frame_mask, logsnr, key, conditioning.about)
+
+    def _network(self, conditioning: Conditioning, rngs: nnx.Rngs | None = None) -> Denoiser:
+        cache = self.cache(conditioning)
+        return lambda z, logsnr: self(cache, z, logsnr, rngs)
 
     def sample(
         self, conditioning: Conditioning, frames: int, keys: Keys, options: SamplingOptions
     ) -> Float[Array, "b {frames} m"]:
         """See `Decoder.sample`; with guidance the network is evaluated on a batch of two for each row."""
         guided, mean, std = options.guidance is not None, self.config.mean, self.config.std
-        cache = self.cache(conditioning.with_unconditional() if guided else conditioning)
-        about = 0.0 if cache.sketch is None else cache.sketch
-        denoise = self.config.process.denoiser(lambda z, logsnr: self(cache, z, logsnr), about)
+        given = conditioning.with_unconditional() if guided else conditioning
+        denoise = self.config.process.denoiser(self._network(given), given.about)
         if guided:
             denoise = guide(denoise, options.guidance)
         denoise = clipped(denoise, (-1.0 - mean) / std, (1.0 - mean) / std)
         noise_keys, step_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
         noise = standard_normal(noise_keys, jnp.zeros((len(keys), frames, MEL_BINS)))
-        about = 0.0 if conditioning.sketch is None else conditioning.sketch
-        start = self.config.process.objective.start(noise, NoiseLevel(options.logsnrs[0]), about)
+        start = self.config.process.objective.start(noise, NoiseLevel(options.logsnrs[0]), conditioning.about)
         return mean + std * sample(denoise, options.step, options.logsnrs, start, step_keys)

@@ -132,11 +132,11 @@ def _losses_by_time(graph, params, buffers, batch, key):
     model = nnx.merge(graph, params, buffers)
     if not isinstance(model.decoder, DiffusionDecoder):
         raise InputError("LossByTime is for diffusion decoders; name HeldoutLoss in train.evaluators instead")
-    cache = model.decoder.cache(model.encode(batch["tokens"], batch["context"], batch["context_mask"], WINDOW_FRAMES))
+    conditioning = model.encode(batch["tokens"], batch["context"], batch["context_mask"], WINDOW_FRAMES)
 
     def loss(band):
         time, key = band
-        return model.decoder.loss_at(cache, batch["target"], batch["target_mask"], logsnr_at(time), key)
+        return model.decoder.loss_at(conditioning, batch["target"], batch["target_mask"], logsnr_at(time), key)
 
     return jax.lax.map(loss, (batch["time"].T, jax.random.split(key, heldout.BANDS))).T
 

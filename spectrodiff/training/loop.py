@@ -201,7 +201,7 @@ def train(
             evaluate(f"{init_from}, before training", repeated)
 
     # ---- step
-    key = jax.random.split(jax.random.key(seed))[1]  # parameters were drawn from the seed's own key
+    key = jax.random.fold_in(jax.random.key(seed), 2**31)  # new parameters count from 0, and never come to this
     frozen_modules = task.frozen_modules()
     train_step = make_train_step(
         merge,
@@ -277,5 +277,5 @@ def train(
         return
     task.save(workdir / "export", nnx.merge(*weights), {"steps": step, "examples": examples, "seed": seed})
     print(f"step {step}: averaged weights are in {workdir / 'export'}", flush=True)
-    if init_from is not None:
-        print(write_report(workdir), flush=True)
+    if init_from is not None and (report := write_report(workdir)):
+        print(report, flush=True)

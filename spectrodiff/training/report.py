@@ -9,10 +9,13 @@ from spectrodiff.files import replacing
 def write_report(workdir: pathlib.Path) -> str:
     """Writes `workdir/report.md`, a table of the held-out figures of step 0 and of the last step, and returns it.
 
-    All figures are such that less is better. "/NAME" in one is what it is on the dataset NAME alone.
+    Less is better, but for roughness, which should be 1. "/NAME" in a figure is what it is on the dataset NAME alone.
+    Where nothing was held out, nothing is written, and the result is empty.
     """
     rows = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
     evaluated = [row for row in rows if any(name.startswith("heldout_") for name in row)]
+    if not evaluated:
+        return ""
     before, after = evaluated[0], evaluated[-1]
     lines = [f"| held out | before | after {after['step']} steps | change |", "|---|---|---|---|"]
     for name, value in after.items():

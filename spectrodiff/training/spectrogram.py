@@ -84,7 +84,7 @@ class SpectrogramTask:
             _flat({**to_dict(config.model), **to_dict(config.decoder), "velocity_bins": config.tokenizer.velocity_bins})
             for config in (found.config, self.config)
         )
-        for name in sorted(theirs.keys() | ours.keys()):
+        for name in sorted(theirs.keys() | ours.keys(), key=lambda name: (not name.endswith("kind"), name)):
             if theirs.get(name) != ours.get(name) and not any(name.startswith(some) for some in _CHANGEABLE):
                 values = f"its {name} is {theirs.get(name)!r}, the config's {ours.get(name)!r}"
                 raise InputError(f"cannot train from {checkpoint}: {values}")
