@@ -22,9 +22,9 @@ def fingerprint(network: nnx.Module | nnx.State, *settings: Any) -> str:
     state = nnx.state(network) if isinstance(network, nnx.Module) else network
     digest = hashlib.sha256(repr(settings).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(nnx.filter_state(state, nnx.Param)):
-        array = np.ascontiguousarray(leaf)
+        array = np.asarray(leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        digest.update(array)
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))  # hashlib knows no bfloat16
     return digest.hexdigest()[:_DIGITS]
 
 

@@ -78,7 +78,7 @@ def test_one_command_leaves_figures_table_and_page(whole):
     ours, encoded, noise = (found["systems"][name] for name in ("synthesised", "encoded", "noise"))
     assert 0 < encoded["mel"] < ours["mel"]
     assert 0 < encoded["frechet/musicnn"] < noise["frechet/musicnn"]
-    assert found["run"]["steps"] == 1
+    assert found["run"]["sampling"]["steps"] == 1
     assert any("basic-pitch" in line for line in found["remarks"])
     assert any("200 dimensions" in line for line in found["remarks"])
     assert (whole / "table.md").read_text().startswith("| System | Fréchet (musicnn) ↓")
@@ -167,7 +167,10 @@ def test_combinations_are_joined_in_one_table(checkpoint, where, tmp_path, capsy
     assert not (tmp_path / "grid" / "table.md").exists()
     evaluate(*options)
     cells = json.loads((tmp_path / "grid" / "results.json").read_text())["cells"]
-    found = [(cell["run"]["checkpoint"], cell["model"]["with_context"], cell["run"]["guidance"]) for cell in cells]
+    found = [
+        (cell["run"]["checkpoint"], cell["model"]["with_context"], cell["run"]["sampling"]["guidance"])
+        for cell in cells
+    ]
     expected = [(str(checkpoint), True, 1.0), (str(checkpoint), True, 2.0)]
     assert found == [*expected, (str(without), False, 1.0), (str(without), False, 2.0)]
     rows = [line.split(" | ") for line in (tmp_path / "grid" / "table.md").read_text().splitlines() if "|" in line]

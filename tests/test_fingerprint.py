@@ -12,14 +12,13 @@ import pytest
 from flax import nnx
 from onnx import TensorProto, helper, numpy_helper
 
-from spectrodiff.config import GeneratorConfig, RefinerConfig
 from spectrodiff.errors import InputError
 from spectrodiff.fingerprint import fingerprint, fingerprint_of_files
 from spectrodiff.vocoder import saved_model
-from spectrodiff.vocoder.generator import Generator
+from spectrodiff.vocoder.generator import Generator, GeneratorConfig
 from spectrodiff.vocoder.griffin_lim import GriffinLim
 from spectrodiff.vocoder.onnx import OnnxVocoder
-from spectrodiff.vocoder.refiner import Refiner
+from spectrodiff.vocoder.refiner import Refiner, RefinerConfig
 from spectrodiff.vocoder.saved_model import SavedModelVocoder
 from spectrodiff.vocoder.streaming import MelGAN
 
@@ -66,6 +65,15 @@ def test_weights_in_each_others_places_are_another_network():
 
     assert fingerprint(Pair([1.0], [2.0, 3.0])) != fingerprint(Pair([1.0, 2.0], [3.0]))
     assert fingerprint(Pair([1.0], [2.0])) == fingerprint(Pair([1.0], [2.0]))
+
+
+def test_numbers_of_any_type_and_shape_count():
+    class One(nnx.Module):
+        def __init__(self, value, dtype):
+            self.value = nnx.Param(jnp.array(value, dtype))
+
+    values = [(1.0, "float32"), (2.0, "float32"), (1.0, "bfloat16"), ([1.0], "float32"), (np.zeros((0, 3)), "float32")]
+    assert len({fingerprint(One(*value)) for value in values}) == len(values)
 
 
 def test_other_models_have_other_fingerprints(our_model, paper_model):

@@ -176,7 +176,7 @@ def test_notes_are_counted_and_held_beside_those_of_the_true_audio(two):
     assert [row["ratio/onset"] for row in found["per_song"]] == pytest.approx([0.25, 0.75])
     assert "| 0.400 | 0.50 |" in markdown(found)
     assert "| Synthesised | 0.400 | 0.400 | 0.400 | 0.50 |" in markdown(found)
-    assert "Notes as fixed hears them" in markdown(found)
+    assert "Notes as transcribed by fixed" in markdown(found)
     assert "Note F1" not in markdown(two[2])
     assert "Precision" not in markdown(two[2])
 

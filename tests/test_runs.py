@@ -12,13 +12,12 @@ from inputs import make_recording, write_dataset
 from spectrodiff.audio.mel import SAMPLE_RATE, log_mel_on_host
 from spectrodiff.data.dataset import open_dataset
 from spectrodiff.errors import InputError
-from spectrodiff.evaluation import rendering
 from spectrodiff.evaluation.rendering import render
 from spectrodiff.evaluation.runs import RenderedSong, Run, SongMetadata, is_rendered, song_seed
 from spectrodiff.evaluation.songs import Songs
 
 OPTIONS = {"sampler": "ddpm", "steps": 2, "guidance": 2.0}  # the sampler with the most noise
-RUN = Run("x", "0", "GriffinLim", "rendered", "train", None, "ddpm", 2, 2.0, 0)
+RUN = Run("x", "0", "GriffinLim", "rendered", "train", None, OPTIONS, 0)
 
 
 class Ramp:
@@ -140,9 +139,9 @@ def test_songs_cut_short(songs):
 def test_a_workdir_is_of_one_run(tmp_path):
     RUN.claim(tmp_path / "run")
     RUN.claim(tmp_path / "run")
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["steps"] == 2
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["sampling"] == OPTIONS
     with pytest.raises(InputError, match=r"run holds songs made with steps 2, not 4; give another workdir$"):
-        dataclasses.replace(RUN, steps=4).claim(tmp_path / "run")
+        dataclasses.replace(RUN, sampling=OPTIONS | {"steps": 4}).claim(tmp_path / "run")
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot make the folder"):
         RUN.claim(tmp_path / "file")
@@ -164,13 +163,13 @@ def test_a_workdir_that_can_only_be_read_is_refused_before_any_song(tmp_path, mo
 
 def test_one_program_serves_all_windows_of_a_bucket(quick, songs, monkeypatch):
     """However few songs are left to fill it."""
-    shapes, make = [], rendering._song_sampler
+    shapes, sample = [], quick.mel_sampler.sample_windows
 
-    def counted(synthesizer):
-        sample = make(synthesizer)
-        return lambda tokens, *rest, **options: (shapes.append(tokens.shape), sample(tokens, *rest, **options))[1]
+    def counted(tokens, *rest, **options):
+        shapes.append(tokens.shape)
+        return sample(tokens, *rest, **options)
 
-    monkeypatch.setattr(rendering, "_song_sampler", counted)
+    monkeypatch.setattr(quick.mel_sampler, "sample_windows", counted)
     list(render(quick, songs, range(3), seed=5, batch=2, **OPTIONS))
     assert set(shapes) == {(2, 512)}
     assert len(shapes) == 3  # three windows beside two and one

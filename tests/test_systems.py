@@ -8,14 +8,13 @@ from flax import nnx
 from inputs import make_recording
 
 from spectrodiff.audio.mel import log_mel, log_mel_on_host
-from spectrodiff.config import GeneratorConfig, RefinerConfig
 from spectrodiff.evaluation.musicnn import Musicnn
 from spectrodiff.evaluation.reconstruction import mel_distance
 from spectrodiff.evaluation.songs import Song
 from spectrodiff.evaluation.systems import SYNTHESISED, TRUE, measure, read_measured
-from spectrodiff.vocoder.generator import Generator
+from spectrodiff.vocoder.generator import Generator, GeneratorConfig
 from spectrodiff.vocoder.griffin_lim import GriffinLim
-from spectrodiff.vocoder.refiner import Refiner
+from spectrodiff.vocoder.refiner import Refiner, RefinerConfig
 from spectrodiff.vocoder.streaming import MelGAN
 
 SECONDS = (1.3, 2.9, 4.0, 7.3)
@@ -77,8 +76,8 @@ def test_songs_of_all_lengths_are_vocoded_by_the_same_programs(vocoder, compilat
 
 
 def test_the_distance_of_mels_is_that_of_the_models_features():
-    """Within 1e-6 nats of what compiling for each length gave."""
+    """`log_mel` computes in float32, so they agree to 1e-4 nats."""
     true = song(SECONDS[1]).audio
     ours = 0.5 * true + 1e-3 * np.random.default_rng(0).normal(size=len(true)).astype(np.float32)
     expected = float(jnp.abs(log_mel(ours) - log_mel(true)).mean())
-    assert mel_distance(ours, true) == pytest.approx(expected, abs=1e-6)
+    assert mel_distance(ours, true) == pytest.approx(expected, abs=1e-4)

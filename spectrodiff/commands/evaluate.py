@@ -58,7 +58,7 @@ def add(commands) -> None:
         "which it made)",
     )
     parser.add_argument("--shard", help="work on one part of the songs, such as 2/8; then run without it to report")
-    parser.add_argument("--examples", type=int, default=3, help="songs to be heard in the report (default: 3)")
+    parser.add_argument("--examples", type=int, default=3, help="songs that the report plays (default: 3)")
     parser.set_defaults(run=_evaluate)
 
 
@@ -124,10 +124,10 @@ def _evaluate(options) -> None:
 
 
 def find_soundfont(path: str | None, dataset: str) -> tuple[str | None, list[str]]:
-    """The SoundFont that plays the notes for comparison, and what is to be remarked where there is none.
+    """Returns the SoundFont that plays the notes for comparison, and remarks for the report where there is none.
 
     Raises:
-      InputError: the one at `path` cannot be played.
+      InputError: the SoundFont at `path` cannot be played.
     """
     from spectrodiff.data.render import SOUNDFONT, check
 
@@ -144,7 +144,7 @@ def find_soundfont(path: str | None, dataset: str) -> tuple[str | None, list[str
 
 
 def find_transcriber(name: str | None = None):
-    """What MODULE:NAME makes when called; by default basic-pitch where all that it needs is installed, else None.
+    """Returns the transcriber that MODULE:NAME makes when called, by default basic-pitch where it can run, else None.
 
     Raises:
       InputError: there is no such module or name, or what it makes is no transcriber.

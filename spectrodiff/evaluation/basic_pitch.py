@@ -1,7 +1,7 @@
-"""Notes from audio by basic-pitch (Bittner et al. 2022), a small network for any instruments, through onnxruntime.
+"""Transcription by basic-pitch (Bittner et al. 2022), a small network for any instruments, run by onnxruntime.
 
-The network is that of the Python package basic-pitch, which need only lie there: it is never imported. How its output
-becomes notes follows the package, but for their times, which are those of the frames.
+The network is read from the Python package basic-pitch, which has to be installed but is never imported. Decoding its
+output into notes follows the package, except that the times of notes are those of the frames.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ from spectrodiff.vocoder.onnx import open_session
 
 RATE = 22050
 HOP = 256
-WINDOW = 2 * RATE - HOP  # samples that the network hears at once
+WINDOW = 2 * RATE - HOP  # samples of the network's input
 OVERLAP = 30  # frames that neighbouring windows share; half of them are dropped on either side
 LOWEST = 21  # MIDI pitch of the first of 88 keys
 ONSET, SOUNDING = 0.5, 0.3  # likelihoods above which there is an onset, and a note goes on
@@ -33,16 +33,19 @@ Activations = Float[np.ndarray, "t 88"]
 
 
 class BasicPitch:
-    """Audio at SAMPLE_RATE to its notes, all of program 0, without drums; velocities are how sure it is."""
+    """A transcriber of audio at SAMPLE_RATE. All notes are of program 0, and none are drums.
+
+    Velocities are not those that were played: they are 127 times the mean activation of a note.
+    """
 
     name = "basic-pitch"
     instruments = False
 
     def __init__(self, path: str | os.PathLike | None = None):
-        """`path` is the package's nmp.onnx, found where the package is installed.
+        """Loads the network from `path`, the package's nmp.onnx, which by default is looked for in the package.
 
         Raises:
-          InputError: it is not to be found, or cannot be read; or there is no onnxruntime.
+          InputError: the file cannot be found or read, or onnxruntime is not installed.
         """
         if path is None:
             package = importlib.util.find_spec("basic_pitch")
@@ -69,7 +72,7 @@ class BasicPitch:
         )
 
     def _activations(self, samples: Float[np.ndarray, " s"]) -> tuple[Activations, Activations]:
-        """How likely each key sounds, and begins to, at `frame_times`."""
+        """Computes the probabilities that each key sounds, and that it begins to sound, at `frame_times`."""
         count = max(1, -(-len(samples) // _STEP))
         padded = np.zeros((count - 1) * _STEP + WINDOW, np.float32)
         before = OVERLAP // 2 * HOP
@@ -90,19 +93,21 @@ class BasicPitch:
 
 
 def frame_times(count: int) -> Float64[np.ndarray, " count"]:
-    """Seconds. Windows advance by a little less than their kept frames do, so frames are not equally spaced.
+    """Returns the times of the first `count` frames, in seconds.
 
-    The package takes them to be, corrects that on average, and cuts off the last 0.7 % of the audio.
+    Windows advance by a little less than the frames that are kept of each, so frames are not equally spaced. The
+    package takes them to be, corrects that on average, and cuts off the last 0.7 % of the audio.
     """
     window, frame = np.divmod(np.arange(count), _KEPT)
     return (window * _STEP + frame * HOP) / RATE
 
 
 def decode(sounding: Activations, onsets: Activations) -> list[tuple[int, int, int, float]]:
-    """Notes as (first frame, frame after the last, MIDI pitch, mean activation).
+    """Decodes activations into notes: (first frame, frame after the last, MIDI pitch, mean activation).
 
-    First, from the last onset to the first, a note per onset, whose activation it uses up with that of the keys
-    beside it. Then notes around what is left, the loudest first, whether or not they begin.
+    First each onset becomes a note, from the last onset to the first, and the activations of that note and of the keys
+    beside it are removed. Then notes are made around the activations that are left, the highest first, whether or not
+    they have an onset.
     """
     frames = len(sounding)
     onsets = _with_rises(sounding, onsets)
@@ -111,7 +116,7 @@ def decode(sounding: Activations, onsets: Activations) -> list[tuple[int, int, i
     left, notes = sounding.copy(), []
 
     def walk(at: int, key: int, step: int) -> tuple[int, int]:
-        """Where a note ends that goes on to `at` in the direction of `step`, and how far it was looked for."""
+        """Follows a note from `at` in steps of `step`; returns where it ends, and where the search for that stopped."""
         quiet = 0
         while 0 < at < frames - 1 and quiet < TOLERANCE:
             quiet = quiet + 1 if left[at, key] < SOUNDING else 0
@@ -146,7 +151,7 @@ def decode(sounding: Activations, onsets: Activations) -> list[tuple[int, int, i
 
 
 def _with_rises(sounding: Activations, onsets: Activations) -> Activations:
-    """Onsets, or where that is more, how far a key rises over both of the two frames before."""
+    """Returns the onset activations, or where that is more, by how much a key exceeds both of the two frames before."""
     rises = np.zeros_like(sounding)
     rises[2:] = np.maximum(0.0, np.minimum(sounding[2:] - sounding[1:-1], sounding[2:] - sounding[:-2]))
     highest = rises.max(initial=0.0)

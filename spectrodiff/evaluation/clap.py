@@ -1,7 +1,8 @@
-"""CLAP (Wu et al. 2023), audio embedded where texts about it are, by onnxruntime: weights are for the user to bring.
+"""CLAP (Wu et al. 2023), an embedding that audio shares with texts about it, run by onnxruntime on a user's weights.
 
-An export of the audio half of a model "without fusion", such as larger_clap_music or clap-htsat-unfused, as
-transformers.js's `audio_model.onnx`: one input, float32 [batch, 1, 1001, 64], and 512 numbers for each of the batch.
+The weights are an export of the audio half of a model "without fusion", such as larger_clap_music or
+clap-htsat-unfused, as transformers.js has it in `audio_model.onnx`: the one input is float32 [batch, 1, 1001, 64], the
+output [batch, 512].
 """
 
 import functools
@@ -17,7 +18,7 @@ from spectrodiff.evaluation.musicnn import area_mel_matrix
 from spectrodiff.vocoder.onnx import open_session
 
 RATE = 48000
-SECONDS = 10  # that the network hears at once
+SECONDS = 10  # of audio in the network's input
 HOP = 480
 FFT_SIZE = 1024
 MEL_BINS = 64
@@ -26,10 +27,10 @@ _BATCH = 4  # windows
 
 
 class Clap:
-    """Audio at `rate` to what ten seconds of it are, every second (Gui et al. 2024), scaled to length 1 as published.
+    """An embedding of audio at `rate` Hz: one vector for ten seconds, every second (Gui et al. 2024).
 
-    What is shorter is repeated until it fills them, as in training; of longer audio an end of less than a second is
-    left out.
+    Vectors are scaled to length 1, as published. Shorter audio is repeated to ten seconds, as in training; of longer
+    audio, an end of less than a second is left out.
     """
 
     name = "clap"
@@ -39,7 +40,11 @@ class Clap:
     licence = "that of the file given"
 
     def __init__(self, path: str | os.PathLike):
-        """Raises InputError as `open_session`, and where the file is another model."""
+        """Loads the ONNX file at `path`.
+
+        Raises:
+          InputError: there is no such file, it is another model, or onnxruntime is not installed.
+        """
         self.path, self._session = path, open_session(path, "audio half of CLAP")
         self._input = self._session.get_inputs()[0].name
         self(np.zeros(0, np.float32))
@@ -71,7 +76,10 @@ class Clap:
 
 
 def clap_mel(audio: Float[np.ndarray, " s"]) -> Float[np.ndarray, "t 64"]:
-    """Decibels of a power mel spectrogram, not below -100; frame i is centred on sample HOP * i, ends are mirrored."""
+    """Computes a power mel spectrogram in decibels, not below -100.
+
+    Frame i is centred on sample HOP * i; both ends of the audio are mirrored.
+    """
     padded = np.pad(audio.astype(np.float32), FFT_SIZE // 2, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, FFT_SIZE)[::HOP]
     spectrum = scipy.fft.rfft(frames * hann(FFT_SIZE).astype(np.float32))

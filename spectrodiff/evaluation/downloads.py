@@ -1,4 +1,4 @@
-"""Weights at an address, fetched once."""
+"""Downloads of model weights, which are kept in the user's cache folder."""
 
 import hashlib
 import os
@@ -14,17 +14,18 @@ from spectrodiff.files import replacing_folder
 from spectrodiff.vocoder.saved_model import FILE
 
 _CHUNK = 1 << 20  # bytes
-_SECONDS = 60  # without a sign of life
+_SECONDS = 60  # without an answer, after which a download fails
 _SINGLE = "model"
 
 
 def fetched(source: str) -> pathlib.Path:
-    """Where `source` lies on this machine: itself, or what is downloaded where it is an address (https:// and so on).
+    """Returns the path of `source` on this machine, having downloaded it where it is an address (https:// and so on).
 
-    Of a .tar.gz it is the folder of the SavedModel in it, of anything else the file.
+    For a .tar.gz it is the folder of the SavedModel in it, for anything else the file. What was downloaded before is
+    not downloaded again.
 
     Raises:
-      InputError: it cannot be downloaded or unpacked, or the archive holds no SavedModel.
+      InputError: the address cannot be downloaded or unpacked, or the archive holds no SavedModel.
     """
     if "://" not in source:
         return pathlib.Path(source)
@@ -62,7 +63,7 @@ def _download(source: str, file) -> None:
 
 
 def _unpack(file, folder: pathlib.Path) -> None:
-    """An archive's files, none outside of the folder; or the file itself where it is no archive."""
+    """Unpacks an archive into `folder`, with no file outside of it; copies the file where it is no archive."""
     if tarfile.is_tarfile(file):
         file.seek(0)
         with tarfile.open(fileobj=file) as archive:

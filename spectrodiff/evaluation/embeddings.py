@@ -1,7 +1,7 @@
-"""Embeddings of audio, in which a distance says how different things sound: one interface, one model that is included.
+"""Embeddings of audio, in which distances measure how different things sound.
 
-Musicnn needs nothing but this package. VGGish and TRILL, by which the paper evaluates, are read from the SavedModel
-that their authors publish, CLAP from an ONNX file.
+Musicnn comes with this package. VGGish and TRILL, which the paper evaluates with, are read from the SavedModels that
+their authors publish, and CLAP from an ONNX file.
 """
 
 import dataclasses
@@ -26,7 +26,10 @@ Audio = Float[np.ndarray, " s"]
 
 @runtime_checkable
 class Embedding(Protocol):
-    """Audio at `rate` Hz to frames of `dims` numbers every `hop` seconds; `licence` is that of its weights."""
+    """A model that maps audio, float32 [samples] at `rate` Hz, to frames [n, dims], one every `hop` seconds.
+
+    `licence` is that of its weights.
+    """
 
     name: str
     rate: int
@@ -39,7 +42,10 @@ class Embedding(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """What is known of a published model: how it is called with float32 [samples] at SAMPLE_RATE, and what it gives."""
+    """A published model: its name, the hop in seconds and size of its frames, its licence, and how it is called.
+
+    `call(model, audio)` runs it on float32 [samples] at SAMPLE_RATE.
+    """
 
     name: str
     hop: float
@@ -60,12 +66,16 @@ PUBLISHED = {
 
 
 class SavedModelEmbedding:
-    """VGGish or TRILL, by TensorFlow on the CPU. Audio is filled up with silence to whole seconds, as in the paper."""
+    """VGGish or TRILL, run by TensorFlow on the CPU. Audio is padded with silence to whole seconds, as in the paper."""
 
     rate = SAMPLE_RATE
 
     def __init__(self, path: str | os.PathLike, published: Published):
-        """Raises InputError as `load_model`, and where the model in the folder is another."""
+        """Loads the SavedModel in the folder at `path`.
+
+        Raises:
+          InputError: there is no such SavedModel, or it is not the `published` model; or TensorFlow is not installed.
+        """
         self.name, self.hop = published.name, published.hop
         self.dims, self.licence = published.dims, published.licence
         self.path, self._call, self._model = path, published.call, load_model(path, f"{published.name} model")
@@ -87,13 +97,13 @@ class SavedModelEmbedding:
 
 
 def find_embedding(name: str) -> Embedding:
-    """`musicnn`, or `vggish=SOURCE`, `trill=SOURCE` or `clap=SOURCE`.
+    """Loads the embedding of a name: `musicnn`, `vggish=SOURCE`, `trill=SOURCE` or `clap=SOURCE`.
 
     SOURCE is the folder of an unpacked SavedModel, or the address of one as .tar.gz; for clap, an ONNX file or its
     address.
 
     Raises:
-      InputError: it is none of these, or cannot be fetched or read.
+      InputError: the name is none of these, or the model cannot be downloaded or read.
     """
     model, _, source = name.partition("=")
     if name == Musicnn.name:
@@ -109,6 +119,6 @@ def find_embedding(name: str) -> Embedding:
 
 
 def resample(audio: Audio, rate: int) -> Float[np.ndarray, " r"]:
-    """Audio at SAMPLE_RATE as float32 at another rate, in Hz."""
+    """Resamples audio from SAMPLE_RATE to another rate, in Hz."""
     common = math.gcd(rate, SAMPLE_RATE)
     return scipy.signal.resample_poly(audio, rate // common, SAMPLE_RATE // common).astype(np.float32)

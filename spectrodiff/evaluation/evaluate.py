@@ -1,4 +1,8 @@
-"""An evaluation from a checkpoint and a dataset to its report, in steps that each go on where they stopped."""
+"""An evaluation, from a checkpoint and a dataset to its report: render, measure, report.
+
+Each step keeps its results in the workdir and leaves out what is already there, so an interrupted evaluation can be
+continued.
+"""
 
 import dataclasses
 import pathlib
@@ -40,17 +44,17 @@ from spectrodiff.synthesizer import Synthesizer
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """Part `number`, from 1, of `of` parts of the songs: one process's work."""
+    """The part of the songs that one process works on: the `number`th, counted from 1, of `of` parts."""
 
     number: int
     of: int
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """Of "2/8".
+        """Parses a shard given as NUMBER/OF, such as "2/8".
 
         Raises:
-          InputError: it is nothing of that kind.
+          InputError: the text is not of this form, or NUMBER is not from 1 to OF.
         """
         number, _, of = text.partition("/")
         if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
@@ -58,6 +62,7 @@ class Shard:
         return cls(int(number), int(of))
 
     def part(self, indices: range) -> range:
+        """Returns those of `indices` that belong to this shard: every `of`th of them."""
         return indices[self.number - 1 :: self.of]
 
 
@@ -80,16 +85,34 @@ def evaluate(
     shard: Shard | None = None,
     examples: int = 3,
 ) -> dict[str, Any] | None:
-    """Renders and measures the first `limit` songs, and writes results.json, table.md and report.html.
+    """Renders and measures the first `limit` songs, and writes results.json, table.md and report.html into `workdir`.
 
-    What lies in the workdir is not made again. With a `shard`, only that part of the songs is worked on, and None
-    returned: the report is for a call without. `sampling` are options of `Synthesizer.mels`; `seconds` cuts each song;
-    with `stems`, instruments that the dataset has alone are rendered alone as well, and their notes scored by family;
-    `soundfont` is the path of one that plays the songs too; `checkpoint` and `remarks` are only noted.
-    Returns what results.json holds.
+    Songs and measurements that are already in `workdir` are not made again. With a `shard`, only the songs of that
+    shard are rendered and measured, and no report is written: once all shards are done, a call without one writes it.
+
+    Args:
+      synthesizer: the model and the vocoder that are evaluated.
+      records: the songs with their notes and, if the dataset has them, their stems.
+      workdir: the folder of songs, measurements and report.
+      embeddings: the models in whose embeddings Fréchet and kernel distances are taken.
+      transcriber: the model that transcribes notes to be scored; None scores none.
+      checkpoint: the checkpoint's name, for run.json and the report.
+      sampling: options of `Synthesizer.mels`.
+      seed: the seed from which each song's own is derived.
+      seconds: only so much of the beginning of each song is used; None uses all of it.
+      limit: the number of songs, the first of the split; None for all.
+      batch: the number of songs that are rendered at once.
+      stems: whether stems of a single instrument family are rendered alone as well, and their notes scored by family.
+      soundfont: the path of a SoundFont that plays the notes for comparison.
+      remarks: lines for the report.
+      shard: the part of the songs to work on; None for all, and the report.
+      examples: the number of songs that can be listened to in the report.
+
+    Returns:
+      The content of results.json; with a `shard`, None.
 
     Raises:
-      InputError: an option is out of range, the workdir is another run's, or a song cannot be used.
+      InputError: an option is out of range, the workdir holds songs made with other settings, or a song cannot be used.
     """
     if stems and transcriber is None:
         raise InputError("stems are scored by their notes: leave out --stems, or let notes be transcribed")
@@ -171,13 +194,13 @@ def _render_missing(
 
 
 def _main_systems(song: Song, rendered: RenderedSong) -> dict[str, Audio]:
-    """What a listener compares."""
+    """Returns the true audio, its mel through the vocoder, and the synthesised audio, as a listener compares them."""
     audio = system_audio(song, rendered)
     return {system: audio[system] for system in (TRUE, ENCODED, SYNTHESISED)}
 
 
 def _model_description(synthesizer: Synthesizer) -> dict[str, Any]:
-    """What tells models apart in a table."""
+    """Returns the properties of a model by which a table tells models apart."""
     leaves = jax.tree.leaves(nnx.state(synthesizer.model, nnx.Param))
     return {
         "parameters": sum(leaf.size for leaf in leaves),

@@ -1,7 +1,7 @@
-"""How far two sets of embeddings lie apart, without pairing them: Fréchet and kernel distances, and their certainty.
+"""Distances between two sets of embeddings, Fréchet and kernel distances, with confidence intervals.
 
-A song's statistics are one small `Gaussian`; those of a corpus, of a process or of a resampled corpus are merged
-from its songs'. What is undefined is None, never NaN.
+The statistics of a song are one small `Gaussian`; those of a corpus, of the songs of a process or of a resampled corpus
+are merged from those of its songs. A distance that is undefined is None, never NaN.
 """
 
 import dataclasses
@@ -15,20 +15,20 @@ from scipy.spatial.distance import cdist, pdist
 from spectrodiff.errors import InputError
 
 Frames = Float[np.ndarray, "_ d"]
-Weights = Int[np.ndarray, " songs"]  # how often each song counts
+Weights = Int[np.ndarray, " songs"]  # the number of times that each song counts
 Interval = tuple[float, float]
 
 SMALLEST = 500  # frames, where the extrapolation of Gui et al. (2024) begins
 KERNEL_SCALE = 100.0  # only makes the numbers readable (Chung et al. 2025)
-_MEDIAN_FRAMES = 2000  # that a median of distances between pairs is taken over: two million pairs
-_KERNEL_FRAMES = 5000  # of a set that it is taken between: it takes time with their square
+_MEDIAN_FRAMES = 2000  # of which the median distance of pairs is taken: two million pairs
+_KERNEL_FRAMES = 5000  # of a set, at most, in a kernel distance: its time grows with their square
 _BLOCK = 1024  # rows of a kernel matrix at a time
 _FENCE = 1.5  # interquartile ranges above the third quartile (Tukey 1977)
 
 
 @dataclasses.dataclass(frozen=True)
 class Gaussian:
-    """The mean and covariance of frames, float64, kept so that merging is exact however frames were divided.
+    """The mean and covariance of `count` frames, in a form whose merging is exact however frames were divided.
 
     `scatter` is the sum over frames of the outer product of their deviations from the mean (Chan et al. 1983).
     """
@@ -39,11 +39,16 @@ class Gaussian:
 
     @classmethod
     def empty(cls, dims: int) -> "Gaussian":
+        """Returns the statistics of no frames of `dims` dimensions."""
         return cls(0, np.zeros(dims), np.zeros((dims, dims)))
 
     @classmethod
     def of(cls, frames: Frames) -> "Gaussian":
-        """Raises InputError for frames that are not all numbers, which would spoil everything merged with them."""
+        """Computes the statistics of frames.
+
+        Raises:
+          InputError: the frames hold NaN or infinity, which would spoil all statistics that they are merged with.
+        """
         if not np.isfinite(frames).all():
             raise InputError("embeddings hold values that are not numbers; check the audio that they were made from")
         if not len(frames):
@@ -53,21 +58,21 @@ class Gaussian:
         return cls(len(frames), mean, deviations.T @ deviations)
 
     def update(self, frames: Frames) -> "Gaussian":
-        """These frames and `frames`. Raises InputError as `of`."""
+        """Returns the statistics of these frames and `frames` together; raises InputError as `of` does."""
         return self.merge(Gaussian.of(frames))
 
     def merge(self, other: "Gaussian") -> "Gaussian":
-        """These frames and those of `other`."""
+        """Returns the statistics of these frames and those of `other` together."""
         return pool([self, other])
 
     @property
     def covariance(self) -> Float64[np.ndarray, "d d"]:
-        """Divided by count - 1, as Fréchet audio distances commonly are; the published evaluation divides by count."""
+        """The covariance with divisor count - 1, as is common; the published evaluation has the divisor count."""
         return self.scatter / (self.count - 1)
 
 
 def pool(songs: Sequence[Gaussian], weights: Weights | None = None) -> Gaussian:
-    """All frames of `songs` together, the frames of each song `weights` times."""
+    """Returns the statistics of the frames of all songs together, those of each song counted `weights` times."""
     weights = np.ones(len(songs), int) if weights is None else weights
     drawn = [(int(weight), song) for weight, song in zip(weights, songs, strict=True) if weight * song.count]
     if not drawn:
@@ -80,9 +85,10 @@ def pool(songs: Sequence[Gaussian], weights: Weights | None = None) -> Gaussian:
 
 
 def frechet_distance(p: Gaussian, q: Gaussian) -> float | None:
-    """|mean_p - mean_q|^2 + tr(S_p + S_q - 2 (S_p S_q)^(1/2)), at least 0 (Kilgour et al. 2019); None under 2 frames.
+    """Computes the Fréchet distance |mean_p - mean_q|^2 + tr(S_p + S_q - 2 (S_p S_q)^(1/2)) (Kilgour et al. 2019).
 
-    Warns where there are no more frames than dimensions: the covariance lacks rank, and the distance is too large.
+    It is at least 0, and None where there are fewer than 2 frames on a side. Warns where there are no more frames than
+    dimensions: then the covariance lacks rank, and the distance comes out too large.
     """
     fewest, dims = min(p.count, q.count), len(p.mean)
     if fewest < 2:
@@ -97,10 +103,10 @@ def frechet_distance(p: Gaussian, q: Gaussian) -> float | None:
 
 
 def _distance(p: Gaussian, q: Gaussian) -> float:
-    """For S = F F^T on either side, the trace of the square root is the sum of the singular values of F_p^T F_q.
+    """Computes the Fréchet distance by the singular values of F_p^T F_q, where S = F F^T on either side.
 
-    That is real whatever rounding does, and exact to rounding where matrices lack rank; eigenvalues of the product
-    would be squares of these, and lose half of the digits.
+    Their sum is the trace of the matrix square root. It is real whatever rounding does, and exact to rounding where
+    matrices lack rank; the eigenvalues of the product are the squares of these, and lose half of the digits.
     """
     shift = p.mean - q.mean
     shared = np.linalg.svd(_factor(p).T @ _factor(q), compute_uv=False).sum()
@@ -114,9 +120,10 @@ def _factor(gaussian: Gaussian) -> Float64[np.ndarray, "d r"]:
 
 @dataclasses.dataclass(frozen=True)
 class Extrapolation:
-    """A line through Fréchet distances against 1 / frames: its height at 0 is the distance for endlessly many frames.
+    """A line fitted to Fréchet `distances` against 1 / `sizes`, the numbers of frames they were taken of.
 
-    That may be a little below 0. `r2` is the share of the variance that the line explains: near 1, it can be trusted.
+    `distance`, its intercept, is the distance for infinitely many frames, and may be a little below 0. `r2` is the
+    fraction of the variance that the line explains: the nearer to 1, the more it can be trusted.
     """
 
     distance: float
@@ -129,14 +136,15 @@ class Extrapolation:
 def frechet_infinity(
     reference: Gaussian, frames: Frames, *, sizes: int = 25, smallest: int | None = None, seed: int = 0
 ) -> Extrapolation | None:
-    """FAD-infinity (Gui et al. 2024): what `frechet_distance` would be without its bias of about 1 / frames.
+    """Extrapolates the Fréchet distance to infinitely many frames, FAD-infinity (Gui et al. 2024).
 
-    Distances are taken at `sizes` numbers of frames, equally spaced from `smallest` (SMALLEST as published, or twice
-    the dimensions where that is more: below, the bias is no line) to all. Frames are drawn without replacement. Drawn
-    with it, as the authors' code does, they stand for the frames at hand and not for the music, and the line leads
-    back to the plain distance. The bias of `reference` stays.
+    A Fréchet distance has a bias of about 1 / frames, which this removes for `frames`; the bias of `reference` stays.
+    Distances are taken at `sizes` numbers of frames, equally spaced from `smallest` to all of them. By default
+    `smallest` is SMALLEST as published, or twice the dimensions where that is more, below which the bias is not linear.
+    Frames are drawn without replacement. Drawn with replacement, as the authors' code does, they are a sample of the
+    frames at hand rather than of the music, and the line leads back to the plain distance.
 
-    None where there are fewer than two frames of `reference` or not twice as many of `frames` as `smallest`.
+    It is None where there are fewer than two frames of `reference`, or fewer of `frames` than twice `smallest`.
     """
     smallest = smallest or max(SMALLEST, 2 * frames.shape[1])
     if reference.count < 2 or len(frames) < 2 * smallest:
@@ -153,12 +161,14 @@ def frechet_infinity(
 
 
 def kernel_distance(reference: Frames, frames: Frames, *, bandwidth: float | None = None) -> float | None:
-    """KAD (Chung et al. 2025): KERNEL_SCALE times the unbiased squared maximum mean discrepancy.
+    """Computes the kernel audio distance (Chung et al. 2025): KERNEL_SCALE times the squared maximum mean discrepancy.
 
-    The kernel is exp(-|x - y|^2 / (2 bandwidth^2)), its bandwidth the median distance between frames of `reference`
-    (2000 of them, where there are more). It takes sets for no Gaussians and has no bias for their size, so for equal
-    distributions it is below 0 as often as above. Of large sets 5000 frames are taken, spread over all. None under two
-    frames on a side, or where those of `reference` are all alike.
+    The kernel is exp(-|x - y|^2 / (2 bandwidth^2)). The bandwidth is by default the median distance between frames of
+    `reference`, of 2000 of them where there are more. The distance does not assume Gaussians, and its estimate is
+    unbiased whatever the number of frames, so for equal distributions it is below 0 as often as above. Of large sets
+    5000 frames are taken, evenly spaced over all.
+
+    It is None where there are fewer than two frames on a side, or where those of `reference` are all alike.
     """
     if min(len(reference), len(frames)) < 2:
         return None
@@ -176,7 +186,7 @@ def kernel_distance(reference: Frames, frames: Frames, *, bandwidth: float | Non
 
 
 def _subsample(frames: Frames, most: int) -> Frames:
-    """All frames, or `most` of them from beginning to end."""
+    """Returns `most` frames, evenly spaced over all; all frames where there are no more."""
     return frames[np.linspace(0, len(frames) - 1, min(len(frames), most)).astype(int)]
 
 
@@ -193,11 +203,13 @@ def bootstrap_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval | None:
-    """Within what a figure would lie, had as many other songs been drawn: songs are resampled, whole (Efron 1979).
+    """Computes a bootstrap confidence interval of a figure over songs, which are resampled as a whole (Efron 1979).
 
-    `statistic` takes how often each song counts, all 1 for the figure itself. The interval is the quantiles of what
-    resamples give, moved so that their mean lies at the figure: fewer distinct songs make a Fréchet distance larger,
-    which says nothing of how sure it is. None for fewer than two songs, or where the figure is undefined.
+    `statistic` computes the figure from the number of times that each song counts, which is 1 for the figure itself.
+    The interval holds the central `level` of the values of resamples, shifted so that their mean is the figure: a
+    resample has fewer distinct songs, which makes a Fréchet distance larger but says nothing about its variance.
+
+    It is None for fewer than two songs, or where the figure is undefined.
     """
     figure = statistic(np.ones(songs, int)) if songs > 1 else None
     if figure is None:
@@ -209,9 +221,10 @@ def bootstrap_interval(
 
 
 def frechet_interval(reference: Gaussian | Sequence[Gaussian], songs: Sequence[Gaussian], **options) -> Interval | None:
-    """The interval of `frechet_distance` of all songs together, never below 0; options as `bootstrap_interval`.
+    """Computes the `bootstrap_interval` of the Fréchet distance of all songs together, never below 0.
 
-    Where `reference` are the same songs as recorded, they are drawn along; one Gaussian stays as it is.
+    Where `reference` is a sequence, of the true audio of the same songs, it is resampled with them; a single Gaussian
+    stays as it is.
     """
 
     def statistic(weights: Weights) -> float | None:
@@ -224,12 +237,15 @@ def frechet_interval(reference: Gaussian | Sequence[Gaussian], songs: Sequence[G
 
 
 def song_distances(reference: Gaussian, songs: Sequence[Gaussian]) -> list[float | None]:
-    """The Fréchet distance of each song by itself (Gui et al. 2024): the larger, the fewer frames it has."""
+    """Computes the Fréchet distance of each song by itself (Gui et al. 2024); it is biased upwards for short songs."""
     return [_distance(reference, song) if min(reference.count, song.count) > 1 else None for song in songs]
 
 
 def outliers(distances: Sequence[float | None]) -> list[int]:
-    """Which songs lie beyond Tukey's upper fence, the farthest first: what to listen to before a figure is believed."""
+    """Returns the indices of songs whose distance exceeds Tukey's upper fence, the farthest first.
+
+    These should be listened to before a figure is believed.
+    """
     known = [distance for distance in distances if distance is not None]
     if not known:
         return []

@@ -1,4 +1,4 @@
-"""Evaluations of several checkpoints, step counts and guidance weights, joined in one table: an ablation.
+"""An ablation: evaluations of several checkpoints, numbers of sampling steps and guidance weights, in one table.
 
 A workdir holds `cells/CELL`, the workdir of each evaluation, and the joined `table.md` and `results.json`.
 """
@@ -25,7 +25,7 @@ _SETTINGS = (
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One evaluation; None is the checkpoint's own choice."""
+    """One evaluation of the grid. `steps` and `guidance` are None where the checkpoint's own are taken."""
 
     checkpoint: str
     steps: int | None
@@ -33,7 +33,7 @@ class Cell:
 
     @property
     def folder(self) -> str:
-        """The name of its workdir, which differs from that of any other cell."""
+        """The name of the evaluation's workdir, which differs from that of any other cell."""
         return f"{file_name(self.checkpoint, 180)}, steps {_format(self.steps)}, guidance {_format(self.guidance)}"
 
 
@@ -42,19 +42,20 @@ def _format(value: int | float | None) -> str:
 
 
 def grid(checkpoints: Sequence[str], steps: Sequence[int | None], guidance: Sequence[float | None]) -> list[Cell]:
-    """All cells, none twice; those of a checkpoint stand together, so that it is loaded once."""
+    """Returns all combinations, none twice. Those of a checkpoint follow one another, so that it is loaded once."""
     return [Cell(*values) for values in dict.fromkeys(itertools.product(checkpoints, steps, guidance))]
 
 
 def evaluate_grid(
     cells: Sequence[Cell], workdir: pathlib.Path, run: Callable[[Cell, pathlib.Path], Results | None]
 ) -> list[Results] | None:
-    """Has `run` evaluate each cell in its workdir, and joins them; after each, so that a table is there early.
+    """Calls `run` with each cell and its workdir, and joins the results in one table.
 
-    Cells go on where they stopped. None, and no table, where `run` returns None, having done a share of the songs.
+    The table is written after each cell, so that it is there early. A cell that was interrupted is continued. Where
+    `run` returns None, as it does having worked on one shard of the songs, there is no table, and None is returned.
 
     Raises:
-      InputError: as `run`, or the workdir cannot be written.
+      InputError: `run` raises it, or the workdir cannot be written.
     """
     found = []
     for cell in cells:
@@ -69,7 +70,10 @@ def evaluate_grid(
 
 
 def joined(found: Sequence[Results]) -> str:
-    """Markdown: a row for each evaluation's synthesised songs, then the ceilings and floors of the first."""
+    """Formats results as one Markdown table.
+
+    It has a row for the synthesised songs of each evaluation, then the rows of the other systems in the first one.
+    """
     rows = [(results["run"]["checkpoint"], _settings(results) | results["systems"][SYNTHESISED]) for results in found]
     others = {name: figures for name, figures in found[0]["systems"].items() if name != SYNTHESISED}
     rows += [(SYSTEMS[name], figures) for name, figures in others.items()]
@@ -90,6 +94,6 @@ def _settings(results: Results) -> dict[str, Any]:
 
 
 def _common(found: Sequence[Results]) -> dict[str, Any]:
-    """What was the same in all runs."""
+    """Returns the settings that all runs have in common."""
     first = found[0]["run"]
     return {name: value for name, value in first.items() if all(results["run"][name] == value for results in found)}

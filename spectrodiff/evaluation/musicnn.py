@@ -1,7 +1,7 @@
 """Musicnn (Pons & Serra 2019), a convolutional network that tags music, as an embedding: in JAX, weights included.
 
-It was trained on MagnaTagATune: 50 tags of 25,000 clips. Facts and weights are those of the authors' package musicnn
-0.1.0; see weights/musicnn/README.md.
+It was trained on MagnaTagATune, 25,000 clips with 50 tags. The architecture and the weights are those of the authors'
+package musicnn 0.1.0, see weights/musicnn/README.md.
 """
 
 import functools
@@ -19,7 +19,7 @@ from spectrodiff.audio.mel import SAMPLE_RATE, hann
 HOP = 256
 FFT_SIZE = 512
 MEL_BINS = 96
-PATCH = 187  # mel frames that the network sees at once: 3 s
+PATCH = 187  # mel frames of the network's input: 3 s
 TAGS = (
     *("guitar", "classical", "slow", "techno", "strings", "drums", "electronic", "rock", "fast", "piano"),
     *("ambient", "beat", "violin", "vocal", "synth", "female", "indian", "opera", "male", "singing"),
@@ -35,11 +35,11 @@ Weights = dict[str, Float[Array | np.ndarray, "..."]]
 
 
 class Musicnn:
-    """Audio at `rate` to what the last layer before the tags makes of 3 s of it, every `hop` seconds.
+    """An embedding of audio at `rate` Hz: the activations of the last layer before the tags, of patches of 3 s.
 
-    Patches overlap by half, where the authors' code takes them side by side: twice the frames for a covariance of 200
-    dimensions. Audio of less than 3 s is filled up with silence; of longer audio an end that fills no patch is left
-    out.
+    There is a patch every `hop` seconds. By default patches overlap by half, where the authors' code takes them side by
+    side: that gives twice the frames for a covariance of 200 dimensions. Audio of less than 3 s is padded with silence;
+    of longer audio, an end that does not fill a patch is left out.
     """
 
     name = "musicnn"
@@ -48,7 +48,7 @@ class Musicnn:
     licence = "ISC"
 
     def __init__(self, step: int = PATCH // 2 + 1):
-        """`step` is the number of mel frames from patch to patch."""
+        """Reads the weights; `step` is the number of mel frames from patch to patch."""
         self.step, self.hop = step, step * HOP / SAMPLE_RATE
         self._weights = _weights()
 
@@ -56,7 +56,7 @@ class Musicnn:
         return self._run(audio)[0]
 
     def tags(self, audio: Float[np.ndarray, " s"]) -> dict[str, float]:
-        """How likely each tag is, the mean over patches; the likeliest first."""
+        """Returns the probability of each of TAGS, the mean over patches, the most probable first."""
         means = self._run(audio)[1].mean(axis=0)
         return {TAGS[index]: float(means[index]) for index in np.argsort(-means)}
 
@@ -81,10 +81,10 @@ def _weights() -> Weights:
 
 
 def loudness_mel(audio: Float[np.ndarray, " s"]) -> Float[np.ndarray, "t 96"]:
-    """log10(1 + 10^4 x) of a power mel spectrogram x, whose frame i is centred on sample HOP * i.
+    """Computes log10(1 + 10^4 x) of a power mel spectrogram x, whose frame i is centred on sample HOP * i.
 
-    In float32 throughout. The authors' code rounds x to float16, at which sounds louder than a sine of amplitude 0.1
-    or so overflow.
+    All is in float32. The authors' code rounds x to float16, which overflows for sounds louder than a sine of
+    amplitude 0.1 or so.
     """
     padded = np.pad(audio, FFT_SIZE // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, FFT_SIZE)[::HOP]
@@ -101,9 +101,10 @@ def area_mel_matrix(
     lowest: float = 0.0,
     highest: float = SAMPLE_RATE / 2,
 ) -> Float[np.ndarray, "f m"]:
-    """Weights from powers of an FFT to mel bins: triangles of equal area, on Slaney's mel scale, all in Hz.
+    """Returns the weights that map powers of an FFT to mel bins: triangles of equal area on Slaney's mel scale.
 
-    That scale is linear up to 1000 Hz, 15 mels, and logarithmic above, 27 mels to a factor of 6.4 (Slaney 1998).
+    `rate`, `lowest` and `highest` are in Hz. The scale is linear up to 1000 Hz, which is 15 mels, and logarithmic
+    above, with 27 mels to a factor of 6.4 (Slaney 1998).
     """
     linear, corner, ratio = 200 / 3, 1000.0, 6.4 ** (1 / 27)
     first, last = (
@@ -122,10 +123,11 @@ def area_mel_matrix(
 def network(
     weights: Weights, mel: Float[Array | np.ndarray, "b t 96"]
 ) -> tuple[Float[Array, "b 200"], Float[Array, "b 50"]]:
-    """What patches of any length give at the last layer but one, and the likelihood of each of TAGS.
+    """Returns the activations of the last layer but one and the probability of each of TAGS, for patches of mel.
 
-    Timbres are convolutions as high as 0.4 and 0.7 of the bins, rhythms ones as long as 128, 64 and 32 frames; each
-    says where in the bins it found most. Convolutions over time follow, and the mean and maximum over time of all.
+    The first layer has convolutions over 0.4 and 0.7 of the bins, for timbre, and over 128, 64 and 32 frames, for
+    rhythm, of each of which the maximum over bins is taken. Convolutions over time follow, and then the mean and the
+    maximum over time of all layers.
     """
     x = mel * weights["input.scale"] + weights["input.shift"]
     b, t, bins = x.shape
@@ -157,5 +159,5 @@ def network(
 
 
 def _activated(weights: Weights, place: str, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """ReLU, then the batch normalisation, whose statistics are those of training."""
+    """Applies ReLU and then batch normalisation with the statistics of training."""
     return jax.nn.relu(y + weights[f"{place}.bias"]) * weights[f"{place}.scale"] + weights[f"{place}.shift"]

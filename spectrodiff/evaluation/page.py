@@ -1,4 +1,4 @@
-"""The figures of an evaluation as one page that holds all it shows and plays."""
+"""The results of an evaluation as one HTML page, with pictures and sound in it."""
 
 import base64
 import dataclasses
@@ -23,14 +23,17 @@ Audio = Float[np.ndarray, " _s"]
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A song to be seen and heard: audio by system, TRUE, ENCODED and SYNTHESISED, at SAMPLE_RATE."""
+    """A song that the page shows and plays: its audio by the systems TRUE, ENCODED and SYNTHESISED, at SAMPLE_RATE."""
 
     name: str
     audio: dict[str, Audio]
 
 
 def page(results: dict[str, Any], examples: Sequence[Example]) -> str:
-    """One HTML document without any link: tables, and of examples mel pictures (PNG) and players (16 bit FLAC)."""
+    """Returns an HTML document that loads nothing: tables, and for each example mel pictures (PNG) and audio players.
+
+    The players' audio is FLAC of 16 bits.
+    """
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8"><title>Evaluation</title>',
@@ -89,7 +92,7 @@ def _example(example: Example) -> str:
 
 
 def mel_picture(audio: Audio) -> bytes:
-    """PNG of the audio's log-mel, low frequencies at the bottom, a pixel a frame of a mel bin; its first 41 s."""
+    """Draws the log-mel of the first 41 s of audio as PNG: a pixel a frame and mel bin, low frequencies below."""
     from matplotlib.image import imsave  # without pyplot: no display is looked for
 
     file = io.BytesIO()

@@ -1,8 +1,8 @@
-"""How near a rebuilt waveform comes to the one it was made from, by measures that fail in different ways.
+"""How near a reconstructed waveform is to its reference, by measures that fail in different ways.
 
-The two distances and the chroma barely hear phase; onsets and tones do, so a vocoder is judged by all of them. What a
-reference leaves undefined, as silence does all but the distances, is None, never NaN; audio that is silent where its
-reference is not scores 0.
+The two distances and the chroma are hardly sensitive to phase; onsets and tones are, so a vocoder is judged by all of
+them. A measure that the reference leaves undefined, as silence does all but the distances, is None, never NaN. Audio
+that is silent where its reference is not scores 0.
 """
 
 from collections.abc import Sequence
@@ -15,19 +15,22 @@ from spectrodiff.audio.mel import SAMPLE_RATE, hann, log_mel_on_host
 
 Audio = Float[np.ndarray, " s"]
 RESOLUTIONS = (256, 512, 1024, 2048)  # samples: 16 to 128 ms
-QUIET = 1e-4  # of the reference's loudest bin: what lies 80 dB under it is not heard, so it is not compared
+QUIET = 1e-4  # of the reference's loudest bin: what lies 80 dB under it is inaudible, so it is not compared
 TONES = 8192  # samples of a frame in which tones are compared: half a second, 2 Hz
 
 
 def magnitudes(audio: Audio, window: int, hop: int) -> Float[np.ndarray, "t f"]:
-    """STFT magnitudes on a scale where a full-scale sine peaks at 1; zeros are added so that every sample counts."""
+    """Computes STFT magnitudes, scaled so that a full-scale sine peaks at 1.
+
+    `window` and `hop` are in samples. Zeros are added at both ends, so that every sample counts.
+    """
     padded = np.pad(audio, (window // 2, window))
     frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]
     return np.abs(scipy.fft.rfft(frames * hann(window).astype(np.float32))) / (window / 4)
 
 
 def mel_distance(audio: Audio, reference: Audio) -> float:
-    """Mean absolute difference of the log-mels, in nats."""
+    """Computes the mean absolute difference of the log-mels, in nats."""
     # On the host: `log_mel` would be compiled anew for every length of song.
     return float(np.abs(log_mel_on_host(audio) - log_mel_on_host(reference)).mean())
 
@@ -42,7 +45,10 @@ def roughness(audio: Audio, reference: Audio) -> float | None:
 
 
 def spectral_distance(audio: Audio, reference: Audio) -> float:
-    """Mean absolute difference of log magnitudes over RESOLUTIONS, in nats."""
+    """Computes the mean absolute difference of the log magnitudes of STFTs at all RESOLUTIONS, in nats.
+
+    Magnitudes below QUIET times the reference's loudest are taken to be at that floor.
+    """
     distances = []
     for window in RESOLUTIONS:
         ours, theirs = (magnitudes(x, window, window // 4) for x in (audio, reference))
@@ -52,14 +58,17 @@ def spectral_distance(audio: Audio, reference: Audio) -> float:
 
 
 def onset_envelope(audio: Audio) -> Float[np.ndarray, " t"]:
-    """How much louder the spectrum gets, in nats summed over bins, every 5 ms."""
+    """Computes the spectral flux every 5 ms: the rises of the log magnitudes, in nats, summed over bins."""
     levels = magnitudes(audio, 320, 80)
     levels = np.log(np.maximum(levels, max(10 * QUIET * levels.max(), 1e-12)))
     return np.maximum(np.diff(levels, axis=0), 0.0).sum(axis=1)
 
 
 def onset_correlation(audio: Audio, reference: Audio) -> float | None:
-    """Correlation of the onset envelopes: 1 is every attack in place. None where the reference has no attacks."""
+    """Computes the correlation of the onset envelopes, which is 1 where every attack is in its place.
+
+    It is None where the reference has no attacks.
+    """
     ours, theirs = onset_envelope(audio), onset_envelope(reference)
     if not theirs.std():
         return None
@@ -67,9 +76,10 @@ def onset_correlation(audio: Audio, reference: Audio) -> float | None:
 
 
 def tone_similarity(audio: Audio, reference: Audio) -> float | None:
-    """Mean cosine of magnitudes from 40 to 1500 Hz: is each partial in tune and whole for half a second?
+    """Computes the mean cosine similarity of magnitudes from 40 to 1500 Hz in frames of half a second.
 
-    Frames in which the reference is 60 dB under its loudest are left out; None when it is silent throughout.
+    It is 1 where every partial is in tune and its phase unbroken. Frames in which the reference is 60 dB under its
+    loudest are left out; where it is silent throughout, the similarity is None.
     """
     low, high = (round(hz * TONES / SAMPLE_RATE) for hz in (40, 1500))
     ours, theirs = _audible_frames(audio, reference, slice(low, high))
@@ -77,10 +87,11 @@ def tone_similarity(audio: Audio, reference: Audio) -> float | None:
 
 
 def chroma_correlation(audio: Audio, reference: Audio) -> float | None:
-    """Mean correlation of how loud the twelve pitch classes are: are the harmonies right, whatever plays them?
+    """Computes the mean correlation of the magnitudes of the twelve pitch classes.
 
-    Of magnitudes from 100 to 2000 Hz, between which semitones are apart and notes stronger than their overtones. Frames
-    are those of `tone_similarity`, None as there.
+    It is 1 where the harmonies are right, whichever instruments play them. Magnitudes are those from 100 to 2000 Hz,
+    where semitones can be told apart and notes are stronger than their overtones. Frames are left out, and the
+    correlation is None, as in `tone_similarity`.
     """
     low, high = (round(hz * TONES / SAMPLE_RATE) for hz in (100, 2000))
     hz = np.arange(low, high) * SAMPLE_RATE / TONES
@@ -91,7 +102,10 @@ def chroma_correlation(audio: Audio, reference: Audio) -> float | None:
 
 
 def _audible_frames(audio: Audio, reference: Audio, bins: slice) -> list[Float[np.ndarray, "t f"]]:
-    """Magnitudes of both, a frame every 128 ms, but for those in which the reference is 60 dB under its loudest."""
+    """Computes magnitudes of both, a frame every 128 ms, without those in which the reference is inaudible.
+
+    That is where it is 60 dB under its loudest.
+    """
     ours, theirs = (magnitudes(x, TONES, TONES // 4)[:, bins] for x in (audio, reference))
     audible = theirs.max(axis=1) > max(10 * QUIET * theirs.max(), 1e-12)
     return [ours[audible], theirs[audible]]
@@ -103,9 +117,9 @@ def _cosines(a: Float[np.ndarray, "t f"], b: Float[np.ndarray, "t f"]) -> Float[
 
 
 def embedding_distance(embedded: Float[np.ndarray, "n d"], reference: Float[np.ndarray, "m d"]) -> float | None:
-    """Mean over frames of the Euclidean distance (the paper's reconstruction); the longer is cut to the shorter.
+    """Computes the mean over frames of the Euclidean distance, which is the paper's reconstruction measure.
 
-    None where there are no frames.
+    The longer of the two is cut to the shorter. The distance is None where there are no frames.
     """
     frames = min(len(embedded), len(reference))
     apart = embedded[:frames].astype(np.float64) - reference[:frames]
@@ -113,7 +127,10 @@ def embedding_distance(embedded: Float[np.ndarray, "n d"], reference: Float[np.n
 
 
 def compare(audio: Float[np.ndarray, " s"], reference: Float[np.ndarray, " r"]) -> dict[str, float | None]:
-    """All measures of `audio` against `reference`, float32 at SAMPLE_RATE; the longer is cut to the shorter."""
+    """Computes all measures of `audio` against `reference`, both float32 at SAMPLE_RATE, by name.
+
+    The longer of the two is cut to the shorter. Measures that are undefined are None.
+    """
     length = min(len(audio), len(reference))
     audio, reference = audio[:length], reference[:length]
     measures = {
@@ -128,6 +145,6 @@ def compare(audio: Float[np.ndarray, " s"], reference: Float[np.ndarray, " r"]) 
 
 
 def mean_scores(scores: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
-    """Each measure's mean over those songs in which it is defined; None where it is in none."""
+    """Computes the mean of each measure over the songs in which it is defined; None where there are none."""
     known = {name: [song[name] for song in scores if song[name] is not None] for name in (scores[0] if scores else ())}
     return {name: float(np.mean(values)) if values else None for name, values in known.items()}

@@ -1,4 +1,4 @@
-"""The figures of an evaluation as tables, and what has to be said of them."""
+"""The results of an evaluation as tables, with footnotes that explain them."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,7 +12,11 @@ UNDEFINED = "\N{EN DASH}"
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A figure, how it is headed, its digits after the point, and an arrow to where it is better."""
+    """A column of a table.
+
+    `name` is the name of the figure in the results, `title` the column's heading, `digits` the number of decimals, and
+    `better` an arrow in the direction of better values, empty where there is none.
+    """
 
     name: str
     title: str
@@ -21,9 +25,11 @@ class Column:
 
     @property
     def heading(self) -> str:
+        """The title, with the arrow."""
         return f"{self.title} {self.better}".strip()
 
     def cell(self, figures: dict[str, Any]) -> str:
+        """Formats this column's figure, with its interval where there is one; UNDEFINED where there is no figure."""
         value = figures.get(self.name)
         if value is None:
             return UNDEFINED
@@ -38,7 +44,7 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows of figures under a heading of their own; `first` heads the column of their titles."""
+    """A table. Each row is a title and the figures by name; `first` is the heading of the titles' column."""
 
     name: str
     first: str
@@ -47,7 +53,7 @@ class Table:
 
 
 def columns(results: dict[str, Any]) -> list[Column]:
-    """Those of the table of systems; of transcription there are none where nothing was transcribed."""
+    """Returns the columns of the table of systems, without those of transcription where no notes were transcribed."""
     models = list(results["embeddings"])
     sets = [
         column
@@ -99,7 +105,7 @@ _FAMILY_COLUMNS = (
 
 
 def tables(results: dict[str, Any]) -> list[Table]:
-    """All systems; where notes were transcribed, more of these; and where stems were, their families."""
+    """Returns the table of systems, that of notes where notes were transcribed, and that of families for stems."""
     rows = [(SYSTEMS[name], figures) for name, figures in results["systems"].items()]
     found = [Table("systems", "System", columns(results), rows)]
     if results["transcriber"]:
@@ -110,25 +116,27 @@ def tables(results: dict[str, Any]) -> list[Table]:
 
 
 def songs_table(results: dict[str, Any]) -> Table:
+    """Returns the table of synthesised songs."""
     sets = [Column(f"frechet/{model}", f"Fréchet ({model})", 1, "↓") for model in results["embeddings"]]
     shown = [Column("seconds", "Seconds", 1), *sets, *_paired(results)]
     return Table("songs", "Song", shown, [(row["name"], row) for row in results["per_song"]])
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The tables, and below them what has to be said of them."""
+    """Formats the results as Markdown: the tables, then the footnotes."""
     parts = [*map(markdown_table, tables(results)), "\n".join(f"- {line}" for line in footnotes(results))]
     return "\n\n".join(parts) + "\n"
 
 
 def markdown_table(table: Table) -> str:
+    """Formats one table as Markdown."""
     rows = [[table.first, *(column.heading for column in table.columns)], ["---", *["---:"] * len(table.columns)]]
     rows += [[title, *(column.cell(figures) for column in table.columns)] for title, figures in table.rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def footnotes(results: dict[str, Any]) -> list[str]:
-    """What was evaluated, what the columns are, and what is missing."""
+    """Returns lines that say what was evaluated, what the columns mean, and what is missing."""
     run, batches = dict(results.get("run", {})), ", ".join(map(str, results["batch"]))
     run |= run.pop("sampling", {})
     made = ", ".join(f"{name} {value}" for name, value in run.items() if value is not None)
@@ -138,15 +146,15 @@ def footnotes(results: dict[str, Any]) -> list[str]:
         "Fréchet, FAD∞ and kernel distances are between all frames and those of the true audio; brackets hold 95 % "
         "intervals over songs. FAD∞ is extrapolated to endlessly many frames. All other columns compare each song with "
         "its own true audio.",
-        "A song of other music has the distribution of music: it shows which columns hear that and no more.",
+        "A song of other music has the distribution of music: it shows which columns measure that and no more.",
         f"s/s: seconds of work for a second of audio, {batches} songs at once, without each program's first window.",
     ]
     licences = [f"{name}: {model['licence']}" for name, model in results["embeddings"].items()]
     lines.append(f"Embeddings and licences of their weights: {', '.join(licences)}.")
     if transcriber := results["transcriber"]:
         lines.append(
-            f"Notes as {transcriber['name']} hears them: onsets within 50 ms, offsets too or within a fifth of a note, "
-            "drums by their attacks, among which a mix's others count as false ones. / true: as a share of the F1 of "
-            "the true audio, which no transcriber gets wholly right."
+            f"Notes as transcribed by {transcriber['name']}: onsets within 50 ms, offsets too or within a fifth of a "
+            "note, drums by their attacks, among which a mix's others count as false ones. / true: as a share of the "
+            "F1 of the true audio, which no transcriber gets wholly right."
         )
     return [*lines, f"{UNDEFINED}: not defined, or not measured.", *results["remarks"]]

@@ -1,6 +1,7 @@
-"""Songs' scores put together: the figures of an evaluation, with how sure they are. What is undefined is None.
+"""The results of an evaluation: means, distances and intervals over the measurements of its songs.
 
-All are sums over songs, so it does not matter which process measured which.
+All are computed from the measurements of single songs, so it does not matter which process measured which. A figure
+that is undefined is None, never NaN.
 """
 
 import math
@@ -28,7 +29,7 @@ from spectrodiff.evaluation.runs import SongMetadata, Spent
 from spectrodiff.evaluation.systems import ENCODED, SOUNDFONT, SYNTHESISED, SYSTEMS, TRUE, Measurements
 from spectrodiff.evaluation.transcription import DRUMS, Matches, Scores, Transcriber, add_scores, relative_to_true
 
-_RESAMPLES = 200  # of songs: the ends of a 95 % interval, to about a tenth of its width
+_RESAMPLES = 200  # of the bootstrap: the ends of a 95 % interval come out to about a tenth of its width
 
 Figures = dict[str, Any]  # by name; numbers, pairs of them, or None
 
@@ -41,11 +42,12 @@ def results(
     transcriber: Transcriber | None = None,
     stems: Sequence[tuple[str, dict[str, Scores]]] = (),
 ) -> dict[str, Any]:
-    """All figures, by system, by song, and by the family of `stems`, which are families and scores; as JSON holds them.
+    """Computes all figures of an evaluation, as JSON can hold them: by system, by song, and by instrument family.
 
-    Of an embedding, `frechet/MODEL`, `frechet_interval/MODEL` (95 %), `frechet_infinity/MODEL` with its `r2/MODEL`,
-    `kernel/MODEL` and `l2/MODEL`; of transcription `precision/KIND`, `recall/KIND`, `f1/KIND`, `true_f1/KIND` and
-    `ratio/KIND`, each KIND being one of Scores; and the means of `compare`.
+    For each embedding these are `frechet/MODEL`, `frechet_interval/MODEL` (95 %), `frechet_infinity/MODEL` with its
+    `r2/MODEL`, `kernel/MODEL` and `l2/MODEL`; for each kind of note scores `precision/KIND`, `recall/KIND`, `f1/KIND`,
+    `true_f1/KIND` and `ratio/KIND`; and the means of the scores of `reconstruction.compare`. `stems` are pairs of an
+    instrument family and the scores of a stem by system.
     """
     shown = [name for name in SYSTEMS if name != SOUNDFONT or any(name in song.scores for song in measured)]
     systems = {system: _paired(measured, system) for system in shown}
@@ -53,7 +55,7 @@ def results(
     remarks = [*remarks, *_silences(songs, measured)]
     for model in embeddings:
         frames = [song.embedded[model.name] for song in measured]
-        with threadpool_limits(1, user_api="blas"):  # threads for matrices this small wait for each other: 6 ms or 150
+        with threadpool_limits(1, user_api="blas"):  # matrices this small take 6 ms on one thread, 150 on many
             figures, distances, warned = _distribution_figures(frames, model.name)
         remarks += warned
         for system, values in figures.items():
@@ -83,7 +85,7 @@ def results(
 
 
 def _paired(measured: Sequence[Measurements], system: str) -> Figures:
-    """What is the mean, or for notes the sum, of songs."""
+    """Returns the figures of a system that are means over songs, and those of notes, which are from summed counts."""
     having = [song for song in measured if system in song.scores]
     figures = mean_scores([song.scores[system] for song in having])
     noted = [song for song in having if song.notes]
@@ -98,7 +100,7 @@ def _transcribed(ours: dict[str, Matches], true: dict[str, Matches]) -> Figures:
 
 
 def _families(stems: Sequence[tuple[str, dict[str, Scores]]]) -> dict[str, Figures]:
-    """Of drums their hits, of other families their notes; beside the true stems as `relative_to_true`."""
+    """Returns for each family the scores of its stems, by drum hits for drums and by note onsets for all others."""
     families = {}
     for family in sorted({family for family, _ in stems}):
         kind = DRUMS if family == DRUMS else "onset"
@@ -111,7 +113,7 @@ def _families(stems: Sequence[tuple[str, dict[str, Scores]]]) -> dict[str, Figur
 
 
 def _silences(songs: Sequence[SongMetadata], measured: Sequence[Measurements]) -> list[str]:
-    """A dash or a 0 in the table may only mean that there is nothing to hear."""
+    """Returns remarks that name silent songs: a dash or a 0 in a table may come from silence alone."""
     true = [song.name for song in measured if song.scores[TRUE]["tone"] is None]
     ours = [song.name for song in songs if song.silent]
     said = {"The true audio": true, "What was synthesised": ours}
@@ -127,7 +129,7 @@ def _of_song(song: SongMetadata, measured: Measurements) -> Figures:
 def _distribution_figures(
     songs: Sequence[dict[str, np.ndarray]], model: str
 ) -> tuple[dict[str, Figures], list, list[str]]:
-    """Figures of sets of frames by system, the Fréchet distance of each synthesised song, and what there is to warn."""
+    """Returns the distances of an embedding's frames by system, those of each synthesised song, and warnings."""
     figures, distances, warned = {}, [None] * len(songs), []
     true = [Gaussian.of(song[TRUE]) for song in songs]
     reference, frames_true = pool(true), np.concatenate([song[TRUE] for song in songs])
@@ -157,13 +159,13 @@ def _distribution_figures(
 
 
 def _speed(spent: Sequence[Spent]) -> float | None:
-    """Seconds of work for a second of audio."""
+    """Returns the seconds of computing for each second of audio; None where nothing was timed."""
     seconds, audio = map(sum, zip(*spent, strict=True)) if spent else (0.0, 0.0)
     return seconds / audio if audio else None
 
 
 def _nan_to_none(value: Any) -> Any:
-    """The same without a number that is none."""
+    """Replaces all numbers in nested dicts and sequences that are not finite by None."""
     if isinstance(value, dict):
         return {name: _nan_to_none(part) for name, part in value.items()}
     if isinstance(value, list | tuple):

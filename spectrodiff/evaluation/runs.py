@@ -1,6 +1,7 @@
-"""What is kept of the songs that a model renders, one by one, so that a run that was cut off goes on.
+"""The songs that a model has rendered, kept on disk one by one, so that an interrupted evaluation can be continued.
 
-A workdir holds `run.json`, what made its songs, and of each song `songs/NAME.npz` and then `songs/NAME.json`.
+A workdir holds `run.json`, which says how its songs were made, and for each song `songs/NAME.npz` (mel and audio) and
+`songs/NAME.json` (metadata), written in this order.
 """
 
 import dataclasses
@@ -19,12 +20,17 @@ from spectrodiff.evaluation.songs import Audio
 from spectrodiff.files import check_writable, file_name, local_path, replacing, write_json
 
 Mel = Float[np.ndarray, "_t m"]
-Spent = tuple[float, float]  # seconds of work, and of the audio that they made
+Spent = tuple[float, float]  # seconds of computing, and seconds of the audio that was made in them
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a workdir's songs are made by: `weights` and `vocoder` by their fingerprints, wherever they were read."""
+    """The settings that all songs of a workdir have in common.
+
+    `weights` is the fingerprint of the spectrogram model's parameters and `vocoder` the identity of the vocoder, so
+    other weights at the same path are noticed. `seconds` is the length that songs are cut to, None where they are
+    whole; `soundfont` is the path of the SoundFont that is compared with, None where there is none.
+    """
 
     checkpoint: str
     weights: str
@@ -34,13 +40,14 @@ class Run:
     seconds: float | None
     sampling: dict[str, Any]
     seed: int
-    soundfont: str | None = None  # that another system plays
+    soundfont: str | None = None
 
     def claim(self, workdir: pathlib.Path) -> None:
-        """Makes the workdir, or finds that it is this run's.
+        """Creates the workdir and writes its run.json, or checks that the run.json there has the same settings.
 
         Raises:
-          InputError: it holds songs that were made otherwise, cannot be written, or is an address.
+          InputError: the workdir holds songs that were made with other settings, cannot be created or written, or is an
+            address.
         """
         try:
             (local_path(workdir) / "songs").mkdir(parents=True, exist_ok=True)
@@ -52,6 +59,7 @@ class Run:
             write_json(path, ours)
             return
         theirs = _read_json(path)
+        ours, theirs = ({**run.pop("sampling", {}), **run} for run in (ours, theirs))  # options are named one by one
         for name, value in ours.items():
             if theirs.get(name) != value:
                 raise InputError(
@@ -60,20 +68,23 @@ class Run:
 
 
 def song_seed(seed: int, name: str) -> int:
-    """The seed with which `Synthesizer` renders the same song: `seed`, with the CRC-32 of its name folded in.
+    """Returns the random seed of one song: `seed`, with the CRC-32 of the song's name folded in, below 2^32.
 
-    So a song sounds the same whatever is rendered beside it, before it, or by which process.
+    `Synthesizer` renders the same song with it. It depends on nothing else, so a song sounds the same whichever songs
+    are rendered in the same batch or before it, and whichever process renders it.
     """
     return int(jax.random.bits(jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))))
 
 
 @dataclasses.dataclass(frozen=True)
 class SongMetadata:
-    """What is known of a rendered song without its sound.
+    """All that is stored of a rendered song except its mel and audio.
 
-    `dropped` notes of over-full windows were left out; `silent` says that nothing is to be heard. `spectrogram` and
-    `vocoder` are Spent, without what ran for the first time: the first window in a program, the first piece from a
-    vocoder.
+    `seed` is the one it was rendered with, `seconds` the length of the true audio, `dropped` the number of notes that
+    were left out of windows with too many tokens, `batch` the number of songs rendered at once, and `silent` is true
+    where every sample of the audio is zero. `spectrogram` and `vocoder` are the times that the model and the vocoder
+    took. Calls that may have compiled something are not counted: the first window of each program, and the first chunk
+    of each song from the vocoder.
     """
 
     name: str
@@ -87,16 +98,20 @@ class SongMetadata:
 
     @classmethod
     def load(cls, workdir: pathlib.Path, name: str) -> "SongMetadata":
-        """Raises InputError for a file that is missing or damaged."""
+        """Reads the metadata of a song that `RenderedSong.save` wrote.
+
+        Raises:
+          InputError: the file is missing or damaged, or of another version.
+        """
         return cls(**_read_metadata(workdir, name))
 
 
 @dataclasses.dataclass(frozen=True)
 class RenderedSong(SongMetadata):
-    """What is kept of a song.
+    """A song as the model and the vocoder made it.
 
-    `mel` is unscaled; `audio` is what the vocoder makes of it, `encoded` what it makes of the true audio's mel, both as
-    a file of 16 bits keeps them.
+    `mel` is the model's unscaled log-mel [t, MEL_BINS]. `audio` is the vocoder's output for it, and `encoded` the
+    vocoder's output for the log-mel of the true audio, both float32 at SAMPLE_RATE and stored with 16 bits.
     """
 
     mel: Mel
@@ -104,15 +119,23 @@ class RenderedSong(SongMetadata):
     encoded: Audio
 
     def save(self, workdir: pathlib.Path) -> None:
-        """Raises InputError as `replacing`."""
+        """Writes the song into a workdir that `Run.claim` has created.
+
+        Raises:
+          InputError: a file cannot be written.
+        """
         with replacing(song_path(workdir, "songs", self.name, ".npz")) as temporary:
             np.savez_compressed(temporary, mel=self.mel, audio=pcm(self.audio), encoded=pcm(self.encoded))
-        facts = {field.name: getattr(self, field.name) for field in dataclasses.fields(SongMetadata)}
-        write_json(song_path(workdir, "songs", self.name, ".json"), facts)  # last: it says that the song is there
+        metadata = {field.name: getattr(self, field.name) for field in dataclasses.fields(SongMetadata)}
+        write_json(song_path(workdir, "songs", self.name, ".json"), metadata)  # last: it says that the song is there
 
     @classmethod
     def load(cls, workdir: pathlib.Path, name: str) -> "RenderedSong":
-        """Raises InputError for files that are missing or damaged."""
+        """Reads a song that `save` wrote.
+
+        Raises:
+          InputError: a file is missing or damaged, or of another version.
+        """
         arrays = read_arrays(song_path(workdir, "songs", name, ".npz"), ("mel", "audio", "encoded"))
         arrays |= {part: arrays[part].astype(np.float32) / 32767 for part in ("audio", "encoded")}
         return cls(**_read_metadata(workdir, name), **arrays)
@@ -120,10 +143,10 @@ class RenderedSong(SongMetadata):
 
 def _read_metadata(workdir: pathlib.Path, name: str) -> dict:
     path = song_path(workdir, "songs", name, ".json")
-    facts = _read_json(path)
-    if set(facts) != {field.name for field in dataclasses.fields(SongMetadata)}:
+    metadata = _read_json(path)
+    if set(metadata) != {field.name for field in dataclasses.fields(SongMetadata)}:
         raise InputError(f"{path} is of another version of spectrodiff; delete {workdir}, or give another workdir")
-    return {**facts, "spectrogram": tuple(facts["spectrogram"]), "vocoder": tuple(facts["vocoder"])}
+    return metadata | {name: tuple(metadata[name]) for name in ("spectrogram", "vocoder")}
 
 
 def song_path(workdir: pathlib.Path, kind: str, name: str, suffix: str) -> pathlib.Path:
@@ -132,11 +155,16 @@ def song_path(workdir: pathlib.Path, kind: str, name: str, suffix: str) -> pathl
 
 
 def is_rendered(workdir: pathlib.Path, name: str) -> bool:
+    """Whether a workdir holds the whole song of this name."""
     return song_path(workdir, "songs", name, ".json").is_file()
 
 
 def read_arrays(path: pathlib.Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Raises InputError for a file that is missing or damaged."""
+    """Reads the arrays of these names from an .npz file.
+
+    Raises:
+      InputError: the file is missing or damaged, or lacks an array.
+    """
     try:
         with np.load(path) as arrays:
             return {name: arrays[name] for name in names}
@@ -152,5 +180,5 @@ def _read_json(path: pathlib.Path) -> dict:
 
 
 def pcm(audio: Audio) -> np.ndarray:
-    """As `write_audio` would: turned down as a whole where it peaks above 1."""
+    """Converts audio to 16-bit samples as `write_audio` does, scaled down as a whole where it peaks above 1."""
     return np.round(audio / max(1.0, np.abs(audio).max(initial=0.0)) * 32767).astype(np.int16)

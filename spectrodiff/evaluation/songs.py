@@ -1,4 +1,4 @@
-"""Songs of a dataset and, where it has their instruments alone, these stems, in the order of its records."""
+"""The songs of a dataset and, where the dataset has them, their stems, in the order of its records."""
 
 import dataclasses
 import io
@@ -22,7 +22,7 @@ Audio = Float[np.ndarray, " _s"]
 
 @dataclasses.dataclass(frozen=True)
 class Song:
-    """A recording, float32 at SAMPLE_RATE, and its notes."""
+    """A recording, float32 [samples] at SAMPLE_RATE, and its notes."""
 
     name: str
     audio: Audio
@@ -31,7 +31,7 @@ class Song:
 
 @dataclasses.dataclass(frozen=True)
 class Songs:
-    """The songs of a split in the order of its records; with `seconds`, no more of each than its beginning."""
+    """The songs of a split in the order of its records, each cut to its first `seconds` where these are given."""
 
     records: Records
     seconds: float | None = None
@@ -40,16 +40,20 @@ class Songs:
         return len(self.records)
 
     def __getitem__(self, index: int) -> Song:
-        """Raises InputError as `name`."""
+        """Reads a song; raises InputError as `name` does."""
         return self.read(self.name(index), self.records[index])
 
     def read(self, name: str, record: dict[str, Any]) -> Song:
-        """The song, or the stem, of a record."""
+        """Reads the song, or the stem, that a record holds."""
         piece = open_piece(record)
         return Song(name, piece.read(0, self._samples_used(piece.samples)), _truncate(piece.notes, self.seconds))
 
     def name(self, index: int) -> str:
-        """Of a song that can be evaluated. Raises InputError as `Records`, for no samples and for another rate."""
+        """Returns the name of a song, having checked that the song can be evaluated.
+
+        Raises:
+          InputError: the record is damaged, or its audio is empty or at another rate than SAMPLE_RATE.
+        """
         record = self.records[index]
         name = record["name"].decode() if isinstance(record["name"], bytes) else record["name"]
         held = soundfile.info(io.BytesIO(record["audio"]))
@@ -59,11 +63,11 @@ class Songs:
         return name
 
     def windows(self, index: int) -> int:
-        """About how many windows the song fills."""
+        """Estimates the number of windows that the song fills, from the length of its audio."""
         return -(-self._samples_used(int(self.records.samples[index])) // (WINDOW_FRAMES * HOP))
 
     def audio_after(self, index: int) -> Audio | None:
-        """The true audio of the song after it, the first coming after the last; None where there is no other."""
+        """Returns the true audio of the next song, of the first song for the last; None where there is no other."""
         return self[(index + 1) % len(self)].audio if len(self) > 1 else None
 
     def _samples_used(self, samples: int) -> int:
@@ -72,14 +76,14 @@ class Songs:
 
 @dataclasses.dataclass(frozen=True)
 class Stems:
-    """Stems as songs of their own: those whose notes are all of one family."""
+    """The stems whose notes are all of one instrument family, as songs of their own."""
 
     songs: Songs
     places: tuple[tuple[int, int, str], ...]  # the song's index, the stem's in it, its family
 
     @classmethod
     def of(cls, songs: Songs, indices: range) -> "Stems":
-        """Those of the songs at `indices`. Raises InputError as `Songs`."""
+        """Finds the stems of the songs at `indices`; raises InputError as `Songs` does."""
         places = []
         for index in tqdm(indices, "looking for stems", unit="song", delay=2.0):
             for number, stem in enumerate(songs.records[index]["stems"]):
@@ -91,24 +95,26 @@ class Stems:
         return len(self.places)
 
     def __getitem__(self, at: int) -> Song:
-        """Raises InputError as `Songs`."""
+        """Reads a stem; raises InputError as `Songs` does."""
         index, number, _ = self.places[at]
         return self.songs.read(self.name(at), self.songs.records[index]["stems"][number])
 
     def name(self, at: int) -> str:
+        """Returns a name made of the song's, the stem's number in it, and its family."""
         index, number, family = self.places[at]
         return f"{self.songs.name(index)} stem {number + 1} {family}"
 
     def family(self, at: int) -> str:
+        """Returns the instrument family of a stem."""
         return self.places[at][2]
 
     def windows(self, at: int) -> int:
-        """About how many windows the stem fills."""
+        """Estimates the number of windows that the stem fills, from the length of its song."""
         return self.songs.windows(self.places[at][0])
 
 
 def _truncate(notes: Notes, seconds: float | None) -> Notes:
-    """Notes as they stand `seconds` into the piece: later ones are gone, those that sound end."""
+    """Cuts notes at `seconds`: those that begin later are dropped, those that still sound end there."""
     if seconds is None or notes.total_time <= seconds:
         return notes
     notes = notes.select(notes.start < seconds)

@@ -1,7 +1,8 @@
-"""What is compared with true audio, and how each song of it scores: measured once and kept, so that runs can be joined.
+"""The systems that are compared with true audio, and the measurements of each song by each of them.
 
-A workdir holds, beside its songs, `scores/NAME.json`, `embeddings/MODEL/NAME.npz`, and of songs and stems
-`transcription/MODEL/NAME.json`.
+Measurements are made once and kept, so that those of several processes can be joined: a workdir holds, beside its
+songs, `scores/NAME.json` and `embeddings/MODEL/NAME.npz` for each song, and `transcription/MODEL/NAME.json` for songs
+and stems.
 """
 
 import dataclasses
@@ -32,7 +33,7 @@ SYSTEMS = {
     WRONG: "True audio of another song",
     NOISE: "White noise",
 }
-_QUIETEST = 1e-3  # of white noise, where the true audio is silent
+_QUIETEST = 1e-3  # root mean square of the white noise where the true audio is silent
 
 Audio = Float[np.ndarray, " _s"]
 Frames = Float[np.ndarray, "_n d"]
@@ -41,12 +42,14 @@ Frames = Float[np.ndarray, "_n d"]
 def system_audio(
     song: Song, rendered: RenderedSong, wrong: Audio | None = None, soundfont: str | None = None
 ) -> dict[str, Audio]:
-    """Audio of all SYSTEMS, without those that need `wrong`, another song's audio, or `soundfont` where there is none.
+    """Returns the audio of a song by each of SYSTEMS, float32 [samples] at SAMPLE_RATE.
 
-    All are cut to the shorter of true and rendered audio. SoundFont and white noise are as loud as the true audio.
+    Without `wrong`, the audio of another song, and without `soundfont`, the path of a SoundFont, the systems that need
+    them are left out. All audio is cut to the shorter of true and rendered audio; what the SoundFont plays, and white
+    noise, have the root mean square of the true audio.
 
     Raises:
-      InputError: as `render`, of the SoundFont.
+      InputError: the SoundFont cannot be played.
     """
     length = min(len(song.audio), len(rendered.audio))
     level = _rms(song.audio[:length])
@@ -64,9 +67,11 @@ def _rms(audio: Audio) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Measurements:
-    """A song's scores by system; `notes` is empty where nothing was transcribed.
+    """The measurements of a song.
 
-    `scores` are those of `compare`, and of each embedding `l2/MODEL`, its distance from the true audio's.
+    `scores` holds by system the scores of `reconstruction.compare` and, for each embedding, `l2/MODEL`, the mean
+    distance of its frames from those of the true audio. `notes` holds by system the scores of transcribed notes, and
+    is empty where none were transcribed. `embedded` holds the frames [n, dims] of each embedding by system.
     """
 
     name: str
@@ -78,12 +83,14 @@ class Measurements:
 def is_measured(
     workdir: pathlib.Path, name: str, embeddings: Sequence[Embedding], transcriber: Transcriber | None
 ) -> bool:
+    """Whether a workdir holds all measurements of a song by these embeddings and this transcriber."""
     kinds = [("scores", ".json"), *((f"embeddings/{model.name}", ".npz") for model in embeddings)]
     there = all(song_path(workdir, kind, name, suffix).is_file() for kind, suffix in kinds)
     return there and (transcriber is None or is_transcribed(workdir, name, transcriber))
 
 
 def is_transcribed(workdir: pathlib.Path, name: str, transcriber: Transcriber) -> bool:
+    """Whether a workdir holds the scores of a song's notes by this transcriber."""
     return song_path(workdir, f"transcription/{transcriber.name}", name, ".json").is_file()
 
 
@@ -94,10 +101,10 @@ def measure(
     embeddings: Sequence[Embedding],
     transcriber: Transcriber | None,
 ) -> None:
-    """Measures what is not there yet of a song's systems, and keeps it.
+    """Measures the `audio` of a song by system, and writes the measurements that `workdir` does not hold yet.
 
     Raises:
-      InputError: a file cannot be written, or a transcriber has no mir_eval to be scored by.
+      InputError: a file cannot be written, or notes are to be scored and mir_eval is not installed.
     """
     path = _path(workdir, "scores", song.name, ".json")
     if not path.is_file():
@@ -113,7 +120,11 @@ def measure(
 
 
 def transcribe(workdir: pathlib.Path, song: Song, audio: dict[str, Audio], transcriber: Transcriber) -> None:
-    """Scores the notes that are heard in a song's systems, and keeps that; raises InputError as `measure`."""
+    """Transcribes the `audio` of a song by system, scores the notes, and writes the scores.
+
+    Raises:
+      InputError: the file cannot be written, or mir_eval is not installed.
+    """
     found = {system: score_audio(transcriber, sound, song.notes) for system, sound in audio.items()}
     path = _path(workdir, f"transcription/{transcriber.name}", song.name, ".json")
     write_json(path, {system: _counts(scores) for system, scores in found.items()})
@@ -126,7 +137,11 @@ def _at_rate(audio: Audio, embedding: Embedding) -> Audio:
 def read_measured(
     workdir: pathlib.Path, name: str, embeddings: Sequence[Embedding], transcriber: Transcriber | None
 ) -> Measurements:
-    """Raises InputError for files that are missing or damaged."""
+    """Reads the measurements of a song that `measure` wrote.
+
+    Raises:
+      InputError: a file is missing or damaged.
+    """
     scores = _read(workdir, "scores", name)
     embedded = {}
     for model in embeddings:
@@ -139,7 +154,11 @@ def read_measured(
 
 
 def read_transcribed(workdir: pathlib.Path, name: str, transcriber: Transcriber) -> dict[str, Scores]:
-    """By system. Raises InputError as `read_measured`."""
+    """Reads the scores of a song's notes by system that `transcribe` wrote.
+
+    Raises:
+      InputError: the file is missing or damaged.
+    """
     kept = _read(workdir, f"transcription/{transcriber.name}", name)
     return {system: {kind: Matches(*numbers) for kind, numbers in counts.items()} for system, counts in kept.items()}
 

@@ -1,6 +1,6 @@
-"""Are the notes in the audio? Notes are transcribed from it and matched with those that it should hold.
+"""Scores of the notes in audio: a transcriber estimates them, and they are matched with the reference notes.
 
-A transcriber errs on recordings too, so a score says something only beside that of the true audio: see
+A transcriber makes mistakes on recordings too, so a score is only meaningful beside that of the true audio, see
 `relative_to_true`.
 """
 
@@ -17,9 +17,9 @@ from spectrodiff.errors import InputError
 from spectrodiff.evaluation.reconstruction import onset_envelope
 from spectrodiff.notes.sequence import Notes
 
-TOLERANCE = 0.05  # seconds that an onset may be off, and an offset, or OFFSET_RATIO of the note where that is more
-OFFSET_RATIO = 0.2
-CHORD = 0.03  # seconds within which drum hits are one onset
+TOLERANCE = 0.05  # seconds by which onsets may differ, and offsets, or by OFFSET_RATIO of the note where that is more
+OFFSET_RATIO = 0.2  # of a reference note's duration; both are mir_eval's defaults
+CHORD = 0.03  # seconds within which drum hits count as one onset
 FAMILIES = (
     *("piano", "chromatic percussion", "organ", "guitar", "bass", "strings", "ensemble", "brass", "reed", "pipe"),
     *("synth lead", "synth pad", "synth effects", "ethnic", "percussive", "sound effects"),
@@ -35,7 +35,10 @@ Audio = Float[np.ndarray, " s"]
 
 @runtime_checkable
 class Transcriber(Protocol):
-    """Audio at SAMPLE_RATE to its notes; `instruments` says whether their programs are heard or all the same."""
+    """A model that estimates the notes in audio, float32 [samples] at SAMPLE_RATE.
+
+    `instruments` says whether it estimates their programs; if not, all notes have the same one.
+    """
 
     name: str
     instruments: bool
@@ -45,7 +48,7 @@ class Transcriber(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Matches:
-    """How many notes were found of how many, and among how many; those of songs add up."""
+    """Counts of `matched` notes, of `estimated` ones and of `reference` ones. Those of several songs can be added."""
 
     matched: int = 0
     estimated: int = 0
@@ -57,40 +60,48 @@ class Matches:
 
     @property
     def precision(self) -> float | None:
-        """None where nothing was transcribed."""
+        """The fraction of estimated notes that match; None where there are none."""
         return self.matched / self.estimated if self.estimated else None
 
     @property
     def recall(self) -> float | None:
-        """None where no notes are written."""
+        """The fraction of reference notes that match; None where there are none."""
         return self.matched / self.reference if self.reference else None
 
     @property
     def f1(self) -> float | None:
-        """None where no notes are written. Silence for notes is 0: left undefined, it would be left out of a mean."""
+        """The harmonic mean of precision and recall; None where there are no reference notes.
+
+        It is 0 where notes are missing altogether: left undefined, that song would be left out of a mean.
+        """
         return 2.0 * self.matched / (self.estimated + self.reference) if self.reference else None
 
 
-# "onset", "offset" (onset and offset) and DRUMS; and, where instruments are heard, such as "onset/midi_class".
+# By kind: "onset", "offset" (onset and offset) and DRUMS; where programs are estimated also such as "onset/midi_class".
 Scores = dict[str, Matches]
 
 
 def relative_to_true(ours: Matches, true: Matches) -> dict[str, float | None]:
-    """Scores of audio, F1 of the true audio of the same notes, and the ratio to it; None where undefined."""
+    """Returns precision, recall and F1 of `ours`, the F1 of the true audio, and the ratio of both F1.
+
+    Those that are undefined are None.
+    """
     ratio = ours.f1 / true.f1 if ours.f1 is not None and true.f1 else None
     return {"precision": ours.precision, "recall": ours.recall, "f1": ours.f1, "true_f1": true.f1, "ratio": ratio}
 
 
 def add_scores(songs: Sequence[Scores]) -> Scores:
-    """The counts of all songs together."""
+    """Adds up the counts of all songs, by kind."""
     return {name: sum((song[name] for song in songs), Matches()) for name in (songs[0] if songs else ())}
 
 
 def score_audio(transcriber: Transcriber, audio: Audio, notes: Notes) -> Scores:
-    """All scores of `audio`, which should hold `notes`; where instruments are heard, those that ask for them as well.
+    """Transcribes `audio` and scores the result against the reference `notes`.
+
+    Where the transcriber estimates programs, there are also scores by instrument family and by program.
 
     Raises:
-      InputError: there is no mir_eval.
+      InputError: mir_eval is not installed.
     """
     estimated = transcriber(audio)
     scores = score_notes(estimated, notes) | {DRUMS: score_drums(audio, notes)}
@@ -100,7 +111,7 @@ def score_audio(transcriber: Transcriber, audio: Audio, notes: Notes) -> Scores:
 
 
 def family_of(notes: Notes) -> str | None:
-    """One of FAMILIES, or DRUMS; None where notes are of several, or there are none."""
+    """Returns the family that all notes belong to, one of FAMILIES or DRUMS; None for several, or without notes."""
     families = {
         DRUMS if drum else FAMILIES[program // 8] for program, drum in zip(notes.program, notes.is_drum, strict=True)
     }
@@ -108,14 +119,17 @@ def family_of(notes: Notes) -> str | None:
 
 
 def score_notes(estimated: Notes, notes: Notes, programs: str = "flat") -> Scores:
-    """Pitched notes matched as mir_eval does, one to one: "onset", within TOLERANCE, and "offset", ending alike too.
+    """Matches the pitched notes of `estimated` with those of the reference `notes`, one to one, as mir_eval does.
 
-    Where `notes` has none, nothing counts. `programs` says which notes can match: with "flat" any, with "midi_class"
-    those of one family, with "full" those of one program. As only equal pitches match, each is matched alone: the
-    same, in a memory that long pieces do not fill.
+    Notes match by "onset" where pitches are equal and onsets within TOLERANCE, and by "offset" where offsets agree as
+    well. `programs` restricts that further: not at all ("flat"), to notes of one family ("midi_class") or of one
+    program ("full"). Where there are no reference notes, all counts are 0.
+
+    As only equal pitches match, each pitch is matched by itself. The result is the same as that of matching all notes
+    at once, and memory stays small for long pieces.
 
     Raises:
-      InputError: there is no mir_eval, or no such `programs`.
+      InputError: mir_eval is not installed, or `programs` is none of these.
     """
     mir_eval = _mir_eval()
     width = {"flat": 128, "midi_class": 8, "full": 1}.get(programs)
@@ -138,12 +152,13 @@ def score_notes(estimated: Notes, notes: Notes, programs: str = "flat") -> Score
 
 
 def score_drums(audio: Audio, notes: Notes) -> Matches:
-    """Attacks in `audio` matched with the drum hits of `notes`, within TOLERANCE; nothing where there are no hits.
+    """Matches the attacks in `audio` with the drum hits of the reference `notes`, within TOLERANCE.
 
-    In a mix, attacks of other instruments count as false ones, in true audio as well.
+    Where there are no hits, all counts are 0. In a mix, the attacks of other instruments count as false ones, in true
+    audio as well.
 
     Raises:
-      InputError: there is no mir_eval.
+      InputError: mir_eval is not installed.
     """
     hits = np.unique(notes.start[notes.is_drum])
     if not len(hits):
@@ -154,9 +169,9 @@ def score_drums(audio: Audio, notes: Notes) -> Matches:
 
 
 def attack_times(audio: Audio) -> Float64[np.ndarray, " n"]:
-    """Seconds of the attacks in `audio`: peaks of its onset envelope that stand out from what is around them.
+    """Finds the times of attacks in `audio`, in seconds: peaks of its onset envelope that exceed the local mean.
 
-    Its beginning may be one, its end, which cuts what still sounds, is none.
+    The beginning of the audio may be an attack. Its end, where sound is cut off, is none.
     """
     before = round(_EDGE * SAMPLE_RATE)
     envelope = scipy.ndimage.uniform_filter1d(onset_envelope(np.pad(audio, (before, 0))), 3)
