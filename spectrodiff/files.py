@@ -38,6 +38,22 @@ def local_path(path: str | os.PathLike) -> pathlib.Path:
     return path
 
 
+def utf8_path(path: str | os.PathLike) -> pathlib.Path:
+    """The path, made absolute, for libraries that take no other than UTF-8: those of datasets and checkpoints.
+
+    Raises:
+      InputError: it is an address, or holds other bytes.
+    """
+    path = local_path(path).absolute()
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{path} has bytes in its name that are no UTF-8: rename it, or name another folder"
+        ) from error
+    return path
+
+
 def file_name(name: str, longest: int = 240) -> str:
     """A name for the file of something called `name`: quoted as in addresses, so that any disk tells it from others.
 

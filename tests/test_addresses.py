@@ -1,13 +1,18 @@
 """Addresses where paths are wanted: one line, and no folder called after a scheme."""
 
 import os
+import pathlib
 
 import pytest
 
 from spectrodiff.cli import main
+from spectrodiff.data.builders.folder import Folder
+from spectrodiff.data.builders.preparation import prepare
+from spectrodiff.data.builders.rendered import prepare_rendered
 from spectrodiff.data.dataset import open_dataset
 from spectrodiff.errors import InputError
 from spectrodiff.pretrained.hub import find_checkpoint
+from spectrodiff.training.checkpoints import Checkpoints
 
 AT = "gs://bucket/place"
 COMMANDS = {
@@ -38,6 +43,22 @@ def test_a_command_says_so_in_one_line(arguments, tmp_path, monkeypatch, capsys)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("spectrodiff: ")
     assert os.listdir() == []
+
+
+def test_libraries_that_take_utf8_alone_are_given_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    odd = os.fsdecode(b"caf\xe9")
+    os.mkdir(odd)
+    for place in (f"{odd}/data", tmp_path / odd):
+        for use in (
+            lambda at: open_dataset(at, "rendered"),
+            lambda at: Checkpoints(pathlib.Path(at), 2),
+            lambda at: prepare(Folder(), ".", at),
+            lambda at: prepare_rendered(at, hours=1.0),
+        ):
+            with pytest.raises(InputError, match="has bytes in its name that are no UTF-8"):
+                use(place)
+    assert os.listdir(odd) == []
 
 
 def test_python_says_so_too(tmp_path, monkeypatch):

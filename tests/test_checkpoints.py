@@ -1,3 +1,4 @@
+import json
 import os
 import pathlib
 import shutil
@@ -10,6 +11,8 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from line import BATCH, Line
+from test_loop import fit
 
 from spectrodiff.errors import InputError
 from spectrodiff.models.layers import Positions, rms_norm
@@ -201,3 +204,19 @@ def test_nothing_else_is_said_of_damage(run, tmp_path):
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert done.stdout.count("going on from step 2") == 2
+
+
+def test_training_ends_as_if_nothing_had_been_damaged(tmp_path, capsys):
+    whole = fit(tmp_path / "whole", Line(), 6, checkpoint_every=2)
+    fit(tmp_path / "run", Line(), 4, checkpoint_every=2)
+    damage(tmp_path / "run", 4, "model", blank, "manifest.ocdbt")
+    capsys.readouterr()
+    resumed = Line()
+    np.testing.assert_array_equal(fit(tmp_path / "run", resumed, 6, checkpoint_every=2), whole)
+    assert resumed.started == [2 * BATCH]
+    said = capsys.readouterr().out
+    assert "going on from step 2\n" in said
+    assert "resuming at step 2\n" in said
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+    assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} >= {"4", "6"}

@@ -300,7 +300,11 @@ def test_a_demo_of_two_pieces_of_one_name(refused, folder, loaded):
 # ---- names and room
 
 
-@pytest.mark.parametrize("stem", ["x" * 251, os.fsdecode(b"caf\xe9 \xff"), "cafe\u0301", "\U0001d11e" * 62])
+@pytest.mark.parametrize(
+    "stem",
+    ["x" * 251, os.fsdecode(b"caf\xe9 \xff"), "cafe\u0301", "\U0001d11e" * 62],
+    ids=["long", "no text", "decomposed", "long in bytes"],
+)
 def test_names_of_any_bytes_and_length(folder, loaded, monkeypatch, stem):
     monkeypatch.setattr(loaded, "_sample_window", silence)
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")

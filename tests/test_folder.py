@@ -107,7 +107,9 @@ def test_names_are_composed_or_not(tmp_path):
         names(tmp_path)
 
 
-@pytest.mark.parametrize("stem", [os.fsdecode(b"caf\xe9 \xff"), "x" * 251, "\u00e9" * 125])
+@pytest.mark.parametrize(
+    "stem", [os.fsdecode(b"caf\xe9 \xff"), "x" * 251, "\u00e9" * 125], ids=["no text", "long", "long in bytes"]
+)
 def test_names_of_any_bytes_and_length_become_records(tmp_path, stem):
     write_pair(tmp_path / "in" / "a.wav", tmp_path / "in" / "a.mid", RECORDINGS[0])
     for path in (tmp_path / "in").iterdir():

@@ -26,13 +26,13 @@ def test_stems_come_when_asked_for():
     np.testing.assert_allclose(stem.read(0, stem.samples), WHOLE.audio / 2, atol=2**-15)
 
 
-def test_a_shelf_keeps_what_was_asked_for_last():
+def test_a_cache_keeps_what_was_asked_for_last():
     read = []
 
     def get(key, size=10):
-        return shelf.get(key, lambda: (read.append(key), (f"item {key}", size))[1])
+        return cache.get(key, lambda: (read.append(key), (f"item {key}", size))[1])
 
-    shelf = LRUCache(30)
+    cache = LRUCache(30)
     assert [get(key) for key in (1, 2, 3, 1)] == ["item 1", "item 2", "item 3", "item 1"]
     assert read == [1, 2, 3]
     get(4)  # 2 goes
@@ -48,18 +48,18 @@ def test_a_shelf_keeps_what_was_asked_for_last():
     assert read == [1, 2, 3, 4, 2, 5, 6, 5]
 
 
-def test_a_shelf_that_two_threads_fill_at_once():
+def test_a_cache_that_two_threads_fill_at_once():
     """Both read, neither waits; what they both brought counts once."""
-    shelf, both = LRUCache(20), threading.Barrier(2, timeout=10)
+    cache, both = LRUCache(20), threading.Barrier(2, timeout=10)
 
     def read():
         both.wait()
         return "item", 10
 
-    threads = [threading.Thread(target=shelf.get, args=(1, read)) for _ in range(2)]
+    threads = [threading.Thread(target=cache.get, args=(1, read)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    shelf.get(2, lambda: ("other", 10))
-    assert shelf.get(1, lambda: ("read again", 10)) == "item"
+    cache.get(2, lambda: ("other", 10))
+    assert cache.get(1, lambda: ("read again", 10)) == "item"

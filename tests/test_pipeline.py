@@ -1,6 +1,5 @@
 import json
 
-import gin
 import numpy as np
 import pytest
 from inputs import make_recording, write_dataset
@@ -8,9 +7,9 @@ from inputs import make_recording, write_dataset
 from spectrodiff.data.dataset import open_dataset
 from spectrodiff.data.mixture import Mixture
 from spectrodiff.data.pieces import open_piece
-from spectrodiff.data.pipeline import batches, stream
+from spectrodiff.data.pipeline import Loader
 from spectrodiff.data.recordings import decode
-from spectrodiff.data.windows import cut_window
+from spectrodiff.data.windows import Windows, cut_window
 from spectrodiff.errors import InputError
 from spectrodiff.notes.tokenizer import NoteTokenizer
 
@@ -46,12 +45,12 @@ class Draws:
         return {"number": np.array(rng.random()), "piece": np.array(next(candidates))}
 
 
-def numbers(mixture, count, examples=None, **options):
+def numbers(mixture, count, examples=None, loader=None, **options):
     """The first `count` examples of `Draws`, in columns."""
     options = {"batch_size": 4, "seed": 0} | options
-    with_ends = stream(mixture, examples or Draws(), **options)
-    taken = [next(with_ends) for _ in range(count * options.get("process_count", 1) // options["batch_size"])]
-    with_ends.close()
+    batches = (loader or Loader()).batches(mixture, examples or Draws(), **options)
+    taken = [next(batches) for _ in range(count * options.get("process_count", 1) // options["batch_size"])]
+    batches.close()
     return {name: np.concatenate([batch[name] for batch in taken]) for name in taken[0]}
 
 
@@ -60,15 +59,15 @@ def windows(corpus):
     """Batches of windows of the corpus; threads end with the test."""
     started = []
 
-    def start(seed=0, **options):
-        options = {"batch_size": 4, "tokens": 256} | options
-        started.append(batches(Mixture(str(corpus)), TOKENIZER, 2, seed=seed, **options))
+    def start(seed=0, batch_size=4, tokens=256, **options):
+        examples = Windows(TOKENIZER, 2, tokens, first_share=0.05)
+        mixture = Mixture(str(corpus))
+        started.append(Loader(**options).batches(mixture, examples, batch_size=batch_size, seed=seed))
         return started[-1]
 
     yield start
     for iterator in started:
         iterator.close()
-    gin.clear_config()
 
 
 def take(iterator, count):
@@ -99,7 +98,7 @@ def test_batches_are_windows_of_the_pieces_and_say_of_which(windows, corpus):
         example = cut_window(piece, TOKENIZER.timeline(piece.notes), start, TOKENIZER, 256, 128)
         assert all(np.array_equal(batch[k][i], example[k]) for k in example)
     name = records[int(batch["record"][0, 1])]["name"]
-    assert Mixture(str(corpus)).whence(batch)[0] == f"rendered/{name} at {batch['start'][0] / 50:.2f} s"
+    assert Mixture(str(corpus)).sources(batch)[0] == f"rendered/{name} at {batch['start'][0] / 50:.2f} s"
 
 
 def test_a_seed_decides_all(windows):
@@ -108,20 +107,19 @@ def test_a_seed_decides_all(windows):
 
 
 def test_threads_decide_nothing(mixture):
-    one, many = (numbers(mixture, 200, threads=threads) for threads in (1, 7))
+    one, many = (numbers(mixture, 200, loader=Loader(threads=threads)) for threads in (1, 7))
     assert same([one], [many])
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_stream_continues_from_its_state_as_if_it_had_never_stopped(windows, threads):
     """Though threads have read ahead by then, and the state was saved as JSON."""
-    gin.bind_parameter("Loader.threads", threads)
-    gin.bind_parameter("Loader.windows_per_piece", 2)
-    whole = take(windows(), 6)
-    stopped = windows()
+    options = {"threads": threads, "windows_per_piece": 2}
+    whole = take(windows(**options), 6)
+    stopped = windows(**options)
     take(stopped, 3)
     state = json.loads(json.dumps(stopped.get_state()))
-    continued = windows()
+    continued = windows(**options)
     continued.set_state(state)
     assert same(take(continued, 3), whole[3:])
     assert same(take(stopped, 3), whole[3:])  # asking for it disturbs nothing
@@ -162,7 +160,7 @@ def test_shares_of_datasets_and_pieces(mixture, data_dir):
 @pytest.mark.parametrize("stay", [1, 4])
 def test_pieces_stay_for_some_windows(mixture, stay):
     """64 pieces side by side; a few leave at every turn."""
-    turns = numbers(mixture, 64 * 40, batch_size=64, windows_per_piece=stay)["piece"].reshape(40, 64)
+    turns = numbers(mixture, 64 * 40, loader=Loader(windows_per_piece=stay), batch_size=64)["piece"].reshape(40, 64)
     leaving = (np.arange(1, 40)[:, None] + np.arange(64)) % stay == 0
     changed = np.diff(turns, axis=0) != 0
     assert not changed[~leaving].any()
@@ -171,15 +169,15 @@ def test_pieces_stay_for_some_windows(mixture, stay):
 
 def test_what_is_kept_is_not_read_again(mixture):
     enough, little = Draws(), Draws()
-    one = numbers(mixture, 400, enough, threads=1)
-    other = numbers(mixture, 400, little, threads=1, memory_gb=0.0)
+    one = numbers(mixture, 400, enough, Loader(threads=1))
+    other = numbers(mixture, 400, little, Loader(threads=1, memory_gb=0.0))
     assert same([one], [other])
     assert enough.reads <= 13
     assert little.reads > 100
 
 
 def test_when_nothing_fits_it_says_what_to_raise(windows):
-    with pytest.raises(InputError, match=r"raise batches\.tokens"):
+    with pytest.raises(InputError, match=r"raise SpectrogramTask\.tokens"):
         next(windows(batch_size=1, tokens=4))
 
 
@@ -188,18 +186,29 @@ def test_when_nothing_fits_it_says_what_to_raise(windows):
     [
         ({"batch_size": 0}, "batch size is 0; choose 1 or more"),
         ({"seed": -1}, "seed is -1; choose 0 or more"),
-        ({"threads": 0}, r"stream\.threads is 0; choose 1 or more"),
-        ({"windows_per_piece": 0}, r"stream\.windows_per_piece is 0"),
-        ({"memory_gb": -1.0}, r"stream\.memory_gb is -1\.0; choose 0 or more"),
-        ({"memory_gb": float("nan")}, r"stream\.memory_gb is nan"),
+        ({"start": -4}, "start is -4; choose 0 or more"),
         ({"process_index": 0, "process_count": 3}, "choose a multiple of 3, the number of processes"),
     ],
 )
 def test_nonsense(mixture, options, message):
     with pytest.raises(InputError, match=message):
-        stream(mixture, Draws(), **{"batch_size": 4, "seed": 0} | options)
+        Loader().batches(mixture, Draws(), **{"batch_size": 4, "seed": 0} | options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threads": 0}, r"Loader\.threads is 0; choose 1 or more"),
+        ({"windows_per_piece": 0}, r"Loader\.windows_per_piece is 0"),
+        ({"memory_gb": -1.0}, r"Loader\.memory_gb is -1\.0; choose 0 or more"),
+        ({"memory_gb": float("nan")}, r"Loader\.memory_gb is nan"),
+    ],
+)
+def test_loaders_that_cannot_be(options, message):
+    with pytest.raises(InputError, match=message):
+        Loader(**options)
 
 
 def test_a_dataset_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match=r"no dataset 'rendered' in .*there: none"):
-        stream(Mixture(str(tmp_path)), Draws(), batch_size=4, seed=0)
+        Loader().batches(Mixture(str(tmp_path)), Draws(), batch_size=4, seed=0)

@@ -25,9 +25,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="sampling steps (default: the checkpoint's)")
     parser.add_argument("--sampler", help="ddpm, ddim or dpmpp (default: the checkpoint's)")
     parser.add_argument("--guidance", type=float, help="weight of the notes, 1 is plain (default: the checkpoint's)")
-    parser.add_argument(
-        "--dither", type=float, help="noise on an autoregressive decoder's frames (default: none)"
-    )
+    parser.add_argument("--dither", type=float, help="noise on an autoregressive decoder's frames (default: none)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same audio (default: 0)")
     parser.add_argument(
         "--on_overflow",

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from spectrodiff.data.pieces import count_samples
 from spectrodiff.errors import InputError
-from spectrodiff.files import local_path, replacing
+from spectrodiff.files import replacing, utf8_path
 from spectrodiff.notes.sequence import with_program
 
 _FEATURES = {"name", "audio", "notes", "stems"}
@@ -111,14 +111,15 @@ def open_dataset(data_dir: str | pathlib.Path, name: str) -> Dataset:
     """The dataset that `spectrodiff prepare` left in `data_dir/name/VERSION`: the newest, or that of `name/VERSION`.
 
     Raises:
-      InputError: there is none of that name, it holds something else than music, `data_dir` is an address, or TFDS is
-        not installed.
+      InputError: there is none of that name, it holds something else than music, `data_dir` is an address or no
+        UTF-8, or TFDS is not installed.
     """
     try:
         import tensorflow_datasets as tfds  # heavy: half a second
     except ImportError as error:
         raise InputError('reading datasets needs TFDS: pip install "spectrodiff[data]"') from error
-    data_dir = local_path(data_dir)
+    utf8_path(data_dir)
+    data_dir = pathlib.Path(data_dir)
     versions = _versions(data_dir / name)
     if not versions:
         found = ", ".join(sorted(path.name for path in _folders(data_dir) if _versions(path))) or "none"

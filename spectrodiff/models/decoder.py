@@ -35,14 +35,9 @@ class Conditioning(NamedTuple):
         return 0.0 if self.sketch is None else self.sketch
 
     def keep(self, kept: Bool[Array, "b"]) -> "Conditioning":
-        """Empties the examples that are not kept: condition dropout and guidance both mean just this."""
+        """Empties the examples that are not kept, as condition dropout does."""
         sketch = None if self.sketch is None else jnp.where(kept[:, None, None], self.sketch, 0.0)
         return Conditioning(self.memory, self.mask & kept[:, None], sketch)
-
-    def with_unconditional(self) -> "Conditioning":
-        """[itself; itself emptied] along the batch, for classifier-free guidance."""
-        empty = self.keep(jnp.zeros(self.mask.shape[0], bool))
-        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), self, empty)
 
 
 class KVCache(NamedTuple):

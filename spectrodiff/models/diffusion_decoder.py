@@ -95,6 +95,11 @@ class FiLM(nnx.Module):
         return x * (1.0 + scale) + shift
 
 
+def _add_to_first(x: Float[Array, "b t d"], y: Float[Array, "n t d"]) -> Float[Array, "b t d"]:
+    """x with y added to its first rows."""
+    return x + y if len(x) == len(y) else jnp.concatenate([x[: len(y)] + y, x[len(y) :]])
+
+
 class DecoderBlock(nnx.Module):
     """Frames attend to frames, then to the memory of notes and context, then an MLP."""
 
@@ -113,13 +118,14 @@ class DecoderBlock(nnx.Module):
         self,
         x: Float[Array, "b t d"],
         memory: KeyValue,
-        mask: Bool[Array, "b n"],
+        mask: Bool[Array, "rows n"],
         noise: Float[Array, "#b e"],
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "b t d"]:
         h = self.film_attention(self.norm_attention(x), noise)
         x += dropout(self.self_attention(h, self.self_attention.keys_values(h), None, rngs), self.rate, rngs)
-        x += dropout(self.cross_attention(self.norm_memory(x), memory, mask, rngs), self.rate, rngs)
+        seeing = self.norm_memory(x[: len(mask)])
+        x = _add_to_first(x, dropout(self.cross_attention(seeing, memory, mask, rngs), self.rate, rngs))
         h = self.film_mlp(self.norm_mlp(x), noise)
         return x + dropout(self.mlp(h, rngs), self.rate, rngs)
 
@@ -152,12 +158,15 @@ class DiffusionDecoder(nnx.Module):
         logsnr: Float[Array, "b"] | Float[Array, ""],
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "b t m"]:
-        """What the objective has the network predict (the paper: eps); `logsnr` is one for the batch, or one each."""
+        """What the objective has the network predict (the paper: eps); `logsnr` is one for the batch, or one each.
+
+        Rows of z beyond those of `cache` are unconditional: nothing is spent on attending to nothing.
+        """
         noise = sinusoids(_NOISE_PERIOD * jnp.atleast_1d(time_at(logsnr)), self.width, _NOISE_PERIOD)
         noise = nnx.swish(self.noise_out(nnx.swish(self.noise_in(noise.astype(self.dtype)))))
         x = self.project(z.astype(self.dtype)) + self.positions(z.shape[1]).astype(self.dtype)
         if cache.sketch is not None:
-            x += self.project_sketch(cache.sketch.astype(self.dtype))
+            x = _add_to_first(x, self.project_sketch(cache.sketch.astype(self.dtype)))
         x = dropout(x, self.rate, rngs)
         for block, keys_values in zip(self.blocks, cache.layers, strict=True):
             args = x, keys_values, cache.mask, noise, rngs
@@ -202,8 +211,10 @@ class DiffusionDecoder(nnx.Module):
     ) -> Float[Array, "b {frames} m"]:
         """See `Decoder.sample`; with guidance the network is evaluated on a batch of two for each row."""
         guided, mean, std = options.guidance is not None, self.config.mean, self.config.std
-        given = conditioning.with_unconditional() if guided else conditioning
-        denoise = self.config.process.denoiser(self._network(given), given.about)
+        about = conditioning.about
+        if guided:  # [conditional; unconditional] along the batch, the latter with nothing to start from
+            about = about if conditioning.sketch is None else jnp.concatenate([about, jnp.zeros_like(about)])
+        denoise = self.config.process.denoiser(self._network(conditioning), about)
         if guided:
             denoise = guide(denoise, options.guidance)
         denoise = clipped(denoise, (-1.0 - mean) / std, (1.0 - mean) / std)

@@ -19,7 +19,7 @@ from flax import nnx
 from orbax.checkpoint import args as ocp_args
 
 from spectrodiff.errors import InputError, reason
-from spectrodiff.files import local_path
+from spectrodiff.files import utf8_path
 from spectrodiff.training.state import TrainState
 
 _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
@@ -65,9 +65,9 @@ class Checkpoints:
     def __init__(self, workdir: pathlib.Path, keep: int | None, keep_every: int | None = None):
         """The newest `keep` stay, or all, and for good those of steps that `keep_every` divides.
 
-        Raises InputError where `workdir` cannot be written, or is an address.
+        Raises InputError where `workdir` cannot be written, is an address or no UTF-8.
         """
-        self._workdir = local_path(workdir).absolute()
+        self._workdir = utf8_path(workdir)
         folder = self._workdir / "checkpoints"
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from spectrodiff.data.sources import split_of
 from spectrodiff.errors import InputError
 from spectrodiff.notes.midi import Notes, read_midi
 
-MIDI = (".mid", ".midi", ".kar", ".smf")
+MIDI = (".mid", ".midi", ".kar", ".smf", ".rmi")
 TABLE = "splits.csv"
 
 

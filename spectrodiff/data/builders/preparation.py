@@ -25,7 +25,7 @@ from tqdm import tqdm
 from spectrodiff.data.builders.workers import check_workers, crew, in_order
 from spectrodiff.data.recordings import SPLITS, Corpus, Entry, encode
 from spectrodiff.errors import InputError
-from spectrodiff.files import local_path, replacing
+from spectrodiff.files import local_path, replacing, utf8_path
 
 PACKAGES = ("spectrodiff", "note-seq", "numpy", "scipy", "soundfile", "tensorflow-datasets", "array-record")
 SHARD_BYTES = 2**27
@@ -61,7 +61,7 @@ def prepare(
     except ImportError as error:
         raise InputError('preparing datasets needs TFDS: pip install "spectrodiff[data]"') from error
     check_workers(workers)
-    source, data_dir = (local_path(folder).absolute() for folder in (manual_dir, data_dir))
+    source, data_dir = local_path(manual_dir).absolute(), utf8_path(data_dir)
     entries = corpus.entries(source)
     if not entries:
         raise InputError(f"{source} holds no recordings of {corpus.name}; name another folder")

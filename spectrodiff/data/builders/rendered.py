@@ -35,7 +35,7 @@ from spectrodiff.data.builders.reading import fit
 from spectrodiff.data.builders.workers import check_workers, crew, in_order
 from spectrodiff.data.recordings import Entry, Recording
 from spectrodiff.errors import InputError
-from spectrodiff.files import local_path, replacing
+from spectrodiff.files import replacing, utf8_path
 from spectrodiff.notes.midi import Notes, read_midi, write_midi
 
 FIELDS = ["name", "split", "source", "seconds", "notes", "programs"]
@@ -102,7 +102,7 @@ def prepare_rendered(
       InputError: a program or package is missing, or not what earlier pieces were made with; or the folder holds
         pieces of another recipe.
     """
-    data_dir, recipe = local_path(data_dir), Recipe(**recipe)
+    data_dir, recipe = utf8_path(data_dir), Recipe(**recipe)
     if (data_dir / "recipe.json").exists():
         raise InputError(f"{data_dir} holds rendered pieces itself: name the folder above it")
     render_pieces(data_dir / Rendered.name, hours, recipe, workers)
