@@ -178,7 +178,8 @@ def forward_flops(config, size, tokens):
         batch |= {name: of(size, 256, 128), f"{name}_mask": of(size, 256, dtype=jnp.bool_)}
 
     def loss(params, buffers, batch):
-        return task.loss(nnx.merge(graph, params, buffers), batch, jax.random.key(0), Others(None, {}))
+        model = nnx.merge(graph, params, buffers)
+        return task.loss(model, batch, jax.random.key(0), Others(lambda: model, {}))
 
     return count_flops(loss, params, buffers, batch)
 
