@@ -13,9 +13,9 @@ from torch_writer import write_torch
 from weights import random_arrays
 
 from spectrodiff.config import TokenizerConfig
-from spectrodiff.errors import InputError
 from spectrodiff.diffusion.objective import X0, V
 from spectrodiff.diffusion.process import Process
+from spectrodiff.errors import InputError
 from spectrodiff.models.autoregressive_decoder import AutoregressiveConfig
 from spectrodiff.models.diffusion_decoder import DiffusionConfig
 from spectrodiff.models.spectrogram_model import SpectrogramConfig
