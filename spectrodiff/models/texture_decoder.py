@@ -1,7 +1,7 @@
 """A window's mean by a transformer, and its texture by a small diffusion about that mean on the mel plane.
 
-A network whose frames each pass through a vector hardly longer than a frame can predict a mel, but not make noise of its
-shape: what it cannot know it averages away. Given the notes, what is left is small, and is sampled here by a
+A network whose frames each pass through a vector hardly longer than a frame can predict a mel, but not make noise of
+its shape: what it cannot know it averages away. Given the notes, what is left is small, and is sampled here by a
 two-dimensional network at noise levels that are made for it.
 """
 
