@@ -6,7 +6,7 @@ from flax import nnx
 from spectrodiff.audio.mel import LOG_FLOOR, log_mel, mel_matrix
 from spectrodiff.errors import InputError
 from spectrodiff.vocoder.griffin_lim import GriffinLim
-from spectrodiff.vocoder.refiner import Refiner, RefinerConfig, agree, receptive_frames, spread
+from spectrodiff.vocoder.refiner import Refiner, RefinerConfig, agree, receptive_frames, spread_over_bins
 from spectrodiff.vocoder.stft import BINS, FINE
 
 TINY = RefinerConfig(width=16, layers=2, kernel=5)
@@ -31,7 +31,7 @@ def test_a_frame_depends_on_as_many_frames_as_said(refiner):
 def test_spread_is_flat_where_the_mel_is_that_of_a_flat_spectrum():
     level = 0.3
     mel = jnp.log(jnp.asarray(level * mel_matrix().sum(0), jnp.float32))[None, None]
-    inside = np.asarray(jnp.exp(spread(mel)))[0, 0, 1:-1]  # the outermost bins are in no mel bin
+    inside = np.asarray(jnp.exp(spread_over_bins(mel)))[0, 0, 1:-1]  # the outermost bins are in no mel bin
     np.testing.assert_allclose(inside[inside > 1e-3], level, rtol=1e-3)
     assert (inside > 1e-3).mean() > 0.97
 
