@@ -96,6 +96,9 @@ def _strike(
     notes = []
 
     def let_go(mine: list[list[int]], tick: int, at: int) -> list[list[int]]:
+        if len(mine) == 1:  # as nearly always
+            mine[0][1], mine[0][9] = tick, at
+            return []
         kept = [note for note in mine if note[0] == tick]
         kept = kept if len(kept) < len(mine) else []
         for note in mine:
@@ -111,8 +114,8 @@ def _strike(
             notes.append(note)
             down[channel][mine, first].append(note)
         elif kind in (smf.OFF, smf.ON):
-            struck = down[channel].pop((mine, first), [])
-            if kept := let_go(struck, tick, at):
+            struck = down[channel].pop((mine, first), None)
+            if struck and (kept := let_go(struck, tick, at)):
                 down[channel][mine, first] = kept
         elif kind == smf.PROGRAM:
             programs[channel] = programs[whose] = first

@@ -71,16 +71,17 @@ def parse(data: bytes) -> Stream:
     if len(data) < 14:
         raise CutShortError("it ends within its header")
     declared, division = (int.from_bytes(data[at : at + 2]) for at in (10, 12))
-    at = 8 + int.from_bytes(data[4:8])
-    if at < 14 or not _leads_on(data, at):  # the header's length is wrong
+    chunks = _Chunks(data)
+    at = chunks.end(0)
+    if at < 14 or not chunks.lead_on(at):  # the header's length is wrong
         at = data.find(b"MTrk", 14)
     tracks = []
     while 0 <= at <= len(data) - 8 and data[at : at + 4] != b"MThd":
         if data[at : at + 4] == b"MTrk":
-            track, at = _read_chunk(data, at)
+            track, at = _read_chunk(chunks, at)
             tracks.append(track)
-        elif _leads_on(data, at):  # a vendor's chunk
-            at += 8 + int.from_bytes(data[at + 4 : at + 8])
+        elif chunks.lead_on(at):  # a vendor's
+            at = chunks.end(at)
         else:
             at = data.find(b"MTrk", at) if len(tracks) < declared else -1
     if len(tracks) < declared:
@@ -88,36 +89,51 @@ def parse(data: bytes) -> Stream:
     return _merge(tracks, division)
 
 
-def _leads_on(data: bytes, at: int) -> bool:
-    """Whether a chunk, or the end of the file, is at `at`; one that is no track must lead on in turn."""
-    while at < len(data):
-        name = data[at : at + 4]
-        if name in (b"MTrk", b"MThd"):
-            return True
-        if at + 8 > len(data) or not all(0x20 <= byte < 0x7F for byte in name):
-            return False
-        at += 8 + int.from_bytes(data[at + 4 : at + 8])
-    return at == len(data)
+class _Chunks:
+    """Where chunks may begin."""
+
+    def __init__(self, data: bytes):
+        self.data = data
+        self._known = {}
+
+    def end(self, at: int) -> int:
+        return at + 8 + int.from_bytes(self.data[at + 4 : at + 8])
+
+    def lead_on(self, at: int) -> bool:
+        """Whether a chunk, or the end of the file, is at `at`; one that is no track must lead on in turn."""
+        passed = []
+        while at not in self._known:
+            passed.append(at)
+            name = self.data[at : at + 4]
+            if name in (b"MTrk", b"MThd", b""):
+                self._known[at] = at <= len(self.data)
+            elif at + 8 > len(self.data) or not all(0x20 <= byte < 0x7F for byte in name):
+                self._known[at] = False
+            else:
+                at = self.end(at)
+        self._known.update(dict.fromkeys(passed, self._known[at]))
+        return self._known[at]
 
 
-def _read_chunk(data: bytes, at: int) -> tuple[_Track, int]:
+def _read_chunk(chunks: _Chunks, at: int) -> tuple[_Track, int]:
     """The track in the chunk at `at`, and where the next chunk begins.
 
     A length that leads to no chunk is wrong: the track then ends with its end-of-track event.
     """
-    end = at + 8 + int.from_bytes(data[at + 4 : at + 8])
-    if end <= len(data) and _leads_on(data, end):
+    data, end = chunks.data, chunks.end(at)
+    if chunks.lead_on(end):
         return _read_track(data, at + 8, end)[0], end
+    following = data.find(b"MTrk", end)
     try:
-        return _read_track(data, at + 8, None)
+        return _read_track(data, at + 8, following if following >= 0 else len(data), needs_end=True)
     except CorruptError:
         if end > len(data):
             raise
         return _read_track(data, at + 8, end)[0], end  # it has no such event, and what follows is no music
 
 
-def _read_track(data: bytes, at: int, end: int | None) -> tuple[_Track, int]:
-    """The events from `at` to `end`, or to the end-of-track event that comes first, and where that ends.
+def _read_track(data: bytes, at: int, end: int, needs_end: bool = False) -> tuple[_Track, int]:
+    """The events from `at` to `end`, or to the end-of-track event, if there is one before, and where that ends.
 
     Running status outlives meta events, system exclusives and system messages, as many files expect.
     """
@@ -150,7 +166,8 @@ def _read_track(data: bytes, at: int, end: int | None) -> tuple[_Track, int]:
                 kind = data[at]
                 length, at = _number(data, at + 1)
                 at += length
-                if kind == _END_OF_TRACK:
+                if kind == _END_OF_TRACK and at <= end:
+                    needs_end = False
                     break
                 value = data[at - length : at]
                 if kind == _TEMPO and length == 3 and any(value):
@@ -164,8 +181,10 @@ def _read_track(data: bytes, at: int, end: int | None) -> tuple[_Track, int]:
                 at += _SYSTEM[status]
             else:
                 raise CorruptError(f"{status:#x} is no event of a MIDI file")
-            if at > (len(data) if end is None else end):
+            if at > end:
                 raise IndexError
+        if needs_end:
+            raise IndexError
     except IndexError:
         raise CutShortError("it ends within a track") from None
     track.end = tick
