@@ -30,11 +30,11 @@ def perform(stream: smf.Stream, channel_volume: bool = False) -> Notes:
     end, gone = _hold(stream, keys)
     if channel_volume:
         keys[3] = _balanced(stream, keys)
-    start, _, pitch, velocity, program, track, channel, part, begun, released = keys
+    start, _, pitch, velocity, program, track, channel, owner, begun, released = keys
     is_drum = channel % 16 == _DRUMS
 
-    order = np.lexsort((begun, pitch, part))
-    again = np.flatnonzero((np.diff(part[order]) == 0) & (np.diff(pitch[order]) == 0))
+    order = np.lexsort((begun, pitch, owner))
+    again = np.flatnonzero((np.diff(owner[order]) == 0) & (np.diff(pitch[order]) == 0))
     following = np.full(len(start), stream.end)  # when the same key is struck again
     following[order[again]] = start[order[again + 1]]
     end = np.where(lasting, np.minimum(end, following), end)
@@ -46,7 +46,7 @@ def perform(stream: smf.Stream, channel_volume: bool = False) -> Notes:
     shortest = seconds + SHORTEST
     until = np.where(end > start, until, np.where(is_drum, shortest, np.minimum(shortest, struck)))
     # note-seq's order: it tells simultaneous notes of one program and pitch apart.
-    _, instrument = np.unique(np.stack([track, channel, program]), axis=1, return_inverse=True)
+    _, instrument = np.unique((track * sharing.APART + channel) * 128 + program, return_inverse=True)
     first = np.full(len(start), len(stream.tick) + 1)
     np.minimum.at(first, instrument, released)
     index = np.lexsort((begun, released, first[instrument], track))
@@ -82,8 +82,8 @@ def _strike(
 ) -> tuple[Int64[np.ndarray, "10 notes"], np.ndarray]:
     """Every key struck, and which of them are never let go: those are down until the file ends.
 
-    Rows are the ticks of start and end, pitch, velocity, program, track, channel, part, and the places in the stream of
-    the messages that begin and end them.
+    Rows are the ticks of start and end, pitch, velocity, program, track, channel, whose program it is (see
+    `sharing.owners`), and the places in the stream of the messages that begin and end them.
 
     A note-off ends all notes of its pitch but those that begin at its tick, as note-seq has it, unless there are no
     others. A note keeps the program that it began with.
@@ -110,7 +110,7 @@ def _strike(
     rows = zip(*(column.tolist() for column in columns), strict=True)
     for at, (tick, track, channel, mine, whose, kind, first, second) in enumerate(rows):
         if kind == smf.ON and second:
-            note = [tick, -1, first, second, programs[whose], track, channel, mine, at, len(stream.tick)]
+            note = [tick, -1, first, second, programs[whose], track, channel, whose, at, len(stream.tick)]
             notes.append(note)
             down[channel][mine, first].append(note)
         elif kind in (smf.OFF, smf.ON):
@@ -139,13 +139,13 @@ def _hold(stream: smf.Stream, keys: Int64[np.ndarray, "10 notes"]) -> tuple[Int6
     then note-offs; what is never lifted lasts until the last pedal or note-off of all. But at a tick at which a pedal
     goes up and down again, messages are taken in their own order, as a synthesizer does.
     """
-    start, key_up, pitch, _, _, _, channel, part, begun, released = keys
+    start, key_up, pitch, _, _, _, channel, owner, begun, released = keys
     end, gone = key_up.tolist(), np.zeros(len(start), bool)
     pitched = channel % 16 != _DRUMS
     control = np.where((stream.kind == smf.CONTROL) & np.isin(stream.channel, channel), stream.first, -1)
     sustaining = np.isin(control, (_SUSTAIN, _SOSTENUTO))
     last = max(key_up[pitched].max(initial=0), stream.tick[control == _SUSTAIN].max(initial=0))
-    voice = (part * 128 + pitch).tolist()
+    voice = (owner * 128 + pitch).tolist()
     for one in np.unique(stream.channel[sustaining & (stream.second >= 64)]).tolist():
         if one % 16 == _DRUMS:
             continue
