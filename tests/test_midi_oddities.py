@@ -78,13 +78,13 @@ def test_odd_files_sound_as_fluidsynth_plays_them(read):
 
 @pytest.mark.skipif(not installed, reason="FluidSynth and its SoundFont are optional")
 def test_balance_is_fluidsynths(read):
-    """Organ notes by volume and expression: velocities folded from them are as loud as the controllers make it."""
-    for volume, expression in ((100, 127), (50, 127), (127, 127), (100, 64), (80, 90)):
-        controls = program(0, ORGAN) + control(0, 7, volume) + control(0, 11, expression)
+    """Velocities folded from volume and expression make a piano as loud as the controllers do."""
+    for volume, expression in ((100, 127), (50, 127), (127, 127), (100, 64), (80, 90), (30, 100)):
+        controls = control(0, 7, volume) + control(0, 11, expression)
         data = smf(controls + note(0, 1000, 60, 70) + end())
         loudness = np.sqrt(np.mean(midi_player.play(data, 1.0) ** 2))
         ours = np.sqrt(np.mean(render(read(data, channel_volume=True))[:SAMPLE_RATE] ** 2))
-        assert 20 * abs(np.log10(ours / loudness)) < 1.0  # decibels; a velocity is 0.2 dB or so from the next
+        assert 20 * abs(np.log10(ours / loudness)) < 0.6  # decibels; without, up to 25
 
 
 def velocities(notes):

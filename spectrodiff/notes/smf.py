@@ -209,16 +209,16 @@ def _merge(tracks: list[_Track], division: int) -> Stream:
     tick = np.array([tick for track in tracks for tick in track.ticks], np.int64)
     message = np.array([message for track in tracks for message in track.messages], np.int64)
     number = np.repeat(np.arange(len(tracks)), sizes)
-    port = np.zeros(len(tick), np.int64)
+    port = np.full(len(tick), -1)
     for track, start, size in zip(tracks, np.cumsum([0, *sizes]), sizes, strict=False):
         for at, value in track.ports:
             port[start + at : start + size] = value
 
     kind, channel, first, second = message >> 20 << 4, message >> 16 & 15, message >> 8 & 0xFF, message & 0xFF
     sounding = (kind == ON) & (second > 0)
-    if len(np.unique(port[sounding])) < 2:
-        port[:] = 0  # one port is all there is, and a track that names none means it, too
-    channel += 16 * port
+    ports = np.unique(port[sounding])
+    # Tracks that name no port are on port 0; but if all notes are on one that is named, they mean it, too.
+    channel += 16 * np.where(port < 0, max(ports[0], 0) if len(ports) == 1 else 0, port)
 
     moment = np.cumsum(np.diff(tick, prepend=-1).astype(bool) | np.diff(number, prepend=-1).astype(bool)) - 1
     before = np.cumsum(sounding) - sounding  # note-ons so far, over all tracks
