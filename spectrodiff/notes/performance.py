@@ -13,7 +13,7 @@ from spectrodiff.notes.sequence import Notes
 
 SHORTEST = 0.01  # seconds; of a note that ends as it begins, as FluidSynth's synth.min-note-length has it
 _BANK, _BANK_LOW, _MODULATION, _VOLUME, _PAN, _EXPRESSION, _REVERB, _CHORUS = 0, 32, 1, 7, 10, 11, 91, 93
-_SUSTAIN, _SOSTENUTO = 64, 66
+_SUSTAIN, _PORTAMENTO, _SOSTENUTO = 64, 65, 66
 _SOUND_OFF, _RESET, _NOTES_OFF, _MONO, _POLY = 120, 121, 123, 126, 127
 _DRUMS = 9  # channel, of each port
 _STRIKE, _LET_GO = 128, 129  # stand among controllers
@@ -68,6 +68,7 @@ def ignored(stream: smf.Stream, channel_volume: bool = False) -> collections.Cou
         "reverb and chorus": np.isin(control, (_REVERB, _CHORUS)) & (second > 0),
         "modulation": (control == _MODULATION) & (second > 0),
         "pressure": pressed,
+        "portamento": (control == _PORTAMENTO) & (second >= 64),
         "mono mode": control == _MONO,
     }
     if not channel_volume:
