@@ -10,11 +10,12 @@ import corpora_writer as writer
 import pytest
 from inputs import make_recording
 from test_folder import write_pair
-from test_render import needs_synth
+from test_soundfont import needs_synth
 
 from spectrodiff.cli import main
 from spectrodiff.commands import prepare
-from spectrodiff.data.builders import CORPORA, corpus, rendered
+from spectrodiff.data.builders import CORPORA, corpus
+from spectrodiff.data.builders.rendered import corpus as rendered_corpus
 from spectrodiff.data.dataset import open_dataset
 
 WRITERS = {
@@ -110,8 +111,8 @@ def test_what_is_known_to_be_bad_is_left_out_and_listed(tmp_path, capsys):
 
 @needs_synth
 def test_rendered_goes_beside_the_others(tmp_path, capsys, monkeypatch):
-    tiny = functools.partial(rendered.Recipe, weights={"etude": 1.0}, min_seconds=6.0, max_seconds=6.0)
-    monkeypatch.setattr(rendered, "Recipe", tiny)
+    tiny = functools.partial(rendered_corpus.Recipe, weights={"etude": 1.0}, min_seconds=6.0, max_seconds=6.0)
+    monkeypatch.setattr(rendered_corpus, "Recipe", tiny)
     run("rendered", "--data_dir", tmp_path, "--hours", 12 / 3600, "--workers", 1, "--seed", 1, "--programs", "family")
     assert (tmp_path / "rendered/splits.csv").exists()
     assert "pieces: 2" in capsys.readouterr().out

@@ -129,15 +129,15 @@ def find_soundfont(path: str | None, dataset: str) -> tuple[str | None, list[str
     Raises:
       InputError: the SoundFont at `path` cannot be played.
     """
-    from spectrodiff.data.render import SOUNDFONT, check
+    from spectrodiff.data.soundfont import SOUNDFONT, require_fluidsynth
 
     if path is not None:
-        check(path)
+        require_fluidsynth(path)
         return path, []
     if dataset.split("/")[0] == "rendered":  # true audio is what it would play
         return None, []
     try:
-        check()
+        require_fluidsynth()
     except InputError as error:
         return None, [f"No SoundFont played the notes: {error}."]
     return SOUNDFONT, []

@@ -97,7 +97,7 @@ def _prepare(options) -> None:
 
 
 def _prepare_rendered(options) -> None:
-    from spectrodiff.data.builders.rendered import prepare_rendered
+    from spectrodiff.data.builders.rendered.corpus import prepare_rendered
 
     if not options.hours > 0:
         raise InputError(f"hours is {options.hours:g}; choose more than 0")

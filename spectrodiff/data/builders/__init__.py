@@ -17,7 +17,7 @@ CORPORA = {
     "urmp": ("urmp", "Urmp"),
     "groove": ("groove", "Groove"),
     "folder": ("folder", "Folder"),
-    "rendered": ("rendered", "Rendered"),
+    "rendered": ("rendered.corpus", "RenderedCorpus"),
 }
 
 

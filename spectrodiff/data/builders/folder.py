@@ -17,9 +17,9 @@ from spectrodiff.audio.files import READABLE, UNREADABLE, read_audio
 from spectrodiff.audio.mel import SAMPLE_RATE
 from spectrodiff.data.builders.alignment import doubts
 from spectrodiff.data.builders.reading import LATE, fit, read_table
-from spectrodiff.data.builders.workers import crew, in_order
+from spectrodiff.data.builders.rendered.sources import split_by_hash
+from spectrodiff.data.builders.workers import parallel_map, worker_count
 from spectrodiff.data.recordings import SPLITS, Entry, Recording
-from spectrodiff.data.sources import split_of
 from spectrodiff.errors import InputError
 from spectrodiff.notes.midi import Notes, read_midi
 
@@ -78,7 +78,7 @@ class Folder:
             )
         rows = self._rows(folder, pairs)
         splits = {name: row["split"] for name, row in rows.items() if row.get("split")}
-        splits = {name: split_of(name) for name in pairs} | splits if splits else split_by_name(pairs)
+        splits = {name: split_by_hash(name) for name in pairs} | splits if splits else split_by_name(pairs)
         entries = []
         for name, (audio, midi) in pairs.items():
             stats = [path.stat() for path in (audio, midi)]
@@ -121,7 +121,7 @@ class Folder:
             print(f"{path} has no {'audio' if path.suffix.lower() in MIDI else 'MIDI'} of its name: left out")
         if found.unread:
             print(_to_convert(found.unread))
-        checked = in_order(find_problems, entries, crew(workers, len(entries)))
+        checked = parallel_map(find_problems, entries, worker_count(workers, len(entries)))
         problems = list(tqdm(checked, "checking pairs", len(entries), unit="pair"))
         suspicious = [(entry.name, found) for entry, found in zip(entries, problems, strict=True) if found]
         for name, found in suspicious:
@@ -180,7 +180,7 @@ def _to_convert(unread: Sequence[pathlib.Path]) -> str:
 def split_by_name(names: Iterable[str]) -> dict[str, str]:
     """The split of every piece; see `Folder`."""
     by_hash = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
-    splits = {name: split_of(name) for name in by_hash}
+    splits = {name: split_by_hash(name) for name in by_hash}
     for empty in ("validation", "train"):
         counts = collections.Counter(splits.values())
         spare = [name for name in by_hash if splits[name] == "test" or counts[splits[name]] > 1]

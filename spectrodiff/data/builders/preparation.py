@@ -22,7 +22,7 @@ from typing import Any
 import msgpack
 from tqdm import tqdm
 
-from spectrodiff.data.builders.workers import check_workers, crew, in_order
+from spectrodiff.data.builders.workers import check_workers, parallel_map, worker_count
 from spectrodiff.data.recordings import SPLITS, Corpus, Entry, encode
 from spectrodiff.errors import InputError
 from spectrodiff.files import local_path, replacing, utf8_path
@@ -170,7 +170,7 @@ def _stage(corpus: Corpus, staged: Staged, workers: int | None, skip_bad: bool) 
     """Reads what is not staged yet. Returns why recordings cannot be used, by name."""
     pending = [(entry, path) for entry, path in staged if not path.exists()]
     skipped = {}
-    results = in_order(functools.partial(_stage_one, corpus), pending, crew(workers, len(pending)))
+    results = parallel_map(functools.partial(_stage_one, corpus), pending, worker_count(workers, len(pending)))
     bar = tqdm(total=len(staged), initial=len(staged) - len(pending), desc=f"reading {corpus.name}", unit="piece")
     with bar, contextlib.closing(results):
         for (entry, _), problem in zip(pending, results, strict=True):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from spectrodiff.audio.mel import SAMPLE_RATE
 from spectrodiff.config import WINDOW_FRAMES, TokenizerConfig
 from spectrodiff.data.builders.alignment import doubts
-from spectrodiff.data.builders.workers import crew, in_order
+from spectrodiff.data.builders.workers import parallel_map, worker_count
 from spectrodiff.data.dataset import Dataset, open_dataset
 from spectrodiff.data.pieces import count_samples
 from spectrodiff.data.recordings import from_flac
@@ -30,7 +30,7 @@ _LISTED = 10  # pieces whose notes may not fit their sound, of those that are pr
 
 
 @dataclasses.dataclass(frozen=True)
-class _Piece:
+class _PieceSummary:
     """What the summary says of a piece: seconds, number of stems, notes by instrument, tokens of its windows.
 
     `doubts` are those of `alignment.doubts`.
@@ -59,7 +59,7 @@ def summarize(folder: str | os.PathLike, workers: int | None = None) -> dict[str
     made = path.with_name("dataset_info.json").stat().st_mtime_ns
     dataset = _open(folder, made)
     places = [(split, index) for split in dataset.splits for index in range(len(dataset[split]))]
-    looked = in_order(functools.partial(_look, folder, made), places, crew(workers, len(places), _WORTH))
+    looked = parallel_map(functools.partial(_look, folder, made), places, worker_count(workers, len(places), _WORTH))
     pieces = list(tqdm(looked, f"summary of {folder.parent.name}", len(places), unit="piece", delay=2.0))
     metadata = json.loads(path.with_name("metadata.json").read_text())
     missing = {name: metadata.get(name, {}) for name in ("known_bad", "skipped")}
@@ -109,7 +109,7 @@ def _open(folder: pathlib.Path, made: int) -> Dataset:
     return open_dataset(folder.parent.parent, f"{folder.parent.name}/{folder.name}")
 
 
-def _look(folder: pathlib.Path, made: int, place: tuple[str, int]) -> _Piece:
+def _look(folder: pathlib.Path, made: int, place: tuple[str, int]) -> _PieceSummary:
     split, index = place
     record = _open(folder, made)[split][index]
     notes = from_note_sequence(record["notes"])
@@ -117,7 +117,7 @@ def _look(folder: pathlib.Path, made: int, place: tuple[str, int]) -> _Piece:
     counts = collections.Counter(
         "drums" if drum else str(program) for program, drum in zip(notes.program, notes.is_drum, strict=True)
     )
-    return _Piece(
+    return _PieceSummary(
         name=record["name"].decode() if isinstance(record["name"], bytes) else record["name"],
         split=split,
         seconds=count_samples(record["audio"]) / SAMPLE_RATE,
@@ -128,7 +128,7 @@ def _look(folder: pathlib.Path, made: int, place: tuple[str, int]) -> _Piece:
     )
 
 
-def _summary(names: Sequence[str], pieces: Sequence[_Piece]) -> dict[str, Any]:
+def _summary(names: Sequence[str], pieces: Sequence[_PieceSummary]) -> dict[str, Any]:
     tokens = np.concatenate([piece.tokens for piece in pieces])
     notes, heard_in = collections.Counter(), collections.Counter()
     for piece in pieces:
@@ -167,7 +167,7 @@ def _instrument(key: str) -> str:
     return f"{key} {import_note_seq().midi_io.pretty_midi.program_to_instrument_name(int(key))}"
 
 
-def _draw(path: pathlib.Path, summary: dict[str, Any], pieces: Sequence[_Piece]) -> None:
+def _draw(path: pathlib.Path, summary: dict[str, Any], pieces: Sequence[_PieceSummary]) -> None:
     from matplotlib.figure import Figure  # without pyplot: no display is looked for
 
     figure = Figure(figsize=(12, 7), layout="constrained")

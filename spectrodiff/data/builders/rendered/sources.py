@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from spectrodiff.data import etudes
+from spectrodiff.data.builders.rendered import etudes
 from spectrodiff.errors import InputError
 from spectrodiff.files import replacing
 from spectrodiff.notes.midi import Notes, read_midi, write_midi
@@ -49,7 +49,7 @@ class Source:
     load: Callable[[str, pathlib.Path], Notes]
 
 
-def split_of(name: str) -> str:
+def split_by_hash(name: str) -> str:
     """train, validation or test, 90 : 5 : 5, by a hash of the piece's name."""
     if name in HELD_OUT:
         return "test"

@@ -13,10 +13,10 @@ import numpy as np
 import scipy.signal
 from jaxtyping import Float
 
+from spectrodiff.audio.mel import SAMPLE_RATE
 from spectrodiff.errors import InputError
 from spectrodiff.notes.midi import Notes
 
-SAMPLE_RATE = 16000
 SOUNDFONT = "/usr/share/sounds/sf3/FluidR3Mono_GM.sf3"
 SYNTH_RATE = 44100  # the SoundFont's own rate: every sample plays back without losing its top octave
 GAIN = 0.3
@@ -26,7 +26,7 @@ _VOICES = 512  # more than any piece has at once: none is ever stolen
 _DRUMS = 128  # channels 0..127 carry the programs of the same number, this one the drum kit
 
 
-def render(
+def play(
     notes: Notes,
     soundfont: str | os.PathLike = SOUNDFONT,
     *,
@@ -70,7 +70,7 @@ def render(
     return audio[: round((notes.total_time + tail) * SAMPLE_RATE)].astype(np.float32)
 
 
-def check(soundfont: str | os.PathLike = SOUNDFONT) -> types.ModuleType:
+def require_fluidsynth(soundfont: str | os.PathLike = SOUNDFONT) -> types.ModuleType:
     """Returns FluidSynth's binding. Raises InputError where it, the library or the SoundFont is missing."""
     try:
         import fluidsynth
@@ -86,7 +86,7 @@ def check(soundfont: str | os.PathLike = SOUNDFONT) -> types.ModuleType:
 @functools.lru_cache(maxsize=1)
 def _synthesizer(soundfont: str, gain: float, reverb: bool, chorus: bool):
     """A synthesizer with every program on the channel of its number, and a function that writes its samples."""
-    fluidsynth = check(soundfont)
+    fluidsynth = require_fluidsynth(soundfont)
     settings = {
         "synth.reverb.active": int(reverb),
         "synth.chorus.active": int(chorus),

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from spectrodiff.data.etudes import DRUMS, RANGES
+from spectrodiff.data.builders.rendered.etudes import DRUMS, RANGES
 from spectrodiff.notes.midi import Notes
 
 _BASS = 4  # the family of 8 programs whose tracks stay what they are
