@@ -495,7 +495,7 @@ def test_slakh_misses_a_stem_that_is_in_the_mix(tmp_path):
     stem = root / "train" / "Track00003" / "stems" / "S01.flac"
     stem.unlink()
     message = reading_error(root, "slakh", "Track00003")
-    assert message == f"{stem} is missing, and can be heard in the mix; unpack the song again"
+    assert message == f"{stem} is missing, but is part of the mix; unpack the song again"
 
 
 def test_slakh_song_without_any_audio(tmp_path):
@@ -612,7 +612,7 @@ def test_slakh_is_without_its_broken_stems(broken):
     np.testing.assert_array_equal(whole["Track00385"].audio, read_audio(song / "mix.flac"))
     for name in found.keys() - {"Track00385"}:
         np.testing.assert_array_equal(found[name].audio, whole[name].audio)
-    assert corpus("slakh").left_out(broken) == {"Track00385 S00": "its notes are not heard"}
+    assert corpus("slakh").left_out(broken) == {"Track00385 S00": "its notes are not audible"}
     assert corpus("slakh", skip_known_bad=False).left_out(broken) == {}
 
 

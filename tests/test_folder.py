@@ -92,7 +92,7 @@ def test_a_name_is_a_path_without_its_beginning_and_end(tmp_path):
     shutil.copy(tmp_path / "audio/a.wav", tmp_path / "audio/._a.wav")
     (tmp_path / "notes.txt").touch()
     assert sorted(names(tmp_path)) == ["a", "b.v2", "disc/audio/c", "live/a"]
-    assert find_pairs(tmp_path).alone == []
+    assert find_pairs(tmp_path).unpaired == []
 
 
 def test_names_are_composed_or_not(tmp_path):

@@ -101,7 +101,7 @@ def test_what_is_known_to_be_bad_is_left_out_and_listed(tmp_path, capsys):
     run("slakh", "--manual_dir", root, "--data_dir", tmp_path / "data")
     told = capsys.readouterr().out
     assert "left out: 1, known to be bad; --no-skip_known_bad keeps them\n" in told
-    assert "Track00385 S00: its notes are not heard" in told
+    assert "Track00385 S00: its notes are not audible" in told
     assert json.loads((tmp_path / "data/slakh/1.0.0/metadata.json").read_text())["known_bad"].keys() == {
         "Track00385 S00"
     }
@@ -143,7 +143,7 @@ def test_bad_recordings_are_named_and_can_be_left_out(tmp_path, own, refused, ca
     assert message.endswith("(--skip_bad leaves out what cannot be used)")
     run("folder", "--manual_dir", own, "--data_dir", tmp_path, "--skip_bad")
     told = capsys.readouterr().out
-    assert "skipped: 1; to have them once they are mended, delete the dataset first" in told
+    assert "skipped: 1; to have them once they are fixed, delete the dataset first" in told
     assert "song0: cannot read" in told.splitlines()[-1]
 
 
