@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -39,7 +40,8 @@ def check_seed(seed: int) -> None:
 class SampledSong(NamedTuple):
     """A song's unscaled log-mel, and the seconds of work and of music that its windows were timed over.
 
-    Windows that waited for a program to be compiled are not timed.
+    The mel lies in an unnamed temporary file, of which the operating system keeps in memory what is being read. Windows
+    that waited for a program to be compiled are not timed.
     """
 
     mel: Mel
@@ -106,12 +108,12 @@ class MelSampler:
           InputError: a window has too many notes, or an option is out of range.
         """
         self.sampling(**sampling)
-        song = _Song(self, notes, seed)
+        song = _Song(self, notes, seed, keep=False)
 
         def windows() -> Iterator[Mel]:
             for _ in tqdm(range(song.windows_left), desc="synthesizing", unit="window", disable=not progress):
                 self._advance([song], 1, sampling)
-                yield song.mels[-1]
+                yield song.latest
 
         return windows()
 
@@ -132,7 +134,7 @@ class MelSampler:
             while True:
                 while len(playing) < (rows or batch) and (following := next(waiting, None)) is not None:
                     place, (notes, seed) = following
-                    playing.append((place, _Song(self, notes, seed)))
+                    playing.append((place, _Song(self, notes, seed, keep=True)))
                 if not playing:
                     return
                 rows = rows or -(-len(playing) // self._devices) * self._devices
@@ -169,40 +171,42 @@ class MelSampler:
 
 
 class _Song:
-    """A song while it is sampled: its windows of tokens, and the mels so far."""
+    """A song while it is sampled: its windows of tokens, the latest mel, and with `keep` a file of all mels so far."""
 
-    def __init__(self, sampler: MelSampler, notes: Notes, seed: int):
+    def __init__(self, sampler: MelSampler, notes: Notes, seed: int, keep: bool):
         check_seed(seed)
         self._frames = int(np.ceil((notes.total_time + RING_OUT) * FRAMES_PER_SECOND))
         if not sampler.config.tokenizer.ghost_ties:  # else a window after the last note would hold notes
             notes = dataclasses.replace(notes, total_time=notes.total_time + RING_OUT)
         windows = sampler.tokenizer.encode(notes)[: -(-self._frames // WINDOW_FRAMES)]
         self._windows = [sampler._bucketed(tokens) for tokens in windows]
-        self._key, self._context = jax.random.key(seed), np.zeros((WINDOW_FRAMES, MEL_BINS), np.float32)
-        self.mels: list[Mel] = []
+        self._key, self._index = jax.random.key(seed), 0
+        self._context = np.zeros((WINDOW_FRAMES, MEL_BINS), np.float32)
+        self._file = tempfile.TemporaryFile() if keep else None  # noqa: SIM115 (lives as long as the mel)
+        self.latest: Mel | None = None
         self.work = self.music = 0.0
 
     @property
     def windows_left(self) -> int:
-        return len(self._windows) - len(self.mels)
+        return len(self._windows) - self._index
 
     @property
     def following(self) -> tuple:
         """Tokens, context, its mask and the key of the next window."""
-        index = len(self.mels)
-        return (
-            self._windows[index],
-            self._context,
-            np.full(WINDOW_FRAMES, index > 0),
-            jax.random.fold_in(self._key, index),
-        )
-
-    @property
-    def sampled(self) -> SampledSong:
-        return SampledSong(np.concatenate(self.mels), self.work, self.music)
+        context_mask = np.full(WINDOW_FRAMES, self._index > 0)  # nothing comes before the first
+        return self._windows[self._index], self._context, context_mask, jax.random.fold_in(self._key, self._index)
 
     def add(self, scaled: Mel) -> None:
         """The next window, which is the context of the one after it."""
-        left = self._frames - len(self.mels) * WINDOW_FRAMES
         self._context = scaled
-        self.mels.append(np.asarray(unscale_mel(scaled))[:left])
+        self.latest = np.asarray(unscale_mel(scaled))[: self._frames - self._index * WINDOW_FRAMES]
+        self._index += 1
+        if self._file is not None:
+            self._file.write(self.latest.tobytes())
+
+    @property
+    def sampled(self) -> SampledSong:
+        """The whole song; the file goes when its mel does."""
+        self._file.flush()
+        mel = np.memmap(self._file, np.float32, "r").reshape(-1, MEL_BINS)
+        return SampledSong(mel, self.work, self.music)

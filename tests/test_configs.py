@@ -17,6 +17,7 @@ from spectrodiff.training import adversarial, loop, optimizers, refiner, spectro
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.gin"))
 VOCODERS = ("melgan.gin", "melgan_gan.gin", "melgan_large.gin", "refiner.gin")
+SIZES = {"small": (512, 6 * 64, 1024, 8), "base": (768, 12 * 64, 2048, 12)}  # width, heads, MLP, layers
 
 
 class EnoughError(Exception):
@@ -81,12 +82,30 @@ def test_parameter_counts_are_the_published_ones(name, millions, parsed):
     assert (one + (layers - 1) * (two - one)) / 1e6 == pytest.approx(millions, abs=0.05)
 
 
+@pytest.mark.parametrize(("name", "millions"), [("small", 46.2), ("base", 201.4)])
+def test_parameters_of_the_autoregressive_baseline(name, millions, parsed):
+    """The paper's sizes, without context and FiLM: matrices of attention (4 in a block, 8 in a decoder's) and of MLPs,
+    scales of norms, embeddings, position tables, and the projections of the mel, counted by hand.
+    """
+    parsed(f"{name}_autoregressive.gin")
+    config = spectrogram_config()
+    model, published = config.model, SIZES[name]
+    assert (model.width, model.heads * model.head_dim, model.mlp_width, model.note_layers) == published
+    assert (model.decoder_layers, model.with_context, model.mask_padding) == (model.note_layers, False, False)
+    d, inner, mlp, layers = published
+    notes = (1536 + 2048) * d + layers * (4 * d * inner + 3 * d * mlp + 2 * d) + d
+    decoder = (128 + 256) * d + layers * (8 * d * inner + 3 * d * mlp + 3 * d) + d + d * 128
+    abstract = nnx.eval_shape(lambda: SpectrogramModel(config, rngs=nnx.Rngs(0)))
+    found = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(abstract, nnx.Any(nnx.Param, Buffer))))
+    assert found == notes + decoder == pytest.approx(millions * 1e6, abs=5e4)
+
+
 def test_base_is_the_default(parsed):
     gin.clear_config()
     default = SpectrogramConfig()
     parsed("base.gin")
     assert spectrogram_config().model == default.model
-    assert spectrogram_config().diffusion == default.diffusion
+    assert spectrogram_config().decoder == default.decoder
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name not in VOCODERS])

@@ -13,7 +13,10 @@ from torch_writer import write_torch
 from weights import random_arrays
 
 from spectrodiff.config import TokenizerConfig
+from spectrodiff.diffusion.objective import X0, V
+from spectrodiff.diffusion.process import Process
 from spectrodiff.errors import InputError
+from spectrodiff.models.autoregressive_decoder import AutoregressiveConfig
 from spectrodiff.models.diffusion_decoder import DiffusionConfig
 from spectrodiff.models.spectrogram_model import SpectrogramConfig
 from spectrodiff.pretrained import diffusers
@@ -152,11 +155,12 @@ def test_weights_are_marked_as_the_library_does(folder):
         ("tokenizer", {"program_map": "midi_class"}),
         ("tokenizer", {"ghost_ties": False}),
         ("tokenizer", {"max_tokens": 64}),
-        ("diffusion", {"prediction": "v"}),
-        ("diffusion", {"mean": -0.3}),
+        ("decoder", {"mean": -0.3}),
+        ("decoder", {"std": 0.4}),
         ("model", {"with_context": False}),
         ("model", {"event_times": True}),
         ("model", {"compact_notes": True}),
+        ("model", {"mask_padding": False}),
     ],
     ids=str,
 )
@@ -171,9 +175,23 @@ def test_what_diffusers_does_not_know_is_refused_before_anything_is_read(tmp_pat
 
 def test_the_note_roll_is_refused(tmp_path):
     model = dataclasses.replace(MODEL, compact_notes=True, note_roll=True)
-    config = SpectrogramConfig(CONFIG.tokenizer, model, DiffusionConfig(prediction="x0"))
+    config = SpectrogramConfig(CONFIG.tokenizer, model, DiffusionConfig(process=Process(X0())))
     with pytest.raises(InputError, match=r"^these weights have (compact_notes|note_roll) = True"):
         diffusers.write(tmp_path, config, {}, with_vocoder=False)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "message"),
+    [
+        (DiffusionConfig(process=Process(V())), "predict v, but diffusers knows only eps$"),
+        (AutoregressiveConfig(), "have kind = 'autoregressive', but diffusers knows only 'diffusion'$"),
+    ],
+    ids=["v", "autoregressive"],
+)
+def test_what_else_is_decoded_is_refused(tmp_path, decoder, message):
+    with pytest.raises(InputError, match=f"^these weights {message}"):
+        diffusers.write(tmp_path, dataclasses.replace(CONFIG, decoder=decoder), {}, with_vocoder=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- what does not fit

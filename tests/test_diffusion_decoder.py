@@ -1,23 +1,31 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from flax import nnx
-from inputs import jitted
+from inputs import OURS, PAPER, jitted
 
-from spectrodiff.diffusion.schedule import logsnr_at
+from spectrodiff.diffusion.objective import Eps
+from spectrodiff.diffusion.process import Process
+from spectrodiff.diffusion.schedule import LogNormal, logsnr_at
 from spectrodiff.models import diffusion_decoder
+from spectrodiff.models.decoder import Conditioning, Decoder
+from spectrodiff.models.diffusion_decoder import DiffusionConfig, DiffusionDecoder
 
-KEYS = jax.random.split(jax.random.key(0), 3)
+KEYS = jax.random.split(jax.random.key(0), 4)
 Z = jax.random.normal(KEYS[0], (2, 16, 128))
 MEMORY = jax.random.normal(KEYS[1], (2, 24, 32))
 MASK = jnp.arange(24) < jnp.array([[9], [24]])
+SKETCH = jax.random.normal(KEYS[2], (2, 16, 128))
 LOGSNR = jnp.array([-3.0, 1.0])
 
 
 @jitted
 def decode(decoder, z, logsnr, memory, mask):
-    return decoder(z, logsnr, decoder.cache(memory, mask, None))
+    return decoder(decoder.cache(Conditioning(memory, mask, None)), z, logsnr)
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +36,7 @@ def decoder(paper_model):
 def test_shape_and_type(decoder):
     output = decode(decoder, Z, LOGSNR, MEMORY, MASK)
     assert (output.shape, output.dtype) == (Z.shape, jnp.float32)
+    assert isinstance(decoder, Decoder)
 
 
 def test_what_is_masked_in_memory_changes_nothing(decoder):
@@ -66,7 +75,7 @@ def test_the_noise_level_enters_as_sinusoids_of_time(decoder, monkeypatch):
 
     monkeypatch.setattr(diffusion_decoder, "sinusoids", show)
     with pytest.raises(SeenError) as seen:
-        decoder(Z[:1], logsnr_at(jnp.array([time])), decoder.cache(MEMORY[:1], MASK[:1], None))
+        decoder(decoder.cache(Conditioning(MEMORY[:1], MASK[:1], None)), Z[:1], logsnr_at(jnp.array([time])))
     # float32 knows 7400 radians to a thousandth.
     np.testing.assert_allclose(seen.value.args[0][0], expected, atol=5e-3)
 
@@ -84,3 +93,91 @@ def test_every_frame_sees_every_frame_and_knows_its_place(decoder):
     assert not gradient[1].any()
     output, backwards = (decode(decoder, z, LOGSNR, MEMORY, MASK) for z in (Z, Z[:, ::-1]))
     assert float(jnp.abs(output - backwards[:, ::-1]).max()) > 0.1
+
+
+# ---- derivatives
+
+
+def test_forward_derivatives_are_finite_differences(decoder):
+    """As consistency models need them: of the output in z and in log-SNR, along any direction."""
+    direction = jax.random.normal(KEYS[3], Z.shape), jnp.array([1.0, -0.7])
+    graph, state = nnx.split(decoder)
+
+    def output(z, logsnr):
+        return decode(nnx.merge(graph, state), z, logsnr, MEMORY, MASK)
+
+    derivatives = jax.jit(lambda z_dot, logsnr_dot: jax.jvp(output, (Z, LOGSNR), (z_dot, logsnr_dot))[1])
+    for z_dot, logsnr_dot in ((direction[0], 0 * LOGSNR), (0 * Z, direction[1]), direction):
+        # The fastest sinusoid turns by 2e4 radians over time 0 to 1, and so by half of one over this step.
+        step = 1e-2 if not logsnr_dot.any() else 2e-4
+        after, before = (output(Z + sign * step * z_dot, LOGSNR + sign * step * logsnr_dot) for sign in (0.5, -0.5))
+        difference = np.ravel((after - before) / step)
+        derivative = np.ravel(derivatives(z_dot, logsnr_dot))
+        assert np.linalg.norm(derivative) > 1.0
+        assert np.linalg.norm(difference - derivative) < 0.02 * np.linalg.norm(derivative)
+
+
+# ---- loss
+
+
+@pytest.fixture(scope="module")
+def sketched():
+    """A decoder that sees a note roll's sketch, and conditioning with one."""
+    config = dataclasses.replace(OURS.decoder, condition_drop=0.3)
+    model = dataclasses.replace(OURS.model, dropout=0.1)
+    return DiffusionDecoder(config, model, rngs=nnx.Rngs(0)), Conditioning(MEMORY, MASK, SKETCH)
+
+
+def test_the_loss_is_of_noise_levels_and_conditioning_drawn_by_its_key(sketched, monkeypatch):
+    """Levels as the process has them, and the stated share of examples without notes, context and sketch."""
+    decoder, _ = sketched
+    process = Process(decoder.config.process.objective, LogNormal(-1.0, 0.5))
+    monkeypatch.setattr(decoder, "config", dataclasses.replace(decoder.config, process=process))
+    seen = {}
+
+    def loss_at(self, conditioning, target, frame_mask, logsnr, key, rngs=None):
+        seen[jax.random.key_data(key).tobytes()] = conditioning, logsnr
+        return jnp.zeros(len(target))
+
+    monkeypatch.setattr(DiffusionDecoder, "loss_at", loss_at)
+    many = 4000
+    conditioning = Conditioning(jnp.ones((many, 1, 1)), jnp.ones((many, 1), bool), jnp.ones((many, 1, 128)))
+    for key in (KEYS[0], KEYS[1]):
+        decoder.loss(conditioning, jnp.zeros((many, 1, 128)), jnp.ones((many, 1), bool), key)
+    (first, levels), (second, other_levels) = seen.values()
+    assert scipy.stats.kstest(np.asarray(levels), scipy.stats.norm(-1.0, 0.5).cdf).statistic < 0.026
+    assert float(first.mask.mean()) == pytest.approx(0.7, abs=0.03)
+    np.testing.assert_array_equal(first.mask[:, 0], first.sketch[:, 0, 0] == 1.0)
+    assert (levels != other_levels).any()
+    assert (first.mask != second.mask).any()
+    assert abs(np.corrcoef(first.mask[:, 0], levels)[0, 1]) < 0.06
+
+
+def test_the_loss_at_a_level_is_the_processes_in_the_decoders_space(sketched):
+    """With the sketch as what the objective is about, and without dropout unless it is asked for."""
+    decoder, conditioning = sketched
+    target = jax.random.uniform(KEYS[0], (2, 16, 128), minval=-1.0)
+    frame_mask = jnp.arange(16) < jnp.array([[16], [7]])
+
+    @jitted
+    def losses(decoder, target, rngs_key):
+        kept = decoder.loss_at(conditioning, target, frame_mask, LOGSNR, KEYS[3])
+        dropped = decoder.loss_at(conditioning, target, frame_mask, LOGSNR, KEYS[3], nnx.Rngs(dropout=rngs_key))
+        network = lambda z, logsnr: decoder(decoder.cache(conditioning), z, logsnr)  # noqa: E731
+        x0 = (target - decoder.config.mean) / decoder.config.std
+        expected = decoder.config.process.loss(network, x0, frame_mask, LOGSNR, KEYS[3], SKETCH)
+        return kept, dropped, expected
+
+    kept, dropped, expected = losses(decoder, target, jax.random.key(1))
+    np.testing.assert_allclose(kept, expected, rtol=1e-6)
+    assert float(jnp.abs(dropped - kept).min()) > 1e-4
+
+
+def test_an_untrained_network_of_the_papers_loses_the_noise():
+    """Of zeros: E|eps| = sqrt(2 / pi); what the decoder says of itself is its config."""
+    decoder = DiffusionDecoder(DiffusionConfig(condition_drop=0.0), PAPER.model, rngs=nnx.Rngs(0))
+    decoder.out.kernel[...] = jnp.zeros_like(decoder.out.kernel[...])
+    losses, metrics = decoder.loss(Conditioning(MEMORY, MASK, None), 0.1 * Z, jnp.ones((2, 16), bool), KEYS[0])
+    np.testing.assert_allclose(losses, np.full(2, np.sqrt(2 / np.pi)), atol=0.05)
+    assert metrics == {}
+    assert decoder.config.process.objective == Eps()

@@ -90,4 +90,5 @@ def test_a_corpus(parts, tmp_path):
         soundfile.write(folder / "mix.wav", recording.audio, SAMPLE_RATE)
         (folder / "notes.mid").write_bytes(PIECE.read_bytes())
     prepare(parts.Duets(), tmp_path / "duets", tmp_path / "data", workers=1)
-    assert {record["name"] for record in open_dataset(tmp_path / "data", "duets")["train"]} == {"first", "second"}
+    names = {record["name"] for record in open_dataset(tmp_path / "data", "duets")["train"]}
+    assert names == {b"first", b"second"}

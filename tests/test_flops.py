@@ -10,6 +10,9 @@ from jax.experimental import pallas
 from line import Line
 
 from spectrodiff.config import ModelConfig, TokenizerConfig
+from spectrodiff.diffusion.objective import X0
+from spectrodiff.diffusion.process import Process
+from spectrodiff.models.autoregressive_decoder import AutoregressiveConfig
 from spectrodiff.models.diffusion_decoder import DiffusionConfig
 from spectrodiff.models.spectrogram_model import SpectrogramConfig, SpectrogramModel
 from spectrodiff.training import loop
@@ -18,6 +21,7 @@ from spectrodiff.training.flops import count_flops, datasheet_peak, peak_flops, 
 from spectrodiff.training.optimizers import adamw
 from spectrodiff.training.spectrogram import SpectrogramTask
 from spectrodiff.training.speed import Speedometer
+from spectrodiff.training.steps import Others
 
 
 def of(*shape, dtype=jnp.float32):
@@ -91,10 +95,10 @@ def test_an_error_of_the_loss_is_not_kept_from_its_caller():
 class Searching(Line):
     """Has products in its loss of which nobody knows how many there are."""
 
-    def loss(self, model, batch, key):
+    def loss(self, model, batch, key, others):
         x = jax.lax.stop_gradient(batch["x"])
         jax.lax.while_loop(lambda c: jnp.abs(c).max() > 1.0, lambda c: 0.1 * c @ jnp.eye(c.shape[1]), x)
-        return super().loss(model, batch, key)
+        return super().loss(model, batch, key, others)
 
 
 def test_a_run_goes_on_without_its_utilisation(tmp_path, capsys):
@@ -174,7 +178,8 @@ def forward_flops(config, size, tokens):
         batch |= {name: of(size, 256, 128), f"{name}_mask": of(size, 256, dtype=jnp.bool_)}
 
     def loss(params, buffers, batch):
-        return task.loss(nnx.merge(graph, params, buffers), batch, jax.random.key(0))
+        model = nnx.merge(graph, params, buffers)
+        return task.loss(model, batch, jax.random.key(0), Others(lambda: model, {}))
 
     return count_flops(loss, params, buffers, batch)
 
@@ -187,12 +192,21 @@ def test_the_papers_base_model():
     assert forward_flops(SpectrogramConfig(model=cfg), 2, 2048) == 2 * one
 
 
+def test_the_papers_autoregressive_baseline():
+    """All frames at once: what the causal mask hides is computed all the same."""
+    cfg = ModelConfig(note_layers=1, context_layers=0, decoder_layers=3, with_context=False, mask_padding=False)
+    in_and_out = 2 * 256 * 128 * 768 + 2 * 256 * 768 * 8 * (1 + 2 * 128)
+    one = transformer(1, 2048, cfg) + in_and_out + transformer(3, 256, cfg, cross=2048)
+    config = SpectrogramConfig(model=cfg, decoder=AutoregressiveConfig(components=8))
+    assert forward_flops(config, 2, 2048) == 2 * one
+
+
 def test_our_demo_model():
     sizes = {"width": 128, "heads": 4, "head_dim": 32, "mlp_width": 512}
     layers = {"note_layers": 2, "context_layers": 1, "decoder_layers": 3}
     ours = {"compact_notes": True, "event_times": True, "note_roll": True, "tokens_per_note": 4, "dropout": 0.0}
     cfg = ModelConfig(**sizes, **layers, **ours)
-    config = SpectrogramConfig(TokenizerConfig(velocity_bins=32), cfg, DiffusionConfig(prediction="x0"))
+    config = SpectrogramConfig(TokenizerConfig(velocity_bins=32), cfg, DiffusionConfig(process=Process(X0())))
     notes, kernels = 640 // 4, 20
     roll = 2 * notes * 128 * kernels * 128 + 2 * 256 * (notes * kernels) * 128
     context = 2 * 256 * 128 * 128 + transformer(1, 256, cfg)

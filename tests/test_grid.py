@@ -6,7 +6,8 @@ from spectrodiff.evaluation.systems import NOISE, SYNTHESISED, TRUE
 
 def result(cell, mel):
     """Of a checkpoint whose own choice is 8 steps."""
-    run = {"checkpoint": cell.checkpoint, "split": "test", "steps": cell.steps or 8, "guidance": cell.guidance or 1.0}
+    sampling = {"steps": cell.steps or 8, "guidance": cell.guidance or 1.0}
+    run = {"checkpoint": cell.checkpoint, "split": "test", "sampling": sampling}
     return {
         "run": run,
         "model": {"parameters": 104_000_000, "with_context": "no" not in cell.checkpoint},

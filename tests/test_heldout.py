@@ -1,26 +1,18 @@
-import dataclasses
-
 import jax
-import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import pytest
-from flax import nnx
-from inputs import OURS, PAPER, windows_of
+from inputs import OURS, windows_of
 
 from spectrodiff.audio.mel import unscale_mel
-from spectrodiff.diffusion.samplers import dpmpp
-from spectrodiff.diffusion.schedule import logsnr_at
 from spectrodiff.errors import InputError
-from spectrodiff.models.diffusion_decoder import DiffusionConfig
 from spectrodiff.models.sampling import window_sampler
 from spectrodiff.notes.tokenizer import NoteTokenizer
 from spectrodiff.training import heldout
 from spectrodiff.training import state as states
-from spectrodiff.training.spectrogram import SpectrogramTask
 from spectrodiff.vocoder.griffin_lim import GriffinLim
 
-FRAMES = ("target", "target_mask")
+NATS = (4.0 - np.log(1e-5)) / 2
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +24,6 @@ def windows():
     frames, before = np.array([[256], [100], [256]]), np.array([[256], [256], [0]])
     masks = {"target_mask": np.arange(256) < frames, "context_mask": np.arange(256) < before}
     return {"tokens": tokens, "target": target, "context": context, **masks, "dataset": np.array([0, 0, 2])}
-
-
-@pytest.fixture(scope="module")
-def parts(our_model):
-    return states.split(our_model)
 
 
 @pytest.mark.parametrize(
@@ -54,64 +41,38 @@ def test_every_dataset_has_its_share(sizes, count, expected):
     assert heldout.equal_shares(sizes, count) == expected
 
 
-def test_batches_are_filled_up_without_a_trace(windows, parts):
+def test_batches_are_filled_up_without_a_trace(windows, our_model):
     """One shape for however many windows, and they are sampled as they would be alone."""
-    graph, *weights = parts
-    got = heldout.sample_windows(graph, *weights, OURS.diffusion, windows, steps=2)
-    given = (windows[name] for name in ("tokens", "context", "context_mask"))
-    sample = window_sampler(graph, OURS.diffusion)
-    expected = sample(tuple(weights), *given, jax.random.key(0), step=dpmpp, steps=2, guidance=1.0)
+    weights, decoder = states.split(our_model), OURS.decoder.sampled(steps=2, guidance=1.0)
+    got = heldout.sample_windows(weights, decoder, windows)
+    graph, *states_of = weights
+    given = [windows[name] for name in ("tokens", "context", "context_mask")]
+    keys = jax.random.split(jax.random.key(0), 16)[:3]
+    expected = window_sampler(graph)(states_of, *given, keys, decoder.options())
     np.testing.assert_allclose(got, expected, atol=1e-5)
     assert not np.allclose(got[0], got[1], atol=0.1)
 
 
+def test_every_window_is_seen_once_with_a_key_of_its_batch():
+    seen = []
+
+    def function(batch, key):
+        seen.append(jax.random.key_data(key))
+        assert len(batch["tokens"]) == len(batch["number"]) == 16
+        return 10.0 * batch["number"]
+
+    numbers = np.arange(40)
+    got = heldout.over_batches(function, {"tokens": np.zeros((40, 1)), "number": numbers})
+    np.testing.assert_array_equal(got, 10.0 * numbers)
+    assert len({tuple(key.tolist()) for key in seen}) == 3
+
+
 def test_times_lie_in_their_bands_evenly():
-    windows = {"tokens": np.zeros((40, 1)), "number": np.arange(40)}
-    seen = heldout.band_losses(lambda batch, key: batch["time"] + 10 * batch["number"][:, None], windows)
-    times = seen - 10 * np.arange(40)[:, None]
-    for band, column in enumerate(times.T):
+    for band, column in enumerate(heldout.stratified_times(40).T):
         for some in (column, column[8:16]):
             gaps = np.diff([band / 4, *np.sort(some), (band + 1) / 4])
             assert gaps.min() >= 0
             assert gaps.max() < 3 * 0.25 / len(some)
-
-
-@pytest.fixture(scope="module")
-def v_task(windows):
-    """Of a network that predicts v, whose loss depends on time the most, and its windows."""
-    config = dataclasses.replace(PAPER, diffusion=DiffusionConfig(prediction="v", mean=-0.2, std=0.5))
-    return SpectrogramTask(config=config), {**windows, "tokens": windows["tokens"][:, :128]}
-
-
-def losses(task, windows, spoil=lambda model: None):
-    model = task.build(nnx.Rngs(0))
-    spoil(model)
-    graph, *weights = states.split(model)
-    return heldout.band_losses(lambda batch, key: task._band_losses(graph, *weights, batch, key), windows)
-
-
-def test_the_loss_of_what_answers_zero(v_task):
-    """Mean square of v = alpha eps - sigma x0, times its weight: known but for the noise, 0.8 % of it with as many."""
-    task, windows = v_task
-
-    def silence(model):
-        model.decoder.out.kernel[...] = jnp.zeros_like(model.decoder.out.kernel[...])
-
-    golden = (np.sqrt(5) - 1) / 2
-    time = (jnp.arange(4) + jnp.arange(3)[:, None] * golden % 1) / 4
-    snr = np.exp(np.asarray(logsnr_at(time)))
-    square = [np.square((x0[mask] + 0.2) / 0.5).mean() for x0, mask in zip(*map(windows.get, FRAMES), strict=True)]
-    expected = np.minimum(snr, 5) / (snr + 1) * (snr + np.array(square)[:, None]) / (snr + 1)
-    np.testing.assert_allclose(losses(task, windows, silence), expected, rtol=0.04)
-
-
-def test_the_loss_is_the_same_whatever_training_drops(v_task):
-    task, windows = v_task
-    config = dataclasses.replace(task.config, model=dataclasses.replace(PAPER.model, dropout=0.9))
-    spoilt = dataclasses.replace(task, config=config, condition_drop=1.0, time_power=0.1)
-    expected = losses(task, windows)
-    np.testing.assert_array_equal(losses(spoilt, windows), expected)
-    assert losses(task, {**windows, "tokens": windows["tokens"][::-1]}) != pytest.approx(expected)  # it hears notes
 
 
 def test_figures_are_means_over_what_they_are_named_for(windows):
@@ -120,21 +81,44 @@ def test_figures_are_means_over_what_they_are_named_for(windows):
     sampled[1, :50] += 0.1  # half of its 100 frames
     sampled[1, 100:] = 9.0  # past its end
     sampled[2] -= 0.2
-    losses = np.arange(12.0).reshape(3, 4)
-    got = heldout.score(windows, names, sampled, losses)
-    nats = (4.0 - np.log(1e-5)) / 2
+    got = heldout.mel_figures(windows, names, sampled)
     expected = {
-        "heldout_mel_l1": nats * (50 * 0.1 + 256 * 0.2) / (256 + 100 + 256),
-        "heldout_mel_l1/first": nats * 50 * 0.1 / (256 + 100),
-        "heldout_mel_l1/last": nats * 0.2,
-        "heldout_loss": 5.5,
-        "heldout_loss/first": 3.5,
-        "heldout_loss/last": 9.5,
-        **{f"heldout_loss_band/{band}": 4.0 + band for band in range(4)},
+        "heldout_mel_l1": NATS * (50 * 0.1 + 256 * 0.2) / (256 + 100 + 256),
+        "heldout_mel_l1/first": NATS * 50 * 0.1 / (256 + 100),
+        "heldout_mel_l1/last": NATS * 0.2,
     }
-    assert got == pytest.approx(expected, rel=1e-4)
-    alone = heldout.score({**windows, "dataset": np.zeros(3, int)}, ["only"], sampled, losses)
-    assert alone == {name: value for name, value in got.items() if not name.endswith(("/first", "/last"))}
+    assert {name: got[name] for name in expected} == pytest.approx(expected, rel=1e-4)
+    assert got["heldout_roughness/last"] == pytest.approx(1.0, rel=1e-4)  # all of it shifted alike
+    assert got.keys() - expected.keys() == {f"heldout_roughness{of}" for of in ("", "/first", "/last")}
+    losses = np.array([1.0, 3.0, 8.0])
+    assert heldout.loss_figures(windows, names, losses) == {
+        "heldout_loss": 4.0,
+        "heldout_loss/first": 2.0,
+        "heldout_loss/last": 8.0,
+    }
+    one = {**windows, "dataset": np.zeros(3, int)}
+    assert heldout.loss_figures(one, ["only"], losses) == {"heldout_loss": 4.0}
+    assert heldout.mel_figures(one, ["only"], sampled) == {
+        name: value for name, value in got.items() if not name.endswith(("/first", "/last"))
+    }
+
+
+def test_roughness_by_hand():
+    """In one window of 6 frames half of the bins go up and down by 0.3; in one of 4 all are 0.1 t^2; rest unseen.
+
+    So second differences are 0.6 and 0 over bins, four times, and 0.2, twice.
+    """
+    mels = np.full((2, 6, 128), 0.5)
+    mels[0, :, :64] = 0.3 * (np.arange(6) % 2)[:, None]
+    mels[1, :4] = 0.1 * np.arange(4)[:, None] ** 2
+    mels[1, 4:] = [[9.0], [-9.0]]  # past its end
+    mask = np.arange(6) < np.array([[6], [4]])
+    assert heldout.roughness(mels, mask) == pytest.approx(NATS * (4 * 0.3 + 2 * 0.2) / 6)
+    assert heldout.roughness(mels[:1], mask[:1]) == pytest.approx(NATS * 0.3)
+    assert heldout.roughness(mels, np.arange(6) < np.array([[2], [1]])) == 0.0  # nothing has a second difference
+    windows = {"tokens": np.zeros((2, 1)), "target": mels, "target_mask": mask}
+    halved = heldout.mel_figures(windows, ["only"], 0.5 * mels - 0.2)
+    assert halved["heldout_roughness"] == pytest.approx(0.5)
 
 
 def test_what_is_picked_is_spread():

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from inputs import PAPER
 
-from spectrodiff.models.layers import MLP, Attention, Encoder, Positions, dropout, rms_norm, sinusoids
+from spectrodiff.models.layers import MLP, Attention, Encoder, Positions, _logits, dropout, rms_norm, sinusoids
 
 CFG = dataclasses.replace(PAPER.model, width=8, heads=2, head_dim=4, mlp_width=12)
 X = jax.random.normal(jax.random.key(0), (2, 5, 8))
@@ -46,6 +46,53 @@ def test_an_empty_memory_adds_nothing(attention):
     found = attention(X, attention.keys_values(MEMORY), mask)
     np.testing.assert_array_equal(found[0], np.zeros((5, 8)))
     np.testing.assert_array_equal(found[1], attention(X, attention.keys_values(MEMORY), MASK)[1])
+
+
+def test_a_mask_for_each_place(attention):
+    """As of causal attention; one that is the same at all places is one for all."""
+    seen = attention.keys_values(MEMORY)
+    np.testing.assert_array_equal(
+        attention(X, seen, jnp.broadcast_to(MASK[:, None], (2, 5, 7))), attention(X, seen, MASK)
+    )
+    each = jnp.arange(7) < jnp.arange(5)[:, None]  # the first place sees nothing
+    found = attention(X, seen, each[None])
+    np.testing.assert_array_equal(found[:, 0], np.zeros((2, 8)))
+    for t in range(1, 5):
+        alone = attention(X, seen, jnp.broadcast_to(each[t], (2, 7)))
+        np.testing.assert_allclose(found[:, t], alone[:, t], atol=1e-6)
+
+
+def test_gradients_of_logits_are_those_of_a_matrix_product():
+    """To the bit in float32, backward and forward, and of second order; in bfloat16, they are rounded first."""
+    keys = jax.random.split(jax.random.key(3), 4)
+    query, key, query_dot, key_dot = (jax.random.normal(k, (3, n, 4)) for k, n in zip(keys, (5, 7, 5, 7), strict=True))
+    weights = jax.random.normal(keys[0], (3, 5, 7))
+
+    def plain(query, key):
+        return query @ key.swapaxes(1, 2)
+
+    def loss(logits):
+        return lambda query, key: (weights * jnp.tanh(logits(query, key))).sum()
+
+    for mine, theirs in (
+        (jax.grad(loss(_logits), (0, 1))(query, key), jax.grad(loss(plain), (0, 1))(query, key)),
+        (
+            jax.jvp(_logits, (query, key), (query_dot, key_dot)),
+            jax.jvp(plain, (query, key), (query_dot, key_dot)),
+        ),
+        (
+            jax.jvp(jax.grad(loss(_logits)), (query, key), (query_dot, key_dot)),
+            jax.jvp(jax.grad(loss(plain)), (query, key), (query_dot, key_dot)),
+        ),
+    ):
+        for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_array_equal(a, b)
+    halves = query.astype(jnp.bfloat16), key.astype(jnp.bfloat16)
+    assert _logits(*halves).dtype == jnp.float32
+    gradient = jax.grad(lambda *args: (weights * _logits(*args)).sum(), (0, 1))(*halves)
+    rounded = weights.astype(jnp.bfloat16)
+    np.testing.assert_array_equal(gradient[0], rounded @ halves[1])
+    np.testing.assert_array_equal(gradient[1], rounded.swapaxes(1, 2) @ halves[0])
 
 
 def test_the_initialiser_holds_the_scale_that_the_logits_lack():

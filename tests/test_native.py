@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import jax
@@ -7,11 +8,19 @@ from flax import nnx
 from inputs import OURS, PAPER
 from safetensors.numpy import load_file
 
+from spectrodiff.config import to_dict
+from spectrodiff.diffusion.objective import X0, Eps, Preconditioned, V
+from spectrodiff.diffusion.process import Process
+from spectrodiff.diffusion.schedule import Karras, LogNormal
 from spectrodiff.errors import InputError
+from spectrodiff.models.autoregressive_decoder import AutoregressiveConfig, AutoregressiveSamplingConfig
+from spectrodiff.models.diffusion_decoder import DiffusionConfig, SamplingConfig
 from spectrodiff.models.layers import Buffer
+from spectrodiff.models.spectrogram_model import SpectrogramConfig, SpectrogramModel
 from spectrodiff.pretrained.arrays import save_arrays
-from spectrodiff.pretrained.kinds import MELGAN, SPECTROGRAM
-from spectrodiff.pretrained.native import flatten, holds, load, save
+from spectrodiff.pretrained.hub import find_checkpoint
+from spectrodiff.pretrained.kinds import KINDS, MELGAN, REFINER, SPECTROGRAM, vocoder_kind
+from spectrodiff.pretrained.native import flatten, load, read, save
 from spectrodiff.vocoder.generator import Generator, GeneratorConfig
 
 WEIGHTS, CONFIG = "spectrogram.safetensors", "spectrogram.json"
@@ -27,9 +36,19 @@ def folder(tmp_path, paper_model):
     return tmp_path / "weights"
 
 
-@pytest.mark.parametrize("config", [PAPER, OURS], ids=["paper", "ours"])
-def test_what_is_loaded_is_what_was_saved_to_the_bit(tmp_path, config, request):
-    model = request.getfixturevalue("paper_model" if config is PAPER else "our_model")
+FRAMES = dataclasses.replace(
+    OURS, decoder=AutoregressiveConfig(mean=-0.3, std=0.375, components=2, sampling=AutoregressiveSamplingConfig(0.1))
+)
+OTHER_PROCESS = dataclasses.replace(
+    PAPER, decoder=DiffusionConfig(process=Process(Preconditioned(0.3), LogNormal(), Karras()), condition_drop=0.2)
+)
+
+
+@pytest.mark.parametrize(
+    "config", [PAPER, OURS, FRAMES, OTHER_PROCESS], ids=["paper", "ours", "frames", "other process"]
+)
+def test_what_is_loaded_is_what_was_saved_to_the_bit(tmp_path, config):
+    model = SpectrogramModel(config, rngs=nnx.Rngs(0))
     save(tmp_path, SPECTROGRAM, model, config, {})
     loaded, loaded_config = load(tmp_path, SPECTROGRAM)
     assert loaded_config == config
@@ -43,10 +62,10 @@ def test_what_is_loaded_is_what_was_saved_to_the_bit(tmp_path, config, request):
 def test_a_vocoder_lies_beside_it(tmp_path, folder):
     config = GeneratorConfig(channels=16)
     generator = Generator(config, rngs=nnx.Rngs(0))
-    assert not holds(folder, MELGAN)
+    assert vocoder_kind(folder) is None
     save(folder, MELGAN, generator, config, {})
-    assert holds(folder, MELGAN)
-    assert holds(folder, SPECTROGRAM)
+    assert vocoder_kind(folder) is MELGAN
+    assert [kind for kind in KINDS.values() if kind.lies_in(folder)] == [SPECTROGRAM, MELGAN]
     loaded, loaded_config = load(folder, MELGAN)
     assert loaded_config == config
     saved, found = arrays_of(generator), arrays_of(loaded)
@@ -122,6 +141,75 @@ def test_a_damaged_description_is_named(folder, text):
 def test_a_folder_without_a_model(tmp_path):
     with pytest.raises(InputError, match=r"not a spectrodiff checkpoint.*spectrogram\.json"):
         load(tmp_path, SPECTROGRAM)
+
+
+# ---- version 1, which had diffusion alone, of three objectives, and said so beside the sampling
+
+OLD = {
+    "tokenizer": {"velocity_bins": 32, "program_map": "full", "max_tokens": 2048, "ghost_ties": False},
+    "model": {**to_dict(OURS.model)},
+    "diffusion": {"prediction": "x0", "mean": -0.3, "std": 0.375},
+    "sampling": {"sampler": "ddim", "steps": 8, "guidance": 1.0},
+}
+del OLD["model"]["mask_padding"]
+
+
+def older(folder, values):
+    """What is read once the description is of version 1, with these values."""
+    (folder / CONFIG).write_text(json.dumps({"format_version": 1, "config": values, "card": {"steps": 7}}))
+    return read(folder, SPECTROGRAM)
+
+
+def test_version_1_is_the_same_model(tmp_path, our_model):
+    save(tmp_path, SPECTROGRAM, our_model, OURS, {})
+    config, arrays, card = older(tmp_path, OLD)
+    sampling = SamplingConfig("ddim", 8, 1.0)
+    assert config == dataclasses.replace(OURS, decoder=dataclasses.replace(OURS.decoder, sampling=sampling))
+    assert card == {"steps": 7}
+    loaded, _ = load(tmp_path, SPECTROGRAM)
+    assert nnx.graphdef(loaded.note_encoder) == nnx.graphdef(our_model.note_encoder)
+    assert arrays.keys() == arrays_of(loaded).keys() == arrays_of(our_model).keys()
+
+
+@pytest.mark.parametrize(
+    ("values", "decoder"),
+    [
+        ({}, DiffusionConfig()),
+        ({"diffusion": {}}, DiffusionConfig()),
+        ({"diffusion": {"prediction": "eps"}}, DiffusionConfig(process=Process(Eps()))),
+        ({"diffusion": {"prediction": "v", "std": 0.5}}, DiffusionConfig(std=0.5, process=Process(V(gamma=5.0)))),
+        ({"sampling": {"steps": 3}}, DiffusionConfig(sampling=SamplingConfig(steps=3))),
+    ],
+)
+def test_what_version_1_could_say_of_diffusion(folder, values, decoder):
+    assert older(folder, values)[0] == SpectrogramConfig(decoder=decoder)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"diffusion": {"prediction": "y"}}, "kind 'y'"),
+        ({"diffusion": {"prediction": 3}}, "kind 3"),
+        ({"diffusion": {"colour": "red"}}, "unknown field 'colour'"),
+        ({"diffusion": 3}, "unknown field 'diffusion'"),
+        ({"sampling": []}, "unknown field 'sampling'"),
+        ({"sampling": {"steps": 0}}, "steps is 0"),
+        ({"model": {"colour": "red"}}, "unknown field 'colour'"),
+        ([], "is \\[\\]; expected a dict"),
+    ],
+)
+def test_what_version_1_could_not_say(folder, values, message):
+    with pytest.raises(InputError, match=f"spectrogram\\.json.*{message}"):
+        older(folder, values)
+
+
+def test_the_demo_is_read_whatever_its_version():
+    folder = find_checkpoint("demo")
+    config, arrays, _ = read(folder, SPECTROGRAM)
+    assert config.decoder.process == Process(X0())
+    assert (config.decoder.mean, config.decoder.std) == (-0.3, 0.375)
+    assert "decoder.out.kernel" in arrays
+    assert vocoder_kind(folder) is REFINER
 
 
 def test_another_version_and_other_fields_are_refused(folder):

@@ -75,7 +75,7 @@ def test_later_notes_are_the_same_moved(kernels):
 
 @pytest.fixture(scope="module")
 def roll():
-    return NoteRoll(OURS.model, OURS.diffusion, rngs=nnx.Rngs(0))
+    return NoteRoll(OURS.model, OURS.decoder.mean, OURS.decoder.std, rngs=nnx.Rngs(0))
 
 
 def unscaled(roll, sketch):

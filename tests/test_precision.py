@@ -11,10 +11,8 @@ from inputs import OURS, PAPER, jitted, windows_of
 from jax.test_util import check_grads
 
 from spectrodiff.config import ModelConfig
-from spectrodiff.diffusion.samplers import dpmpp
 from spectrodiff.errors import InputError
 from spectrodiff.models.layers import Attention
-from spectrodiff.models.sampling import sample_mel
 from spectrodiff.models.spectrogram_model import SpectrogramModel
 from spectrodiff.notes.tokenizer import NoteTokenizer
 from spectrodiff.training.spectrogram import SpectrogramTask
@@ -40,7 +38,7 @@ def loss_of(config):
 
     def loss(params):
         model, rngs = nnx.merge(graph, params, rest), nnx.Rngs(dropout=KEYS[2])
-        output = model(*given(config), Z, LOGSNR, rngs)
+        output = model(*given(config), Z, LOGSNR, rngs=rngs)
         return (output**2).mean(), output
 
     return loss, params
@@ -108,8 +106,9 @@ def test_mels_sampled_in_bfloat16_are_close_to_those_of_float32():
 
     @jitted
     def sample(model, *arrays):
-        conditioning = model.encode(*arrays, FRAMES)
-        return sample_mel(model, OURS.diffusion, conditioning, FRAMES, KEYS[2], step=dpmpp, steps=3, guidance=2.0)
+        return model.decoder.sample(model.encode(*arrays, FRAMES), FRAMES, KEYS, options)
+
+    options = OURS.decoder.sampled(sampler="dpmpp", steps=3, guidance=2.0).options()
 
     mels, rounded = (
         sample(SpectrogramModel(run_as(OURS, **options), rngs=nnx.Rngs(0)), *given(OURS))
@@ -144,9 +143,9 @@ def test_gradients_of_attention_by_finite_differences():
     mask = jnp.array([[True, True, True, False], [True, False, True, True]])
 
     def attend(x, memory):
-        return attention(x, attention.cache(memory), mask)
+        return attention(x, attention.keys_values(memory), mask)
 
-    check_grads(jax.jit(attend), (x, memory), order=1, modes=["rev"], atol=1e-2, rtol=1e-2)
+    check_grads(jax.jit(attend), (x, memory), order=1, modes=["fwd", "rev"], atol=1e-2, rtol=1e-2)
 
 
 def test_weights_may_be_trained_on_another_way(checkpoint, our_model):

@@ -11,13 +11,15 @@ from inputs import PAPER, windows_of
 from sampler_oracle import log_snr, published_sample, signal
 
 from spectrodiff.diffusion.guidance import guide
-from spectrodiff.diffusion.objective import EPS, as_denoiser, clipped
+from spectrodiff.diffusion.objective import V, clipped
+from spectrodiff.diffusion.process import Process
 from spectrodiff.diffusion.samplers import ddpm, sample
-from spectrodiff.diffusion.schedule import ladder, time_at
-from spectrodiff.models.sampling import sample_mel
+from spectrodiff.diffusion.schedule import time_at
+from spectrodiff.models.spectrogram_model import SpectrogramModel
 from spectrodiff.notes.tokenizer import NoteTokenizer
 
-STEPS, KEY = 1000, jax.random.key(7)
+STEPS, KEYS = 1000, jax.random.split(jax.random.key(7), 2)
+PROCESS = Process()
 SHAPE = (2, 8, 16)
 RNG = np.random.default_rng(0)
 MIX, SHIFT = 0.5 * RNG.normal(size=(2, 16, 16)), RNG.normal(size=(2, 16))
@@ -36,14 +38,14 @@ def ours(noise, weight):
         t = time_at(logsnr)
         return jnp.concatenate([eps(0, with_notes, t, jnp), eps(1, without, t, jnp)]).astype(z.dtype)
 
-    denoise = clipped(guide(as_denoiser(pair, EPS), weight), -1.0, 1.0)
-    return sample(denoise, ddpm, ladder(STEPS), noise, KEY)
+    denoise = clipped(guide(PROCESS.denoiser(pair), weight), -1.0, 1.0)
+    return sample(denoise, ddpm, PROCESS.schedule(STEPS), noise, KEYS)
 
 
-def draw(key, shape, dtype):
-    """The noise of each step but the last, as `sample` draws it."""
-    normal = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape, dtype))
-    return np.asarray(normal(jnp.arange(STEPS - 1)))
+def draw(keys, shape, dtype):
+    """The noise of each step but the last, as `sample` draws it: each row by its own key."""
+    normal = lambda i, key: jax.random.normal(jax.random.fold_in(key, i), shape[1:], dtype)  # noqa: E731
+    return np.asarray(jax.vmap(jax.vmap(normal, (None, 0)), (0, None))(jnp.arange(STEPS - 1), keys))
 
 
 @pytest.mark.parametrize("weight", [1.0, 2.0, 5.0])
@@ -54,7 +56,7 @@ def test_the_sampler(dtype, tolerance, weight):
     """
     with jax.enable_x64(dtype == "float64"):
         noise = jax.random.normal(jax.random.key(1), SHAPE, dtype)
-        result, drawn = ours(noise, weight), draw(KEY, SHAPE, dtype)
+        result, drawn = ours(noise, weight), draw(KEYS, SHAPE, dtype)
         assert result.dtype == dtype
     networks = (lambda z, t: eps(0, z, t, np)), (lambda z, t: eps(1, z, t, np))
     expected = published_sample(*networks, weight, noise, drawn)
@@ -62,16 +64,18 @@ def test_the_sampler(dtype, tolerance, weight):
     assert 0.01 < np.mean(np.abs(expected) == 1.0) < 0.5  # some are clipped, and some not
 
 
-def test_the_whole_model(paper_model):
+def test_the_whole_model():
     """Two windows of notes and context, guided, as `Synthesizer` samples them, but for the decoder being taken to say
     v: divided by the first alphas, what an untrained network says of eps would tell little more than its sign.
     """
     frames, weight = 8, 2.0
-    config = dataclasses.replace(PAPER.diffusion, prediction="v")
+    decoder = dataclasses.replace(PAPER.decoder, process=Process(V()))
+    options = decoder.sampled(sampler="ddpm", steps=STEPS, guidance=weight).options()
     tokens = jnp.asarray(windows_of(NoteTokenizer(PAPER.tokenizer), 128, 2))
     context = jax.random.uniform(jax.random.key(0), (2, 256, 128), minval=-1.0)
     context_mask = jnp.arange(256) < jnp.array([[256], [0]])
-    graph, state = nnx.split(paper_model)
+    model = SpectrogramModel(dataclasses.replace(PAPER, decoder=decoder), rngs=nnx.Rngs(0))
+    graph, state = nnx.split(model)
 
     @jax.jit
     def encoded(state):
@@ -79,13 +83,12 @@ def test_the_whole_model(paper_model):
 
     @jax.jit
     def sampled(state, conditioning):
-        model = nnx.merge(graph, state)
-        return sample_mel(model, config, conditioning, frames, KEY, step=ddpm, steps=STEPS, guidance=weight)
+        return nnx.merge(graph, state).decoder.sample(conditioning, frames, KEYS, options)
 
     @jax.jit
     def velocity(state, conditioning, z, logsnr):
-        model = nnx.merge(graph, state)
-        return model.decoder(z, logsnr, model.cache(conditioning))
+        decoder = nnx.merge(graph, state).decoder
+        return decoder(decoder.cache(conditioning), z, logsnr)
 
     def network(conditioning):
         def eps_of(z, t):
@@ -96,9 +99,9 @@ def test_the_whole_model(paper_model):
         return eps_of
 
     conditioning = encoded(state)
-    noise_key, step_key = jax.random.split(KEY)
-    noise = jax.random.normal(noise_key, (2, frames, 128))
+    noise_keys, step_keys = jax.vmap(jax.random.split, out_axes=1)(KEYS)
+    noise = jnp.stack([jax.random.normal(key, (frames, 128)) for key in noise_keys])
     networks = network(conditioning), network(conditioning.keep(jnp.zeros(2, bool)))
-    expected = published_sample(*networks, weight, noise, draw(step_key, noise.shape, "float32"))
+    expected = published_sample(*networks, weight, noise, draw(step_keys, noise.shape, "float32"))
     np.testing.assert_allclose(sampled(state, conditioning), expected, rtol=0, atol=1e-3)  # 4e-5 seen
     assert 0.01 < np.mean(np.abs(expected) == 1.0) < 0.5

@@ -7,13 +7,14 @@ import pytest
 from flax import nnx
 from inputs import OURS, PAPER, jitted, windows_of
 
-from spectrodiff.diffusion.objective import OBJECTIVES
-from spectrodiff.diffusion.samplers import ddim, ddpm, dpmpp
-from spectrodiff.diffusion.schedule import NoiseLevel
-from spectrodiff.models.sampling import sample_mel, window_sampler
+from spectrodiff.diffusion.objective import Preconditioned, V
+from spectrodiff.diffusion.process import Process
+from spectrodiff.diffusion.schedule import EvenLogSNR, NoiseLevel
+from spectrodiff.models.sampling import window_sampler
+from spectrodiff.models.spectrogram_model import SpectrogramModel
 from spectrodiff.notes.tokenizer import NoteTokenizer
 
-TOKENS, FRAMES, KEY = 128, 24, jax.random.key(3)
+TOKENS, FRAMES, KEYS = 128, 24, jax.random.split(jax.random.key(3), 2)
 
 
 def given(config):
@@ -23,70 +24,105 @@ def given(config):
     return jnp.asarray(windows_of(NoteTokenizer(config.tokenizer), TOKENS, 2)), context, mask
 
 
-def sampled(model, config, key=KEY, **options):
+@jitted
+def sample_frames(model, tokens, context, mask, keys, options):
     """Windows short enough to be quick."""
-    graph, state = nnx.split(model)
-
-    @jax.jit
-    def run(state, key):
-        model = nnx.merge(graph, state)
-        return sample_mel(model, config.diffusion, model.encode(*given(config), FRAMES), FRAMES, key, **options)
-
-    return run(state, key)
+    return model.decoder.sample(model.encode(tokens, context, mask, FRAMES), FRAMES, keys, options)
 
 
-V_NETWORK = dataclasses.replace(PAPER, diffusion=dataclasses.replace(PAPER.diffusion, prediction="v"))
+def sampled(model, config, keys=KEYS, **sampling):
+    return sample_frames(model, *given(config), keys, config.decoder.sampled(**sampling).options())
 
 
-@pytest.fixture(scope="module", params=[V_NETWORK, OURS], ids=["paper", "ours"])
+def with_process(config, process):
+    return dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, process=process))
+
+
+# The paper's network is taken to say v: an eps divided by alpha = 4.5e-5 would tell little more than its sign.
+CONFIGS = {
+    "paper": with_process(PAPER, Process(V())),
+    "ours": OURS,
+    "preconditioned": with_process(OURS, Process(Preconditioned(0.5), schedule=EvenLogSNR(-4.0))),
+}
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
 def looked_at_once(request):
-    """A config, its model, and what one look at pure noise makes of it with and without notes and context.
-
-    The paper's network is taken to say v: an eps divided by alpha = 4.5e-5 would tell little more than its sign.
-    """
-    config = request.param
-    model = request.getfixturevalue("our_model" if config is OURS else "paper_model")
-    noise, logsnr = jax.random.normal(jax.random.split(KEY)[0], (2, FRAMES, 128)), jnp.array(-20.0)
+    """A config, its model, and what one look at the noisiest z makes of it with and without notes and context."""
+    config = CONFIGS[request.param]
+    model, objective = SpectrogramModel(config, rngs=nnx.Rngs(0)), config.decoder.process.objective
+    noise = jnp.stack([jax.random.normal(jax.random.split(key)[0], (FRAMES, 128)) for key in KEYS])
+    logsnr = config.decoder.process.schedule(1)[0]
 
     @jitted
     def estimates(model, tokens, context, mask):
-        kept = model.encode(tokens, context, mask, FRAMES)
-        outputs = (
-            model.decoder(noise, logsnr, model.cache(conditioning))
-            for conditioning in (kept, kept.keep(jnp.zeros(2, bool)))
-        )
-        return [OBJECTIVES[config.diffusion.prediction].to_x0(output, noise, NoiseLevel(logsnr)) for output in outputs]
+        kept, level = model.encode(tokens, context, mask, FRAMES), NoiseLevel(logsnr)
+        z = objective.start(noise, level, kept.about)
+
+        def look(conditioning):
+            output = model.decoder(
+                model.decoder.cache(conditioning), objective.inputs(z, level, conditioning.about), logsnr
+            )
+            return objective.to_x0(output, z, level, conditioning.about)
+
+        return look(kept), look(kept.keep(jnp.zeros(2, bool)))
 
     return config, model, estimates(model, *given(config))
 
 
-@pytest.mark.parametrize("guidance", [None, 3.0])
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_one_step_by_hand(looked_at_once, guidance):
-    """Noise from the key, one look at the lowest log-SNR, guided, clipped to what a mel may be, and scaled back."""
+    """Noise from each row's key, one look at the noisiest level, guided, clipped to what a mel may be, and scaled."""
     config, model, (with_notes, without) = looked_at_once
-    x0 = with_notes if guidance is None else guidance * with_notes + (1 - guidance) * without
-    expected = np.clip(config.diffusion.mean + config.diffusion.std * x0, -1.0, 1.0)
+    x0 = guidance * with_notes + (1 - guidance) * without
+    expected = np.clip(config.decoder.mean + config.decoder.std * x0, -1.0, 1.0)
     assert np.mean(np.abs(expected) < 1) > 0.2
-    ours = sampled(model, config, step=ddim, steps=1, guidance=guidance)
+    assert np.abs(with_notes - without).max() > 0.01
+    ours = sampled(model, config, sampler="ddim", steps=1, guidance=guidance)
     np.testing.assert_allclose(ours, expected, atol=2e-4)
 
 
 def test_samples_lie_in_the_range_of_a_mel_and_differ_by_key(our_model):
-    first, second = (sampled(our_model, OURS, jax.random.key(i), step=ddpm, steps=3, guidance=2.0) for i in (0, 1))
+    first, second = (
+        sampled(our_model, OURS, jax.random.split(jax.random.key(i), 2), sampler="ddpm", steps=3) for i in (0, 1)
+    )
     assert float(jnp.abs(first).max()) <= 1.0 + 1e-6
     assert not np.allclose(first, second, atol=1e-3)
 
 
-def test_a_window_sampler_is_compiled_once_for_all_weights_of_guidance_but_one(our_model):
+def test_a_row_is_its_keys_whoever_is_beside_it(our_model):
+    """Swapped, with another neighbour, in whatever place: a song sounds the same in any batch."""
+    tokens, context, mask = given(OURS)
+    options = OURS.decoder.sampled(sampler="ddpm", steps=3).options()
+    both = sample_frames(our_model, tokens, context, mask, KEYS, options)
+    swap = jnp.array([1, 0])
+    swapped = sample_frames(our_model, tokens[swap], context[swap], mask[swap], KEYS[swap], options)
+    np.testing.assert_allclose(swapped, both[swap], atol=1e-5)
+    keys = jnp.stack([KEYS[0], jax.random.key(9)])
+    other = sample_frames(our_model, tokens, context, mask, keys, options)
+    np.testing.assert_allclose(other[0], both[0], atol=1e-6)
+    assert float(jnp.abs(other[1] - both[1]).max()) > 1e-2
+
+
+def test_a_window_sampler_is_compiled_once_for_all_numbers_in_its_options(our_model):
+    """Other weights of guidance but 1, and other levels, are no new programs; nor are other weights of the network."""
     graph, state = nnx.split(our_model)
-    sample_window = window_sampler(graph, OURS.diffusion)
-    assert window_sampler(graph, OURS.diffusion) is sample_window
-    arguments = ((state,), *given(OURS), KEY)
-    unguided, guided, same = (
-        sample_window(*arguments, step=dpmpp, steps=2, guidance=guidance) for guidance in (1.0, 2.0, 2.0)
-    )
+    sample_windows = window_sampler(graph)
+    assert window_sampler(nnx.graphdef(our_model)) is sample_windows
+    before = sample_windows._cache_size()
+
+    def run(state=state, **sampling):
+        options = OURS.decoder.sampled(steps=2, **sampling).options()
+        return sample_windows((state,), *given(OURS), KEYS, options)
+
+    guided, same, more = (run(guidance=guidance) for guidance in (2.0, 2.0, 3.0))
+    other = run(jax.tree.map(lambda x: 1.01 * x, state), guidance=2.0)
+    assert sample_windows._cache_size() == before + 1
+    unguided = run(guidance=1.0)
+    assert sample_windows._cache_size() == before + 2
     assert unguided.shape == (2, 256, 128)
     np.testing.assert_array_equal(guided, same)
-    assert float(jnp.abs(guided - unguided).max()) > 1e-4
-    scaled = dataclasses.replace(OURS.diffusion, std=0.2)
-    assert window_sampler(graph, scaled) is not sample_window
+    for different in (unguided, more, other):
+        assert float(jnp.abs(different - guided).max()) > 1e-4
+    scaled = dataclasses.replace(OURS, decoder=dataclasses.replace(OURS.decoder, std=0.2))
+    assert window_sampler(nnx.graphdef(SpectrogramModel(scaled, rngs=nnx.Rngs(0)))) is not sample_windows

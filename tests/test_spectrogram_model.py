@@ -26,7 +26,7 @@ def encode(model, tokens, context, context_mask):
 
 @jitted
 def decode(model, conditioning, z, logsnr):
-    return model.decoder(z, logsnr, model.cache(conditioning))
+    return model.decoder(model.decoder.cache(conditioning), z, logsnr)
 
 
 @pytest.fixture(params=["paper_model", "our_model"])
@@ -39,7 +39,7 @@ def tokens(model):
     return windows_of(NoteTokenizer(PAPER.tokenizer if model.note_roll is None else OURS.tokenizer), TOKENS)
 
 
-def test_remembering_once_is_calling_each_time(model, tokens):
+def test_a_cache_serves_every_noise_level(model, tokens):
     conditioning = encode(model, tokens, PAST, PAST_MASK)
     for logsnr in (LOGSNR, LOGSNR + 2.0):
         np.testing.assert_allclose(
@@ -80,13 +80,14 @@ def test_what_is_not_kept_leaves_no_trace(model, tokens):
     np.testing.assert_array_equal(decode(model, first, Z, LOGSNR), decode(model, second, Z, LOGSNR))
 
 
-def test_the_batch_for_guidance_is_itself_and_itself_emptied(model, tokens):
+def test_rows_beyond_the_conditioning_are_unconditional(model, tokens):
+    """The batch for guidance: itself, and itself emptied."""
     conditioning = encode(model, tokens, PAST, PAST_MASK)
-    pair = conditioning.with_unconditional()
-    both = decode(model, pair, jnp.concatenate([Z, Z]), jnp.concatenate([LOGSNR, LOGSNR]))
+    both = decode(model, conditioning, jnp.concatenate([Z, Z]), jnp.concatenate([LOGSNR, LOGSNR]))
     np.testing.assert_allclose(both[:3], decode(model, conditioning, Z, LOGSNR), atol=1e-5)
     empty = conditioning.keep(jnp.zeros(3, bool))
     np.testing.assert_allclose(both[3:], decode(model, empty, Z, LOGSNR), atol=1e-5)
+    assert float(jnp.abs(both[3:] - both[:3])[:2].max()) > 1e-3
 
 
 def test_examples_do_not_see_one_another(model, tokens):

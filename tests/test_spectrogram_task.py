@@ -1,18 +1,23 @@
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
 from inputs import OURS, make_recording, write_dataset
 
 from spectrodiff.config import TokenizerConfig
+from spectrodiff.data.augmentation import Augmentation
 from spectrodiff.data.dataset import open_dataset
 from spectrodiff.data.mixture import Mixture
 from spectrodiff.data.pieces import open_piece
 from spectrodiff.data.windows import cut_window
 from spectrodiff.errors import InputError
-from spectrodiff.training import state as states
 from spectrodiff.training.spectrogram import SpectrogramTask
+from spectrodiff.training.steps import Others
+
+ALONE = Others(lambda: None, {})
+TENSORS = ("tokens", "context", "context_mask", "target", "target_mask")
 
 
 @pytest.fixture(scope="module")
@@ -54,24 +59,55 @@ def test_of_one_dataset_they_are_spread_over_it(task, data_dir):
     np.testing.assert_array_equal(few["target"], all_of_it[::2])
 
 
-def test_figures_and_what_is_shown(task):
-    parts = states.split(task.build(nnx.Rngs(0)))
-    small = dataclasses.replace(task, heldout_windows=3, heldout_steps=2)
-    figures = small.evaluate(*parts)
-    assert list(figures) == [
-        *("heldout_mel_l1", "heldout_mel_l1/first", "heldout_mel_l1/second"),
-        *("heldout_loss", "heldout_loss/first", "heldout_loss/second"),
-        *(f"heldout_loss_band/{band}" for band in range(4)),
-    ]
-    assert all(np.isfinite(value) and value > 0 for value in figures.values())
-    assert figures["heldout_loss"] == pytest.approx(
-        np.mean([figures[f"heldout_loss_band/{band}"] for band in range(4)])
-    )
-    pictures, sounds = small.show(*parts)
-    frames = small.heldout["target_mask"].sum(1)
-    assert [pictures[f"heldout_mel/{i}"].shape for i in range(3)] == [(128, 2 * count + 4, 3) for count in frames]
-    for kind in ("true", "sampled"):
-        assert [len(sounds[f"heldout_audio/{i}_{kind}"]) for i in range(3)] == [320 * count for count in frames]
+def test_the_loss_is_a_mean_over_the_frames_of_the_batch(task):
+    """So beside one of 120 frames a window of 30 counts a fourth of what it does, and one of silence nothing."""
+    model, key = task.build(nnx.Rngs(0)), jax.random.key(3)
+    batch = {name: np.asarray(task.heldout[name][[0, 2]]) for name in TENSORS}
+    graph, state = nnx.split(model)
+
+    @jax.jit
+    def losses(batch):
+        """That of the batch, and those of its windows, by the same random numbers."""
+        model, (loss_key, _) = nnx.merge(graph, state), jax.random.split(key)
+        conditioning = model.encode(batch["tokens"], batch["context"], batch["context_mask"], 256)
+        each, _ = model.decoder.loss(conditioning, batch["target"], batch["target_mask"], loss_key)
+        return task.loss(model, batch, key, ALONE)[0], each
+
+    for frames in ([256, 30], [120, 30], [256, 256]):
+        batch["target_mask"] = np.arange(256) < np.array(frames)[:, None]
+        whole, each = losses(batch)
+        assert float(whole) == pytest.approx(float(np.dot(each, frames) / sum(frames)), rel=1e-5)
+    batch["target_mask"] = np.zeros((2, 256), bool)
+    assert float(losses(batch)[0]) == 0.0
+
+
+def test_what_was_left_out_is_told(task):
+    model = task.build(nnx.Rngs(0))
+    batch = {name: np.asarray(task.heldout[name][:2]) for name in TENSORS} | {"overfull": np.array([0, 3])}
+    metrics = jax.eval_shape(lambda batch: task.loss(model, batch, jax.random.key(0), ALONE)[1], batch)
+    assert metrics.keys() == {"overfull"}
+    del batch["overfull"]
+    assert jax.eval_shape(lambda batch: task.loss(model, batch, jax.random.key(0), ALONE)[1], batch) == {}
+
+
+def test_options_reach_the_windows_that_are_drawn(corpus):
+    """Batch size, tokens, the share of first windows, what becomes of over-full ones, and augmentation."""
+    task = SpectrogramTask(Mixture(str(corpus)), OURS, batch_size=3, tokens=256, first_share=1.0)
+    batches = task.batches(seed=0)
+    batch = next(batches)
+    batches.close()
+    assert batch["tokens"].shape == (3, 256)
+    assert batch["start"].tolist() == [0, 0, 0]
+    assert [name.split(" at ")[1] for name in task.sources(batch)] == ["0.00 s"] * 3
+    loud = dataclasses.replace(task, augmentation=Augmentation(gain_db=(20.0, 20.0))).batches(seed=0)
+    assert next(loud)["target"].mean() > batch["target"].mean() + 0.1
+    loud.close()
+    few = dataclasses.replace(task, tokens=4).batches(seed=0)
+    with pytest.raises(InputError, match=r"raise SpectrogramTask\.tokens"):
+        next(few)
+    thinned = dataclasses.replace(task, tokens=4, on_overflow="thin").batches(seed=0)
+    assert next(thinned)["overfull"].tolist() == [1, 1, 1]
+    thinned.close()
 
 
 def test_windows_of_too_many_tokens_are_left_out(task):

@@ -13,9 +13,10 @@ from weights import FORMATS, random_arrays, write_weights
 from spectrodiff.cli import main
 from spectrodiff.commands.weights import SIZES
 from spectrodiff.config import ModelConfig, TokenizerConfig, to_dict
-from spectrodiff.models.diffusion_decoder import SamplingConfig
+from spectrodiff.models.autoregressive_decoder import AutoregressiveConfig
+from spectrodiff.models.diffusion_decoder import DiffusionConfig, SamplingConfig
 from spectrodiff.models.spectrogram_model import SpectrogramConfig
-from spectrodiff.pretrained import native
+from spectrodiff.pretrained import kinds, native
 from spectrodiff.pretrained.arrays import LazyArrays, Spec
 from spectrodiff.pretrained.formats import open_checkpoint
 
@@ -69,15 +70,25 @@ def test_info_tells_what_a_checkpoint_is(source, capsys):
     assert rows["vocabulary"] == "1536 embeddings, programs slakh"
     assert rows["velocity bins"] == "1"
     assert rows["step"] == ("500000" if rows["format"] == "t5x" else "not told")
-    assert rows["prediction"] == "eps"
+    assert rows["decoder"] == "diffusion, predicts eps"
     assert rows["vocoder"] == "none"
 
 
 def test_info_of_ours(checkpoint, capsys):
     rows = info(capsys, checkpoint)
     assert rows["our options"] == "compact_notes, event_times, note_roll"
-    assert rows["prediction"] == "x0"
+    assert rows["decoder"] == "diffusion, predicts x0"
     assert rows["velocity bins"] == "32"
+
+
+def test_info_of_an_autoregressive_model(tmp_path, capsys):
+    model = dataclasses.replace(PAPER.model, with_context=False, mask_padding=False)
+    config = SpectrogramConfig(CONFIG.tokenizer, model, AutoregressiveConfig(components=3))
+    arrays = random_arrays(config)
+    write_weights(tmp_path / "frames", "spectrodiff", config, arrays)
+    rows = info(capsys, tmp_path / "frames")
+    assert rows["decoder"].startswith("autoregressive")
+    assert rows["parameters"] == f"{sum(array.size for array in arrays.values()) / 1e6:.1f} M"
 
 
 class Empty(LazyArrays):
@@ -108,7 +119,7 @@ def test_info_knows_the_papers_sizes(size, model, parameters, tmp_path, capsys, 
     config = SpectrogramConfig(model=model)
     shapes = native.shapes_of(kinds.SPECTROGRAM, config)
     monkeypatch.setattr(native, "SafetensorsArrays", lambda path: Empty(shapes))
-    description = {"format_version": 1, "config": to_dict(config), "card": {"steps": 3}}
+    description = {"format_version": native.FORMAT_VERSION, "config": to_dict(config), "card": {"steps": 3}}
     (tmp_path / "spectrogram.json").write_text(json.dumps(description))
     rows = info(capsys, tmp_path)
     assert (rows["size"], rows["step"], rows["parameters"], rows["dtype"]) == (size, "3", parameters, "float16")
@@ -190,7 +201,7 @@ def test_a_melgan_of_ours_stays_and_a_line_says_so(tmp_path, capsys):
 
 
 def test_what_diffusers_has_no_place_for_is_told(tmp_path, capsys):
-    config = dataclasses.replace(CONFIG, sampling=SamplingConfig("ddim", 7, 3.0))
+    config = dataclasses.replace(CONFIG, decoder=DiffusionConfig(sampling=SamplingConfig("ddim", 7, 3.0)))
     native.write(tmp_path / "ours", kinds.SPECTROGRAM, ARRAYS, config, {"steps": 5})
     converted(tmp_path / "ours", tmp_path / "theirs", "diffusers")
     _, line = capsys.readouterr().out.splitlines()

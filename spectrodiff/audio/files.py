@@ -22,7 +22,7 @@ UNREADABLE = (
     *(".m4a", ".m4b", ".mp4", ".aac", ".alac", ".wma", ".asf", ".ape", ".wv", ".tta", ".tak", ".ac3", ".dts", ".mka"),
     *(".ra", ".amr", ".dsf", ".dff", ".mpc", ".spx", ".webm", ".mov", ".mkv", ".avi"),
 )
-_FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
+FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 # Of the power that the mean of channels keeps where these have nothing to do with each other, the share below which
 # they cancel: one of two is the other with its sign turned, or nearly so (they correlate by less than -0.8).
 _CANCELS = 0.2
@@ -67,8 +67,8 @@ def _mono(channels: Float[np.ndarray, "s c"]) -> Float[np.ndarray, " s"]:
 def check_audio_path(path: str | os.PathLike, seconds: float = 0.0) -> None:
     """Finds out before long work whether `write_audio` could write so many seconds there; raises InputError if not."""
     path = local_path(path)
-    if path.suffix.lower() not in _FORMATS:
-        raise InputError(f"cannot write {path}: give it one of the suffixes {', '.join(_FORMATS)}")
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(f"cannot write {path}: give it one of the suffixes {', '.join(FORMATS)}")
     size = round(2 * SAMPLE_RATE * seconds) if path.suffix.lower() == ".wav" else 0  # the others compress
     check_writable(path, size)
 
@@ -83,7 +83,7 @@ def write_audio(path: str | os.PathLike, audio: Float[np.ndarray, " s"]) -> None
     """
     path = pathlib.Path(path)
     check_audio_path(path)
-    kind, subtype = _FORMATS[path.suffix.lower()]
+    kind, subtype = FORMATS[path.suffix.lower()]
     audio = np.asarray(audio, np.float32)
     if not np.isfinite(audio).all():
         raise InputError(f"cannot write {path}: the audio holds samples that are not numbers")

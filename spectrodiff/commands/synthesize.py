@@ -3,6 +3,9 @@
 import argparse
 import contextlib
 import pathlib
+import sys
+import time
+from collections.abc import Iterable, Iterator
 
 from spectrodiff.commands.common import ROOT, keep_compiled_programs
 from spectrodiff.errors import InputError
@@ -38,11 +41,20 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_synthesize(commands) -> None:
-    parser = commands.add_parser("synthesize", help="turn a MIDI file into audio")
-    parser.add_argument("--midi", required=True, help="the MIDI file")
-    parser.add_argument("--out", required=True, help="the audio file to write: .wav, .flac or .ogg")
+    parser = commands.add_parser("synthesize", help="turn a MIDI file, or a folder of them, into audio")
+    parser.add_argument("--midi", required=True, help="a MIDI file, or a folder of MIDI files")
+    parser.add_argument(
+        "--out",
+        required=True,
+        help="the audio file to write: .wav, .flac or .ogg; for a folder of MIDI files a folder, in which files that "
+        "are there already are not rendered again",
+    )
     parser.add_argument("--plot", help="also draw notes, mel and waveform into this picture (.png, .pdf, .svg)")
     parser.add_argument("--mel_out", help="also write the unscaled log-mel into this .npz, as `mel` [frames, 128]")
+    parser.add_argument("--batch", type=int, default=4, help="songs of a folder to render at once (default: 4)")
+    parser.add_argument(
+        "--format", choices=("wav", "flac", "ogg"), default="wav", help="of a folder's audio files (default: wav)"
+    )
     _add_sampling(parser)
     parser.set_defaults(run=_synthesize)
 
@@ -60,6 +72,9 @@ def _synthesize(options) -> None:
     from spectrodiff.files import check_writable
     from spectrodiff.plot import check_plot_path
 
+    if pathlib.Path(options.midi).is_dir():
+        _synthesize_folder(options)
+        return
     check_audio_path(options.out)
     if options.plot:
         check_plot_path(options.plot)
@@ -74,23 +89,79 @@ def _demo(options) -> None:
     midis = sorted((ROOT / "examples").glob("*.mid")) if options.midi is None else options.midi
     if not midis:
         raise InputError("the examples are only in a checkout of spectrodiff; name your own with --midi")
-    from spectrodiff.audio.files import check_audio_path
+    by_name = _outputs(map(pathlib.Path, midis), _folder(options.out), ".wav")
+    synthesizer = _load(options)
+    for out, midi in by_name.items():
+        _render(options, synthesizer, midi, out, out.with_suffix(".png"), None)
+
+
+def _synthesize_folder(options) -> None:
+    """Renders a folder's files, several at once; those that cannot be rendered are named and do not stop the others."""
+    if options.plot or options.mel_out:
+        raise InputError("--plot and --mel_out are for one MIDI file; leave them out for a folder")
+    if options.batch < 1:
+        raise InputError(f"batch is {options.batch}; choose 1 or more")
+    from spectrodiff.audio.mel import SAMPLE_RATE
+    from spectrodiff.audio.spool import AudioSpool
+    from spectrodiff.data.builders.folder import MIDI
+    from spectrodiff.files import replacing
+
+    midis = sorted(path for path in pathlib.Path(options.midi).iterdir() if path.suffix.lower() in MIDI)
+    if not midis:
+        raise InputError(f"{options.midi} holds no MIDI files ({', '.join(MIDI)})")
+    wanted = _outputs(midis, _folder(options.out), f".{options.format}")
+    missing = {out: midi for out, midi in wanted.items() if not out.exists()}
+    if len(missing) < len(wanted):
+        print(f"{len(wanted) - len(missing)} of {len(wanted)} files are in {options.out} already", flush=True)
+    synthesizer, failed, begun = _load(options), [], []
+
+    def pieces() -> Iterator[tuple]:
+        for out, midi in missing.items():
+            try:
+                notes = _read(options, synthesizer, midi, out)
+            except InputError as error:
+                print(f"spectrodiff: {error}", file=sys.stderr, flush=True)
+                failed.append(midi)
+                continue
+            begun.append(out)
+            yield notes, options.seed
+
+    songs = synthesizer.mel_sampler.songs(pieces(), batch=options.batch, **_sampling(options))
+    for place, song in songs:
+        out = begun[place]
+        with AudioSpool(out.parent) as spool:
+            for chunk in synthesizer.vocoder.stream([song.mel]):
+                spool.write(chunk)
+            with replacing(out) as temporary:
+                spool.save(temporary, 0.9 if options.normalize else None)
+        print(f"{out}: {spool.samples / SAMPLE_RATE:.1f} s of audio", flush=True)
+    if failed:
+        raise InputError(f"{len(failed)} of {len(wanted)} files could not be rendered; the lines above say why")
+
+
+def _folder(path: str) -> pathlib.Path:
+    """The folder at `path`, made if need be."""
     from spectrodiff.files import local_path
 
-    folder = local_path(options.out)
+    folder = local_path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
-    by_name = {}
-    for midi in map(pathlib.Path, midis):
-        other = by_name.setdefault(midi.stem, midi)
-        if other != midi:
-            raise InputError(f"{other} and {midi} would both become {folder / midi.stem}.wav; render one at a time")
-        check_audio_path(folder / f"{midi.stem}.wav")
-    synthesizer = _load(options)
-    for name, midi in by_name.items():
-        _render(options, synthesizer, midi, folder / f"{name}.wav", folder / f"{name}.png", None)
+    return folder
+
+
+def _outputs(midis: Iterable[pathlib.Path], folder: pathlib.Path, suffix: str) -> dict[pathlib.Path, pathlib.Path]:
+    """MIDI files by the audio files that they become; raises InputError where two would become one."""
+    from spectrodiff.audio.files import check_audio_path
+
+    outputs = {}
+    for midi in midis:
+        out = folder / f"{midi.stem}{suffix}"
+        if (other := outputs.setdefault(out, midi)) != midi:
+            raise InputError(f"{other} and {midi} would both become {out}; render one at a time")
+        check_audio_path(out)
+    return outputs
 
 
 def _load(options):
@@ -108,18 +179,10 @@ def _sampling(options) -> dict:
     return {name: getattr(options, name) for name in ("sampler", "steps", "guidance", "dither")}
 
 
-def _render(options, synthesizer, midi, out, plot, mel_out) -> None:
-    """Renders one piece and writes it: nothing is written unless all of it succeeds."""
-    import time
-
-    import numpy as np
-    from tqdm import tqdm
-
-    from spectrodiff.audio.files import check_audio_path, write_audio
-    from spectrodiff.audio.mel import HOP, SAMPLE_RATE
-    from spectrodiff.files import replacing
+def _read(options, synthesizer, midi, out):
+    """The notes of a file, within the limits, and thinned where that is asked for."""
+    from spectrodiff.audio.files import check_audio_path
     from spectrodiff.notes.midi import read_midi
-    from spectrodiff.plot import plot_piece
 
     notes = read_midi(midi)
     if notes.total_time > 60 * options.max_minutes:
@@ -132,27 +195,51 @@ def _render(options, synthesizer, midi, out, plot, mel_out) -> None:
         notes, dropped = synthesizer.tokenizer.thin(notes)
         if dropped:
             print(f"{midi}: dropped the {dropped} quietest notes of over-full windows", flush=True)
-    start = time.perf_counter()
-    mel = np.concatenate(list(synthesizer.mels(notes, seed=options.seed, progress=True, **_sampling(options))))
-    after_mel = time.perf_counter()
-    chunks = []
-    with tqdm(total=len(mel), desc="vocoding", unit="frame") as bar:
-        for chunk in synthesizer.vocoder.stream([mel]):
-            chunks.append(chunk)
-            bar.update(len(chunk) // HOP)
-    audio = np.concatenate(chunks)
-    if options.normalize:
-        audio = audio * (0.9 / max(float(np.abs(audio).max()), 1e-6))
-    end = time.perf_counter()
-    with contextlib.ExitStack() as files:  # each is complete before any takes its name
-        if mel_out:
-            np.savez_compressed(files.enter_context(replacing(mel_out)), mel=mel)
-        if plot:
-            plot_piece(files.enter_context(replacing(plot)), notes, mel, audio)
-        write_audio(files.enter_context(replacing(out)), audio)
-    length = len(audio) / SAMPLE_RATE
+    return notes
+
+
+def _render(options, synthesizer, midi, out, plot, mel_out) -> None:
+    """Renders one piece and writes it: nothing is written unless all of it succeeds.
+
+    Audio goes to disk as it is made: memory does not grow with the piece, unless the mel or a picture is wanted.
+    """
+    import numpy as np
+
+    from spectrodiff.audio.mel import SAMPLE_RATE
+    from spectrodiff.audio.spool import AudioSpool
+    from spectrodiff.files import replacing
+    from spectrodiff.plot import plot_piece
+
+    notes = _read(options, synthesizer, midi, out)
+    start, sampling_time, kept = time.perf_counter(), 0.0, []
+
+    def mels() -> Iterator:
+        nonlocal sampling_time
+        windows = synthesizer.mels(notes, seed=options.seed, progress=True, **_sampling(options))
+        while True:
+            asked = time.perf_counter()
+            mel = next(windows, None)
+            sampling_time += time.perf_counter() - asked
+            if mel is None:
+                return
+            if plot or mel_out:
+                kept.append(mel)
+            yield mel
+
+    with AudioSpool(pathlib.Path(out).parent) as spool:
+        for chunk in synthesizer.vocoder.stream(mels()):
+            spool.write(chunk)
+        taken = time.perf_counter() - start
+        with contextlib.ExitStack() as files:  # each is complete before any takes its name
+            if mel_out:
+                np.savez_compressed(files.enter_context(replacing(mel_out)), mel=np.concatenate(kept))
+            if plot:
+                audio = np.concatenate(list(spool.blocks()))
+                plot_piece(files.enter_context(replacing(plot)), notes, np.concatenate(kept), audio)
+            spool.save(files.enter_context(replacing(out)), 0.9 if options.normalize else None)
+    length = spool.samples / SAMPLE_RATE
     print(
-        f"{out}: {length:.1f} s of audio in {end - start:.1f} s ({length / (end - start):.1f}x realtime; "
-        f"spectrogram {after_mel - start:.1f} s, vocoder {end - after_mel:.1f} s)",
+        f"{out}: {length:.1f} s of audio in {taken:.1f} s ({length / taken:.1f}x realtime; "
+        f"spectrogram {sampling_time:.1f} s, vocoder {taken - sampling_time:.1f} s)",
         flush=True,
     )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from spectrodiff.evaluation.report import Column, Table, columns, footnotes, markdown_table
+from spectrodiff.evaluation.runs import named_settings
 from spectrodiff.evaluation.systems import SYNTHESISED, SYSTEMS
 from spectrodiff.files import file_name, replacing, write_json
 
@@ -95,5 +96,5 @@ def _settings(results: Results) -> dict[str, Any]:
 
 def _common(found: Sequence[Results]) -> dict[str, Any]:
     """Returns the settings that all runs have in common."""
-    first = found[0]["run"]
-    return {name: value for name, value in first.items() if all(results["run"][name] == value for results in found)}
+    first, *others = (named_settings(results["run"]) for results in found)
+    return {name: value for name, value in first.items() if all(name in run and run[name] == value for run in others)}

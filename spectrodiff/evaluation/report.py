@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from spectrodiff.evaluation.runs import named_settings
 from spectrodiff.evaluation.systems import SYSTEMS
 from spectrodiff.evaluation.transcription import DRUMS
 
@@ -137,8 +138,7 @@ def markdown_table(table: Table) -> str:
 
 def footnotes(results: dict[str, Any]) -> list[str]:
     """Returns lines that say what was evaluated, what the columns mean, and what is missing."""
-    run, batches = dict(results.get("run", {})), ", ".join(map(str, results["batch"]))
-    run |= run.pop("sampling", {})
+    run, batches = named_settings(results.get("run", {})), ", ".join(map(str, results["batch"]))
     made = ", ".join(f"{name} {value}" for name, value in run.items() if value is not None)
     lines = [
         f"{results['songs']} songs, {results['seconds'] / 60:.1f} minutes; {results['dropped_notes']} notes dropped "

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import pathlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -58,13 +58,17 @@ class Run:
         if not path.exists():
             write_json(path, ours)
             return
-        theirs = _read_json(path)
-        ours, theirs = ({**run.pop("sampling", {}), **run} for run in (ours, theirs))  # options are named one by one
-        for name, value in ours.items():
+        theirs = named_settings(_read_json(path))
+        for name, value in named_settings(ours).items():
             if theirs.get(name) != value:
                 raise InputError(
                     f"{workdir} holds songs made with {name} {theirs.get(name)}, not {value}; give another workdir"
                 )
+
+
+def named_settings(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings in the content of a run.json by name, with the sampling options among the others."""
+    return {name: value for name, value in run.items() if name != "sampling"} | run.get("sampling", {})
 
 
 def song_seed(seed: int, name: str) -> int:

@@ -1,0 +1,226 @@
+"""What evaluators find out, each on a network as small as it goes."""
+
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from inputs import OURS, PAPER, windows_of
+from line import Line
+
+from spectrodiff.data.mixture import Mixture
+from spectrodiff.diffusion.objective import V
+from spectrodiff.diffusion.process import Process
+from spectrodiff.diffusion.schedule import UniformTime, logsnr_at
+from spectrodiff.errors import InputError
+from spectrodiff.models.autoregressive_decoder import AutoregressiveConfig
+from spectrodiff.models.diffusion_decoder import DiffusionConfig
+from spectrodiff.notes.tokenizer import NoteTokenizer
+from spectrodiff.training import heldout, loop
+from spectrodiff.training import state as states
+from spectrodiff.training.evaluators import (
+    Evaluator,
+    Every,
+    Findings,
+    Gallery,
+    Guesses,
+    HeldoutLoss,
+    LossByTime,
+    MelError,
+)
+from spectrodiff.training.optimizers import adamw
+from spectrodiff.training.spectrogram import SpectrogramTask
+
+AUTOREGRESSIVE = dataclasses.replace(OURS, decoder=AutoregressiveConfig(mean=-0.3, std=0.375))
+
+
+@pytest.fixture(scope="module")
+def task(corpus):
+    return SpectrogramTask(Mixture(str(corpus)), OURS, heldout_windows=2)
+
+
+@pytest.fixture(scope="module")
+def weights(our_model):
+    return states.split(our_model)
+
+
+def with_config(task, config):
+    """The same held-out windows for another model."""
+    return with_windows(dataclasses.replace(task, config=config), task.heldout)
+
+
+def with_windows(task, windows):
+    task.__dict__["heldout"] = windows
+    return task
+
+
+@pytest.fixture(scope="module")
+def autoregressive(task):
+    other = with_config(task, AUTOREGRESSIVE)
+    return other, states.split(other.build(nnx.Rngs(0)))
+
+
+def test_guesses_are_those_of_the_windows_and_come_before_training(task, weights):
+    found = Guesses()(task, weights)
+    assert Guesses().every is None
+    assert found == Findings(heldout.guesses(task.heldout))
+    assert found.figures.keys() == {"mean_mel", "wrong_window", "context_mean"}
+    assert min(found.figures.values()) > 0
+
+
+def test_the_error_of_a_model_is_that_of_the_mels_it_samples(task, weights):
+    decoder = OURS.decoder.sampled(steps=2, guidance=1.0)
+    sampled = heldout.sample_windows(weights, decoder, task.heldout)
+    found = MelError(sampling={"steps": 2, "guidance": 1.0})(task, weights)
+    target, mask = task.heldout["target"], task.heldout["target_mask"]
+    assert found.figures == {
+        "heldout_mel_l1": heldout.mel_l1(sampled, target, mask),
+        "heldout_roughness": heldout.roughness(sampled, mask) / heldout.roughness(target, mask),
+    }
+    assert not found.pictures
+    assert not found.sounds
+
+
+def test_how_a_model_is_sampled_is_the_configs_unless_it_is_said(task, weights):
+    own = dataclasses.replace(OURS, decoder=OURS.decoder.sampled(steps=2, guidance=1.0))
+    as_said = MelError(sampling={"steps": 2, "guidance": 1.0})(task, weights)
+    assert MelError()(with_config(task, own), weights) == as_said
+    assert MelError(sampling={"steps": 1, "guidance": 1.0})(task, weights) != as_said
+    with pytest.raises(InputError, match="the diffusion decoder has no dither; its options are"):
+        MelError(sampling={"dither": 0.1})(task, weights)
+
+
+def test_a_gallery_shows_true_beside_sampled(task, weights):
+    own = with_config(task, dataclasses.replace(OURS, decoder=OURS.decoder.sampled(steps=2, guidance=1.0)))
+    found = Gallery(windows=2)(own, weights)
+    frames = task.heldout["target_mask"].sum(1)
+    assert found.figures == {}
+    assert {name: picture.shape for name, picture in found.pictures.items()} == {
+        f"heldout_mel/{i}": (128, 2 * count + 4, 3) for i, count in enumerate(frames)
+    }
+    assert {name: len(sound) for name, sound in found.sounds.items()} == {
+        f"heldout_audio/{i}_{kind}": 320 * count for i, count in enumerate(frames) for kind in ("true", "sampled")
+    }
+    assert len(Gallery(windows=1)(own, weights).pictures) == 1
+
+
+# ---- the loss by time
+
+
+@pytest.fixture(scope="module")
+def by_time():
+    """A task of a network that predicts v, whose loss depends on time the most, with windows of three datasets."""
+    rng = np.random.default_rng(0)
+    tokens = windows_of(NoteTokenizer(PAPER.tokenizer), 512)[:, :128]
+    target, context = (np.tanh(rng.normal(-0.3, 0.4, (3, 256, 128))).astype(np.float32) for _ in range(2))
+    frames, before = np.array([[256], [100], [256]]), np.array([[256], [256], [0]])
+    masks = {"target_mask": np.arange(256) < frames, "context_mask": np.arange(256) < before}
+    windows = {"tokens": tokens, "target": target, "context": context, **masks, "dataset": np.arange(3)}
+    config = dataclasses.replace(PAPER, decoder=DiffusionConfig(process=Process(V()), mean=-0.2, std=0.5))
+    return with_windows(SpectrogramTask(Mixture(weights=("a", "b", "c")), config), windows)
+
+
+def figures_of(task, spoil=lambda model: None):
+    model = task.build(nnx.Rngs(0))
+    spoil(model)
+    return LossByTime()(task, states.split(model)).figures
+
+
+def test_the_loss_of_what_answers_zero(by_time):
+    """Mean square of v = alpha eps - sigma x0, times its weight: known but for the noise, 0.8 % of it with as many."""
+
+    def silence(model):
+        model.decoder.out.kernel[...] = jnp.zeros_like(model.decoder.out.kernel[...])
+
+    golden, windows = (np.sqrt(5) - 1) / 2, by_time.heldout
+    time = (jnp.arange(4) + jnp.arange(3)[:, None] * golden % 1) / 4
+    snr = np.exp(np.asarray(logsnr_at(time)))
+    pairs = zip(windows["target"], windows["target_mask"], strict=True)
+    square = np.array([np.square((x0[mask] + 0.2) / 0.5).mean() for x0, mask in pairs])
+    each = np.minimum(snr, 5) / (snr + 1) * (snr + square[:, None]) / (snr + 1)
+    bands = {f"heldout_loss_band/{band}": each[:, band].mean() for band in range(4)}
+    of_datasets = {f"heldout_loss/{name}": each[i].mean() for i, name in enumerate("abc")}
+    expected = {"heldout_loss": each.mean(), **of_datasets, **bands}
+    assert figures_of(by_time, silence) == pytest.approx(expected, rel=0.04)
+
+
+def test_the_loss_is_the_same_whatever_training_drops_and_at_whichever_levels(by_time):
+    model = dataclasses.replace(PAPER.model, dropout=0.9)
+    process = dataclasses.replace(by_time.config.decoder.process, levels=UniformTime(0.1))
+    decoder = dataclasses.replace(by_time.config.decoder, process=process, condition_drop=0.999)
+    expected = figures_of(by_time)
+    assert figures_of(with_config(by_time, dataclasses.replace(PAPER, model=model, decoder=decoder))) == expected
+    windows = {**by_time.heldout, "tokens": by_time.heldout["tokens"][::-1]}
+    other = figures_of(with_windows(dataclasses.replace(by_time), windows))
+    assert other != pytest.approx(expected)  # it hears notes
+
+
+def test_an_autoregressive_decoder_has_no_time(autoregressive):
+    with pytest.raises(InputError) as error:
+        LossByTime()(*autoregressive)
+    assert "HeldoutLoss" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+# ---- any decoder
+
+
+def test_any_decoder_has_a_loss_and_the_same_twice(task, weights, autoregressive):
+    for given in ((task, weights), autoregressive):
+        found = HeldoutLoss()(*given)
+        assert found == HeldoutLoss()(*given)
+        assert found.figures.keys() == {"heldout_loss"}
+        assert found.figures["heldout_loss"] > 0
+
+
+def test_the_loss_of_an_autoregressive_decoder_that_knows_nothing_is_known(task):
+    """One that puts out zero has the mean square of what it should have put out."""
+    config = dataclasses.replace(AUTOREGRESSIVE, model=dataclasses.replace(OURS.model, note_roll=False))
+    other = with_config(task, config)
+    model = other.build(nnx.Rngs(0))
+    model.decoder.out.kernel[...] = jnp.zeros_like(model.decoder.out.kernel[...])
+    x0 = (task.heldout["target"] + 0.3) / 0.375
+    expected = np.mean([np.square(mel[mask]).mean() for mel, mask in zip(x0, task.heldout["target_mask"], strict=True)])
+    found = HeldoutLoss()(other, states.split(model))
+    assert found.figures["heldout_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_an_autoregressive_decoder_is_sampled_too(autoregressive):
+    figures = MelError()(*autoregressive).figures
+    assert figures.keys() == {"heldout_mel_l1", "heldout_roughness"}
+    assert np.isfinite([*figures.values()]).all()
+
+
+# ---- in the loop
+
+
+@dataclasses.dataclass(frozen=True)
+class Largest(Every):
+    def __call__(self, task, weights):
+        return Findings({"largest": float(abs(nnx.merge(*weights).kernel[...]).max())})
+
+
+@dataclasses.dataclass(frozen=True)
+class Before:
+    every = None
+
+    def __call__(self, task, weights):
+        return Findings({"before": 1.0})
+
+
+def test_one_of_ones_own_is_asked_at_its_own_times(tmp_path):
+    """And beside another with other times; the last step is every evaluator's."""
+    evaluators = Before(), Largest(every=2), Largest(every=3)
+    assert all(isinstance(evaluator, Evaluator) for evaluator in evaluators)
+    loop.train(tmp_path, task=Line(), optimizer=adamw(0.1), steps=7, evaluators=evaluators)
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in log if "before" in row] == [0]
+    assert [row["step"] for row in log if "largest" in row] == [2, 3, 4, 6, 7]
+
+
+@pytest.mark.parametrize("kind", [MelError, HeldoutLoss, LossByTime, Gallery, Largest])
+def test_never_is_no_time(kind):
+    with pytest.raises(InputError, match=rf"^{kind.__name__}\.every is 0; choose 1 or more$"):
+        kind(every=0)

@@ -1,0 +1,74 @@
+"""A folder of MIDI files to a folder of audio files, by the command line."""
+
+import numpy as np
+import pytest
+import soundfile
+from inputs import random_notes
+
+from spectrodiff.cli import main
+from spectrodiff.notes.midi import write_midi
+from spectrodiff.synthesizer import Synthesizer
+
+FAST = ("--steps", "1", "--guidance", "1")
+
+
+@pytest.fixture
+def songs(tmp_path, synthesizer, monkeypatch):
+    """A folder of three songs of different length, and one file that is none; the checkpoint that is loaded is tiny."""
+    monkeypatch.setattr(Synthesizer, "from_pretrained", lambda *_: synthesizer)
+    folder = tmp_path / "songs"
+    folder.mkdir()
+    for seed, seconds in enumerate((3.0, 9.0, 6.0)):
+        write_midi(random_notes(seed, seconds, voices=3, drums=0), folder / f"song{seed}.mid")
+    (folder / "notes.txt").write_text("nothing to do with it")
+    return folder
+
+
+def run(songs, out, *options):
+    main(["synthesize", "--midi", str(songs), "--out", str(out), *FAST, *options])
+
+
+def test_each_song_sounds_as_it_does_alone(songs, tmp_path):
+    run(songs, tmp_path / "out", "--batch", "2", "--seed", "3")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["song0.wav", "song1.wav", "song2.wav"]
+    for seed in range(3):
+        run(songs / f"song{seed}.mid", tmp_path / "a.wav", "--seed", "3")
+        paths = (tmp_path / "out" / f"song{seed}.wav", tmp_path / "a.wav")
+        together, alone = (soundfile.read(path)[0] for path in paths)
+        assert len(together) == len(alone)
+        assert np.abs(together - alone).max() < 0.02 * np.abs(alone).max() + 1e-4
+
+
+def test_it_goes_on_where_it_stopped(songs, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "song1.flac").write_bytes(b"done")
+    run(songs, tmp_path / "out", "--format", "flac")
+    assert (tmp_path / "out" / "song1.flac").read_bytes() == b"done"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"song0.flac", "song1.flac", "song2.flac"}
+    assert "1 of 3 files are in" in capsys.readouterr().out
+
+
+def test_a_bad_file_does_not_stop_the_others(songs, tmp_path, capsys):
+    (songs / "bad.mid").write_bytes(b"MThd")
+    with pytest.raises(SystemExit) as stopped:
+        run(songs, tmp_path / "out")
+    assert stopped.value.code == 2
+    assert len(list((tmp_path / "out").iterdir())) == 3
+    lines = [line for line in capsys.readouterr().err.splitlines() if "spectrodiff:" in line]
+    assert len(lines) == 2
+    assert "bad.mid" in lines[0]
+
+
+@pytest.mark.parametrize("options", [("--plot", "a.png"), ("--mel_out", "a.npz"), ("--batch", "0")])
+def test_options_that_cannot_be(songs, tmp_path, options, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run(songs, tmp_path / "out", *options)
+    assert stopped.value.code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_midi(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit):
+        run(tmp_path / "empty", tmp_path / "out")
+    assert "no MIDI files" in capsys.readouterr().err
