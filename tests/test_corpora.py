@@ -235,7 +235,7 @@ DAMAGE = {
         "musicnet", "train_labels/1727.csv", f"{MUSICNET_HEADER}a,b,c,d,e,f,g\n", "cannot read the notes", "1727",
     ),
     "instrument 0": (
-        "musicnet", "train_labels/1727.csv", f"{MUSICNET_HEADER}0,9,0,60,0,0,\n", "what is no note", "1727",
+        "musicnet", "train_labels/1727.csv", f"{MUSICNET_HEADER}0,9,0,60,0,0,\n", "an invalid note", "1727",
     ),
     "labels past the audio": (
         "musicnet", "train_labels/1727.csv", f"{MUSICNET_HEADER}441000,442000,1,60,0,0,\n", "begins at 10.0 s", "1727",

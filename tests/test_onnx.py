@@ -155,7 +155,7 @@ def test_a_model_that_fails_when_run(refused):
     model = decoder()
     model.graph.initializer.append(numpy_helper.from_array(np.array([7, 7]), "sizes"))
     model.graph.node[-1].CopyFrom(helper.make_node("Reshape", ["waves", "sizes"], ["audio"]))
-    assert "does not take a float32 mel [1, 288, 128]" in refused(model)
+    assert "cannot decode a float32 mel [1, 288, 128]" in refused(model)
 
 
 def test_no_file_and_a_folder(tmp_path):

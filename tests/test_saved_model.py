@@ -118,7 +118,7 @@ def test_a_model_that_cannot_be_called(tf, tmp_path):
 
 
 def test_a_model_of_one_length(written):
-    assert "does not take a float32 mel [1, 288, 128]" in refusal(written(frames=256))
+    assert "cannot decode a float32 mel [1, 288, 128]" in refusal(written(frames=256))
 
 
 def test_a_model_of_another_hop(written):

@@ -24,8 +24,8 @@ class OnnxVocoder(PublishedVocoder):
         inputs, outputs = session.get_inputs(), session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1 or not _accepts_mel(inputs[0]):
             raise InputError(
-                f"{path} is no mel decoder: it takes {_listed(inputs)} and gives {_listed(outputs)}, where one input "
-                f"tensor(float)[1, frames, {MEL_BINS}] and one output [1, samples] are needed"
+                f"{path} is not a mel decoder: its inputs are {_listed(inputs)} and its outputs {_listed(outputs)}, "
+                f"not one input tensor(float)[1, frames, {MEL_BINS}] and one output [1, samples]"
             )
         name, frames = inputs[0].name, inputs[0].shape[1]
         frames = frames if isinstance(frames, int) else None

@@ -43,8 +43,8 @@ class PublishedVocoder:
         samples = len(self._audio(np.full((size, MEL_BINS), LOG_FLOOR, np.float32)))
         if samples != size * HOP:
             raise InputError(
-                f"{path} is no decoder of these mels: it makes {samples} samples of {size} frames, "
-                f"where {size * HOP} are needed"
+                f"{path} is not a decoder of these mels: it returns {samples} samples for {size} frames, "
+                f"not {size * HOP}"
             )
 
     def __call__(self, mel: Mel) -> Audio:
@@ -74,6 +74,6 @@ class PublishedVocoder:
             return np.asarray(self._decode(window[None]), np.float32).reshape(-1)
         except Exception as error:  # runtimes raise exceptions of many classes
             raise InputError(
-                f"{self.path} does not take a float32 mel {[1, *window.shape]}, as does a mel decoder that was "
-                f"exported for any number of frames: {reason(error)}"
+                f"{self.path} cannot decode a float32 mel {[1, *window.shape]}: {reason(error)}; export it for any "
+                "number of frames"
             ) from error

@@ -114,7 +114,7 @@ def make_notes(path: pathlib.Path, rows: Iterable[tuple[Any, Any, Any, int]]) ->
     valid &= (pitch >= 0) & (pitch < 128) & (program >= 0) & (program < 128)
     if not valid.all():
         values = ", ".join(f"{value:g}" for value in table[np.argmin(valid)])
-        raise InputError(f"{path} holds what is no note: start, end, pitch and program {values}; get another copy")
+        raise InputError(f"{path} holds an invalid note: start, end, pitch and program {values}; get another copy")
     return Notes(
         start=start,
         end=end,
