@@ -175,7 +175,8 @@ class _Song:
 
     def __init__(self, sampler: MelSampler, notes: Notes, seed: int, keep: bool):
         check_seed(seed)
-        self._frames = int(np.ceil((notes.total_time + RING_OUT) * FRAMES_PER_SECOND))
+        frames = (notes.total_time + RING_OUT) * FRAMES_PER_SECOND
+        self._frames = int(np.ceil(round(frames, 6)))  # a rounding too many would be a frame, and with it a window
         if not sampler.config.tokenizer.ghost_ties:  # else a window after the last note would hold notes
             notes = dataclasses.replace(notes, total_time=notes.total_time + RING_OUT)
         windows = sampler.tokenizer.encode(notes)[: -(-self._frames // WINDOW_FRAMES)]

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -12,6 +13,7 @@ from spectrodiff.config import ModelConfig, TokenizerConfig
 from spectrodiff.data.recordings import Entry, Recording, encode
 from spectrodiff.diffusion.objective import X0
 from spectrodiff.diffusion.process import Process
+from spectrodiff.models.decoder import Conditioning
 from spectrodiff.models.diffusion_decoder import DiffusionConfig
 from spectrodiff.models.spectrogram_model import SpectrogramConfig
 from spectrodiff.notes.midi import Notes
@@ -31,6 +33,11 @@ def jitted(function):
     """`function(module, *arrays)` compiled; the module is only read."""
     compiled = jax.jit(lambda graph, state, *args: function(nnx.merge(graph, state), *args), static_argnums=0)
     return lambda module, *args: compiled(*nnx.split(module), *args)
+
+
+def conditioning(memory: jax.Array, mask: jax.Array, sketch: jax.Array | None = None) -> Conditioning:
+    """What a decoder is given where there was no window before."""
+    return Conditioning(memory, mask, sketch, jnp.zeros((len(mask), 8, 128)), jnp.zeros((len(mask), 8), bool))
 
 
 def windows_of(tokenizer: NoteTokenizer, length: int, count: int = 3) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The published network in float64 numpy, one example at a time: what ours must equal (Hawthorne et al. 2022).
 
-There are no masks here: what is padded is simply not passed in.
+There are no masks here but the causal one: what is padded and not to be seen is simply not passed in.
 """
 
 import numpy as np
@@ -43,6 +43,17 @@ class PublishedNetwork:
             )
         return self._dense("decoder.out", self._norm("decoder.norm", x))
 
+    def next_frames(self, frames, memory):
+        """Of the autoregressive one: frames [t, m] to what is put out for each, given those before it, [t, m]."""
+        before = np.concatenate([np.zeros((1, frames.shape[1])), frames[:-1]])
+        x = self._dense("decoder.project", before) + self.arrays["decoder.positions.table"][: len(frames)]
+        for block in self._blocks("decoder.blocks"):
+            h = self._norm(f"{block}.norm_attention", x)
+            x = x + self._attend(f"{block}.self_attention", h, h, causal=True)
+            x = x + self._attend(f"{block}.cross_attention", self._norm(f"{block}.norm_memory", x), memory)
+            x = x + self._mlp(f"{block}.mlp", self._norm(f"{block}.norm_mlp", x))
+        return self._dense("decoder.out", self._norm("decoder.norm", x))
+
     def _encode(self, stack, x):
         for block in self._blocks(f"{stack}.encoder.blocks"):
             h = self._norm(f"{block}.norm_attention", x)
@@ -64,8 +75,8 @@ class PublishedNetwork:
         scale, shift = np.split(self._dense(f"{name}.project", noise), 2)
         return x * (1 + scale) + shift
 
-    def _attend(self, name, x, memory):
-        """Nothing divides the logits; nothing to see adds nothing."""
+    def _attend(self, name, x, memory, causal=False):
+        """Nothing divides the logits; nothing to see adds nothing; causal is to see what is not later."""
         if not len(memory):
             return 0.0
         query, key, value = (
@@ -73,6 +84,8 @@ class PublishedNetwork:
             for part, y in (("query", x), ("key", memory), ("value", memory))
         )
         logits = query @ key.transpose(0, 2, 1)
+        if causal:
+            logits = np.where(np.tri(len(x), dtype=bool), logits, -np.inf)
         weights = np.exp(logits - logits.max(-1, keepdims=True))
         found = weights / weights.sum(-1, keepdims=True) @ value
         return self._dense(f"{name}.out", found.transpose(1, 0, 2).reshape(len(x), -1))

@@ -1,6 +1,7 @@
 """Learning from predicted mels: what a spectrogram model makes of the notes, beside a recording of the same frames."""
 
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from spectrodiff.data.mixture import Mixture
 from spectrodiff.data.recordings import decode
 from spectrodiff.errors import InputError
 from spectrodiff.training.refiner import RefinerTask
+from spectrodiff.training.steps import Others
 from spectrodiff.vocoder.refiner import RefinerConfig
 
 TINY = RefinerConfig(width=8, layers=1, kernel=3, agreement=0)
@@ -55,7 +57,7 @@ def test_a_mel_that_is_right_is_that_of_the_audio_beside_it(task):
     batches = task.batches(seed=3)
     windows, seen = batches._windows, []
     batches._windows = (seen.append(batch) or batch for batch in windows)
-    batches._sample = lambda *_: seen[-1]["target"]
+    batches._sampler = types.SimpleNamespace(sample_windows=lambda *_: seen[-1]["target"])
     begun = []
     for _ in range(2):
         batch = next(batches)
@@ -77,7 +79,7 @@ def test_a_run_goes_on_with_the_batch_that_it_stopped_before(task, drawn):
 
 def test_the_loss_is_of_the_mel_that_is_given(task, drawn):
     refiner = task.build(nnx.Rngs(0))
-    loss = jax.jit(lambda batch: task.loss(refiner, batch, jax.random.key(0))[0])
+    loss = jax.jit(lambda batch: task.loss(refiner, batch, jax.random.key(0), Others(lambda: refiner, {}))[0])
     batch = {name: drawn[0][name] for name in ("mel", "audio")}
     assert float(loss(batch)) != pytest.approx(float(loss({"audio": batch["audio"]})), rel=1e-3)
 

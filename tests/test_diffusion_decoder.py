@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import scipy.stats
 from flax import nnx
-from inputs import OURS, PAPER, jitted
+from inputs import OURS, PAPER, conditioning, jitted
 
 from spectrodiff.diffusion.objective import Eps
 from spectrodiff.diffusion.process import Process
 from spectrodiff.diffusion.schedule import LogNormal, logsnr_at
 from spectrodiff.models import diffusion_decoder
-from spectrodiff.models.decoder import Conditioning, Decoder
+from spectrodiff.models.decoder import Decoder
 from spectrodiff.models.diffusion_decoder import DiffusionConfig, DiffusionDecoder
 
 KEYS = jax.random.split(jax.random.key(0), 4)
@@ -25,7 +25,7 @@ LOGSNR = jnp.array([-3.0, 1.0])
 
 @jitted
 def decode(decoder, z, logsnr, memory, mask):
-    return decoder(decoder.cache(Conditioning(memory, mask, None)), z, logsnr)
+    return decoder(decoder.cache(conditioning(memory, mask)), z, logsnr)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_the_noise_level_enters_as_sinusoids_of_time(decoder, monkeypatch):
 
     monkeypatch.setattr(diffusion_decoder, "sinusoids", show)
     with pytest.raises(SeenError) as seen:
-        decoder(decoder.cache(Conditioning(MEMORY[:1], MASK[:1], None)), Z[:1], logsnr_at(jnp.array([time])))
+        decoder(decoder.cache(conditioning(MEMORY[:1], MASK[:1])), Z[:1], logsnr_at(jnp.array([time])))
     # float32 knows 7400 radians to a thousandth.
     np.testing.assert_allclose(seen.value.args[0][0], expected, atol=5e-3)
 
@@ -125,7 +125,7 @@ def sketched():
     """A decoder that sees a note roll's sketch, and conditioning with one."""
     config = dataclasses.replace(OURS.decoder, condition_drop=0.3)
     model = dataclasses.replace(OURS.model, dropout=0.1)
-    return DiffusionDecoder(config, model, rngs=nnx.Rngs(0)), Conditioning(MEMORY, MASK, SKETCH)
+    return DiffusionDecoder(config, model, rngs=nnx.Rngs(0)), conditioning(MEMORY, MASK, SKETCH)
 
 
 def test_the_loss_is_of_noise_levels_and_conditioning_drawn_by_its_key(sketched, monkeypatch):
@@ -141,9 +141,9 @@ def test_the_loss_is_of_noise_levels_and_conditioning_drawn_by_its_key(sketched,
 
     monkeypatch.setattr(DiffusionDecoder, "loss_at", loss_at)
     many = 4000
-    conditioning = Conditioning(jnp.ones((many, 1, 1)), jnp.ones((many, 1), bool), jnp.ones((many, 1, 128)))
+    given = conditioning(jnp.ones((many, 1, 1)), jnp.ones((many, 1), bool), jnp.ones((many, 1, 128)))
     for key in (KEYS[0], KEYS[1]):
-        decoder.loss(conditioning, jnp.zeros((many, 1, 128)), jnp.ones((many, 1), bool), key)
+        decoder.loss(given, jnp.zeros((many, 1, 128)), jnp.ones((many, 1), bool), key)
     (first, levels), (second, other_levels) = seen.values()
     assert scipy.stats.kstest(np.asarray(levels), scipy.stats.norm(-1.0, 0.5).cdf).statistic < 0.026
     assert float(first.mask.mean()) == pytest.approx(0.7, abs=0.03)
@@ -155,15 +155,15 @@ def test_the_loss_is_of_noise_levels_and_conditioning_drawn_by_its_key(sketched,
 
 def test_the_loss_at_a_level_is_the_processes_in_the_decoders_space(sketched):
     """With the sketch as what the objective is about, and without dropout unless it is asked for."""
-    decoder, conditioning = sketched
+    decoder, given = sketched
     target = jax.random.uniform(KEYS[0], (2, 16, 128), minval=-1.0)
     frame_mask = jnp.arange(16) < jnp.array([[16], [7]])
 
     @jitted
     def losses(decoder, target, rngs_key):
-        kept = decoder.loss_at(conditioning, target, frame_mask, LOGSNR, KEYS[3])
-        dropped = decoder.loss_at(conditioning, target, frame_mask, LOGSNR, KEYS[3], nnx.Rngs(dropout=rngs_key))
-        network = lambda z, logsnr: decoder(decoder.cache(conditioning), z, logsnr)  # noqa: E731
+        kept = decoder.loss_at(given, target, frame_mask, LOGSNR, KEYS[3])
+        dropped = decoder.loss_at(given, target, frame_mask, LOGSNR, KEYS[3], nnx.Rngs(dropout=rngs_key))
+        network = lambda z, logsnr: decoder(decoder.cache(given), z, logsnr)  # noqa: E731
         x0 = (target - decoder.config.mean) / decoder.config.std
         expected = decoder.config.process.loss(network, x0, frame_mask, LOGSNR, KEYS[3], SKETCH)
         return kept, dropped, expected
@@ -177,7 +177,7 @@ def test_an_untrained_network_of_the_papers_loses_the_noise():
     """Of zeros: E|eps| = sqrt(2 / pi); what the decoder says of itself is its config."""
     decoder = DiffusionDecoder(DiffusionConfig(condition_drop=0.0), PAPER.model, rngs=nnx.Rngs(0))
     decoder.out.kernel[...] = jnp.zeros_like(decoder.out.kernel[...])
-    losses, metrics = decoder.loss(Conditioning(MEMORY, MASK, None), 0.1 * Z, jnp.ones((2, 16), bool), KEYS[0])
+    losses, metrics = decoder.loss(conditioning(MEMORY, MASK), 0.1 * Z, jnp.ones((2, 16), bool), KEYS[0])
     np.testing.assert_allclose(losses, np.full(2, np.sqrt(2 / np.pi)), atol=0.05)
     assert metrics == {}
     assert decoder.config.process.objective == Eps()

@@ -47,18 +47,34 @@ def test_the_mask_covers_tokens_or_notes(encoder, tokens):
         assert notes is None
 
 
-def test_padding_changes_nothing_unless_it_is_seen(encoder, tokens):
-    """Which the paper's autoregressive models do; from the decoder it is hidden there, too."""
+def test_how_much_is_padded_changes_nothing(encoder, tokens):
     memory, mask, _ = encode(encoder, tokens)
     shorter, shorter_mask, _ = encode(encoder, tokens[:, : TOKENS - 16])
     places = shorter.shape[1]
     assert not mask[:, places:].any()
     np.testing.assert_array_equal(shorter_mask, mask[:, :places])
-    changed = jnp.where(mask[:, :places, None], memory[:, :places] - shorter, 0.0)
-    if encoder.mask_padding:
-        np.testing.assert_allclose(changed, np.zeros(shorter.shape), atol=1e-5)
-    else:
-        assert bool((jnp.abs(changed).max((1, 2)) > 1e-3).all())
+    np.testing.assert_allclose(
+        jnp.where(mask[:, :places, None], memory[:, :places] - shorter, 0.0), np.zeros(shorter.shape), atol=1e-5
+    )
+    assert (places == TOKENS) == (not encoder.mask_padding)  # where padding is seen, the room is always the same
+
+
+def test_padding_is_seen_where_it_is_not_masked(tokens):
+    """As in the paper's autoregressive models: notes attend to it, in all of the room; the decoder does not."""
+
+    def encoded(room, **options):
+        model = dataclasses.replace(PAPER.model, max_tokens=room, **options)
+        encoder = NoteEncoder(model, Vocabulary(1), rngs=nnx.Rngs(0))
+        table = NoteEncoder(PAPER.model, Vocabulary(1), rngs=nnx.Rngs(0)).positions.table[...]
+        encoder.positions.table[...] = table[:room]
+        memory, mask, _ = encode(encoder, tokens[:, : TOKENS - 16])
+        np.testing.assert_array_equal(mask[:, TOKENS - 16 :], np.zeros_like(mask[:, TOKENS - 16 :]))
+        return jnp.where(mask[..., None], memory, 0.0)[:, : TOKENS - 16]
+
+    masked, seen, less_of_it = encoded(128), encoded(128, mask_padding=False), encoded(112, mask_padding=False)
+    for other in (seen, less_of_it):
+        assert bool((jnp.abs(other - masked).max((1, 2)) > 1e-3).all())
+    assert bool((jnp.abs(seen - less_of_it).max((1, 2)) > 1e-3).all())
 
 
 def test_windows_do_not_see_one_another(encoder, tokens):

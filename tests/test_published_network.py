@@ -11,6 +11,7 @@ from inputs import PAPER, jitted
 from network_oracle import PublishedNetwork
 
 from spectrodiff.diffusion.schedule import logsnr_at
+from spectrodiff.models.autoregressive_decoder import AutoregressiveConfig
 from spectrodiff.models.layers import Buffer
 from spectrodiff.models.spectrogram_model import SpectrogramModel
 from spectrodiff.notes.vocabulary import EOS
@@ -30,14 +31,22 @@ CASES = [  # real tokens, real frames of context, noise time
 ]
 
 
-@pytest.fixture(scope="module")
-def model():
+def random_model(config):
     """Random in every parameter: norms start as ones, which hide a scale that is forgotten."""
-    model = SpectrogramModel(CFG, rngs=nnx.Rngs(0))
+    model = SpectrogramModel(config, rngs=nnx.Rngs(0))
     for i, (path, leaf) in enumerate(nnx.to_flat_state(nnx.state(model))):
         if path[-1] == "scale":
             leaf[...] = jax.random.uniform(jax.random.key(i), leaf.shape, minval=0.5, maxval=1.5)
     return model
+
+
+def published_of(model):
+    return PublishedNetwork(flatten(nnx.state(model, nnx.Any(nnx.Param, Buffer))), CFG.model.heads)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model(CFG)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +75,7 @@ def ours(model, inputs):
 
 @pytest.fixture(scope="module")
 def published(model):
-    return PublishedNetwork(flatten(nnx.state(model, nnx.Any(nnx.Param, Buffer))), CFG.model.heads)
+    return published_of(model)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -80,3 +89,18 @@ def test_the_network_is_the_published_one(case, inputs, ours, published):
     eps = published.eps(z, time, np.concatenate([notes, frames]))
     # float32 knows the fastest of the noise level's sinusoids, 2e4 radians long, to a thousandth.
     np.testing.assert_allclose(ours[1][i], eps, atol=np.abs(eps).max() * (1e-5 + 1e-3 * time))
+
+
+def test_the_autoregressive_network_is_the_published_one(inputs):
+    """No context, and notes that attend to the padding after them, which the decoder does not see."""
+    network = dataclasses.replace(CFG.model, with_context=False, context_layers=0, mask_padding=False)
+    model = random_model(dataclasses.replace(CFG, model=network, decoder=AutoregressiveConfig()))
+    tokens, context, mask, frames, _ = (array[: len(CASES) : 4] for array in inputs)
+    run = jitted(SpectrogramModel.__call__)
+    ours, published = run(model, *map(jnp.asarray, (tokens, context, mask, frames))), published_of(model)
+    real = [case[0] for case in CASES[::4]]
+    assert {0, 1, 41, TOKENS} <= {*real}
+    for i, count in enumerate(real):
+        memory = published.note_memory(tokens[i])[:count]
+        expected = published.next_frames(np.float64(frames[i]), memory)
+        np.testing.assert_allclose(ours[i], expected, atol=2e-5 * np.abs(expected).max())

@@ -13,7 +13,9 @@ from spectrodiff.pretrained.kinds import REFINER
 from spectrodiff.pretrained.native import load
 from spectrodiff.pretrained.vocoders import find_vocoder
 from spectrodiff.training import state as states
+from spectrodiff.training.evaluators import CropBaseline, CropError, CropGallery
 from spectrodiff.training.refiner import RefinerTask
+from spectrodiff.training.steps import Others
 from spectrodiff.vocoder.losses import magnitude_losses
 from spectrodiff.vocoder.refiner import RefinerConfig
 from spectrodiff.vocoder.stft import FINE, stft
@@ -67,7 +69,7 @@ def test_it_learns(task, refiner):
     @jax.jit
     def step(params, moments):
         def loss(params):
-            return task.loss(nnx.merge(graph, params, buffers), batch, jax.random.key(0))
+            return task.loss(nnx.merge(graph, params, buffers), batch, jax.random.key(0), Others(lambda: refiner, {}))
 
         (value, _), gradients = jax.value_and_grad(loss, has_aux=True)(params)
         updates, moments = adam.update(gradients, moments)
@@ -81,11 +83,12 @@ def test_it_learns(task, refiner):
 
 
 def test_figures_and_what_is_shown(task, refiner):
-    figures, guess = task.evaluate(*states.split(refiner)), task.baselines()
+    weights = states.split(refiner)
+    figures, guess = (evaluator(task, weights).figures for evaluator in (CropError(), CropBaseline()))
     assert figures.keys() == {"heldout_log_magnitude", "heldout_convergence"}
     assert guess.keys() == {"spread_log_magnitude", "spread_convergence"}
     assert all(np.isfinite(value) and value > 0 for value in [*figures.values(), *guess.values()])
-    pictures, sounds = task.show(*states.split(refiner))
+    _, pictures, sounds = CropGallery()(task, weights)
     assert {picture.shape for picture in pictures.values()} == {(128, 100 + 4 + 100, 3)}
     np.testing.assert_array_equal(sounds["heldout_audio/0_true"], task.heldout[0])
 

@@ -14,13 +14,16 @@ from spectrodiff.data.mixture import Mixture
 from spectrodiff.data.recordings import Recording, decode
 from spectrodiff.errors import InputError
 from spectrodiff.pretrained.kinds import MELGAN
-from spectrodiff.pretrained.native import holds, load
+from spectrodiff.pretrained.native import load
 from spectrodiff.training import state as states
+from spectrodiff.training.evaluators import CropBaseline, CropError, CropGallery
 from spectrodiff.training.heldout import side_by_side
+from spectrodiff.training.steps import Others
 from spectrodiff.training.vocoder import VocoderTask
 from spectrodiff.vocoder.generator import GeneratorConfig, receptive_frames
 
 SMALL = GeneratorConfig(channels=16, dilations=(1,))
+ALONE = Others(lambda: None, {})
 CROP, EXTRA = (8 + 2 * receptive_frames(SMALL)) * 320, 16 * 320
 
 
@@ -102,7 +105,7 @@ def test_the_loss_is_the_weighted_terms_and_can_be_learnt(task, batches, generat
     @jax.jit
     def step(params, moments, batch):
         def loss(params):
-            return task.loss(nnx.merge(graph, params, buffers), batch, jax.random.key(0))
+            return task.loss(nnx.merge(graph, params, buffers), batch, jax.random.key(0), ALONE)
 
         (value, terms), gradients = jax.value_and_grad(loss, has_aux=True)(params)
         updates, moments = adam.update(gradients, moments)
@@ -117,15 +120,16 @@ def test_the_loss_is_the_weighted_terms_and_can_be_learnt(task, batches, generat
 
 
 def test_figures(task, generator):
-    figures = task.evaluate(*states.split(generator))
-    silence = task.baselines()
+    weights = states.split(generator)
+    figures, silence = (evaluator(task, weights).figures for evaluator in (CropError(), CropBaseline()))
     assert figures.keys() == {"heldout_log_magnitude", "heldout_convergence", "heldout_mel"}
     assert silence["silence_convergence"] == pytest.approx(1.0, abs=0.02)  # all of the magnitude is missing
     assert all(np.isfinite(value) and value > 0 for value in [*figures.values(), *silence.values()])
 
 
 def test_what_is_shown(task, generator):
-    pictures, sounds = task.show(*states.split(generator))
+    figures, pictures, sounds = CropGallery()(task, states.split(generator))
+    assert figures == {}
     assert {name: picture.shape for name, picture in pictures.items()} == {
         f"heldout_mel/{i}": (128, 100 + 4 + 100, 3) for i in range(2)
     }
@@ -139,7 +143,7 @@ def test_what_is_shown(task, generator):
 
 def test_what_is_saved_is_loaded(task, generator, tmp_path):
     task.save(tmp_path, generator, {"steps": 3})
-    assert holds(tmp_path, MELGAN)
+    assert MELGAN.lies_in(tmp_path)
     loaded, config = load(tmp_path, MELGAN)
     assert config == SMALL
     mel = np.full((1, 4, 128), -3.0, np.float32)

@@ -23,11 +23,14 @@ class Conditioning(NamedTuple):
     """What a window is conditioned on, encoded: notes, then context frames, with a mask over both.
 
     `sketch` is the note roll's first estimate of the mel, in the space the decoder works in; None without a note roll.
+    `context` is the previous window itself, scaled log-mel with its real frames first, and `context_mask` tells these.
     """
 
     memory: Float[Array, "b n d"]
     mask: Bool[Array, "b n"]
     sketch: Float[Array, "b t m"] | None
+    context: Float[Array, "b c m"]
+    context_mask: Bool[Array, "b c"]
 
     @property
     def about(self) -> Float[Array, "b t m"] | float:
@@ -37,7 +40,9 @@ class Conditioning(NamedTuple):
     def keep(self, kept: Bool[Array, "b"]) -> "Conditioning":
         """Empties the examples that are not kept, as condition dropout does."""
         sketch = None if self.sketch is None else jnp.where(kept[:, None, None], self.sketch, 0.0)
-        return Conditioning(self.memory, self.mask & kept[:, None], sketch)
+        return self._replace(
+            mask=self.mask & kept[:, None], sketch=sketch, context_mask=self.context_mask & kept[:, None]
+        )
 
 
 class KVCache(NamedTuple):

@@ -27,7 +27,7 @@ class NoteEncoder(nnx.Module):
         self.compact = cfg.compact_notes
         self.tokens_per_note = cfg.tokens_per_note
         self.event_times = cfg.event_times
-        self.mask_padding = cfg.mask_padding
+        self.mask_padding, self.max_tokens = cfg.mask_padding, cfg.max_tokens
         self.embedding = nnx.Embed(cfg.vocabulary_rows, cfg.width, embedding_init=_embedding_init, rngs=rngs)
         if not cfg.compact_notes:
             self.positions = Positions(cfg.max_tokens, cfg.width, rngs=rngs)
@@ -41,6 +41,8 @@ class NoteEncoder(nnx.Module):
         self, tokens: Int[Array, "b n"], rngs: nnx.Rngs | None = None
     ) -> tuple[Float[Array, "b m d"], Bool[Array, "b m"], NoteEvents | None]:
         """Memory, its mask, and the notes that its places are (None unless compact)."""
+        if not self.mask_padding and (missing := self.max_tokens - tokens.shape[1]) > 0:
+            tokens = jnp.pad(tokens, ((0, 0), (0, missing)))  # it is seen, so how much there is must not change
         if self.compact:
             room = tokens.shape[1] // self.tokens_per_note
             notes = jax.vmap(lambda row: read_notes(row, self.vocabulary, room))(tokens)

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from spectrodiff.config import ModelConfig, TokenizerConfig
-from spectrodiff.models import autoregressive_decoder  # noqa: F401 (whose config may be a decoder's)
+from spectrodiff.models import autoregressive_decoder, texture_decoder  # noqa: F401 (whose configs may be a decoder's)
 from spectrodiff.models.context_encoder import ContextEncoder
 from spectrodiff.models.decoder import Conditioning, DecoderConfig
 from spectrodiff.models.diffusion_decoder import DiffusionConfig
@@ -56,7 +56,7 @@ class SpectrogramModel(nnx.Module):
         if self.context_encoder is not None:
             memory = jnp.concatenate([memory, self.context_encoder(context, context_mask, rngs)], 1)
             mask = jnp.concatenate([mask, context_mask], 1)
-        return Conditioning(memory, mask, sketch)
+        return Conditioning(memory, mask, sketch, context, context_mask)
 
     def __call__(
         self,

@@ -18,12 +18,15 @@ from spectrodiff.data.pipeline import Loader
 from spectrodiff.data.resident import ResidentLoader
 from spectrodiff.data.windows import Windows
 from spectrodiff.errors import InputError
+from spectrodiff.models.diffusion_decoder import DiffusionConfig
+from spectrodiff.models.layers import Buffer
 from spectrodiff.models.spectrogram_model import SpectrogramConfig, SpectrogramModel
+from spectrodiff.models.texture_decoder import TextureConfig
 from spectrodiff.notes.tokenizer import NoteTokenizer
 from spectrodiff.pretrained.formats import open_checkpoint
 from spectrodiff.pretrained.hub import find_checkpoint
 from spectrodiff.pretrained.kinds import SPECTROGRAM
-from spectrodiff.pretrained.native import build, save
+from spectrodiff.pretrained.native import build, flatten, save
 from spectrodiff.training.heldout import cut_windows
 from spectrodiff.training.programs import add_programs, check_new
 from spectrodiff.training.steps import Others
@@ -79,16 +82,23 @@ class SpectrogramTask:
         Raises:
           InputError: there is no such checkpoint, or its weights mean something else; the message names what.
         """
-        found = open_checkpoint(find_checkpoint(checkpoint))
+        found, decoder = open_checkpoint(find_checkpoint(checkpoint)), self.config.decoder
+        arrays, as_mean = found.arrays, False
+        if isinstance(decoder, TextureConfig) and isinstance(found.config.decoder, DiffusionConfig):
+            decoder, as_mean = decoder.average, True
         theirs, ours = (
-            _flat({**to_dict(config.model), **to_dict(config.decoder), "velocity_bins": config.tokenizer.velocity_bins})
-            for config in (found.config, self.config)
+            _flat({**to_dict(config.model), **to_dict(some), "velocity_bins": config.tokenizer.velocity_bins})
+            for config, some in ((found.config, found.config.decoder), (self.config, decoder))
         )
         for name in sorted(theirs.keys() | ours.keys(), key=lambda name: (not name.endswith("kind"), name)):
             if theirs.get(name) != ours.get(name) and not any(name.startswith(some) for some in _CHANGEABLE):
                 values = f"its {name} is {theirs.get(name)!r}, the config's {ours.get(name)!r}"
                 raise InputError(f"cannot train from {checkpoint}: {values}")
-        model = build(SPECTROGRAM, self.config, found.arrays, str(found.folder))
+        if as_mean:  # a diffusion decoder becomes the mean of one with texture, which is new
+            new = flatten(nnx.state(self.build(nnx.Rngs(0)), nnx.Any(nnx.Param, Buffer)))
+            renamed = {name.replace("decoder.", "decoder.average.", 1): arrays[name] for name in arrays}
+            arrays = {**new, **renamed}
+        model = build(SPECTROGRAM, self.config, arrays, str(found.folder))
         add_programs(model, self.new_programs, theirs=found.config.tokenizer, ours=self.config.tokenizer)
         return model
 

@@ -1,0 +1,182 @@
+"""A window's mean by a transformer, and its texture by a small diffusion about that mean on the mel plane.
+
+A network whose frames each pass through a vector hardly longer than a frame can predict a mel, but not make noise of
+its shape: what it cannot know it averages away. Given the notes, what is left is small, and is sampled here by a
+two-dimensional network at noise levels that are made for it.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import gin
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from spectrodiff.config import MAX_SIZE, WINDOW_FRAMES, ModelConfig, check_choice, check_whole, is_whole
+from spectrodiff.diffusion.objective import Denoiser, Preconditioned, clipped
+from spectrodiff.diffusion.process import Process, masked_mean
+from spectrodiff.diffusion.samplers import STEPS, Keys, sample, standard_normal
+from spectrodiff.diffusion.schedule import LOGSNR_BOUND, EvenLogSNR, LogNormal, NoiseLevel
+from spectrodiff.errors import InputError
+from spectrodiff.models.decoder import Conditioning, DecoderConfig, Metrics
+from spectrodiff.models.diffusion_decoder import DiffusionConfig, DiffusionDecoder
+from spectrodiff.models.unet import UNet
+
+_BEFORE = 16  # frames before the window that the texture goes on from
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class TextureSamplingConfig:
+    """How a texture is sampled; with 0 steps the mean is played."""
+
+    sampler: str = "dpmpp"
+    steps: int = 8
+
+    def __post_init__(self):
+        check_choice(self, "sampler", STEPS)
+        check_whole(self, 0, 1000, "steps")
+
+
+class TextureOptions(NamedTuple):
+    """A sampling as a pytree; both are None where the mean is played."""
+
+    step: jax.tree_util.Partial | None
+    logsnrs: Float[Array, " steps"] | None
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class TextureConfig(DecoderConfig):
+    """A diffusion decoder, of which one evaluation without noise is the mean, and the process of the texture about it.
+
+    The texture's objective should be about its first estimate, as `Preconditioned` is by the standard deviation of what
+    the mean leaves open. It learns from crops of `crop_frames` frames. The loss is the sum of both, weighted.
+    """
+
+    kind = "texture"
+    average: DiffusionConfig = DiffusionConfig()
+    process: Process = Process(Preconditioned(0.2), LogNormal(3.2, 2.4), EvenLogSNR(-2.8, 9.2))
+    channels: Sequence[int] = (24, 48, 96)
+    crop_frames: int = 64
+    mean_weight: float = 1.0
+    texture_weight: float = 1.0
+    sampling: TextureSamplingConfig = TextureSamplingConfig()
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "channels", tuple(self.channels))  # JSON has only lists
+        if not self.channels or not all(is_whole(width) for width in self.channels):
+            raise InputError(f"channels is {self.channels}; choose whole numbers from 1 to {MAX_SIZE}")
+        multiple = 2 ** (len(self.channels) - 1)
+        if not is_whole(self.crop_frames, 1, WINDOW_FRAMES) or self.crop_frames % multiple or _BEFORE % multiple:
+            raise InputError(
+                f"crop_frames is {self.crop_frames}; choose a multiple of {multiple} up to {WINDOW_FRAMES}"
+            )
+
+    @property
+    def title(self) -> str:
+        return f"mean and texture, predicts {self.process.objective.kind}"
+
+    def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> "TextureDecoder":
+        return TextureDecoder(self, model, rngs=rngs)
+
+    def options(self) -> TextureOptions:
+        if self.sampling.steps == 0:
+            return TextureOptions(None, None)
+        step = jax.tree_util.Partial(STEPS[self.sampling.sampler])
+        return TextureOptions(step, self.process.schedule(self.sampling.steps))
+
+
+class TextureDecoder(nnx.Module):
+    """See `TextureConfig`."""
+
+    def __init__(self, config: TextureConfig, model: ModelConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.average = DiffusionDecoder(config.average, model, rngs=rngs)
+        self.texture = UNet(5, config.channels, rngs=rngs)
+
+    def mean(
+        self, conditioning: Conditioning, frames: int, rngs: nnx.Rngs | None = None
+    ) -> Float[Array, "b {frames} m"]:
+        """What the diffusion decoder makes of no signal and no noise."""
+        nothing = jnp.zeros((len(conditioning.mask), frames, conditioning.context.shape[-1]))
+        cache, process = self.average.cache(conditioning), self.config.average.process
+        denoise = process.denoiser(lambda z, logsnr: self.average(cache, z, logsnr, rngs), conditioning.about)
+        return denoise(nothing, jnp.float32(-LOGSNR_BOUND))
+
+    def _denoiser(
+        self, mean: Float[Array, "b t m"], sketch: Float[Array, "b t m"], before: Float[Array, "b k m"], known: Array
+    ) -> Denoiser:
+        """The texture's network; the frames `before`, where `known`, stand on the plane ahead of the window."""
+        std = self.config.process.objective.std
+        slope = jnp.diff(mean, axis=1, prepend=mean[:, :1])
+        ahead = jnp.stack([0.0 * before, before, 0.0 * before, before, jnp.broadcast_to(known, before.shape)], -1)
+
+        def network(z, logsnr):
+            planes = jnp.stack([z, mean, slope / std, sketch, jnp.zeros_like(mean)], -1)
+            planes = jnp.concatenate([ahead, planes], 1)
+            return self.texture(planes, jnp.atleast_1d(logsnr))[:, ahead.shape[1] :]
+
+        return network
+
+    def loss(
+        self,
+        conditioning: Conditioning,
+        target: Float[Array, "b t m"],
+        frame_mask: Bool[Array, "b t"],
+        key: jax.Array,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Float[Array, " b"], Metrics]:
+        """See `Decoder.loss`. The mean does not learn from the texture's error."""
+        crop_key, level_key, noise_key = jax.random.split(key, 3)
+        config, frames = self.config, target.shape[1]
+        x0 = (target - config.mean) / config.std
+        mean = self.mean(conditioning, frames, rngs)
+        mean_loss = masked_mean(jnp.abs(mean - x0).mean(-1), frame_mask)
+        if not config.texture_weight:
+            return config.mean_weight * mean_loss, {"mean_loss": mean_loss.mean()}
+        mean, sketch = jax.lax.stop_gradient((mean, conditioning.about + jnp.zeros_like(mean)))
+        # Ahead of a crop stand the end of the context, or the window's own frames.
+        ahead, known = self._before(conditioning)
+        ahead, known = jnp.concatenate([ahead, x0], 1), jnp.concatenate([known, jnp.ones_like(x0)], 1)
+        start = jax.random.randint(crop_key, (len(x0),), 0, frames - config.crop_frames + 1)
+
+        def cut(length, *arrays):
+            slices = jax.vmap(lambda array, at: jax.lax.dynamic_slice_in_dim(array, at, length))
+            return (slices(array, start) for array in arrays)
+
+        x0, mean, sketch, frame_mask = cut(config.crop_frames, x0, mean, sketch, frame_mask)
+        network = self._denoiser(mean, sketch, *cut(_BEFORE, ahead, known))
+        logsnr = config.process.levels.logsnr(jax.random.uniform(level_key, (len(x0),)))
+        texture_loss = config.process.loss(network, x0, frame_mask, logsnr, noise_key, mean)
+        losses = config.mean_weight * mean_loss + config.texture_weight * texture_loss
+        return losses, {"mean_loss": mean_loss.mean(), "texture_loss": texture_loss.mean()}
+
+    def _before(self, conditioning: Conditioning) -> tuple[Array, Array]:
+        """The last frames of the context, and which of them there are."""
+        length = conditioning.context_mask.sum(-1)
+        take = jax.vmap(lambda row, count: jnp.roll(row, -count, axis=0)[-_BEFORE:])
+        frames = take((conditioning.context - self.config.mean) / self.config.std, length)
+        known = take(conditioning.context_mask, length)[..., None]
+        return jnp.where(known, frames, 0.0), jnp.broadcast_to(known, frames.shape).astype(frames.dtype)
+
+    def sample(
+        self, conditioning: Conditioning, frames: int, keys: Keys, options: TextureOptions
+    ) -> Float[Array, "b {frames} m"]:
+        """See `Decoder.sample`."""
+        mean, std = self.config.mean, self.config.std
+        low, high = (-1.0 - mean) / std, (1.0 - mean) / std
+        average = self.mean(conditioning, frames)
+        if options.step is None:
+            return mean + std * jnp.clip(average, low, high)
+        sketch = conditioning.about + jnp.zeros_like(average)
+        network = self._denoiser(average, sketch, *self._before(conditioning))
+        denoise = clipped(self.config.process.denoiser(network, average), low, high)
+        noise_keys, step_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+        noise = standard_normal(noise_keys, average)
+        start = self.config.process.objective.start(noise, NoiseLevel(options.logsnrs[0]), average)
+        return mean + std * sample(denoise, options.step, options.logsnrs, start, step_keys)

@@ -1,0 +1,81 @@
+"""A two-dimensional U-Net over the plane of frames and mel bins: what can make texture there."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from spectrodiff.audio.mel import MEL_BINS
+from spectrodiff.models.layers import Dense, sinusoids
+
+_EMBEDDING = 64  # channels of the noise level's embedding
+_LONGEST = 1e4
+
+
+class Conv(nnx.Conv):
+    """A 3 x 3 convolution over frames and bins."""
+
+    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
+        super().__init__(inputs, outputs, (3, 3), padding="SAME", rngs=rngs)
+
+
+class ResidualBlock(nnx.Module):
+    """Two convolutions beside a shortcut, features scaled and shifted by the noise level in between."""
+
+    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
+        self.norm_in = nnx.RMSNorm(inputs, epsilon=1e-6, rngs=rngs)
+        self.conv_in = Conv(inputs, outputs, rngs=rngs)
+        self.film = Dense(_EMBEDDING, 2 * outputs, rngs=rngs)
+        self.norm_out = nnx.RMSNorm(outputs, epsilon=1e-6, rngs=rngs)
+        self.conv_out = Conv(outputs, outputs, rngs=rngs)
+        self.shortcut = Dense(inputs, outputs, rngs=rngs) if inputs != outputs else None
+
+    def __call__(self, x: Float[Array, "b t f i"], noise: Float[Array, "#b e"]) -> Float[Array, "b t f o"]:
+        h = self.conv_in(nnx.silu(self.norm_in(x)))
+        scale, shift = jnp.split(self.film(noise)[:, None, None], 2, -1)
+        h = self.conv_out(nnx.silu(self.norm_out(h) * (1.0 + scale) + shift))
+        return h + (x if self.shortcut is None else self.shortcut(x))
+
+
+class UNet(nnx.Module):
+    """Planes of any number of channels to one plane; `channels` are those of each scale, half as fine as the last.
+
+    Frames and bins have to be multiples of 2^(scales - 1).
+    """
+
+    def __init__(self, inputs: int, channels: Sequence[int], blocks: int = 2, *, rngs: nnx.Rngs):
+        self.enter = Conv(inputs, channels[0], rngs=rngs)
+        self.bins = nnx.Param(jnp.zeros((MEL_BINS, channels[0])))  # what is particular to a bin
+        self.embed = Dense(_EMBEDDING, _EMBEDDING, rngs=rngs)
+        before = [channels[0], *channels]
+        self.down = nnx.List(
+            nnx.List(ResidualBlock(before[i] if k == 0 else width, width, rngs=rngs) for k in range(blocks))
+            for i, width in enumerate(channels)
+        )
+        above = [*channels[1:], channels[-1]]
+        self.up = nnx.List(
+            nnx.List(ResidualBlock(above[i] + width if k == 0 else width, width, rngs=rngs) for k in range(blocks))
+            for i, width in enumerate(channels)
+        )
+        self.norm = nnx.RMSNorm(channels[0], epsilon=1e-6, rngs=rngs)
+        self.leave = Conv(channels[0], 1, rngs=rngs)
+
+    def __call__(self, planes: Float[Array, "b t m c"], logsnr: Float[Array, " #b"]) -> Float[Array, "b t m"]:
+        """`logsnr` is one for the batch, or one each."""
+        noise = nnx.silu(self.embed(sinusoids(25.0 * logsnr, _EMBEDDING, _LONGEST)))
+        x = self.enter(planes) + self.bins[...]
+        kept = []
+        for scale, blocks in enumerate(self.down):
+            if scale:
+                x = nnx.avg_pool(x, (2, 2), (2, 2))
+            for block in blocks:
+                x = block(x, noise)
+            kept.append(x)
+        for scale, blocks in reversed(list(enumerate(self.up))):
+            if scale < len(kept) - 1:
+                x = x.repeat(2, 1).repeat(2, 2)
+            x = jnp.concatenate([x, kept[scale]], -1)
+            for block in blocks:
+                x = block(x, noise)
+        return self.leave(nnx.silu(self.norm(x)))[..., 0]

@@ -1,0 +1,34 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from spectrodiff.models.unet import UNet
+
+PLANES = jax.random.normal(jax.random.key(0), (2, 16, 128, 3))
+
+
+@pytest.fixture(scope="module")
+def network():
+    graph, state = nnx.split(UNet(3, (4, 8), 1, rngs=nnx.Rngs(0)))
+    return jax.jit(lambda planes, logsnr: nnx.merge(graph, state)(planes, logsnr))
+
+
+def test_planes_become_one_plane(network):
+    assert network(PLANES, jnp.zeros(2)).shape == (2, 16, 128)
+
+
+def test_one_level_is_that_of_all(network):
+    np.testing.assert_allclose(network(PLANES, jnp.ones(1)), network(PLANES, jnp.ones(2)), atol=1e-5)
+    assert float(jnp.abs(network(PLANES, jnp.ones(1)) - network(PLANES, jnp.zeros(1))).max()) > 1e-4
+
+
+def test_far_frames_do_not_matter_and_near_ones_do(network):
+    """Three by three convolutions at two scales, one block each, see some 20 frames to either side and no more."""
+    network = UNet(3, (4, 8), 1, rngs=nnx.Rngs(0))
+    planes = jax.random.normal(jax.random.key(1), (1, 96, 128, 3))
+    slope = jax.grad(lambda planes: network(planes, jnp.zeros(1))[0, 48].sum())(planes)
+    frames = np.flatnonzero(np.abs(slope[0]).max((1, 2)))
+    assert 48 - 24 <= frames.min() < 48 - 4
+    assert 48 + 4 < frames.max() <= 48 + 24
