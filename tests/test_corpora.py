@@ -203,7 +203,7 @@ def test_notes_long_past_the_end_are_an_error():
 )  # fmt: skip
 def test_what_is_no_note_is_refused(row):
     assert message_of(lambda: reading.make_notes(LABELS, [(0, 1, 60, 0), row])).startswith(
-        "labels.csv holds what is no"
+        "labels.csv holds an invalid note"
     )
 
 

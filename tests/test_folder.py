@@ -299,7 +299,9 @@ def test_a_report_of_what_is_not(tmp_path, capsys):
     seconds = len(recording.audio) / SAMPLE_RATE
     assert problems["short"].startswith(f"the notes end at {ends[ends < 4].max():.1f} s, the audio at {seconds:.1f} s")
     for name in ("other", "silent"):
-        assert problems[name].startswith("the sound hardly has the notes' onsets (they correlate by "), problems[name]
+        assert problems[name].startswith("the sound hardly has the onsets of the notes (they correlate by "), problems[
+            name
+        ]
 
 
 @pytest.mark.parametrize(

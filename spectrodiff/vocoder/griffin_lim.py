@@ -71,11 +71,11 @@ class GriffinLim:
         known = np.zeros(BEFORE * HOP + FADE, np.float32)
         fade = 0.5 + 0.5 * np.cos(np.pi * np.arange(FADE) / FADE)
         hold = np.concatenate([np.ones(BEFORE * HOP), fade]).astype(np.float32)
-        own = slice(self.receptive_field * FINE, (self.receptive_field + BEFORE + self.chunk + AFTER) * FINE)
-        for count, (window, frames) in enumerate(
-            overlapping_chunks(mels, self.receptive_field + BEFORE, self.chunk, AFTER + self.receptive_field)
-        ):
-            magnitude = self._magnitudes(window)[own]
+        field = self.receptive_field
+        inside = slice(field * FINE, (field + BEFORE + self.chunk + AFTER) * FINE)
+        chunks = overlapping_chunks(mels, field + BEFORE, self.chunk, AFTER + field)
+        for count, (window, frames) in enumerate(chunks):
+            magnitude = self._magnitudes(window)[inside]
             if count == 0:  # silence before the piece would soften an attack in its first frame
                 first = magnitude[BEFORE * FINE :]
                 magnitude = jnp.concatenate([first[:1].repeat(BEFORE * FINE, axis=0), first])

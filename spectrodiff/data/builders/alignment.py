@@ -59,10 +59,10 @@ def alignment_problems(audio: Float[np.ndarray, " s"], notes: Notes) -> list[str
     if abs(found.lag) > 0.03 and found.best > _UNRELATED and found.correlation < _SHIFTED * found.best:
         return [
             f"the sound comes {abs(found.lag):.2f} s {'after' if found.lag > 0 else 'before'} the notes "
-            f"(onsets correlate by {found.best:.2f} then, by {found.correlation:.2f} as they are)"
+            f"(onsets correlate by {found.best:.2f} with that shift, and by {found.correlation:.2f} without)"
         ]
     if found.correlation < _UNRELATED:
-        return [f"the sound hardly has the notes' onsets (they correlate by {found.correlation:.2f})"]
+        return [f"the sound hardly has the onsets of the notes (they correlate by {found.correlation:.2f})"]
     return []
 
 

@@ -24,9 +24,7 @@ from spectrodiff.notes.sequence import from_note_sequence, import_note_seq
 from spectrodiff.notes.tokenizer import NoteTokenizer
 
 LIMIT = TokenizerConfig().max_tokens
-_ENDLESS = NoteTokenizer(
-    TokenizerConfig(max_tokens=10**6)
-)  # also encodes windows that are too long for the default one
+_UNLIMITED = NoteTokenizer(TokenizerConfig(max_tokens=10**6))  # also encodes windows of over LIMIT tokens
 _PIECES_PER_WORKER = 20  # as many as one process handles while another starts
 _MAX_LISTED = 10  # suspicious pieces in the printed table
 
@@ -57,11 +55,8 @@ def summarize(folder: str | os.PathLike, workers: int | None = None) -> dict[str
     made = path.with_name("dataset_info.json").stat().st_mtime_ns
     dataset = _open(folder, made)
     places = [(split, index) for split in dataset.splits for index in range(len(dataset[split]))]
-    summaries = parallel_map(
-        functools.partial(_summarize_piece, folder, made),
-        places,
-        worker_count(workers, len(places), _PIECES_PER_WORKER),
-    )
+    processes = worker_count(workers, len(places), _PIECES_PER_WORKER)
+    summaries = parallel_map(functools.partial(_summarize_piece, folder, made), places, processes)
     pieces = list(tqdm(summaries, f"summary of {folder.parent.name}", len(places), unit="piece", delay=2.0))
     metadata = json.loads(path.with_name("metadata.json").read_text())
     missing = {name: metadata.get(name, {}) for name in ("known_bad", "skipped")}
@@ -115,7 +110,7 @@ def _summarize_piece(folder: pathlib.Path, made: int, place: tuple[str, int]) ->
     split, index = place
     record = _open(folder, made)[split][index]
     notes = from_note_sequence(record["notes"])
-    timeline = _ENDLESS.timeline(notes)
+    timeline = _UNLIMITED.timeline(notes)
     counts = collections.Counter(
         "drums" if drum else str(program) for program, drum in zip(notes.program, notes.is_drum, strict=True)
     )
@@ -125,7 +120,7 @@ def _summarize_piece(folder: pathlib.Path, made: int, place: tuple[str, int]) ->
         seconds=count_samples(record["audio"]) / SAMPLE_RATE,
         stems=len(record["stems"]),
         notes=dict(counts),
-        tokens=[len(_ENDLESS.window(timeline, start)) for start in range(0, timeline.frames, WINDOW_FRAMES)],
+        tokens=[len(_UNLIMITED.window(timeline, start)) for start in range(0, timeline.frames, WINDOW_FRAMES)],
         problems=alignment_problems(from_flac(record["audio"]), notes),
     )
 
@@ -179,8 +174,8 @@ def _draw(path: pathlib.Path, summary: dict[str, Any], pieces: Sequence[_PieceSu
     tokens = np.concatenate([piece.tokens for piece in pieces])
     windows.hist(tokens, bins=60)
     windows.axvline(LIMIT, color="k", linestyle="--", label=f"limit {LIMIT}")
-    for share in ("median", "p90", "p99"):
-        windows.axvline(summary["tokens_per_window"][share], color="C1", linewidth=1)
+    for percentile in ("median", "p90", "p99"):
+        windows.axvline(summary["tokens_per_window"][percentile], color="C1", linewidth=1)
     windows.set(xlabel="tokens per window (lines: median, 90 %, 99 %)", ylabel="windows", yscale="log")
     windows.legend(loc="upper right")
 
