@@ -40,9 +40,11 @@ def pieces(draw):
                 events.append((now, OFF, channel, (0x80, pitch, 64)))
         for tick, value in draw(st.dictionaries(st.integers(0, 30), st.integers(0, 127), max_size=3)).items():
             events.append((tick, SET, channel, (0xC0, value)))
-        for which in CONTROLS:
-            for tick, value in draw(st.dictionaries(st.integers(0, 40), st.integers(0, 127), max_size=2)).items():
-                events.append((tick, SET, channel, (0xB0, which, value)))
+        controls = st.tuples(
+            st.sampled_from(CONTROLS), st.integers(0, 127)
+        )  # one a tick: what resets others has an order
+        for tick, (which, value) in draw(st.dictionaries(st.integers(0, 40), controls, max_size=8)).items():
+            events.append((tick, SET, channel, (0xB0, which, value)))
     for tick, tempo in draw(st.dictionaries(st.integers(0, 30), st.integers(1, 2**24 - 1), max_size=3)).items():
         events.append((tick, SET, None, (META, 0x51, 3, *tempo.to_bytes(3))))
     return sorted(events, key=lambda e: e[:2])
@@ -85,7 +87,7 @@ def columns(notes):
     return sorted(zip(*(getattr(notes, name).tolist() for name in names), strict=True)), notes.total_time
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_scattered_events_read_as_plain_ones(tmp_path_factory, data):
     events = data.draw(pieces())
@@ -113,10 +115,10 @@ def test_ordinary_files_read_as_note_seq_reads_them(tmp_path, seed):
     ]
     add(file, tempos)
     for k in range(int(rng.integers(1, 6))):
-        shared = seed % 3 == 0  # by tracks of one program, and no pedal
+        shared = seed % 3 == 0  # by tracks of one program or of several, without a pedal
         channel = int(rng.choice([0, 9])) if shared else (0, 1, 9, 4, 15)[k]
         ticks, lengths = np.sort(rng.integers(0, 12_000, 60)), rng.choice([1, 5, 240, 600, 3000], 60)
-        events = [(0, mido.Message("program_change", channel=channel, program=7 if shared else 9 * k))]
+        events = [(0, mido.Message("program_change", channel=channel, program=7 if seed % 6 == 0 else 9 * k))]
         for tick, length in zip(ticks.tolist(), lengths.tolist(), strict=True):
             pitch, velocity = int(rng.integers(58, 66)), int(rng.integers(1, 128))
             events += [

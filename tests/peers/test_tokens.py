@@ -70,7 +70,11 @@ FILES = {
         path, (0, scales(2), pedals(3)), (1, program(0, 48), scales(4)), (2, scales(5), pedals(6))
     ),
     "tracks": lambda path: save(path, *[(i % 9, program(0, 11 * i), scales(i, notes=20)) for i in range(12)]),
-    "programs": lambda path: save(path, (0, *[program(700 * i, 37 * i % 128) for i in range(17)], scales(7))),
+    # Programs change between notes: the peer gives a note the program that it ends with.
+    "programs": lambda path: save(
+        path,
+        (0, *[program(700 * i, 37 * i % 128) + note(700 * i, 240 + 20 * i, 60 + i % 3, 40 + i) for i in range(17)]),
+    ),
     "kits": lambda path: save(
         path, *[(DRUMS, program(0, kit), scales(8)) for kit in (25, 0)], (0, program(0, 33), scales(9))
     ),
