@@ -1,6 +1,6 @@
 import pytest
 
-from spectrodiff.training.figures import bound, line, summary
+from spectrodiff.training.summaries import bound, mean_metrics, one_line
 
 
 def row(loss, skipped=0.0):
@@ -16,7 +16,7 @@ def row(loss, skipped=0.0):
     ],
 )
 def test_means_are_over_what_was_not_skipped(rows, expected):
-    assert summary(rows) == expected
+    assert mean_metrics(rows) == expected
 
 
 def test_names_of_bindings():
@@ -25,4 +25,4 @@ def test_names_of_bindings():
 
 
 def test_a_line_to_look_at():
-    assert line({"loss": 0.123456, "skipped": 2.0}) == "loss 0.123  skipped 2"
+    assert one_line({"loss": 0.123456, "skipped": 2.0}) == "loss 0.123  skipped 2"
