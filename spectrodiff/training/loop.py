@@ -24,7 +24,7 @@ from spectrodiff.training.flops import step_flops
 from spectrodiff.training.metric_writer import MetricWriter
 from spectrodiff.training.preemption import preemption
 from spectrodiff.training.report import write_report
-from spectrodiff.training.sharding import check_batch, gathered, make_mesh, place, shard_batch, shardings
+from spectrodiff.training.sharding import check_batch, distribute, make_mesh, replicated, shard_batch, shardings
 from spectrodiff.training.steps import Loss, Others, make_train_step
 from spectrodiff.training.summaries import divergence_message, mean_metrics, one_line
 from spectrodiff.training.throughput import ThroughputMeter, mesh_peak_flops
@@ -143,7 +143,7 @@ def train(
         examples = progress["examples"]
     else:
         _, *parts = start(task.build(nnx.Rngs(seed)) if init_from is None else task.load(init_from))
-        parts = place(parts, [layout.params, layout.frozen])
+        parts = distribute(parts, [layout.params, layout.frozen])
         create = jax.jit(functools.partial(states.create, optimizer=optimizer), out_shardings=layout)
         state, examples = create(*parts), 0
         del parts
@@ -152,8 +152,8 @@ def train(
     def merge(params, frozen) -> nnx.Module:
         return adaptation.merge(graph, params, frozen)
 
-    def averaged() -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-        return states.split(merge(*gathered((state.average, state.frozen), mesh)))
+    def ema_weights() -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+        return states.split(merge(*replicated((state.ema, state.frozen), mesh)))
 
     # ---- data
     data = task.batches(seed, examples)
@@ -171,7 +171,7 @@ def train(
     def evaluate(title: str, due: Sequence[Evaluator]) -> None:
         if not due:
             return
-        weights = averaged()  # of which every process has a part to give
+        weights = ema_weights()  # of which every process has a part to give
         if lead:
             figures = {}
             for found in (evaluator(task, weights) for evaluator in due):
@@ -208,14 +208,14 @@ def train(
         task.loss,
         optimizer,
         key,
-        average_decay=average_decay,
+        ema_decay=average_decay,
         accumulate=accumulate,
         shardings=layout,
         frozen_modules=frozen_modules,
     )
 
     def loss_of(state: states.TrainState, batch: dict[str, jax.Array]):
-        others = Others(lambda: merge(state.average, state.frozen), frozen_modules)
+        others = Others(lambda: merge(state.ema, state.frozen), frozen_modules)
         return task.loss(merge(state.params, state.frozen), batch, key, others)
 
     # ---- loop
@@ -268,7 +268,7 @@ def train(
             evaluate(f"step {step}", repeated)
 
     # ---- leave
-    weights = averaged()
+    weights = ema_weights()
     if not lead:
         return
     writer.close()
