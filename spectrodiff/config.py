@@ -27,7 +27,7 @@ def is_whole(value: Any, low: int = 1, high: int = MAX_SIZE) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
-def is_share(value: Any) -> bool:
+def is_fraction(value: Any) -> bool:
     """Whether `value` is a number from 0 up to, not including, 1; True and False are none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
 
@@ -126,7 +126,7 @@ class ModelConfig:
         check_whole(self, 1, MAX_SIZE, "tokens_per_note")
         check_whole(self, 1, MAX_LAYERS, "note_layers", "decoder_layers")
         check_whole(self, int(self.with_context), MAX_LAYERS, "context_layers")
-        if not is_share(self.dropout):
+        if not is_fraction(self.dropout):
             raise InputError(f"dropout is {self.dropout!r}; choose a number from 0 to below 1")
         check_choice(self, "dtype", DTYPES)
         if self.note_roll and not self.compact_notes:

@@ -20,23 +20,23 @@ Denoiser = Callable[[Mel, Float[Array, "..."]], Mel]  # (z, logsnr) -> x0
 class Objective(Choice, abc.ABC):
     """A parameterisation of the denoiser and its training loss.
 
-    `about` is a first estimate of x0, such as the note roll's sketch, and zero where there is none. An objective may
+    `prior` is a first estimate of x0, such as the note roll's sketch, and zero where there is none. An objective may
     predict the rest alone; the paper's takes no notice of it.
     """
 
     @abc.abstractmethod
-    def target(self, x0: Mel, eps: Mel, level: NoiseLevel, about: Mel | float) -> Mel:
+    def target(self, x0: Mel, eps: Mel, level: NoiseLevel, prior: Mel | float) -> Mel:
         """What the network should put out."""
 
     @abc.abstractmethod
-    def to_x0(self, output: Mel, z: Mel, level: NoiseLevel, about: Mel | float) -> Mel:
+    def to_x0(self, output: Mel, z: Mel, level: NoiseLevel, prior: Mel | float) -> Mel:
         """The estimate of x0 that an output means."""
 
-    def inputs(self, z: Mel, level: NoiseLevel, about: Mel | float) -> Mel:
+    def inputs(self, z: Mel, level: NoiseLevel, prior: Mel | float) -> Mel:
         """What the network is shown of z."""
         return z
 
-    def start(self, noise: Mel, level: NoiseLevel, about: Mel | float) -> Mel:
+    def start(self, noise: Mel, level: NoiseLevel, prior: Mel | float) -> Mel:
         """The z that sampling begins with at its first level, made of standard normal noise."""
         return noise
 
@@ -56,10 +56,10 @@ class Eps(Objective):
 
     kind = "eps"
 
-    def target(self, x0, eps, level, about):
+    def target(self, x0, eps, level, prior):
         return eps
 
-    def to_x0(self, output, z, level, about):
+    def to_x0(self, output, z, level, prior):
         return (z - level.sigma * output) / level.alpha
 
 
@@ -75,10 +75,10 @@ class V(Objective):
     kind = "v"
     gamma: float = 5.0
 
-    def target(self, x0, eps, level, about):
+    def target(self, x0, eps, level, prior):
         return level.alpha * eps - level.sigma * x0
 
-    def to_x0(self, output, z, level, about):
+    def to_x0(self, output, z, level, prior):
         return level.alpha * z - level.sigma * output
 
     def error(self, difference):
@@ -99,11 +99,11 @@ class X0(Objective):
 
     kind = "x0"
 
-    def target(self, x0, eps, level, about):
-        return x0 - about
+    def target(self, x0, eps, level, prior):
+        return x0 - prior
 
-    def to_x0(self, output, z, level, about):
-        return about + output
+    def to_x0(self, output, z, level, prior):
+        return prior + output
 
 
 @gin.register
@@ -111,7 +111,7 @@ class X0(Objective):
 class Preconditioned(Objective):
     """EDM's preconditioning (Karras et al. 2022), for data of standard deviation `std` about the first estimate.
 
-    With residual r = x0 - about, the network sees c_in * (alpha * r + sigma * eps) and its output F means
+    With residual r = x0 - prior, the network sees c_in * (alpha * r + sigma * eps) and its output F means
     r = c_skip * (alpha * r + sigma * eps) + c_out * F; at every level inputs and targets have unit variance.
     """
 
@@ -126,8 +126,8 @@ class Preconditioned(Objective):
         """The variance of alpha * r + sigma * eps."""
         return (level.alpha * self.std) ** 2 + level.sigma**2
 
-    def _residual(self, z, level, about):
-        return z - level.alpha * about
+    def _residual(self, z, level, prior):
+        return z - level.alpha * prior
 
     def _skip(self, level):
         return level.alpha * self.std**2 / self._total(level)
@@ -135,18 +135,18 @@ class Preconditioned(Objective):
     def _out(self, level):
         return level.sigma * self.std / jnp.sqrt(self._total(level))
 
-    def inputs(self, z, level, about):
-        return self._residual(z, level, about) / jnp.sqrt(self._total(level))
+    def inputs(self, z, level, prior):
+        return self._residual(z, level, prior) / jnp.sqrt(self._total(level))
 
-    def start(self, noise, level, about):
-        return level.alpha * about + jnp.sqrt(self._total(level)) * noise
+    def start(self, noise, level, prior):
+        return level.alpha * prior + jnp.sqrt(self._total(level)) * noise
 
-    def target(self, x0, eps, level, about):
+    def target(self, x0, eps, level, prior):
         # (r - c_skip (alpha r + sigma eps)) / c_out, without the difference of large numbers where noise is small.
-        return (level.sigma * (x0 - about) / self.std - level.alpha * self.std * eps) / jnp.sqrt(self._total(level))
+        return (level.sigma * (x0 - prior) / self.std - level.alpha * self.std * eps) / jnp.sqrt(self._total(level))
 
-    def to_x0(self, output, z, level, about):
-        return about + self._skip(level) * self._residual(z, level, about) + self._out(level) * output
+    def to_x0(self, output, z, level, prior):
+        return prior + self._skip(level) * self._residual(z, level, prior) + self._out(level) * output
 
     def error(self, difference):
         return jnp.square(difference)

@@ -21,7 +21,7 @@ def masked_mean(error: Float[Array, "b t"], frame_mask: Bool[Array, "b t"]) -> F
 class Process:
     """The choices of Karras et al. (2022) in one object, which is saved with the weights; the defaults are the paper's.
 
-    In all methods `network` maps (z, logsnr) to whatever `objective` has it predict, and `about` is a first estimate of
+    In all methods `network` maps (z, logsnr) to whatever `objective` has it predict, and `prior` is a first estimate of
     x0, or 0.
     """
 
@@ -36,22 +36,22 @@ class Process:
         frame_mask: Bool[Array, "b t"],
         logsnr: Float[Array, " b"],
         key: jax.Array,
-        about: Mel | float = 0.0,
+        prior: Mel | float = 0.0,
     ) -> Float[Array, " b"]:
         """Each example's weighted mean error over its real frames, at its noise level `logsnr`; 0 where it has none."""
         level = NoiseLevel(logsnr[:, None, None])
         eps = jax.random.normal(key, x0.shape, x0.dtype)
         z = level.alpha * x0 + level.sigma * eps
-        output = network(self.objective.inputs(z, level, about), logsnr)
-        error = self.objective.error(output - self.objective.target(x0, eps, level, about)).mean(-1)
+        output = network(self.objective.inputs(z, level, prior), logsnr)
+        error = self.objective.error(output - self.objective.target(x0, eps, level, prior)).mean(-1)
         return self.objective.weight(logsnr) * masked_mean(error, frame_mask)
 
-    def denoiser(self, network: Denoiser, about: Mel | float = 0.0) -> Denoiser:
+    def denoiser(self, network: Denoiser, prior: Mel | float = 0.0) -> Denoiser:
         """The network as an estimate of x0."""
 
         def denoise(z: Mel, logsnr: Float[Array, "..."]) -> Mel:
             level = NoiseLevel(logsnr)
-            output = network(self.objective.inputs(z, level, about), logsnr)
-            return self.objective.to_x0(output, z, level, about)
+            output = network(self.objective.inputs(z, level, prior), logsnr)
+            return self.objective.to_x0(output, z, level, prior)
 
         return denoise

@@ -93,21 +93,21 @@ class CausalBlock(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "b t d"],
-        memory: KeyValue,
+        keys_values: KeyValue,
         mask: Bool[Array, "b n"],
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "b t d"]:
         h = self.norm_attention(x)
         causal = jnp.tril(jnp.ones((1, x.shape[1], x.shape[1]), bool))
         x += dropout(self.self_attention(h, self.self_attention.keys_values(h), causal, rngs), self.rate, rngs)
-        return self._rest(x, memory, mask, rngs)
+        return self._rest(x, keys_values, mask, rngs)
 
     def step(
         self,
         x: Float[Array, "b 1 d"],
         past: KeyValue,
         index: Int[Array, ""],
-        memory: KeyValue,
+        keys_values: KeyValue,
         mask: Bool[Array, "b n"],
     ) -> tuple[Float[Array, "b 1 d"], KeyValue]:
         """The same for frame `index` alone, and `past`, the keys and values of all frames, with this one's written."""
@@ -115,10 +115,10 @@ class CausalBlock(nnx.Module):
         write = lambda all_frames, one: jax.lax.dynamic_update_slice_in_dim(all_frames, one, index, 1)  # noqa: E731
         past = jax.tree.map(write, past, self.self_attention.keys_values(h))
         so_far = jnp.arange(past.key.shape[1])[None, None] <= index
-        return self._rest(x + self.self_attention(h, past, so_far), memory, mask, None), past
+        return self._rest(x + self.self_attention(h, past, so_far), keys_values, mask, None), past
 
-    def _rest(self, x, memory, mask, rngs):
-        x += dropout(self.cross_attention(self.norm_memory(x), memory, mask, rngs), self.rate, rngs)
+    def _rest(self, x, keys_values, mask, rngs):
+        x += dropout(self.cross_attention(self.norm_memory(x), keys_values, mask, rngs), self.rate, rngs)
         return x + dropout(self.mlp(self.norm_mlp(x), rngs), self.rate, rngs)
 
 
@@ -159,12 +159,12 @@ class AutoregressiveDecoder(nnx.Module):
     def _leave(self, x, rngs=None):
         return self.out(dropout(self.norm(x), self.rate, rngs).astype(jnp.float32))
 
-    def _mixture(self, output, about) -> Mixture:
+    def _mixture(self, output, prior) -> Mixture:
         k = self.config.components
         logits, mean, std = jnp.split(output, (k, k + k * MEL_BINS), -1)
         mean, std = (x.reshape(*x.shape[:-1], k, MEL_BINS) for x in (mean, std))
-        about = about if isinstance(about, float) else about[..., None, :]
-        return Mixture(logits, about + mean, _LEAST_STD + _STD_RANGE * jax.nn.sigmoid(std))
+        prior = prior if isinstance(prior, float) else prior[..., None, :]
+        return Mixture(logits, prior + mean, _LEAST_STD + _STD_RANGE * jax.nn.sigmoid(std))
 
     def loss(
         self,
@@ -175,12 +175,12 @@ class AutoregressiveDecoder(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ) -> tuple[Float[Array, " b"], Metrics]:
         """See `Decoder.loss`: squared error, or the negative log-likelihood, as a mean over bins."""
-        frames, about = (target - self.config.mean) / self.config.std, conditioning.about
+        frames, prior = (target - self.config.mean) / self.config.std, conditioning.prior
         output = self(self.cache(conditioning), frames, rngs)
         if self.config.components:
-            error = -self._mixture(output, about).log_likelihood(frames) / MEL_BINS
+            error = -self._mixture(output, prior).log_likelihood(frames) / MEL_BINS
         else:
-            error = jnp.square(about + output - frames).mean(-1)
+            error = jnp.square(prior + output - frames).mean(-1)
         return masked_mean(error, frame_mask), {}
 
     def sample(
@@ -212,13 +212,13 @@ class AutoregressiveDecoder(nnx.Module):
     def _draw(self, output: Float[Array, " o"], sketch: Float[Array, " m"] | None, key, options) -> Float[Array, " m"]:
         """A frame from what the network puts out for it."""
         which_key, frame_key, dither_key = jax.random.split(key, 3)
-        about = 0.0 if sketch is None else sketch
+        prior = 0.0 if sketch is None else sketch
         if self.config.components:
-            logits, mean, std = self._mixture(output, about)
+            logits, mean, std = self._mixture(output, prior)
             which = jax.random.categorical(which_key, logits)
             frame = mean[which] + std[which] * jax.random.normal(frame_key, (MEL_BINS,))
         else:
-            frame = about + output
+            frame = prior + output
         if options.dither is not None:
             frame += options.dither * jax.random.normal(dither_key, (MEL_BINS,))
         return frame

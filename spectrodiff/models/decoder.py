@@ -26,14 +26,14 @@ class Conditioning(NamedTuple):
     `context` is the previous window itself, scaled log-mel with its real frames first, and `context_mask` tells these.
     """
 
-    memory: Float[Array, "b n d"]
+    encoded: Float[Array, "b n d"]
     mask: Bool[Array, "b n"]
     sketch: Float[Array, "b t m"] | None
     context: Float[Array, "b c m"]
     context_mask: Bool[Array, "b c"]
 
     @property
-    def about(self) -> Float[Array, "b t m"] | float:
+    def prior(self) -> Float[Array, "b t m"] | float:
         """The first estimate that decoders start from: the sketch, or 0."""
         return 0.0 if self.sketch is None else self.sketch
 
@@ -55,7 +55,7 @@ class KVCache(NamedTuple):
     @classmethod
     def of(cls, blocks: Iterable[Any], conditioning: Conditioning) -> "KVCache":
         """The cache of blocks that have a `cross_attention` each."""
-        layers = tuple(block.cross_attention.keys_values(conditioning.memory) for block in blocks)
+        layers = tuple(block.cross_attention.keys_values(conditioning.encoded) for block in blocks)
         return cls(layers, conditioning.mask, conditioning.sketch)
 
 

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from spectrodiff.audio.mel import MEL_BINS
-from spectrodiff.config import WINDOW_FRAMES, ModelConfig, check_choice, check_whole, is_share
+from spectrodiff.config import WINDOW_FRAMES, ModelConfig, check_choice, check_whole, is_fraction
 from spectrodiff.diffusion.guidance import guide
 from spectrodiff.diffusion.objective import Denoiser, clipped
 from spectrodiff.diffusion.process import Process
@@ -62,7 +62,7 @@ class DiffusionConfig(DecoderConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if not is_share(self.condition_drop):
+        if not is_fraction(self.condition_drop):
             raise InputError(f"condition_drop is {self.condition_drop!r}; choose a number from 0 to below 1")
 
     @property
@@ -117,7 +117,7 @@ class DecoderBlock(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "b t d"],
-        memory: KeyValue,
+        keys_values: KeyValue,
         mask: Bool[Array, "rows n"],
         noise: Float[Array, "#b e"],
         rngs: nnx.Rngs | None = None,
@@ -125,7 +125,7 @@ class DecoderBlock(nnx.Module):
         h = self.film_attention(self.norm_attention(x), noise)
         x += dropout(self.self_attention(h, self.self_attention.keys_values(h), None, rngs), self.rate, rngs)
         seeing = self.norm_memory(x[: len(mask)])
-        x = _add_to_first(x, dropout(self.cross_attention(seeing, memory, mask, rngs), self.rate, rngs))
+        x = _add_to_first(x, dropout(self.cross_attention(seeing, keys_values, mask, rngs), self.rate, rngs))
         h = self.film_mlp(self.norm_mlp(x), noise)
         return x + dropout(self.mlp(h, rngs), self.rate, rngs)
 
@@ -200,7 +200,7 @@ class DiffusionDecoder(nnx.Module):
         """Each example's loss at its noise level `logsnr`, noise drawn by `key`."""
         x0 = (target - self.config.mean) / self.config.std
         network = self._network(conditioning, rngs)
-        return self.config.process.loss(network, x0, frame_mask, logsnr, key, conditioning.about)
+        return self.config.process.loss(network, x0, frame_mask, logsnr, key, conditioning.prior)
 
     def _network(self, conditioning: Conditioning, rngs: nnx.Rngs | None = None) -> Denoiser:
         cache = self.cache(conditioning)
@@ -211,14 +211,14 @@ class DiffusionDecoder(nnx.Module):
     ) -> Float[Array, "b {frames} m"]:
         """See `Decoder.sample`; with guidance the network is evaluated on a batch of two for each row."""
         guided, mean, std = options.guidance is not None, self.config.mean, self.config.std
-        about = conditioning.about
+        prior = conditioning.prior
         if guided:  # [conditional; unconditional] along the batch, the latter with nothing to start from
-            about = about if conditioning.sketch is None else jnp.concatenate([about, jnp.zeros_like(about)])
-        denoise = self.config.process.denoiser(self._network(conditioning), about)
+            prior = prior if conditioning.sketch is None else jnp.concatenate([prior, jnp.zeros_like(prior)])
+        denoise = self.config.process.denoiser(self._network(conditioning), prior)
         if guided:
             denoise = guide(denoise, options.guidance)
         denoise = clipped(denoise, (-1.0 - mean) / std, (1.0 - mean) / std)
         noise_keys, step_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
         noise = standard_normal(noise_keys, jnp.zeros((len(keys), frames, MEL_BINS)))
-        start = self.config.process.objective.start(noise, NoiseLevel(options.logsnrs[0]), conditioning.about)
+        start = self.config.process.objective.start(noise, NoiseLevel(options.logsnrs[0]), conditioning.prior)
         return mean + std * sample(denoise, options.step, options.logsnrs, start, step_keys)

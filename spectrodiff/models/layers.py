@@ -36,15 +36,15 @@ def rms_norm(width: int, *, rngs: nnx.Rngs) -> nnx.RMSNorm:
 
 
 def dropout(
-    x: Float[Array, "*b t d"], rate: float, rngs: nnx.Rngs | None, *, per_place: bool = False
+    x: Float[Array, "*b t d"], rate: float, rngs: nnx.Rngs | None, *, per_position: bool = False
 ) -> Float[Array, "*b t d"]:
-    """Drops features while training, the same ones at all places t unless `per_place`, as T5X does.
+    """Drops features while training, the same ones at all places t unless `per_position`, as T5X does.
 
     Without `rngs`, and at rate 0, the identity.
     """
     if rngs is None or rate == 0.0:
         return x
-    shape = x.shape if per_place else (*x.shape[:-2], 1, x.shape[-1])
+    shape = x.shape if per_position else (*x.shape[:-2], 1, x.shape[-1])
     kept = jax.random.bernoulli(rngs.dropout(), 1.0 - rate, shape)
     return jnp.where(kept, x / (1.0 - rate), 0.0)
 
@@ -126,14 +126,14 @@ class Attention(nnx.Module):
         b, n, _ = x.shape
         return x.reshape(b, n, self.heads, -1).transpose(0, 2, 1, 3).reshape(b * self.heads, n, -1)
 
-    def keys_values(self, memory: Float[Array, "b n d"]) -> KeyValue:
+    def keys_values(self, x: Float[Array, "b n d"]) -> KeyValue:
         """Keys and values of `memory`, to be attended to any number of times."""
-        return KeyValue(self._split(self.key(memory)), self._split(self.value(memory)))
+        return KeyValue(self._split(self.key(x)), self._split(self.value(x)))
 
     def __call__(
         self,
         x: Float[Array, "b t d"],
-        memory: KeyValue,
+        keys_values: KeyValue,
         mask: Bool[Array, "b n"] | Bool[Array, "#b t n"] | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "b t d"]:
@@ -142,13 +142,13 @@ class Attention(nnx.Module):
         `mask` is one for all places t of an example, or one for each.
         """
         b, t, _ = x.shape
-        logits = _logits(self._split(self.query(x)), memory.key)
+        logits = _logits(self._split(self.query(x)), keys_values.key)
         if mask is not None:
             mask = mask[:, None] if mask.ndim == 2 else jnp.broadcast_to(mask, (b, *mask.shape[1:]))
             logits = jnp.where(jnp.repeat(mask, self.heads, 0), logits, _HIDDEN)
         # Softmax with the division last, where there is least to divide: half the time of the usual order on a CPU.
         weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
-        attended = dropout(weights, self.rate, rngs).astype(x.dtype) @ memory.value
+        attended = dropout(weights, self.rate, rngs).astype(x.dtype) @ keys_values.value
         attended = (attended / weights.sum(-1, keepdims=True)).astype(x.dtype)
         attended = attended.reshape(b, self.heads, t, -1).transpose(0, 2, 1, 3).reshape(b, t, -1)
         found = self.out(attended)
@@ -207,4 +207,4 @@ class Encoder(nnx.Module):
         x = dropout(x, self.rate, rngs)
         for block in self.blocks:
             x = remat(block, x, mask, rngs) if self.remat else block(x, mask, rngs)
-        return dropout(self.norm(x), self.rate, rngs, per_place=True)
+        return dropout(self.norm(x), self.rate, rngs, per_position=True)

@@ -44,9 +44,9 @@ class NoteEncoder(nnx.Module):
         if not self.mask_padding and (missing := self.max_tokens - tokens.shape[1]) > 0:
             tokens = jnp.pad(tokens, ((0, 0), (0, missing)))  # it is seen, so how much there is must not change
         if self.compact:
-            room = tokens.shape[1] // self.tokens_per_note
-            notes = jax.vmap(lambda row: read_notes(row, self.vocabulary, room))(tokens)
-            return self._encode(self._embed(notes), notes.real, rngs), notes.real, notes
+            max_notes = tokens.shape[1] // self.tokens_per_note
+            notes = jax.vmap(lambda row: read_notes(row, self.vocabulary, max_notes))(tokens)
+            return self._encode(self._embed(notes), notes.valid, rngs), notes.valid, notes
         x = self.embedding(tokens) + self.positions(tokens.shape[1])
         if self.event_times:
             x += self.onset_positions.at(jax.vmap(lambda row: event_frames(row, self.vocabulary))(tokens))

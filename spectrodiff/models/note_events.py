@@ -24,7 +24,7 @@ class NoteEvents(NamedTuple):
     onset: Float[Array, "n"]
     offset: Float[Array, "n"]
     drum: Bool[Array, "n"]
-    real: Bool[Array, "n"]
+    valid: Bool[Array, "n"]
 
 
 def _in_force(tokens, first, count):
@@ -40,8 +40,8 @@ def event_frames(tokens: Int[Array, " n"], vocabulary: Vocabulary) -> Float[Arra
     return jnp.maximum(shift - vocabulary.shift_start, 0) / STEPS_PER_FRAME
 
 
-def read_notes(tokens: Int[Array, " n"], vocabulary: Vocabulary, room: int) -> NoteEvents:
-    """The first `room` notes of one window; `count_notes` tells whether that is all of them."""
+def read_notes(tokens: Int[Array, " n"], vocabulary: Vocabulary, max_notes: int) -> NoteEvents:
+    """The first `max_notes` notes of one window; `count_notes` tells whether that is all of them."""
     v = vocabulary
     velocity = _in_force(tokens, v.velocity_start, v.velocity_bins + 1)
     after_tie = jnp.cumsum(tokens == v.tie) > 0
@@ -59,19 +59,19 @@ def read_notes(tokens: Int[Array, " n"], vocabulary: Vocabulary, room: int) -> N
     )
     frames = event_frames(tokens, v)
 
-    (notes,) = jnp.nonzero(is_note, size=room, fill_value=-1)
-    (offs,) = jnp.nonzero(is_off, size=room, fill_value=-1)
+    (notes,) = jnp.nonzero(is_note, size=max_notes, fill_value=-1)
+    (offs,) = jnp.nonzero(is_off, size=max_notes, fill_value=-1)
     pitch, program, note_velocity = jnp.where(notes >= 0, fields[:, notes], 0)
     off_pitch, off_program, _ = fields[:, offs]
     ends_it = (offs > notes[:, None]) & (pitch[:, None] == off_pitch) & (program[:, None] == off_program)
     first = jnp.argmax(ends_it, 1)
-    real = notes >= 0
+    valid = notes >= 0
     return NoteEvents(
         pitch=pitch,
         program=program,
         velocity=note_velocity,
         onset=jnp.where(after_tie[notes], frames[notes], -jnp.inf),
         offset=jnp.where(ends_it.any(1), frames[offs[first]], jnp.inf),
-        drum=real & is_drum[notes],
-        real=real,
+        drum=valid & is_drum[notes],
+        valid=valid,
     )

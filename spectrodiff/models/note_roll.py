@@ -19,7 +19,7 @@ _FIRST_GUESS = -3.0  # log magnitude of an untrained note: audible, so that grad
 _LOUDEST = 8.0
 
 
-def _hats(time: Float[Array, "*n"], knots: tuple[float, ...], stays: bool) -> Float[Array, "*n k"]:
+def _triangular(time: Float[Array, "*n"], knots: tuple[float, ...], stays: bool) -> Float[Array, "*n k"]:
     """Weights of linear interpolation between `knots`; it comes in over the frame before the first, and unless it stays
     goes out until twice the last."""
     points = jnp.array(knots)
@@ -43,11 +43,13 @@ def roll_kernels(notes: NoteEvents, frames: int) -> Float[Array, "t n k"]:
     tied, drum = jnp.isneginf(notes.onset), notes.drum
     held = jnp.where(drum, 1.0, jnp.clip(notes.offset - time + 0.5, 0.0, 1.0))  # 1 until the offset
     never = jnp.full_like(time, -9.0)
-    since_onset = _hats(jnp.where(tied, never, time - notes.onset), _SINCE_ONSET, stays=True)
-    since_offset = _hats(jnp.where(jnp.isposinf(notes.offset), never, time - notes.offset), _SINCE_OFFSET, stays=False)
-    since_start = _hats(jnp.where(tied, time, never), _SINCE_START, stays=True)
+    since_onset = _triangular(jnp.where(tied, never, time - notes.onset), _SINCE_ONSET, stays=True)
+    since_offset = _triangular(
+        jnp.where(jnp.isposinf(notes.offset), never, time - notes.offset), _SINCE_OFFSET, stays=False
+    )
+    since_start = _triangular(jnp.where(tied, time, never), _SINCE_START, stays=True)
     kernels = jnp.concatenate([since_onset * held[..., None], since_offset, since_start * held[..., None]], -1)
-    return jnp.where(notes.real[:, None], kernels, 0.0)
+    return jnp.where(notes.valid[:, None], kernels, 0.0)
 
 
 class NoteRoll(nnx.Module):
@@ -61,9 +63,9 @@ class NoteRoll(nnx.Module):
         self.mean, self.std = mean, std
         self.project = Dense(cfg.width, KERNELS * MEL_BINS, rngs=rngs)
 
-    def __call__(self, memory: Float[Array, "b n d"], kernels: Float[Array, "b t n k"]) -> Float[Array, "b t m"]:
+    def __call__(self, encoded: Float[Array, "b n d"], kernels: Float[Array, "b t n k"]) -> Float[Array, "b t m"]:
         """The sketch, in the space that decoders work in: (scaled mel - mean) / std."""
-        spectra = jnp.exp(jnp.minimum(self.project(memory).astype(jnp.float32) + _FIRST_GUESS, _LOUDEST))
-        magnitude = kernels.reshape(*kernels.shape[:2], -1) @ spectra.reshape(memory.shape[0], -1, MEL_BINS)
+        spectra = jnp.exp(jnp.minimum(self.project(encoded).astype(jnp.float32) + _FIRST_GUESS, _LOUDEST))
+        magnitude = kernels.reshape(*kernels.shape[:2], -1) @ spectra.reshape(encoded.shape[0], -1, MEL_BINS)
         scaled = 2.0 * (jnp.log(magnitude + jnp.exp(LOG_FLOOR)) - LOG_FLOOR) / (LOG_CEILING - LOG_FLOOR) - 1.0
         return (scaled - self.mean) / self.std

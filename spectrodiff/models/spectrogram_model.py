@@ -48,15 +48,15 @@ class SpectrogramModel(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ) -> Conditioning:
         """Encodes notes and context (scaled log-mel, real frames first) for a window of `frames` frames."""
-        memory, mask, notes = self.note_encoder(tokens, rngs)
+        encoded, mask, notes = self.note_encoder(tokens, rngs)
         sketch = None
         if self.note_roll is not None:
             kernels = jax.vmap(lambda row: roll_kernels(row, frames))(notes)
-            sketch = self.note_roll(memory, kernels)
+            sketch = self.note_roll(encoded, kernels)
         if self.context_encoder is not None:
-            memory = jnp.concatenate([memory, self.context_encoder(context, context_mask, rngs)], 1)
+            encoded = jnp.concatenate([encoded, self.context_encoder(context, context_mask, rngs)], 1)
             mask = jnp.concatenate([mask, context_mask], 1)
-        return Conditioning(memory, mask, sketch, context, context_mask)
+        return Conditioning(encoded, mask, sketch, context, context_mask)
 
     def __call__(
         self,

@@ -105,7 +105,7 @@ class TextureDecoder(nnx.Module):
         """What the diffusion decoder makes of no signal and no noise."""
         nothing = jnp.zeros((len(conditioning.mask), frames, conditioning.context.shape[-1]))
         cache, process = self.average.cache(conditioning), self.config.average.process
-        denoise = process.denoiser(lambda z, logsnr: self.average(cache, z, logsnr, rngs), conditioning.about)
+        denoise = process.denoiser(lambda z, logsnr: self.average(cache, z, logsnr, rngs), conditioning.prior)
         return denoise(nothing, jnp.float32(-LOGSNR_BOUND))
 
     def _denoiser(
@@ -139,7 +139,7 @@ class TextureDecoder(nnx.Module):
         mean_loss = masked_mean(jnp.abs(mean - x0).mean(-1), frame_mask)
         if not config.texture_weight:
             return config.mean_weight * mean_loss, {"mean_loss": mean_loss.mean()}
-        mean, sketch = jax.lax.stop_gradient((mean, conditioning.about + jnp.zeros_like(mean)))
+        mean, sketch = jax.lax.stop_gradient((mean, conditioning.prior + jnp.zeros_like(mean)))
         # Ahead of a crop stand the end of the context, or the window's own frames.
         ahead, known = self._before(conditioning)
         ahead, known = jnp.concatenate([ahead, x0], 1), jnp.concatenate([known, jnp.ones_like(x0)], 1)
@@ -173,7 +173,7 @@ class TextureDecoder(nnx.Module):
         average = self.mean(conditioning, frames)
         if options.step is None:
             return mean + std * jnp.clip(average, low, high)
-        sketch = conditioning.about + jnp.zeros_like(average)
+        sketch = conditioning.prior + jnp.zeros_like(average)
         network = self._denoiser(average, sketch, *self._before(conditioning))
         denoise = clipped(self.config.process.denoiser(network, average), low, high)
         noise_keys, step_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
