@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from spectrodiff.audio.mel import HOP, MEL_BINS, SAMPLE_RATE, log_mel, scale_mel
 from spectrodiff.config import WINDOW_FRAMES, SpectrogramConfig, from_dict, to_dict
-from spectrodiff.data import render
+from spectrodiff.data.soundfont import play
 from spectrodiff.diffusion.samplers import dpmpp
 from spectrodiff.errors import InputError
 from spectrodiff.files import replacing
@@ -85,7 +85,7 @@ def cut(job: tuple[int, Notes, dict, int, int, int, str]) -> tuple[np.ndarray, n
     """A piece's scaled mel, and the starts and tokens of its windows that are not over-full."""
     index, notes, config, tokens, room, stride, soundfont = job
     tokenizer = NoteTokenizer(from_dict(SpectrogramConfig, config).tokenizer)
-    audio = render.render(notes, soundfont)
+    audio = play(notes, soundfont)
     padded = np.pad(audio, (0, -len(audio) % (10 * SAMPLE_RATE)))
     mel = np.asarray(scale_mel(log_mel(padded)), np.float16)[: -(-len(audio) // HOP)]
     timeline = tokenizer.timeline(notes)

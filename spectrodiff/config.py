@@ -78,6 +78,8 @@ class TokenizerConfig:
     # sounded just before that event. If false, it has no ties.
     ghost_ties: bool = True
     own_programs: Sequence[int] = ()  # programs exempt from the program map: instruments added by fine-tuning
+    # Whether a MIDI file's channel volume and expression scale velocities. The published code ignores them.
+    channel_volume: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "own_programs", tuple(self.own_programs))  # a list if read from JSON

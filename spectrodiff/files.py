@@ -1,4 +1,4 @@
-"""Writing files so that no reader ever sees half of one."""
+"""Paths, and writing files and folders atomically."""
 
 import contextlib
 import hashlib
@@ -15,14 +15,14 @@ from typing import Any
 
 from spectrodiff.errors import InputError
 
-_ADDRESS = re.compile("[A-Za-z][A-Za-z0-9+.-]+:/.*", re.DOTALL)  # pathlib makes one slash of the two
-_LONGEST_SUFFIX = 16  # what writers look at is shorter
+_ADDRESS = re.compile("[A-Za-z][A-Za-z0-9+.-]+:/.*", re.DOTALL)  # pathlib reduces // to /
+_MAX_SUFFIX = 16  # bytes; suffixes of file formats are shorter
 
 
 def local_path(path: str | os.PathLike) -> pathlib.Path:
-    """The path, for what reads or writes disks of this machine alone.
+    """Returns the path, having checked that it is a path of this machine, not an address.
 
-    Object stores cannot append to a file, rename a folder or lock one, which runs and datasets need, and the reader of
+    Object stores cannot append to files or rename or lock folders, which runs and datasets need, and the reader of
     datasets opens local files only.
 
     Raises:
@@ -39,10 +39,10 @@ def local_path(path: str | os.PathLike) -> pathlib.Path:
 
 
 def utf8_path(path: str | os.PathLike) -> pathlib.Path:
-    """The path, made absolute, for libraries that take no other than UTF-8: those of datasets and checkpoints.
+    """Returns the absolute path, having checked that it is UTF-8, as libraries of datasets and checkpoints require.
 
     Raises:
-      InputError: it is an address, or holds other bytes.
+      InputError: it is an address, or not UTF-8.
     """
     path = local_path(path).absolute()
     try:
@@ -55,9 +55,9 @@ def utf8_path(path: str | os.PathLike) -> pathlib.Path:
 
 
 def file_name(name: str, longest: int = 240) -> str:
-    """A name for the file of something called `name`: quoted as in addresses, so that any disk tells it from others.
+    """Returns a file name for something called `name`, percent-encoded, so that it is valid on any file system.
 
-    What would be over `longest` bytes is cut, and ends with a hash of the whole. Disks take 255, suffix included.
+    A name of more than `longest` bytes is truncated and ends with a hash. File systems allow 255, with the suffix.
     """
     quoted = urllib.parse.quote(name, safe=" ", errors="surrogateescape")
     if len(quoted) <= longest:
@@ -68,16 +68,16 @@ def file_name(name: str, longest: int = 240) -> str:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Yields a temporary path beside `path` (same suffix), renamed onto it when the block succeeds.
+    """Yields a temporary path in the folder of `path`, with its suffix, which replaces `path` if the block succeeds.
 
     Raises:
       InputError: the folder does not exist or cannot be written, the disk is full, or `path` is a folder or an address.
     """
     path = local_path(path)
     check_writable(path)
-    temporary = _beside(path)
+    temporary = _temporary_path(path)
     try:
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # as readable as any other file
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # permissions by the umask
         yield temporary
         temporary.replace(path)
     except OSError as error:
@@ -89,19 +89,19 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def replacing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Yields a temporary folder beside `path`, which becomes `path` when the block succeeds and is removed otherwise.
+    """Yields a temporary folder, which is renamed to `path` if the block succeeds, and removed otherwise.
 
     Raises:
-      InputError: `path` is there and not an empty folder, or cannot be made, or the disk is full, or it is an address.
+      InputError: `path` exists and is not an empty folder, cannot be made, or is an address; or the disk is full.
     """
     path = local_path(path)
-    temporary = _beside(path)
+    temporary = _temporary_path(path)
     try:
         mode = _mode(path)
         taken = mode is not None and not (stat.S_ISDIR(mode) and not any(path.iterdir()))
         if not taken:
             temporary.mkdir()
-    except (OSError, ValueError) as error:  # the latter for a null character
+    except (OSError, ValueError) as error:  # ValueError: a null character
         raise InputError(f"cannot make the folder {path}: {getattr(error, 'strerror', None) or error}") from error
     if taken:
         raise InputError(f"{path} is there already; name a new folder or empty it first")
@@ -115,31 +115,31 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 def _mode(path: pathlib.Path) -> int | None:
-    """The kind and rights of what is there, None for nothing; raises OSError or ValueError for what can never be."""
+    """Returns the mode of a path, or None if it does not exist; raises OSError or ValueError for invalid paths."""
     try:
         return os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
-def _beside(path: pathlib.Path) -> pathlib.Path:
-    """A name that nothing has, and that every disk takes which takes `path`'s."""
-    suffix = path.suffix if len(os.fsencode(path.suffix)) <= _LONGEST_SUFFIX else ""
+def _temporary_path(path: pathlib.Path) -> pathlib.Path:
+    """Returns an unused path in the folder of `path`, with a name that is valid wherever that of `path` is."""
+    suffix = path.suffix if len(os.fsencode(path.suffix)) <= _MAX_SUFFIX else ""
     return path.parent / f".{secrets.token_hex(8)}{suffix}"
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Raises InputError as `replacing`."""
+    """Writes a value as JSON, atomically; raises InputError as `replacing`."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def check_writable(path: str | os.PathLike, size: int = 0) -> None:
-    """Finds out before long work, not after it, that its result, of `size` bytes or more, could not be written.
+    """Checks, before long work, that a file of `size` bytes could be written to `path`.
 
     Raises:
-      InputError: the folder does not exist, cannot be written or has no room; or `path` is itself a folder, too long a
-        name, or an address.
+      InputError: the folder does not exist, cannot be written or is full; or `path` is a folder, too long a name, or an
+        address.
     """
     path = local_path(path)
     try:

@@ -1,4 +1,4 @@
-"""A picture of a piece: its notes, the spectrogram made from them, the sound made from that."""
+"""Plots of a piece: notes, log-mel and waveform."""
 
 import os
 import pathlib
@@ -12,11 +12,11 @@ from spectrodiff.files import check_writable, replacing
 from spectrodiff.notes.midi import Notes
 
 _FORMATS = (".png", ".pdf", ".svg")
-_COLUMNS = 2000  # of the waveform: more than the picture has pixels
+_COLUMNS = 2000  # points of the waveform: more than the width in pixels
 
 
 def check_plot_path(path: str | os.PathLike) -> None:
-    """Finds out before long work whether `plot_piece` could write there; raises InputError if not."""
+    """Checks, before long work, that `plot_piece` can write to `path`; raises InputError if not."""
     path = pathlib.Path(path)
     if path.suffix.lower() not in _FORMATS:
         raise InputError(f"cannot draw {path}: give it one of the suffixes {', '.join(_FORMATS)}")
@@ -26,12 +26,12 @@ def check_plot_path(path: str | os.PathLike) -> None:
 def plot_piece(
     path: str | os.PathLike, notes: Notes, mel: Float[np.ndarray, "t m"], audio: Float[np.ndarray, " s"]
 ) -> None:
-    """Draws piano roll (a colour a program, drums as crosses), unscaled log-mel and waveform on one time axis.
+    """Plots the piano roll (a colour per program, drums as crosses), unscaled log-mel and waveform of a piece.
 
     Raises:
       InputError: `path` is no .png, .pdf or .svg, or cannot be written.
     """
-    from matplotlib.figure import Figure  # without pyplot: no display is looked for
+    from matplotlib.figure import Figure  # pyplot would need a display
 
     check_plot_path(path)
     figure = Figure(figsize=(12, 7), layout="constrained")

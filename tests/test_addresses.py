@@ -8,7 +8,7 @@ import pytest
 from spectrodiff.cli import main
 from spectrodiff.data.builders.folder import Folder
 from spectrodiff.data.builders.preparation import prepare
-from spectrodiff.data.builders.rendered import prepare_rendered
+from spectrodiff.data.builders.rendered.corpus import prepare_rendered
 from spectrodiff.data.dataset import open_dataset
 from spectrodiff.errors import InputError
 from spectrodiff.pretrained.hub import find_checkpoint

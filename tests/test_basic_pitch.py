@@ -13,14 +13,14 @@ import pytest
 import scipy.ndimage
 import soundfile
 
-from spectrodiff.data.render import check, render
+from spectrodiff.data.soundfont import play, require_fluidsynth
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation.basic_pitch import BasicPitch, decode, frame_times
 from spectrodiff.evaluation.transcription import Transcriber, score_audio
 from spectrodiff.notes.midi import read_midi
 
 try:
-    check()
+    require_fluidsynth()
     installed = True
 except InputError:
     installed = False
@@ -106,7 +106,7 @@ def test_the_right_notes_score_high_and_others_low(transcriber):
     piece = read_midi(pathlib.Path(__file__).parent.parent / "examples" / "bach_prelude.mid")
     piece = piece.select(piece.start < 4)
     piece = dataclasses.replace(piece, end=np.minimum(piece.end, 4.0), total_time=4.0)
-    true, audio = render(piece, tail=0.0), render(dataclasses.replace(piece, pitch=piece.pitch + 1), tail=0.0)
+    true, audio = play(piece, tail=0.0), play(dataclasses.replace(piece, pitch=piece.pitch + 1), tail=0.0)
     noise = 0.1 * np.random.default_rng(0).normal(size=len(true)).astype(np.float32)
     scores = [score_audio(transcriber, x, piece)["onset"].f1 for x in (true, audio, noise)]
     assert scores[0] > 0.75

@@ -203,7 +203,7 @@ def test_notes_long_past_the_end_are_an_error():
 )  # fmt: skip
 def test_what_is_no_note_is_refused(row):
     assert message_of(lambda: reading.make_notes(LABELS, [(0, 1, 60, 0), row])).startswith(
-        "labels.csv holds what is no"
+        "labels.csv holds an invalid note"
     )
 
 
@@ -235,7 +235,7 @@ DAMAGE = {
         "musicnet", "train_labels/1727.csv", f"{MUSICNET_HEADER}a,b,c,d,e,f,g\n", "cannot read the notes", "1727",
     ),
     "instrument 0": (
-        "musicnet", "train_labels/1727.csv", f"{MUSICNET_HEADER}0,9,0,60,0,0,\n", "what is no note", "1727",
+        "musicnet", "train_labels/1727.csv", f"{MUSICNET_HEADER}0,9,0,60,0,0,\n", "an invalid note", "1727",
     ),
     "labels past the audio": (
         "musicnet", "train_labels/1727.csv", f"{MUSICNET_HEADER}441000,442000,1,60,0,0,\n", "begins at 10.0 s", "1727",
@@ -495,7 +495,7 @@ def test_slakh_misses_a_stem_that_is_in_the_mix(tmp_path):
     stem = root / "train" / "Track00003" / "stems" / "S01.flac"
     stem.unlink()
     message = reading_error(root, "slakh", "Track00003")
-    assert message == f"{stem} is missing, and can be heard in the mix; unpack the song again"
+    assert message == f"{stem} is missing, but is part of the mix; unpack the song again"
 
 
 def test_slakh_song_without_any_audio(tmp_path):
@@ -612,7 +612,7 @@ def test_slakh_is_without_its_broken_stems(broken):
     np.testing.assert_array_equal(whole["Track00385"].audio, read_audio(song / "mix.flac"))
     for name in found.keys() - {"Track00385"}:
         np.testing.assert_array_equal(found[name].audio, whole[name].audio)
-    assert corpus("slakh").left_out(broken) == {"Track00385 S00": "its notes are not heard"}
+    assert corpus("slakh").left_out(broken) == {"Track00385 S00": "its notes are not audible"}
     assert corpus("slakh", skip_known_bad=False).left_out(broken) == {}
 
 

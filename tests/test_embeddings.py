@@ -9,7 +9,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from spectrodiff.data.render import check, render
+from spectrodiff.data.soundfont import play, require_fluidsynth
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation.embeddings import Embedding, find_embedding, resample
 from spectrodiff.evaluation.musicnn import HOP, PATCH, TAGS, Musicnn, area_mel_matrix, loudness_mel
@@ -18,7 +18,7 @@ from spectrodiff.notes.midi import read_midi
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 
 try:
-    check()
+    require_fluidsynth()
     installed = True
 except InputError:
     installed = False
@@ -80,7 +80,7 @@ def test_clear_cases_get_their_tags(musicnn, file, program, tags):
     notes = notes.select((notes.start < 5) & (notes.is_drum == (program is None)))
     if program is not None:
         notes = dataclasses.replace(notes, program=np.full_like(notes.program, program))
-    audio = render(dataclasses.replace(notes, end=np.minimum(notes.end, 5.0), total_time=5.0), tail=0.0)
+    audio = play(dataclasses.replace(notes, end=np.minimum(notes.end, 5.0), total_time=5.0), tail=0.0)
     ranked = list(musicnn.tags(0.5 / np.abs(audio).max() * audio))
     assert set(ranked[: len(tags)]) == tags
 

@@ -2,7 +2,7 @@ import dataclasses
 
 import numpy as np
 
-from spectrodiff.data.etudes import DRUMS, RANGES, etude
+from spectrodiff.data.builders.rendered.etudes import DRUMS, RANGES, etude
 
 
 def test_a_seed_decides_its_etude():

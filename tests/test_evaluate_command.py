@@ -254,7 +254,7 @@ def test_bad_input_is_one_line(whole, where, tmp_path, capsys):
     heard = (*where, *(option for option in FAST if option != "--no_transcription"), *new, "--transcriber")
     assert "no transcriber 'absent:Mt3': No module named 'absent'" in fails(capsys, *heard, "absent:Mt3")
     assert "no transcriber 'json'" in fails(capsys, *heard, "json")
-    assert "json:JSONDecoder makes no transcriber" in fails(capsys, *heard, "json:JSONDecoder")
+    assert "json:JSONDecoder does not return a transcriber" in fails(capsys, *heard, "json:JSONDecoder")
     assert "stems are scored by their notes" in fails(capsys, *where, *FAST, *new, "--stems")
     assert not (tmp_path / "new").exists()
 

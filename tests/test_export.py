@@ -67,7 +67,7 @@ def test_other_steps_and_the_last_parameters(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere", "new"], "nowhere is no run's folder: it has no config.gin"),
+        (["nowhere", "new"], "nowhere is not the folder of a run: it has no config.gin"),
         (["RUN", "new", "--step", "7"], r"has no checkpoint of step 7 \(kept: 1, 2, 3\)"),
     ],
 )

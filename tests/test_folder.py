@@ -14,9 +14,9 @@ from spectrodiff.audio.mel import SAMPLE_RATE
 from spectrodiff.data.builders.alignment import align
 from spectrodiff.data.builders.folder import Folder, find_pairs, split_by_name
 from spectrodiff.data.builders.preparation import prepare
+from spectrodiff.data.builders.rendered.sources import split_by_hash
 from spectrodiff.data.dataset import open_dataset
 from spectrodiff.data.recordings import Corpus
-from spectrodiff.data.sources import split_of
 from spectrodiff.errors import InputError
 from spectrodiff.notes.midi import write_midi
 
@@ -92,7 +92,7 @@ def test_a_name_is_a_path_without_its_beginning_and_end(tmp_path):
     shutil.copy(tmp_path / "audio/a.wav", tmp_path / "audio/._a.wav")
     (tmp_path / "notes.txt").touch()
     assert sorted(names(tmp_path)) == ["a", "b.v2", "disc/audio/c", "live/a"]
-    assert find_pairs(tmp_path).alone == []
+    assert find_pairs(tmp_path).unpaired == []
 
 
 def test_names_are_composed_or_not(tmp_path):
@@ -168,14 +168,14 @@ def test_no_such_folder(own):
 
 def test_a_split_by_hash_is_fixed_and_leaves_neither_side_empty():
     many = [f"song{number}" for number in range(400)]
-    assert split_by_name(many) == {name: split_of(name) for name in many}
+    assert split_by_name(many) == {name: split_by_hash(name) for name in many}
     assert split_by_name(many[::-1]) == split_by_name(many)
     for count in range(2, 30):
         for start in range(0, 300, 30):
             splits = split_by_name(many[start : start + count])
             assert len(splits) == count
             assert set(splits.values()) >= {"train", "validation"}
-            moved = [name for name, split in splits.items() if split != split_of(name)]
+            moved = [name for name, split in splits.items() if split != split_by_hash(name)]
             assert len(moved) <= 2
     assert list(split_by_name(["alone"]).values()) == ["train"]
 
@@ -184,7 +184,7 @@ def test_a_split_by_hash_is_fixed_and_leaves_neither_side_empty():
 @pytest.mark.parametrize("second", ["train", "validation", "test"])
 def test_two_pieces_make_both_sides_wherever_their_hashes_fall(monkeypatch, first, second):
     falls = {"a": first, "b": second}
-    monkeypatch.setattr("spectrodiff.data.builders.folder.split_of", falls.__getitem__)
+    monkeypatch.setattr("spectrodiff.data.builders.folder.split_by_hash", falls.__getitem__)
     assert set(split_by_name("ab").values()) == {"train", "validation"}
 
 
@@ -194,7 +194,7 @@ def test_a_table_gives_splits_and_programs(own):
     entries = {entry.name: entry for entry in Folder(csv=str(table)).entries(own)}
     assert (entries["song0"].split, entries["song1"].split, entries["song2"].split) == (
         "test",
-        split_of("song1"),
+        split_by_hash("song1"),
         "train",
     )
     changed, plain = (Folder().read(entries[name]).notes for name in ("song0", "song2"))
@@ -209,7 +209,7 @@ def test_the_folders_own_table_is_found(own):
     entries = Folder().entries(own)
     assert {entry.name: entry.split for entry in entries} == {
         "song0": "validation",
-        "song1": split_of("song1"),
+        "song1": split_by_hash("song1"),
         "song2": "validation",
     }
 
@@ -299,7 +299,9 @@ def test_a_report_of_what_is_not(tmp_path, capsys):
     seconds = len(recording.audio) / SAMPLE_RATE
     assert problems["short"].startswith(f"the notes end at {ends[ends < 4].max():.1f} s, the audio at {seconds:.1f} s")
     for name in ("other", "silent"):
-        assert problems[name].startswith("the sound hardly has the notes' onsets (they correlate by "), problems[name]
+        assert problems[name].startswith("the sound hardly has the onsets of the notes (they correlate by "), problems[
+            name
+        ]
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_what_is_not_there(data_dir):
         ({"weights": {"a": float("inf")}}, "has inf for 'a'"),
         (
             {"weights": {"a": 1.0}, "programs": {"b": 3}},
-            r"Mixture\.programs names 'b', which Mixture\.weights does not",
+            r"Mixture\.programs names 'b', which is not in Mixture\.weights",
         ),
         (
             {"weights": "a", "programs": {"a": 128}},

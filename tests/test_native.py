@@ -65,7 +65,7 @@ def test_a_vocoder_lies_beside_it(tmp_path, folder):
     assert vocoder_kind(folder) is None
     save(folder, MELGAN, generator, config, {})
     assert vocoder_kind(folder) is MELGAN
-    assert [kind for kind in KINDS.values() if kind.lies_in(folder)] == [SPECTROGRAM, MELGAN]
+    assert [kind for kind in KINDS.values() if kind.exists_in(folder)] == [SPECTROGRAM, MELGAN]
     loaded, loaded_config = load(folder, MELGAN)
     assert loaded_config == config
     saved, found = arrays_of(generator), arrays_of(loaded)

@@ -137,14 +137,17 @@ def test_bytes_that_are_no_onnx(refused, content):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (taking((FLOAT, (1, "frames", 80))), "it takes input0 tensor(float)[1, 'frames', 80] and gives audio"),
-        (taking((FLOAT, (2, "frames", 128))), "it takes input0 tensor(float)[2, 'frames', 128]"),
-        (taking((FLOAT, ("frames", 128))), "it takes input0 tensor(float)['frames', 128]"),
-        (taking((DOUBLE, (1, "frames", 128))), "it takes input0 tensor(double)[1, 'frames', 128]"),
-        (taking((FLOAT, (1, "frames", 128)), (FLOAT, (1,))), "128], input1 tensor(float)[1] and gives audio"),
+        (
+            taking((FLOAT, (1, "frames", 80))),
+            "its inputs are input0 tensor(float)[1, 'frames', 80] and its outputs audio",
+        ),
+        (taking((FLOAT, (2, "frames", 128))), "its inputs are input0 tensor(float)[2, 'frames', 128]"),
+        (taking((FLOAT, ("frames", 128))), "its inputs are input0 tensor(float)['frames', 128]"),
+        (taking((DOUBLE, (1, "frames", 128))), "its inputs are input0 tensor(double)[1, 'frames', 128]"),
+        (taking((FLOAT, (1, "frames", 128)), (FLOAT, (1,))), "128], input1 tensor(float)[1] and its outputs audio"),
         (decoder(outputs=["audio", "bent"]), "bent tensor(float)"),
         (decoder((1, 2 * OVERLAP, 128)), "decodes exactly 64 frames at a time, at least 65 are needed"),
-        (decoder(hop=160), "it makes 46080 samples of 288 frames, where 92160 are needed"),
+        (decoder(hop=160), "it returns 46080 samples for 288 frames, not 92160"),
     ],
 )
 def test_models_that_decode_no_mel(refused, model, message):
@@ -155,7 +158,7 @@ def test_a_model_that_fails_when_run(refused):
     model = decoder()
     model.graph.initializer.append(numpy_helper.from_array(np.array([7, 7]), "sizes"))
     model.graph.node[-1].CopyFrom(helper.make_node("Reshape", ["waves", "sizes"], ["audio"]))
-    assert "does not take a float32 mel [1, 288, 128]" in refused(model)
+    assert "cannot decode a float32 mel [1, 288, 128]" in refused(model)
 
 
 def test_no_file_and_a_folder(tmp_path):

@@ -10,11 +10,12 @@ import corpora_writer as writer
 import pytest
 from inputs import make_recording
 from test_folder import write_pair
-from test_render import needs_synth
+from test_soundfont import needs_synth
 
 from spectrodiff.cli import main
 from spectrodiff.commands import prepare
-from spectrodiff.data.builders import CORPORA, corpus, rendered
+from spectrodiff.data.builders import CORPORA, corpus
+from spectrodiff.data.builders.rendered import corpus as rendered_corpus
 from spectrodiff.data.dataset import open_dataset
 
 WRITERS = {
@@ -100,7 +101,7 @@ def test_what_is_known_to_be_bad_is_left_out_and_listed(tmp_path, capsys):
     run("slakh", "--manual_dir", root, "--data_dir", tmp_path / "data")
     told = capsys.readouterr().out
     assert "left out: 1, known to be bad; --no-skip_known_bad keeps them\n" in told
-    assert "Track00385 S00: its notes are not heard" in told
+    assert "Track00385 S00: its notes are not audible" in told
     assert json.loads((tmp_path / "data/slakh/1.0.0/metadata.json").read_text())["known_bad"].keys() == {
         "Track00385 S00"
     }
@@ -110,8 +111,8 @@ def test_what_is_known_to_be_bad_is_left_out_and_listed(tmp_path, capsys):
 
 @needs_synth
 def test_rendered_goes_beside_the_others(tmp_path, capsys, monkeypatch):
-    tiny = functools.partial(rendered.Recipe, weights={"etude": 1.0}, min_seconds=6.0, max_seconds=6.0)
-    monkeypatch.setattr(rendered, "Recipe", tiny)
+    tiny = functools.partial(rendered_corpus.Recipe, weights={"etude": 1.0}, min_seconds=6.0, max_seconds=6.0)
+    monkeypatch.setattr(rendered_corpus, "Recipe", tiny)
     run("rendered", "--data_dir", tmp_path, "--hours", 12 / 3600, "--workers", 1, "--seed", 1, "--programs", "family")
     assert (tmp_path / "rendered/splits.csv").exists()
     assert "pieces: 2" in capsys.readouterr().out
@@ -142,7 +143,7 @@ def test_bad_recordings_are_named_and_can_be_left_out(tmp_path, own, refused, ca
     assert message.endswith("(--skip_bad leaves out what cannot be used)")
     run("folder", "--manual_dir", own, "--data_dir", tmp_path, "--skip_bad")
     told = capsys.readouterr().out
-    assert "skipped: 1; to have them once they are mended, delete the dataset first" in told
+    assert "skipped: 1; to have them once they are fixed, delete the dataset first" in told
     assert "song0: cannot read" in told.splitlines()[-1]
 
 

@@ -6,7 +6,7 @@ from flax import nnx
 from spectrodiff.audio.mel import LOG_FLOOR, log_mel, mel_matrix
 from spectrodiff.errors import InputError
 from spectrodiff.vocoder.griffin_lim import GriffinLim
-from spectrodiff.vocoder.refiner import Refiner, RefinerConfig, agree, receptive_frames, spread_over_bins
+from spectrodiff.vocoder.refiner import Refiner, RefinerConfig, match_mel, receptive_frames, spread_over_bins
 from spectrodiff.vocoder.stft import BINS, FINE
 
 TINY = RefinerConfig(width=16, layers=2, kernel=5)
@@ -40,7 +40,7 @@ def test_agreeing_gives_the_mels_frames_that_mel_and_leaves_fine_structure():
     rng = np.random.default_rng(0)
     true = np.exp(rng.normal(size=(6 * FINE, BINS))).astype(np.float32)
     mel = np.log(true[::FINE] @ mel_matrix()).astype(np.float32)
-    agreed = np.asarray(agree(jnp.asarray(2.0 * true), jnp.asarray(mel), 50))  # only the level is wrong
+    agreed = np.asarray(match_mel(jnp.asarray(2.0 * true), jnp.asarray(mel), 50))  # only the level is wrong
     np.testing.assert_allclose(np.log(agreed[::FINE] @ mel_matrix()), mel, atol=0.02)
     np.testing.assert_allclose(agreed[:, 20:500], true[:, 20:500], rtol=0.1)
 
@@ -86,7 +86,7 @@ def test_a_refiner_that_agrees_gives_the_mel_it_was_given():
 
 
 @pytest.mark.parametrize(
-    ("values", "message"), [({"layers": 90}, "see more than 100 frames"), ({"agreement": -1}, "0")]
+    ("values", "message"), [({"layers": 90}, "receptive field of over 100 frames"), ({"agreement": -1}, "0")]
 )
 def test_what_is_no_refiner_is_an_input_error(values, message):
     with pytest.raises(InputError, match=message):

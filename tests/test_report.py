@@ -15,8 +15,8 @@ import soundfile
 from inputs import make_recording
 
 from spectrodiff.audio.mel import SAMPLE_RATE
-from spectrodiff.data.render import SOUNDFONT as SOUNDFONT_FILE
-from spectrodiff.data.render import check
+from spectrodiff.data.soundfont import SOUNDFONT as SOUNDFONT_FILE
+from spectrodiff.data.soundfont import require_fluidsynth
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation.frechet import Gaussian, frechet_distance
 from spectrodiff.evaluation.page import Example, mel_picture, page
@@ -65,7 +65,7 @@ class Fixed:
 
 
 try:
-    check()
+    require_fluidsynth()
     installed = True
 except InputError:
     installed = False

@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from spectrodiff.data import sources
+from spectrodiff.data.builders.rendered import sources
 from spectrodiff.errors import InputError
 from spectrodiff.notes.midi import Notes, read_midi, write_midi
 
@@ -48,11 +48,11 @@ def wads(tmp_path, monkeypatch):
 
 
 def test_a_name_decides_its_split_and_examples_are_never_trained_on():
-    splits = collections.Counter(sources.split_of(f"etude-{n:06d}") for n in range(4000))
+    splits = collections.Counter(sources.split_by_hash(f"etude-{n:06d}") for n in range(4000))
     assert 0.88 < splits["train"] / 4000 < 0.92
     assert 0.04 < splits["validation"] / 4000 < 0.06
     assert 0.04 < splits["test"] / 4000 < 0.06
-    assert {sources.split_of(name) for name in sources.HELD_OUT} == {"test"}
+    assert {sources.split_by_hash(name) for name in sources.HELD_OUT} == {"test"}
 
 
 def test_games_give_each_different_piece_once(wads, tmp_path):

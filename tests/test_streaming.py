@@ -6,7 +6,7 @@ from flax import nnx
 from spectrodiff.audio.mel import LOG_FLOOR
 from spectrodiff.errors import InputError
 from spectrodiff.vocoder.generator import Generator, GeneratorConfig, receptive_frames
-from spectrodiff.vocoder.streaming import MelGAN, windows
+from spectrodiff.vocoder.streaming import MelGAN, overlapping_chunks
 
 CFG = GeneratorConfig(channels=32, excitation="noise")
 
@@ -52,7 +52,7 @@ def test_audio_comes_before_the_piece_ends(generator):
 
     vocoder = MelGAN(generator, chunk=16)
     assert len(next(vocoder.stream(arriving()))) == 16 * 320
-    assert len(taken) == 16 + vocoder.reach
+    assert len(taken) == 16 + vocoder.receptive_field
 
 
 def test_one_program_serves_every_length(generator):
@@ -64,7 +64,10 @@ def test_one_program_serves_every_length(generator):
 
 def test_windows_hold_the_grid():
     mel = -np.arange(2, 7, dtype=np.float32)[:, None] * np.ones((1, 128), np.float32)
-    cut = [(list(window[:, 0]), frames) for window, frames in windows([mel[:2], mel[2:]], before=1, chunk=2, after=1)]
+    cut = [
+        (list(window[:, 0]), frames)
+        for window, frames in overlapping_chunks([mel[:2], mel[2:]], before=1, chunk=2, after=1)
+    ]
     quiet = np.float32(LOG_FLOOR)
     assert cut == [([quiet, -2, -3, -4], 2), ([-3, -4, -5, -6], 2), ([-5, -6, quiet, quiet], 1)]
 

@@ -181,7 +181,9 @@ def test_velocity_bins_follow_from_the_vocabulary(tmp_path, rows, bins):
 def test_a_vocabulary_that_nothing_tells_of(tmp_path):
     config = change(vocabulary_rows=1600)
     write_t5x(tmp_path / "checkpoint_1", theirs(config, random_arrays(config)))
-    with pytest.raises(InputError, match=r"has 1600 token embeddings, as no known vocabulary; lay its config\.gin"):
+    with pytest.raises(
+        InputError, match=r"has 1600 token embeddings, which no known vocabulary has; put its config\.gin"
+    ):
         t5x.read(tmp_path / "checkpoint_1")
 
 
@@ -213,7 +215,9 @@ def test_a_config_gin_that_does_not_fit(folder, text, message):
 
 def test_without_config_gin_only_published_sizes_are_known(folder):
     (folder.parent / "config.gin").unlink()
-    with pytest.raises(InputError, match=r"is 32 wide and its heads 32 together, as no published size: lay its config"):
+    with pytest.raises(
+        InputError, match=r"is 32 wide and its heads 32 together, which is no published size: put its config"
+    ):
         t5x.read(folder)
 
 

@@ -143,7 +143,7 @@ def test_what_is_shown(task, generator):
 
 def test_what_is_saved_is_loaded(task, generator, tmp_path):
     task.save(tmp_path, generator, {"steps": 3})
-    assert MELGAN.lies_in(tmp_path)
+    assert MELGAN.exists_in(tmp_path)
     loaded, config = load(tmp_path, MELGAN)
     assert config == SMALL
     mel = np.full((1, 4, 128), -3.0, np.float32)

@@ -69,7 +69,7 @@ def test_info_tells_what_a_checkpoint_is(source, capsys):
     assert rows["size"] == "none of small, base, large"
     assert rows["vocabulary"] == "1536 embeddings, programs slakh"
     assert rows["velocity bins"] == "1"
-    assert rows["step"] == ("500000" if rows["format"] == "t5x" else "not told")
+    assert rows["step"] == ("500000" if rows["format"] == "t5x" else "unknown")
     assert rows["decoder"] == "diffusion, predicts eps"
     assert rows["vocoder"] == "none"
 

@@ -5,16 +5,16 @@ import sys
 
 import pytest
 
-from spectrodiff.data.builders.workers import check_workers, crew, in_order
+from spectrodiff.data.builders.workers import check_workers, parallel_map, worker_count
 from spectrodiff.errors import InputError
 
 
 def test_processes_are_started_only_for_enough_work(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    assert [crew(None, items) for items in (0, 7, 8, 15, 16, 31, 32, 1000)] == [1, 1, 1, 1, 2, 3, 4, 4]
-    assert [crew(2, items, worth=100) for items in (150, 200, 300)] == [1, 2, 2]
+    assert [worker_count(None, items) for items in (0, 7, 8, 15, 16, 31, 32, 1000)] == [1, 1, 1, 1, 2, 3, 4, 4]
+    assert [worker_count(2, items, items_per_worker=100) for items in (150, 200, 300)] == [1, 2, 2]
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert crew(None, 1000) == 1
+    assert worker_count(None, 1000) == 1
 
 
 def test_no_number_of_processes():
@@ -27,23 +27,23 @@ def test_no_number_of_processes():
 
 def test_one_worker_is_this_process_and_does_nothing_ahead():
     seen = []
-    results = in_order(lambda item: seen.append(item) or os.getpid(), itertools.count(), 1)
+    results = parallel_map(lambda item: seen.append(item) or os.getpid(), itertools.count(), 1)
     assert next(results) == next(results) == os.getpid()
     assert seen == [0, 1]
 
 
 PROGRAM = """
 import itertools, os
-from spectrodiff.data.builders.workers import in_order
+from spectrodiff.data.builders.workers import parallel_map
 from spectrodiff.errors import InputError
 
 if __name__ == "__main__":
-    results = in_order(abs, itertools.count(-20), 2)  # no end: only so much is made ahead
+    results = parallel_map(abs, itertools.count(-20), 2)  # no end: only so much is made ahead
     print(*itertools.islice(results, 30))
     results.close()
-    print(*in_order(abs, range(-3, 4), 2))
+    print(*parallel_map(abs, range(-3, 4), 2))
     try:
-        list(in_order(os._exit, range(16), 2))
+        list(parallel_map(os._exit, range(16), 2))
     except InputError as error:
         print(error)
 """

@@ -1,4 +1,4 @@
-"""Reading any recording as mono at the model's rate, and writing what was made."""
+"""Reading audio files as mono at SAMPLE_RATE, and writing audio files."""
 
 import math
 import os
@@ -13,7 +13,7 @@ from spectrodiff.audio.mel import SAMPLE_RATE
 from spectrodiff.errors import InputError, reason
 from spectrodiff.files import check_writable, local_path, replacing
 
-# Suffixes of recordings: of what libsndfile reads, and of what one has to convert first.
+# Suffixes of audio files that libsndfile can read, and of those that it cannot.
 READABLE = (
     *(".wav", ".wave", ".rf64", ".w64", ".flac", ".mp3", ".ogg", ".oga", ".opus"),
     *(".aif", ".aiff", ".aifc", ".au", ".snd", ".caf"),
@@ -23,18 +23,19 @@ UNREADABLE = (
     *(".ra", ".amr", ".dsf", ".dff", ".mpc", ".spx", ".webm", ".mov", ".mkv", ".avi"),
 )
 FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
-# Of the power that the mean of channels keeps where these have nothing to do with each other, the share below which
-# they cancel: one of two is the other with its sign turned, or nearly so (they correlate by less than -0.8).
+# Channels cancel if the power of their mean is below this share of what uncorrelated channels would give: two channels
+# that correlate by less than -0.8.
 _CANCELS = 0.2
 
 
 def read_audio(path: str | os.PathLike) -> Float[np.ndarray, " s"]:
-    """A recording (wav, flac, ogg, mp3, aiff, ...; any rate, any channels) as float32 mono at SAMPLE_RATE.
+    """Reads an audio file (wav, flac, ogg, mp3, aiff, ...; any sample rate) as float32 mono at SAMPLE_RATE.
 
-    Mono is the mean of the channels or, where these cancel, the loudest of them.
+    Mono is the mean of the channels or, if they cancel each other, the loudest channel.
 
     Raises:
-      InputError: no such file, a folder, not audio, no samples, or samples that are not numbers.
+      InputError: there is no such file, it is a folder or not audio, or it has no samples or samples that are not
+        finite.
     """
     path = local_path(path)
     try:
@@ -42,8 +43,10 @@ def read_audio(path: str | os.PathLike) -> Float[np.ndarray, " s"]:
             raise InputError(f"cannot read {path}: it is a folder; name an audio file")
         if not path.exists():
             raise InputError(f"cannot read {path}: no such file")
-        channels, rate = soundfile.read(os.fsencode(path), dtype="float32", always_2d=True)  # a name in any encoding
-    except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: headerless formats such as .raw
+        channels, rate = soundfile.read(
+            os.fsencode(path), dtype="float32", always_2d=True
+        )  # file names may have any encoding
+    except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: formats without a header, such as .raw
         raise InputError(f"cannot read {path} as audio; give a wav, flac, ogg or mp3 file ({reason(error)})") from error
     if not channels.size:
         raise InputError(f"cannot use {path}: it holds no samples")
@@ -65,18 +68,18 @@ def _mono(channels: Float[np.ndarray, "s c"]) -> Float[np.ndarray, " s"]:
 
 
 def check_audio_path(path: str | os.PathLike, seconds: float = 0.0) -> None:
-    """Finds out before long work whether `write_audio` could write so many seconds there; raises InputError if not."""
+    """Checks, before long work, that `seconds` of audio can be written to `path`; raises InputError if not."""
     path = local_path(path)
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"cannot write {path}: give it one of the suffixes {', '.join(FORMATS)}")
-    size = round(2 * SAMPLE_RATE * seconds) if path.suffix.lower() == ".wav" else 0  # the others compress
+    size = round(2 * SAMPLE_RATE * seconds) if path.suffix.lower() == ".wav" else 0  # the other formats are compressed
     check_writable(path, size)
 
 
 def write_audio(path: str | os.PathLike, audio: Float[np.ndarray, " s"]) -> None:
-    """Writes mono audio at SAMPLE_RATE, all of it or nothing; the suffix picks wav, flac (both 16 bit) or ogg.
+    """Writes mono audio at SAMPLE_RATE as wav, flac (both 16-bit) or ogg, by the suffix; never a partial file.
 
-    Audio that peaks above 1 is turned down as a whole until it fits: its balance stays and nothing distorts.
+    Audio that peaks above 1 is scaled down to a peak of 1.
 
     Raises:
       InputError: another suffix, a place that cannot be written, or samples that are not numbers.

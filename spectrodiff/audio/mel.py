@@ -1,6 +1,6 @@
-"""Waveform to log-mel: the only picture of sound the models see, and every constant of it.
+"""Log-mel spectrograms of audio, and all of their constants.
 
-The features are those of Hawthorne et al. (2022): 50 frames a second of 128 mel bins, log magnitude.
+They are those of Hawthorne et al. (2022): the logarithm of 128 mel magnitudes, 50 frames per second.
 """
 
 import functools
@@ -18,22 +18,23 @@ FFT_SIZE = 1024
 MEL_BINS = 128
 FRAMES_PER_SECOND = SAMPLE_RATE // HOP
 MAGNITUDE_RANGE = (1e-5, 1e8)  # mel magnitudes are clipped to this before the logarithm
-LOG_FLOOR = float(np.log(1e-5))  # silence, and what padding is filled with
-LOG_CEILING = 4.0  # what scaling maps to 1; louder frames are clipped
-FLOAT32_ERROR = 2e-6  # of `log_mel`: by what share of a frame's loudest mel magnitude the others may be off
-EXTRA_FRAMES = 16  # real audio read past a window when it is encoded alone
+LOG_FLOOR = float(np.log(1e-5))  # the log-mel of silence, also used for padding
+LOG_CEILING = 4.0  # scaled to 1; larger values are clipped
+FLOAT32_ERROR = 2e-6  # of `log_mel`'s mel magnitudes, relative to the largest one of their frame
+EXTRA_FRAMES = 16  # of audio after a window, needed to compute the mel of a window alone
 
 
 def hann(size: int) -> Float[np.ndarray, " size"]:
-    """The periodic Hann window, which overlaps itself to a constant at every hop that divides half of it."""
+    """Returns the periodic Hann window, whose overlaps sum to a constant at every hop that divides half of it."""
     return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
 
 
 def mel_matrix(fft_size: int = FFT_SIZE, mel_bins: int = MEL_BINS) -> Float[np.ndarray, "f {mel_bins}"]:
-    """Weights from the fft_size // 2 + 1 magnitudes of an FFT to mel bins, float64.
+    """Returns the weights from the fft_size // 2 + 1 magnitudes of an FFT to mel bins, float64.
 
-    Triangles of peak 1 from 0 Hz to half the sample rate, equally spaced and straight-sided on the HTK mel axis; what
-    `tf.signal.linear_to_mel_weight_matrix` gives. DC has no weight; the bins between the outermost peaks sum to 1.
+    They are triangles of peak 1 from 0 Hz to half the sample rate, equally spaced and straight-sided on the HTK mel
+    axis, as in `tf.signal.linear_to_mel_weight_matrix`. DC has no weight; the weights of a bin between the outermost
+    peaks sum to 1.
     """
 
     def mel(hz):
@@ -49,15 +50,16 @@ def mel_matrix(fft_size: int = FFT_SIZE, mel_bins: int = MEL_BINS) -> Float[np.n
 
 @jax.jit
 def log_mel(audio: Float[Array, "*b s"]) -> Float[Array, "*b t m"]:
-    """Log-mel features of audio at SAMPLE_RATE: t = ceil(s / HOP) frames, natural log, between LOG_FLOOR and ln 1e8.
+    """Returns the log-mel of audio at SAMPLE_RATE: ceil(s / HOP) frames, natural log, from LOG_FLOOR to ln 1e8.
 
-    Frame i sees samples HOP * i to HOP * i + WINDOW, zeros past the end. So a window's features are those of the whole
-    recording, sliced; a window encoded alone needs EXTRA_FRAMES of the audio after it, encoded and sliced off, or
-    its last frame hears a cut (Hawthorne et al. 2022).
+    Frame i covers samples HOP * i to HOP * i + WINDOW, with zeros after the end. To get the frames of a window of a
+    recording, compute them from the window and EXTRA_FRAMES more, and drop those; otherwise its last frame would
+    contain a discontinuity (Hawthorne et al. 2022).
 
-    Computed in float32, as any device can. Mel magnitudes are within FLOAT32_ERROR times their frame's loudest of those
-    of `log_mel_on_host`: a bin 80 dB under the loudest is right to 2e-4 nats, one 120 dB under it, such as those far
-    from a loud pure tone, may be off by 1 nat. Not made to be differentiated; losses have their own.
+    It is computed in float32, which all devices have. Mel magnitudes differ from those of `log_mel_on_host` by at most
+    FLOAT32_ERROR times the largest one of their frame: a bin 80 dB below the largest is correct to 2e-4 nats; one that
+    is 120 dB below it, such as those far from a loud pure tone, may be off by 1 nat. It is not meant to be
+    differentiated.
     """
     samples = audio.shape[-1]
     frames = -(-samples // HOP)
@@ -66,16 +68,17 @@ def log_mel(audio: Float[Array, "*b s"]) -> Float[Array, "*b t m"]:
     framed = jnp.concatenate([hops[..., :-1, :], hops[..., 1:, :]], axis=-1) * hann(WINDOW).astype(np.float32)
     spectrum = jnp.abs(jnp.fft.rfft(framed, FFT_SIZE))
     matrix = mel_matrix().astype(np.float32)
-    magnitude = jnp.matmul(spectrum, matrix, precision=jax.lax.Precision.HIGHEST)  # by default devices round to less
+    magnitude = jnp.matmul(
+        spectrum, matrix, precision=jax.lax.Precision.HIGHEST
+    )  # by default devices use lower precision
     return jnp.log(jnp.clip(magnitude, *MAGNITUDE_RANGE))
 
 
 def log_mel_on_host(audio: Float[np.ndarray, " s"]) -> Float[np.ndarray, "t m"]:
-    """What `log_mel` gives, by NumPy alone and in float64: for the threads that read data while the devices are busy.
+    """Returns the log-mel of audio computed by NumPy in float64, for the threads that read data; see `log_mel`.
 
-    It compiles nothing, so any length will do; of no samples there are no frames. Of a mel matrix all but two weights a
-    row are zero: multiplied as sparse, the whole takes less time than `log_mel` on a CPU, and starts no threads of its
-    own.
+    It compiles nothing, so that the length can vary, and starts no threads. The mel matrix has two nonzero weights per
+    row; with a sparse product this takes less time than `log_mel` on a CPU.
     """
     frames = -(-len(audio) // HOP)
     if not frames:
@@ -93,10 +96,10 @@ def _sparse_mel_matrix() -> scipy.sparse.csr_array:
 
 
 def scale_mel(mel: Float[Array | np.ndarray, "*b t m"]) -> Float[Array | np.ndarray, "*b t m"]:
-    """Log-mel to [-1, 1], linear from [LOG_FLOOR, LOG_CEILING], clipped; of the kind of array that it is given."""
+    """Returns the log-mel scaled linearly from [LOG_FLOOR, LOG_CEILING] to [-1, 1], and clipped."""
     return (2.0 * (mel - LOG_FLOOR) / (LOG_CEILING - LOG_FLOOR) - 1.0).clip(-1.0, 1.0)
 
 
 def unscale_mel(scaled: Float[Array | np.ndarray, "*b t m"]) -> Float[Array | np.ndarray, "*b t m"]:
-    """The log-mel that `scale_mel` maps to `scaled`; not clipped."""
+    """Returns the log-mel that `scale_mel` scales to `scaled`; it is not clipped."""
     return (scaled + 1.0) / 2.0 * (LOG_CEILING - LOG_FLOOR) + LOG_FLOOR

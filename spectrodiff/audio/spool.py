@@ -1,4 +1,4 @@
-"""Audio of any length, kept on disk while it is being made."""
+"""Audio of any length, kept on disk while it is generated."""
 
 import os
 import pathlib
@@ -17,17 +17,17 @@ _BLOCK = 2**20  # samples in memory at once
 
 
 class AudioSpool:
-    """Collects float32 mono audio at SAMPLE_RATE in an unnamed temporary file, in memory that does not grow.
+    """Collects float32 mono audio at SAMPLE_RATE in an unnamed temporary file, in constant memory.
 
-    The loudest sample is known only at the end, so levels are set when the audio is saved.
+    The gain is applied when the audio is saved, since the peak is known only then.
 
     Attributes:
-      samples: how many samples were written.
-      peak: the largest magnitude among them.
+      samples: the number of samples written.
+      peak: the largest absolute value among them.
     """
 
     def __init__(self, folder: str | os.PathLike | None = None):
-        """Keeps the audio on the disk of `folder`, by default that of temporary files."""
+        """Opens the temporary file in `folder`, which defaults to the system's folder of temporary files."""
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by `__exit__`)
         self.samples, self.peak = 0, 0.0
 
@@ -41,7 +41,7 @@ class AudioSpool:
         """Appends samples.
 
         Raises:
-          InputError: they are not numbers, or the disk is full.
+          InputError: they are not finite, or the disk is full.
         """
         audio = np.asarray(audio, np.float32)
         if not np.isfinite(audio).all():
@@ -49,20 +49,20 @@ class AudioSpool:
         try:
             self._file.write(audio.tobytes())
         except OSError as error:
-            raise InputError(f"cannot keep the audio while it is made: {error.strerror or error}") from error
+            raise InputError(f"cannot store the audio while it is generated: {error.strerror or error}") from error
         self.samples += len(audio)
         self.peak = max(self.peak, float(np.abs(audio).max(initial=0.0)))
 
     def blocks(self) -> Iterator[Float[np.ndarray, " s"]]:
-        """All samples in order, some at a time."""
+        """Yields all samples in order, in blocks."""
         self._file.seek(0)
         while block := self._file.read(4 * _BLOCK):
             yield np.frombuffer(block, np.float32)
 
     def save(self, path: str | os.PathLike, peak: float | None = None) -> None:
-        """Writes a file whose suffix picks its format, scaled so that its loudest sample has the magnitude `peak`.
+        """Writes the audio, scaled to `peak`, to a file whose suffix determines its format.
 
-        Without `peak`, audio that is louder than 1 is turned down as a whole until it fits, and all else stays.
+        Without `peak`, audio is scaled only if it peaks above 1, to a peak of 1.
 
         Raises:
           InputError: the file cannot be written.

@@ -1,1 +1,1 @@
-"""The subcommands: each module has `add(commands)`, and imports what is heavy only when it runs."""
+"""The subcommands. Each module has `add(commands)`, and delays slow imports until it runs."""

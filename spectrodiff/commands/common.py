@@ -1,4 +1,4 @@
-"""What several subcommands share."""
+"""Functions shared by several subcommands."""
 
 import contextlib
 import ctypes
@@ -7,28 +7,28 @@ import importlib.util
 import os
 import pathlib
 
-ROOT = pathlib.Path(__file__).parent.parent.parent  # a checkout's, where configs/ and examples/ lie
+ROOT = pathlib.Path(__file__).parent.parent.parent  # of a checkout, with configs/ and examples/
 
 
 def keep_compiled_programs() -> None:
-    """Keeps XLA's programs between runs, so that only the first one waits for them."""
+    """Caches compiled programs on disk, so that only the first run compiles them."""
     import jax
 
     if not jax.config.jax_compilation_cache_dir:
         cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "spectrodiff" / "jax"
-        with contextlib.suppress(OSError):  # a home that cannot be written to: do without
+        with contextlib.suppress(OSError):  # without a cache if the home folder cannot be written
             cache.mkdir(parents=True, exist_ok=True)
             jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # mallopt's numbers for them, from glibc's malloc.h
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # of mallopt, from glibc's malloc.h
 
 
 def computes_on_cpu() -> bool:
-    """Whether JAX is going to compute on the CPU, as far as can be told without starting it.
+    """Returns whether JAX is going to compute on the CPU, without initializing it.
 
-    JAX_PLATFORMS says so. Where it is not set, JAX takes an accelerator before the CPU, so the answer is yes where no
-    plugin for one is installed; they are looked for as JAX does.
+    This is decided by JAX_PLATFORMS or, if that is not set, by whether a plugin for an accelerator is installed, which
+    JAX prefers to the CPU.
     """
     if platforms := os.environ.get("JAX_PLATFORMS"):
         return platforms.split(",")[0] == "cpu"
@@ -37,17 +37,17 @@ def computes_on_cpu() -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Has glibc reuse memory instead of handing it back, where `computes_on_cpu`; elsewhere nothing changes.
+    """Makes glibc keep freed memory instead of returning it to the system, if `computes_on_cpu`.
 
-    Call it before JAX starts its threads, which it does when first asked for a device: threads that have an allocation
-    arena of their own by then keep it, and hand its memory back. XLA allocates all its temporaries anew at every call.
-    Given back in between, each of their pages is faulted in and zeroed again, 98,000 of them in a training step of
-    configs/demo.gin and none with these settings. The memory of an accelerator is not glibc's, and beside one the
-    threads that read data do better with an arena each.
+    XLA allocates its temporaries at each call. If they are returned in between, all their pages are faulted in and
+    zeroed again: 98,000 per training step of configs/demo.gin, and none with these settings. With an accelerator, whose
+    memory is not glibc's, threads that read data are faster with an arena each.
+
+    Call it before JAX initializes its devices and so starts threads, which keep the arenas they have by then.
     """
     if not computes_on_cpu():
         return
-    with contextlib.suppress(AttributeError):  # another C library
+    with contextlib.suppress(AttributeError):  # not glibc
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_MMAP_MAX, 0)
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)

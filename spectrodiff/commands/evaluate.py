@@ -1,4 +1,4 @@
-"""`evaluate`: how well checkpoints play the songs of a dataset."""
+"""`evaluate`: renders the songs of a dataset and compares them with their recordings."""
 
 import functools
 import importlib
@@ -23,17 +23,27 @@ def add(commands) -> None:
     parser.add_argument("--dataset", default="rendered", help="a prepared dataset (default: rendered)")
     parser.add_argument("--split", default="test", help="train, validation or test (default: test)")
     parser.add_argument(
-        "--workdir", required=True, type=pathlib.Path, help="folder of songs and report; an unfinished one is continued"
+        "--workdir",
+        required=True,
+        type=pathlib.Path,
+        help="folder for songs and report; an unfinished evaluation is continued",
     )
     parser.add_argument("--steps", type=int, nargs="+", help="sampling steps (default: the checkpoint's)")
     parser.add_argument("--sampler", help="ddpm, ddim or dpmpp (default: the checkpoint's)")
     parser.add_argument(
-        "--guidance", type=float, nargs="+", help="weight of the notes, 1 is plain (default: the checkpoint's)"
+        "--guidance",
+        type=float,
+        nargs="+",
+        help="weight of classifier-free guidance, 1 is none (default: the checkpoint's)",
     )
-    parser.add_argument("--dither", type=float, help="noise on an autoregressive decoder's frames (default: none)")
+    parser.add_argument(
+        "--dither",
+        type=float,
+        help="standard deviation of the noise added to an autoregressive decoder's frames (default: the checkpoint's)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same songs (default: 0)")
-    parser.add_argument("--limit", type=int, help="only the first so many songs (default: all)")
-    parser.add_argument("--seconds", type=float, help="only so much of the beginning of each song (default: all)")
+    parser.add_argument("--limit", type=int, help="number of songs, from the first (default: all)")
+    parser.add_argument("--seconds", type=float, help="seconds of each song, from its beginning (default: all)")
     parser.add_argument("--batch", type=int, default=4, help="songs rendered at once (default: 4)")
     parser.add_argument(
         "--embedding",
@@ -43,22 +53,22 @@ def add(commands) -> None:
         help="musicnn, vggish=SAVED_MODEL, trill=SAVED_MODEL or clap=FILE.onnx, one or more; each a path, or the "
         "address of a file, SavedModels as .tar.gz (default: musicnn)",
     )
-    parser.add_argument("--no_transcription", action="store_true", help="do not transcribe notes, which takes long")
+    parser.add_argument("--no_transcription", action="store_true", help="do not transcribe notes, which is slow")
     parser.add_argument(
         "--transcriber",
         metavar="MODULE:NAME",
-        help="what makes another transcriber, see spectrodiff.evaluation.transcription (default: basic-pitch)",
+        help="function that returns a transcriber, see spectrodiff.evaluation.transcription (default: basic-pitch)",
     )
     parser.add_argument(
         "--stems", action="store_true", help="render stems alone as well, and score notes by instrument family"
     )
     parser.add_argument(
         "--soundfont",
-        help="a SoundFont to compare with (default: FluidR3 where it is installed, but for the dataset `rendered`, "
-        "which it made)",
+        help="a SoundFont to compare with (default: FluidR3 if it is installed, except for the dataset `rendered`, "
+        "which was played by it)",
     )
-    parser.add_argument("--shard", help="work on one part of the songs, such as 2/8; then run without it to report")
-    parser.add_argument("--examples", type=int, default=3, help="songs that the report plays (default: 3)")
+    parser.add_argument("--shard", help="one part of the songs, such as 2/8; run again without it for the report")
+    parser.add_argument("--examples", type=int, default=3, help="songs with audio in the report (default: 3)")
     parser.set_defaults(run=_evaluate)
 
 
@@ -75,7 +85,7 @@ def _evaluate(options) -> None:
     if options.examples < 0:
         raise InputError(f"examples is {options.examples}; choose 0 or more")
     records = open_dataset(options.data_dir, options.dataset)[options.split]
-    for checkpoint in options.checkpoint:  # rather than after hours
+    for checkpoint in options.checkpoint:  # before any work is done
         find_checkpoint(checkpoint)
     soundfont, remarks = find_soundfont(options.soundfont, records.dataset)
     embeddings = [find_embedding(name) for name in dict.fromkeys(options.embedding)]
@@ -120,7 +130,7 @@ def _evaluate(options) -> None:
         return
     print(table)
     where = options.workdir if len(cells) == 1 else options.workdir / "cells" / "*"
-    print(f"{where / 'report.html'}: scores, pictures and sound of single songs")
+    print(f"{where / 'report.html'}: scores, plots and audio of single songs")
 
 
 def find_soundfont(path: str | None, dataset: str) -> tuple[str | None, list[str]]:
@@ -129,25 +139,25 @@ def find_soundfont(path: str | None, dataset: str) -> tuple[str | None, list[str
     Raises:
       InputError: the SoundFont at `path` cannot be played.
     """
-    from spectrodiff.data.render import SOUNDFONT, check
+    from spectrodiff.data.soundfont import SOUNDFONT, require_fluidsynth
 
     if path is not None:
-        check(path)
+        require_fluidsynth(path)
         return path, []
-    if dataset.split("/")[0] == "rendered":  # true audio is what it would play
+    if dataset.split("/")[0] == "rendered":  # the reference audio was played by it
         return None, []
     try:
-        check()
+        require_fluidsynth()
     except InputError as error:
         return None, [f"No SoundFont played the notes: {error}."]
     return SOUNDFONT, []
 
 
 def find_transcriber(name: str | None = None):
-    """Returns the transcriber that MODULE:NAME makes when called, by default basic-pitch where it can run, else None.
+    """Returns the transcriber of a function MODULE:NAME, or by default basic-pitch if it is installed, or else None.
 
     Raises:
-      InputError: there is no such module or name, or what it makes is no transcriber.
+      InputError: there is no such module or function, or it does not return a transcriber.
     """
     if name is not None:
         return _make_transcriber(name)
@@ -166,8 +176,8 @@ def _make_transcriber(name: str):
         made = getattr(importlib.import_module(module), attribute)()
     except InputError:
         raise
-    except Exception as error:  # whatever a module or its weights may raise
+    except Exception as error:  # modules may raise any exception
         raise InputError(f"no transcriber {name!r}: {reason(error)}; give MODULE:NAME that can be imported") from error
     if not isinstance(made, Transcriber):
-        raise InputError(f"{name} makes no transcriber: that has a name, says of instruments, and is called with audio")
+        raise InputError(f"{name} does not return a transcriber; see spectrodiff.evaluation.transcription.Transcriber")
     return made

@@ -1,4 +1,4 @@
-"""`export`: a run's checkpoint as weights that others can load."""
+"""`export`: writes the weights of a training run's checkpoint."""
 
 import pathlib
 
@@ -9,17 +9,19 @@ from spectrodiff.files import replacing_folder
 
 def add(commands) -> None:
     parser = commands.add_parser("export", help="write a run's weights as safetensors and JSON")
-    parser.add_argument("workdir", metavar="WORKDIR", type=pathlib.Path, help="of the run, going on or finished")
-    parser.add_argument("destination", metavar="DST", help="folder to make, which must not exist or be empty")
-    parser.add_argument("--step", type=int, help="a step that the run kept (default: the newest)")
-    parser.add_argument("--last", action="store_true", help="the last parameters instead of their moving average")
+    parser.add_argument(
+        "workdir", metavar="WORKDIR", type=pathlib.Path, help="folder of the run, which may still be training"
+    )
+    parser.add_argument("destination", metavar="DST", help="folder to write, which must not exist or be empty")
+    parser.add_argument("--step", type=int, help="a step with a checkpoint (default: the last)")
+    parser.add_argument("--last", action="store_true", help="the parameters themselves instead of their moving average")
     parser.set_defaults(run=_export)
 
 
 def _export(options) -> None:
     config = options.workdir / "config.gin"
     if not config.is_file():
-        raise InputError(f"{options.workdir} is no run's folder: it has no config.gin")
+        raise InputError(f"{options.workdir} is not the folder of a run: it has no config.gin")
     read_config([str(config)], [])
     import gin
 

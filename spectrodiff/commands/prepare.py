@@ -1,4 +1,4 @@
-"""`prepare`: a corpus to a dataset to train on."""
+"""`prepare`: makes a dataset from a corpus."""
 
 import argparse
 
@@ -8,16 +8,16 @@ _SKIP_KNOWN_BAD = {
     "--skip_known_bad": {
         "action": argparse.BooleanOptionalAction,
         "default": True,
-        "help": "leave out what others found to be labelled wrongly (default: yes)",
+        "help": "leave out recordings with labels that are known to be wrong (default: yes)",
     }
 }
 
-# The corpora that one has to get, and what is special to preparing each: flags of argparse, fields of its class.
+# The options of each corpus that has to be downloaded: the flags are fields of its class.
 _OPTIONS = {
     "maestro": {},
     "slakh": {
         "--submixes": {"type": int, "default": 0, "help": "random sub-mixes of each training song (default: 0)"},
-        "--seed": {"type": int, "default": 0, "help": "which sub-mixes (default: 0)"},
+        "--seed": {"type": int, "default": 0, "help": "seed of the sub-mixes (default: 0)"},
         **_SKIP_KNOWN_BAD,
     },
     "cerberus4": _SKIP_KNOWN_BAD,
@@ -25,7 +25,7 @@ _OPTIONS = {
         "--audio": {
             "choices": ("mic", "pickup_mix", "both"),
             "default": "mic",
-            "help": "the microphone, the pickups, or each excerpt twice (default: mic)",
+            "help": "the microphone, the pickups, or each excerpt with both (default: mic)",
         },
         **_SKIP_KNOWN_BAD,
     },
@@ -33,14 +33,16 @@ _OPTIONS = {
     "urmp": {},
     "groove": {},
     "folder": {
-        "--csv": {"help": "table of columns name, split and program (default: splits.csv in the folder, if there)"},
-        "--name": {"default": "folder", "help": "what to call the dataset (default: folder)"},
+        "--csv": {
+            "help": "table with columns name, split and program (default: splits.csv in the folder, if it exists)"
+        },
+        "--name": {"default": "folder", "help": "name of the dataset (default: folder)"},
     },
 }
 
 
 def add(commands) -> None:
-    parser = commands.add_parser("prepare", help="prepare a corpus to train on")
+    parser = commands.add_parser("prepare", help="make a dataset from a corpus")
     corpora = parser.add_subparsers(dest="corpus", required=True, metavar="CORPUS")
     _add_rendered(corpora)
     for name, special in _OPTIONS.items():
@@ -48,8 +50,10 @@ def add(commands) -> None:
         parser = corpora.add_parser(name, help=about)
         _add_common(parser)
         parser.add_argument("--manual_dir", help="folder of the corpus, as its authors distribute it")
-        parser.add_argument("--skip_bad", action="store_true", help="leave out, and list, what cannot be used")
-        parser.add_argument("--beam", action="store_true", help="let Apache Beam read and write")
+        parser.add_argument(
+            "--skip_bad", action="store_true", help="leave out, and list, recordings that cannot be used"
+        )
+        parser.add_argument("--beam", action="store_true", help="read and write with Apache Beam")
         parser.add_argument("--beam_options", help='options of Beam, such as "--runner=FlinkRunner"; implies --beam')
         for flag, arguments in special.items():
             parser.add_argument(flag, **arguments)
@@ -57,20 +61,20 @@ def add(commands) -> None:
 
 
 def _add_common(parser) -> None:
-    parser.add_argument("--data_dir", required=True, help="folder of all datasets; an unfinished one is continued")
+    parser.add_argument("--data_dir", required=True, help="folder of all datasets; an unfinished dataset is continued")
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
 
 
 def _add_rendered(corpora) -> None:
-    parser = corpora.add_parser("rendered", help="MIDI from free packages, rendered through a SoundFont")
+    parser = corpora.add_parser("rendered", help="MIDI from free packages, played by a SoundFont")
     _add_common(parser)
-    parser.add_argument("--hours", type=float, default=24.0, help="hours of audio to reach (default: 24)")
-    parser.add_argument("--seed", type=int, default=0, help="which of all possible corpora (default: 0)")
+    parser.add_argument("--hours", type=float, default=24.0, help="hours of audio, in all (default: 24)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the corpus (default: 0)")
     parser.add_argument(
         "--programs",
         choices=("midi_class", "family"),
         default="midi_class",
-        help="instruments: the first program of each family of eight, or any of it (default: midi_class)",
+        help="instruments: the first program of each General MIDI family, or any of it (default: midi_class)",
     )
     parser.set_defaults(run=_prepare_rendered)
 
@@ -93,22 +97,22 @@ def _prepare(options) -> None:
         skip_bad=options.skip_bad,
         beam_options=beam_options,
     )
-    _tell(folder, options.workers)
+    _print_summary(folder, options.workers)
 
 
 def _prepare_rendered(options) -> None:
-    from spectrodiff.data.builders.rendered import prepare_rendered
+    from spectrodiff.data.builders.rendered.corpus import prepare_rendered
 
     if not options.hours > 0:
         raise InputError(f"hours is {options.hours:g}; choose more than 0")
     folder = prepare_rendered(
         options.data_dir, hours=options.hours, workers=options.workers, seed=options.seed, programs=options.programs
     )
-    _tell(folder, options.workers)
+    _print_summary(folder, options.workers)
 
 
-def _tell(folder, workers) -> None:
-    """Prints what the dataset holds."""
+def _print_summary(folder, workers) -> None:
+    """Prints the statistics of the dataset."""
     from spectrodiff.data.builders.summary import summarize, table
 
     print(f"{folder} is prepared:\n{table(summarize(folder, workers))}")

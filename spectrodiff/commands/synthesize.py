@@ -1,7 +1,8 @@
-"""`synthesize` and `demo`: MIDI to audio."""
+"""`synthesize` and `demo`: turn MIDI files into audio."""
 
 import argparse
 import contextlib
+import functools
 import pathlib
 import sys
 import time
@@ -27,14 +28,20 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--steps", type=int, help="sampling steps (default: the checkpoint's)")
     parser.add_argument("--sampler", help="ddpm, ddim or dpmpp (default: the checkpoint's)")
-    parser.add_argument("--guidance", type=float, help="weight of the notes, 1 is plain (default: the checkpoint's)")
-    parser.add_argument("--dither", type=float, help="noise on an autoregressive decoder's frames (default: none)")
+    parser.add_argument(
+        "--guidance", type=float, help="weight of classifier-free guidance, 1 is none (default: the checkpoint's)"
+    )
+    parser.add_argument(
+        "--dither",
+        type=float,
+        help="standard deviation of the noise added to an autoregressive decoder's frames (default: the checkpoint's)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same audio (default: 0)")
     parser.add_argument(
         "--on_overflow",
         choices=("error", "thin"),
         default="error",
-        help="what to do with a window of too many notes: refuse, or drop its quietest (default: error)",
+        help="a window with too many notes is an error, or loses its quietest ones (default: error)",
     )
     parser.add_argument("--normalize", action="store_true", help="scale the audio to a peak of 0.9")
     parser.add_argument("--max_minutes", type=float, default=60.0, help="refuse longer pieces (default: 60)")
@@ -46,14 +53,17 @@ def _add_synthesize(commands) -> None:
     parser.add_argument(
         "--out",
         required=True,
-        help="the audio file to write: .wav, .flac or .ogg; for a folder of MIDI files a folder, in which files that "
-        "are there already are not rendered again",
+        help="the audio file to write: .wav, .flac or .ogg; for a folder of MIDI files a folder, in which "
+        "existing files are not rendered again",
     )
-    parser.add_argument("--plot", help="also draw notes, mel and waveform into this picture (.png, .pdf, .svg)")
-    parser.add_argument("--mel_out", help="also write the unscaled log-mel into this .npz, as `mel` [frames, 128]")
+    parser.add_argument("--plot", help="also write a plot of notes, mel and waveform (.png, .pdf or .svg)")
+    parser.add_argument("--mel_out", help="also write the unscaled log-mel into an .npz file, as `mel` [frames, 128]")
     parser.add_argument("--batch", type=int, default=4, help="songs of a folder to render at once (default: 4)")
     parser.add_argument(
-        "--format", choices=("wav", "flac", "ogg"), default="wav", help="of a folder's audio files (default: wav)"
+        "--format",
+        choices=("wav", "flac", "ogg"),
+        default="wav",
+        help="format of the audio files of a folder (default: wav)",
     )
     _add_sampling(parser)
     parser.set_defaults(run=_synthesize)
@@ -61,8 +71,8 @@ def _add_synthesize(commands) -> None:
 
 def _add_demo(commands) -> None:
     parser = commands.add_parser("demo", help="turn the examples into audio")
-    parser.add_argument("--midi", nargs="+", default=None, help="other MIDI files (default: the examples)")
-    parser.add_argument("--out", default="out", help="folder for audio and pictures, made if need be (default: out)")
+    parser.add_argument("--midi", nargs="+", default=None, help="MIDI files (default: the examples)")
+    parser.add_argument("--out", default="out", help="folder for audio and plots (default: out)")
     _add_sampling(parser)
     parser.set_defaults(run=_demo)
 
@@ -96,7 +106,7 @@ def _demo(options) -> None:
 
 
 def _synthesize_folder(options) -> None:
-    """Renders a folder's files, several at once; those that cannot be rendered are named and do not stop the others."""
+    """Renders the files of a folder, several at once; files that fail are reported and do not stop the others."""
     if options.plot or options.mel_out:
         raise InputError("--plot and --mel_out are for one MIDI file; leave them out for a folder")
     if options.batch < 1:
@@ -140,7 +150,7 @@ def _synthesize_folder(options) -> None:
 
 
 def _folder(path: str) -> pathlib.Path:
-    """The folder at `path`, made if need be."""
+    """Returns the folder at `path`, which is made if it does not exist."""
     from spectrodiff.files import local_path
 
     folder = local_path(path)
@@ -152,7 +162,7 @@ def _folder(path: str) -> pathlib.Path:
 
 
 def _outputs(midis: Iterable[pathlib.Path], folder: pathlib.Path, suffix: str) -> dict[pathlib.Path, pathlib.Path]:
-    """MIDI files by the audio files that they become; raises InputError where two would become one."""
+    """Returns MIDI files by their audio files; raises InputError if two would have the same one."""
     from spectrodiff.audio.files import check_audio_path
 
     outputs = {}
@@ -180,11 +190,12 @@ def _sampling(options) -> dict:
 
 
 def _read(options, synthesizer, midi, out):
-    """The notes of a file, within the limits, and thinned where that is asked for."""
+    """Returns the notes of a file, having checked the limits and thinned windows with too many."""
     from spectrodiff.audio.files import check_audio_path
     from spectrodiff.notes.midi import read_midi
 
-    notes = read_midi(midi)
+    tell = functools.partial(print, file=sys.stderr, flush=True)
+    notes = read_midi(midi, channel_volume=synthesizer.config.tokenizer.channel_volume, tell=tell)
     if notes.total_time > 60 * options.max_minutes:
         raise InputError(
             f"{midi} lasts {notes.total_time / 60:.0f} minutes, over the limit of {options.max_minutes:g}; "
@@ -199,9 +210,10 @@ def _read(options, synthesizer, midi, out):
 
 
 def _render(options, synthesizer, midi, out, plot, mel_out) -> None:
-    """Renders one piece and writes it: nothing is written unless all of it succeeds.
+    """Renders a piece and writes its files, all of them or none.
 
-    Audio goes to disk as it is made: memory does not grow with the piece, unless the mel or a picture is wanted.
+    Audio is kept on disk while it is generated, so that memory does not grow with the length, unless there is a plot or
+    a mel to write.
     """
     import numpy as np
 
@@ -218,9 +230,9 @@ def _render(options, synthesizer, midi, out, plot, mel_out) -> None:
         windows = synthesizer.mels(notes, seed=options.seed, progress=True, **_sampling(options))
         with contextlib.closing(windows):
             while True:
-                asked = time.perf_counter()
+                begin = time.perf_counter()
                 mel = next(windows, None)
-                sampling_time += time.perf_counter() - asked
+                sampling_time += time.perf_counter() - begin
                 if mel is None:
                     return
                 if plot or mel_out:
@@ -231,8 +243,8 @@ def _render(options, synthesizer, midi, out, plot, mel_out) -> None:
     with AudioSpool(pathlib.Path(out).parent) as spool, contextlib.closing(mels()) as sampled:
         for chunk in synthesizer.vocoder.stream(sampled):
             spool.write(chunk)
-        taken = time.perf_counter() - start
-        with contextlib.ExitStack() as files:  # each is complete before any takes its name
+        seconds = time.perf_counter() - start
+        with contextlib.ExitStack() as files:  # all are complete before the first is renamed
             if mel_out:
                 np.savez_compressed(files.enter_context(replacing(mel_out)), mel=np.concatenate(kept))
             if plot:
@@ -241,7 +253,7 @@ def _render(options, synthesizer, midi, out, plot, mel_out) -> None:
             spool.save(files.enter_context(replacing(out)), 0.9 if options.normalize else None)
     length = spool.samples / SAMPLE_RATE
     print(
-        f"{out}: {length:.1f} s of audio in {taken:.1f} s ({length / taken:.1f}x realtime; "
-        f"spectrogram {sampling_time:.1f} s, vocoder {taken - sampling_time:.1f} s)",
+        f"{out}: {length:.1f} s of audio in {seconds:.1f} s ({length / seconds:.1f}x realtime; "
+        f"spectrogram {sampling_time:.1f} s, vocoder {seconds - sampling_time:.1f} s)",
         flush=True,
     )

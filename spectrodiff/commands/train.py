@@ -1,4 +1,4 @@
-"""`train`: a gin config to a trained model."""
+"""`train`: trains a model from a gin config."""
 
 import argparse
 import functools
@@ -14,7 +14,7 @@ from spectrodiff.config import misfit
 from spectrodiff.errors import InputError, reason
 
 _INCLUDE = re.compile(r"""^include[ \t]+(['"])(?P<path>.+?)\1[ \t]*(#.*)?$""", re.MULTILINE)
-# What calls make, though a parameter's type may admit what is called.
+# Parameters whose values functions return, although their types may admit functions.
 _MADE = ("train.task", "train.optimizer", "train.adaptation", "train.evaluators")
 
 
@@ -22,18 +22,18 @@ def add(commands) -> None:
     parser = commands.add_parser("train", help="train a model from a gin config")
     parser.add_argument("--gin_file", action="append", required=True, help="a config; may be given more than once")
     parser.add_argument("--gin_param", action="append", default=[], help='one binding, such as "train.steps = 1000"')
-    parser.add_argument("--workdir", required=True, help="where checkpoints, logs and the exported weights go")
-    parser.add_argument("--profile", type=_steps, metavar="FROM:TO", help="trace these steps into WORKDIR/profile")
+    parser.add_argument("--workdir", required=True, help="folder for checkpoints, logs and exported weights")
+    parser.add_argument("--profile", type=_steps, metavar="FROM:TO", help="profile these steps into WORKDIR/profile")
     parser.add_argument(
         "--distributed",
         action="store_true",
-        help="one of several processes, as the cluster's environment describes them",
+        help="this is one of several processes, described by the environment of the cluster",
     )
     parser.add_argument(
-        "--coordinator", type=_address, metavar="HOST:PORT", help="of several processes, the address of the first"
+        "--coordinator", type=_address, metavar="HOST:PORT", help="address of the first of several processes"
     )
-    parser.add_argument("--processes", type=int, help="how many there are")
-    parser.add_argument("--process", type=int, help="which one this is, from 0")
+    parser.add_argument("--processes", type=int, help="number of processes")
+    parser.add_argument("--process", type=int, help="number of this process, from 0")
     parser.set_defaults(run=_train)
 
 
@@ -52,7 +52,7 @@ def _address(text: str) -> str:
 
 
 def _join(options) -> None:
-    """Joins the run's other processes, where there are any: before anything asks JAX for its devices."""
+    """Joins the other processes of the run, if there are any; has to be called before JAX initializes its devices."""
     explicit = {"--coordinator": options.coordinator, "--processes": options.processes, "--process": options.process}
     missing = [flag for flag, value in explicit.items() if value is None]
     if not options.distributed and len(missing) == len(explicit):
@@ -79,7 +79,7 @@ def _train(options) -> None:
 
 
 def _used_config() -> str:
-    """Every setting that the run uses, as a config; says which bindings nothing used."""
+    """Returns all settings that the run uses, as a config, and prints the bindings that are not used."""
     import gin
 
     config = gin.operative_config_str()
@@ -90,17 +90,17 @@ def _used_config() -> str:
 
 
 def _bound(config: str) -> set[str]:
-    """The names of a config's bindings."""
+    """Returns the names of a config's bindings."""
     return set(re.findall(r"^([\w./]+\.\w+) =", config, re.MULTILINE))
 
 
 def read_config(files: Sequence[str], bindings: Sequence[str]) -> None:
-    """Has gin read a training config: files, found from here or from the checkout, then single bindings.
+    """Reads a training config into gin: files, relative to the working directory or the checkout, then bindings.
 
-    What gin held before is forgotten first, so that one process may read one config after another.
+    It replaces the config that gin had before.
 
     Raises:
-      InputError: there is no such file, or it is no complete config; the message names the first thing wrong.
+      InputError: there is no such file, or the config is wrong or incomplete; the message has the first error.
     """
     import gin
 
@@ -134,7 +134,7 @@ def read_config(files: Sequence[str], bindings: Sequence[str]) -> None:
 
 
 def _find(path: str, otherwise: str) -> pathlib.Path:
-    """The config at `path`, from here or else from the checkout.
+    """Returns the config at `path`, relative to the working directory or else to the checkout.
 
     Raises:
       InputError: there is none; `otherwise` ends the message.
@@ -146,10 +146,10 @@ def _find(path: str, otherwise: str) -> pathlib.Path:
 
 
 def _parse(path: pathlib.Path, above: tuple[pathlib.Path, ...] = ()) -> None:
-    """Has gin parse a config that those `above` include, and in the place of each `include` the file that it names.
+    """Parses a config, included by those `above`, and in place of each `include` the file that it names.
 
-    gin's own search takes a relative name for that of a Python package as well, and fails where there is a folder of
-    that name and no package in it, such as configs/. Raises InputError as `_find`, and where a file includes itself.
+    gin's own includes also search Python packages, and fail if there is a folder of that name that is not a package,
+    such as configs/. Raises InputError as `_find`, and if a file includes itself.
     """
     import gin
 
@@ -158,7 +158,7 @@ def _parse(path: pathlib.Path, above: tuple[pathlib.Path, ...] = ()) -> None:
     text, parsed = path.read_text(encoding="utf-8"), 0
 
     def parse(end: int) -> None:
-        """From where the last include ended; lines keep their numbers, which gin's messages name."""
+        """Parses the text from the last include to `end`, with the original line numbers for gin's messages."""
         file = io.StringIO("\n" * text.count("\n", 0, parsed) + text[parsed:end])
         file.name = str(path)
         gin.parse_config(file)
@@ -178,19 +178,19 @@ def _is_reference(value: Any) -> bool:
 
 @functools.cache
 def _register_check() -> None:
-    """Once: gin keeps what it is to call before a config is used for the life of the process."""
+    """Registers `_checked` once: gin keeps its hooks for the life of the process."""
     import gin
 
     gin.config.register_finalize_hook(_checked)
 
 
 def _checked(config: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
-    """Bindings that replace those of `config`: references that lack the parentheses of a call, such as `@adamw`.
+    """Returns replacements of bindings whose references lack the parentheses of a call, such as `@adamw`.
 
-    A reference stays as it is where its parameter takes a function.
+    References are not changed if their parameter is a function.
 
     Raises:
-      InputError: a value is of another type than its parameter; the first such binding is named.
+      InputError: a value has another type than its parameter; the message has the first such binding.
     """
     import gin
 

@@ -1,4 +1,4 @@
-"""`info` and `convert`: what a checkpoint is, and the same in another format."""
+"""`info` and `convert`: describe a checkpoint, and convert it to another format."""
 
 import json
 import math
@@ -18,7 +18,7 @@ def add(commands) -> None:
 
 
 def _add_info(commands) -> None:
-    parser = commands.add_parser("info", help="tell what a checkpoint is")
+    parser = commands.add_parser("info", help="describe a checkpoint")
     parser.add_argument("checkpoint", metavar="PATH", help="folder or name of the weights, or hf://owner/name")
     parser.set_defaults(run=_info)
 
@@ -26,7 +26,7 @@ def _add_info(commands) -> None:
 def _add_convert(commands) -> None:
     parser = commands.add_parser("convert", help="write a checkpoint in another format")
     parser.add_argument("source", metavar="SRC", help="folder or name of the weights, or hf://owner/name")
-    parser.add_argument("destination", metavar="DST", help="folder to make, which must not exist or be empty")
+    parser.add_argument("destination", metavar="DST", help="folder to write, which must not exist or be empty")
     parser.add_argument("--to", required=True, choices=("spectrodiff", "diffusers"), help="the format to write")
     parser.set_defaults(run=_convert)
 
@@ -53,7 +53,7 @@ def _info(options) -> None:
         "layers": ", ".join(f"{stack} {count}" for stack, count in layers.items()),
         "vocabulary": f"{model.vocabulary_rows} embeddings, programs {tokenizer.program_map}",
         "velocity bins": tokenizer.velocity_bins,
-        "step": found.card.get("steps", "not told"),
+        "step": found.card.get("steps", "unknown"),
         "decoder": found.config.decoder.title,
         "our options": ", ".join(ours) or "none",
         "vocoder": _own_vocoder(found) or found.onnx_vocoder or "none",
@@ -70,7 +70,7 @@ def _convert(options) -> None:
     found = open_checkpoint(find_checkpoint(options.source))
     if found.format == options.to:
         raise InputError(f"{options.source} is in the format of {options.to} already; copy it")
-    found.specs()  # finds out what does not fit before anything is written
+    found.specs()  # raises before anything is written
     with replacing_folder(options.destination) as folder:
         if options.to == "diffusers":
             has_vocoder = found.onnx_vocoder is not None
@@ -89,7 +89,7 @@ def _convert(options) -> None:
 
 
 def _own_vocoder(found) -> str | None:
-    """What of our own lies with the weights."""
+    """Returns the title of the vocoder in our format in the folder of the weights, or None."""
     from spectrodiff.pretrained.kinds import vocoder_kind
 
     kind = vocoder_kind(found.folder)
@@ -97,10 +97,10 @@ def _own_vocoder(found) -> str | None:
 
 
 def _left_behind(found) -> str:
-    """What a checkpoint tells beyond the network: how it is best sampled, and its card."""
+    """Describes what a conversion loses: sampling defaults and the card."""
     sampling = found.config.decoder.sampling
-    told = [
+    parts = [
         *([f"its sampling defaults {json.dumps(to_dict(sampling))}"] if sampling != type(sampling)() else []),
         *([f"its card {json.dumps(found.card)}"] if found.card else []),
     ]
-    return " and ".join(told)
+    return " and ".join(parts)

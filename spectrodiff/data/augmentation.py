@@ -1,4 +1,4 @@
-"""More music out of the same recordings, with labels that stay true: louder, higher, fewer instruments."""
+"""Data augmentation of recordings and their notes: gain, pitch shift and random sub-mixes of stems."""
 
 import dataclasses
 import fractions
@@ -17,14 +17,14 @@ from spectrodiff.notes.sequence import Notes
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What is drawn anew for every example; all of it is off by default.
+    """Random changes to each example; by default there are none.
 
-    `sub_mix` is the share of examples that hear a random non-empty choice of a piece's stems, each choice as likely as
-    any other, and are told those stems' notes alone. Pieces without stems stay whole.
-    `semitones` is how far pitch is shifted up or down at most, by whole semitones, by playing the recording faster or
-    slower: tempo changes with it, and so do timbres; notes are moved and transposed alike. Examples with drums in
-    the piece are left alone, as a drum is a sound, not a pitch: shifted, it would be another than its label says.
-    `gain_db` are the lowest and highest gain in decibels, uniform between; nothing is clipped at full scale.
+    `sub_mix` is the share of examples that are a random non-empty subset of a piece's stems, with the notes of those
+    stems; all subsets are equally likely. Pieces without stems are not changed.
+    `semitones` is the largest pitch shift up or down, in whole semitones. The recording is resampled, so that tempo and
+    timbre change too; notes are transposed and moved accordingly. Pieces with drums are not shifted, since a drum's
+    label names a sound, not a pitch.
+    `gain_db` is the range of a uniformly distributed gain in decibels; audio is not clipped at full scale.
     """
 
     sub_mix: float = 0.0
@@ -41,14 +41,14 @@ class Augmentation:
             raise InputError(f"Augmentation.gain_db is {self.gain_db}; choose (lowest, highest) between -60 and 20")
 
     def __call__(self, piece: Piece, rng: np.random.Generator) -> Piece:
-        """The piece as this example hears it, or `piece` itself if nothing about it changes."""
+        """Returns the changed piece, or `piece` itself if nothing changes."""
         if self.sub_mix and piece.stems and rng.random() < self.sub_mix:
             chosen = rng.integers(1, 2 ** len(piece.stems))
             piece = mix([stem for i, stem in enumerate(piece.stems) if chosen >> i & 1], piece.notes.total_time)
         if self.semitones:
             shift = int(rng.integers(-self.semitones, self.semitones + 1))
             if len(piece.notes) and not piece.notes.is_drum.any():
-                # What would leave MIDI's pitches is shifted as far as it goes.
+                # Pitches have to stay between 0 and 127.
                 shift = int(np.clip(shift, -piece.notes.pitch.min(), 127 - piece.notes.pitch.max()))
                 piece = transpose(piece, shift)
         if self.gain_db != (0.0, 0.0):
@@ -60,7 +60,7 @@ OFF = Augmentation()
 
 
 def mix(stems: Sequence[Piece], total_time: float) -> Piece:
-    """The sum of some stems and all their notes, of a piece that lasts `total_time` seconds."""
+    """Returns the sum of some stems, with all of their notes, as a piece of `total_time` seconds."""
     samples = max(stem.samples for stem in stems)
 
     def read(start: int, count: int) -> Float[np.ndarray, " s"]:
@@ -80,19 +80,20 @@ def mix(stems: Sequence[Piece], total_time: float) -> Piece:
 
 
 def transpose(piece: Piece, semitones: int) -> Piece:
-    """The piece played faster by 2^(semitones / 12), or slower; by a ratio of small numbers, true to 2 cents.
+    """Returns the piece resampled to be 2^(semitones / 12) times as fast.
 
-    Any part of it sounds as the same part of the whole, resampled at once.
+    The factor is a ratio of small integers within 2 cents. Reading a part of the result gives the same samples as
+    resampling the whole recording at once.
     """
     if not semitones:
         return piece
     speed = fractions.Fraction(2 ** (semitones / 12)).limit_denominator(100)
     up, down = speed.denominator, speed.numerator
-    # resample_poly's filter hears 10 * max(up, down) / up input samples to either side.
+    # resample_poly's filter spans 10 * max(up, down) / up input samples on either side.
     margin = -(-(10 * max(up, down) // up + 1) // down)
 
     def read(start: int, count: int) -> Float[np.ndarray, " s"]:
-        block = max(start // up - margin, 0)  # outputs `up * block` and inputs `down * block` fall together
+        block = max(start // up - margin, 0)  # output `up * block` is at the time of input `down * block`
         needed = -(-(start + count - up * block) * down // up) + down * margin
         resampled = scipy.signal.resample_poly(piece.read(down * block, needed), up, down)
         return resampled[start - up * block :][: min(count, samples - start)]
@@ -112,7 +113,7 @@ def transpose(piece: Piece, semitones: int) -> Piece:
 
 
 def amplify(piece: Piece, decibels: float) -> Piece:
-    """The piece, louder or softer."""
+    """Returns the piece with a gain."""
     factor = np.float32(10 ** (decibels / 20))
 
     def read(start: int, count: int) -> Float[np.ndarray, " s"]:

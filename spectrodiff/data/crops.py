@@ -1,4 +1,4 @@
-"""Pieces to the crops of audio that a vocoder learns from."""
+"""Random crops of audio, to train vocoders."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -13,22 +13,22 @@ from spectrodiff.data.pieces import Piece, open_piece
 
 @dataclasses.dataclass(frozen=True)
 class Crops:
-    """Draws `frames` frames of audio that begin on any frame, with the extra samples that their mel sees.
+    """Examples (see `pipeline.Loader`) that are crops of `frames` frames of audio, and the extra samples of their mel.
 
-    An example is `audio`, float32 [(frames + EXTRA_FRAMES) * HOP], silent past a piece's end, and `start`, its first
-    frame; see `pipeline.Loader`.
+    An example is `audio`, float32 [(frames + EXTRA_FRAMES) * HOP], with silence after the end of a piece, and `start`,
+    int32, its first frame.
     """
 
     frames: int
     augmentation: Augmentation = OFF
 
     def read(self, record: dict[str, Any]) -> tuple[Piece, int]:
-        """What is kept of a record, its piece, still encoded; and how many bytes that is."""
+        """Returns the piece of a record, still encoded, and its size in bytes."""
         piece = open_piece(record, stems=self.augmentation.sub_mix > 0)
         return piece, piece.size
 
     def draw(self, candidates: Iterator[Piece], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """A crop of the first candidate."""
+        """Returns a crop of the first candidate."""
         piece = self.augmentation(next(candidates), rng)
         samples = (self.frames + EXTRA_FRAMES) * HOP
         start = int(rng.integers(max(1, (piece.samples - samples) // HOP)))

@@ -1,4 +1,4 @@
-"""Prepared datasets: opened by name, read record by record in any order, without TensorFlow."""
+"""Prepared datasets, opened by name and read by random access without TensorFlow."""
 
 import concurrent.futures
 import contextlib
@@ -19,27 +19,27 @@ from spectrodiff.files import replacing, utf8_path
 from spectrodiff.notes.sequence import with_program
 
 _FEATURES = {"name", "audio", "notes", "stems"}
-_READERS = 8  # threads that look through a split whose lengths are not known yet
+_READERS = 8  # threads that read a split to find the lengths of its recordings
 
 
 @dataclasses.dataclass(frozen=True)
 class Records(Sequence):
-    """The records of one split, as `recordings.encode` made them, in the order in which they lie on disk.
+    """A sequence of the records of one split, as `recordings.encode` makes them, in the order of the files.
 
-    With a `program`, all notes but drums are played on it, whatever the records on disk say.
+    With `program`, all notes except drums get that MIDI program in place of the recorded one.
     """
 
     dataset: str
     split: str
     folder: pathlib.Path
-    source: Any  # of TFDS
+    source: Any  # a TFDS data source
     program: int | None = None
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """One record.
+        """Returns a record.
 
         Raises:
           InputError: its file is damaged.
@@ -48,25 +48,25 @@ class Records(Sequence):
             raise IndexError(index)
         try:
             record = self.source[index]
-        except Exception as error:  # array_record and protobuf raise what they like
+        except Exception as error:  # array_record and protobuf raise exceptions of many classes
             why = str(error).splitlines()[0]
             raise InputError(f"cannot read {self.folder}: record {index} of {self.split} is damaged ({why})") from error
         columns = record["stems"]
         stems = zip(columns["audio"], columns["notes"], strict=True)
-        stems = [{"audio": audio, "notes": self._relabelled(notes)} for audio, notes in stems]
-        return {**record, "notes": self._relabelled(record["notes"]), "stems": stems}
+        stems = [{"audio": audio, "notes": self._with_program(notes)} for audio, notes in stems]
+        return {**record, "notes": self._with_program(record["notes"]), "stems": stems}
 
-    def _relabelled(self, notes: bytes) -> bytes:
+    def _with_program(self, notes: bytes) -> bytes:
         return notes if self.program is None else with_program(notes, self.program)
 
     @functools.cached_property
     def samples(self) -> Int[np.ndarray, " records"]:
         """The length of every recording, in samples.
 
-        Looking needs every record read, so the first to look leaves a file beside the dataset for the next.
+        Finding it reads all records, so it is stored in the dataset's folder the first time.
         """
         path = self.folder / f"lengths-{self.split}.json"
-        with contextlib.suppress(OSError, TypeError, ValueError):  # not there yet, or damaged: look again
+        with contextlib.suppress(OSError, TypeError, ValueError):  # missing or damaged: computed again
             lengths = np.asarray(json.loads(path.read_text()), np.int64)
             if lengths.shape == (len(self),):
                 return lengths
@@ -74,26 +74,26 @@ class Records(Sequence):
             lengths = pool.map(lambda index: count_samples(self[index]["audio"]), range(len(self)))
             progress = tqdm(lengths, f"lengths of {self.dataset}", len(self), unit="piece", mininterval=1.0, delay=2.0)
             lengths = np.array(list(progress), np.int64)
-        with contextlib.suppress(InputError), replacing(path) as temporary:  # a disk that is only read from will do
+        with contextlib.suppress(InputError), replacing(path) as temporary:  # the disk may be read-only
             temporary.write_text(json.dumps(lengths.tolist()) + "\n")
         return lengths
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A prepared dataset: `dataset["train"]` are the records of its train split."""
+    """A prepared dataset; `dataset["train"]` returns the records of its train split."""
 
     name: str
     folder: pathlib.Path
-    builder: Any  # of TFDS
+    builder: Any  # a TFDS builder
 
     @property
     def splits(self) -> list[str]:
-        """The splits that hold something."""
+        """The names of the splits that are not empty."""
         return [name for name, split in self.builder.info.splits.items() if split.num_examples]
 
     def __getitem__(self, split: str) -> Records:
-        """The records of a split.
+        """Returns the records of a split.
 
         Raises:
           InputError: there is no such split, it is empty, or a file of it is missing.
@@ -108,14 +108,16 @@ class Dataset:
 
 
 def open_dataset(data_dir: str | pathlib.Path, name: str) -> Dataset:
-    """The dataset that `spectrodiff prepare` left in `data_dir/name/VERSION`: the newest, or that of `name/VERSION`.
+    """Opens the dataset that `spectrodiff prepare` wrote into `data_dir/name/VERSION`.
+
+    `name` is a name, which means its newest version, or NAME/VERSION.
 
     Raises:
-      InputError: there is none of that name, it holds something else than music, `data_dir` is an address or no
+      InputError: there is no such dataset, it was not made by `spectrodiff prepare`, `data_dir` is an address or not
         UTF-8, or TFDS is not installed.
     """
     try:
-        import tensorflow_datasets as tfds  # heavy: half a second
+        import tensorflow_datasets as tfds  # takes half a second
     except ImportError as error:
         raise InputError('reading datasets needs TFDS: pip install "spectrodiff[data]"') from error
     utf8_path(data_dir)
@@ -129,7 +131,7 @@ def open_dataset(data_dir: str | pathlib.Path, name: str) -> Dataset:
     try:
         builder = tfds.builder_from_directory(folder)
         features = set(builder.info.features)
-    except Exception as error:  # TFDS raises what it likes
+    except Exception as error:  # TFDS raises exceptions of many classes
         raise InputError(f"cannot read the dataset in {folder}: {str(error).splitlines()[0]}") from error
     if not features >= _FEATURES:
         missing = ", ".join(sorted(_FEATURES - features))
@@ -138,11 +140,11 @@ def open_dataset(data_dir: str | pathlib.Path, name: str) -> Dataset:
 
 
 def _versions(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The prepared versions in a folder, oldest first; the folder itself if it is one."""
+    """Returns the prepared versions in a folder, oldest first, or the folder itself if it is one."""
     if (folder / "dataset_info.json").is_file():
         return [folder]
     found = [path for path in _folders(folder) if (path / "dataset_info.json").is_file()]
-    numbered = [path for path in found if path.name.replace(".", "").isdecimal()]  # the rest were never finished
+    numbered = [path for path in found if path.name.replace(".", "").isdecimal()]  # the others are unfinished
     return sorted(numbered, key=lambda path: [int(number) for number in path.name.split(".")])
 
 

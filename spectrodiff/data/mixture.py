@@ -1,4 +1,4 @@
-"""Several datasets as one: which, and how often each."""
+"""A weighted mixture of datasets."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -16,14 +16,13 @@ from spectrodiff.errors import InputError
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Prepared datasets in `data_dir`, and how often an example comes from each.
+    """A mixture of prepared datasets in `data_dir`, each with the probability that an example comes from it.
 
-    `weights` maps names of datasets to weights, whose sum does not matter: {"folder": 0.8, "rendered": 0.2}. Names
-    alone, ("maestro", "slakh"), are weighted by n^(1 / temperature), n being how many windows their music fills: large
-    ones do not drown the small, as the paper has it (Hawthorne et al. 2022, temperature 10/3).
+    `weights` maps names of datasets to weights, which are normalized: {"folder": 0.8, "rendered": 0.2}. Datasets given
+    by name only, ("maestro", "slakh"), are weighted by n^(1 / temperature), where n is the number of windows in a
+    dataset (Hawthorne et al. 2022, temperature 10/3).
 
-    `programs` maps names of datasets to the MIDI program that all of their notes but drums are read as, whatever the
-    files said: {"glass": 98}.
+    `programs` maps names of datasets to the MIDI program given to all of their notes except drums: {"glass": 98}.
     """
 
     data_dir: str = "data"
@@ -44,22 +43,22 @@ class Mixture:
             raise InputError(f"Mixture.temperature is {self.temperature}; choose more than 0")
         for name, program in self.programs.items():
             if name not in self.weights:
-                raise InputError(f"Mixture.programs names {name!r}, which Mixture.weights does not; add it or mend it")
+                raise InputError(f"Mixture.programs names {name!r}, which is not in Mixture.weights; add it there")
             if not is_whole(program, 0, 127):
                 raise InputError(f"Mixture.programs has {program!r} for {name!r}; choose a program from 0 to 127")
 
     @property
     def names(self) -> list[str]:
-        """The datasets that are drawn from."""
+        """The names of the datasets with a weight above 0."""
         if isinstance(self.weights, Mapping):
             return [name for name, weight in self.weights.items() if weight]
         return list(dict.fromkeys(self.weights))
 
     def training(self) -> tuple[list[Records], Float64[np.ndarray, " datasets"]]:
-        """The train splits, and each one's share of the examples.
+        """Returns the train splits, and the probability of each (float64 [datasets]).
 
         Raises:
-          InputError: a dataset is not there, or has no train split.
+          InputError: a dataset is missing, or has no train split.
         """
         parts = [self._records(open_dataset(self.data_dir, name), "train") for name in self.names]
         if isinstance(self.weights, Mapping):
@@ -70,10 +69,10 @@ class Mixture:
         return parts, weights / weights.sum()
 
     def heldout(self, split: str) -> list[Records]:
-        """That split of every dataset that has it.
+        """Returns this split of every dataset that has it.
 
         Raises:
-          InputError: a dataset is not there, or none has the split.
+          InputError: a dataset is missing, or none has the split.
         """
         datasets = [open_dataset(self.data_dir, name) for name in self.names]
         having = [dataset for dataset in datasets if split in dataset.splits] or datasets
@@ -83,7 +82,10 @@ class Mixture:
         return dataclasses.replace(dataset[split], program=self.programs.get(dataset.name))
 
     def sources(self, source: Mapping[str, np.ndarray]) -> list[str]:
-        """Where a batch's examples come from, of its `record` [b, 2] and `start` [b], as "dataset/piece at 12.34 s"."""
+        """Describes the origin of each example of a batch, such as "dataset/piece at 12.34 s".
+
+        `source` holds the batch's `record` [b, 2] and `start` [b].
+        """
         parts, _ = self.training()
         names = []
         for (which, index), start in zip(source["record"], source["start"], strict=True):

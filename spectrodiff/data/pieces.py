@@ -1,4 +1,4 @@
-"""Pieces of music as training reads them: encoded until somebody listens, and kept at hand for a while."""
+"""Recordings with their notes, decoded lazily, and a cache of them."""
 
 import collections
 import dataclasses
@@ -21,8 +21,8 @@ from spectrodiff.notes.sequence import Notes, from_note_sequence
 class Piece:
     """A recording of `samples` samples at SAMPLE_RATE, and its notes.
 
-    `read(start, count)` is float32 audio from sample `start` on, `count` samples or as many as there are. `size` is
-    about how many bytes of memory it holds on to.
+    `read(start, count)` returns float32 audio from sample `start`, `count` samples or fewer at the end. `size` is the
+    approximate number of bytes that the piece keeps in memory.
     """
 
     samples: int
@@ -37,12 +37,12 @@ class Piece:
 
     @property
     def frames(self) -> int:
-        """Frames of its log-mel."""
+        """The number of frames of its log-mel."""
         return -(-self.samples // HOP)
 
 
 def open_piece(record: dict[str, Any], stems: bool = False) -> Piece:
-    """The piece of a record, nothing of it decoded yet; with its stems if these are asked for."""
+    """Returns the piece of a record, with its stems if `stems`; nothing is decoded yet."""
     audio, notes = record["audio"], record["notes"]
     parts = tuple(map(open_piece, record["stems"])) if stems else ()
     return Piece(
@@ -50,18 +50,18 @@ def open_piece(record: dict[str, Any], stems: bool = False) -> Piece:
         read=functools.partial(from_flac, audio),
         read_notes=functools.partial(from_note_sequence, notes),
         stems=parts,
-        # Notes and their timeline take four times what their NoteSequence does.
+        # Notes and their timeline take four times the memory of their NoteSequence.
         size=len(audio) + 5 * len(notes) + sum(part.size for part in parts),
     )
 
 
 def count_samples(flac: bytes) -> int:
-    """The length of encoded audio, from its header alone."""
+    """Returns the length of FLAC audio in samples, from its header."""
     return soundfile.info(io.BytesIO(flac)).frames
 
 
 class LRUCache:
-    """Keeps what was read, up to so many bytes of it; what was not asked for longest goes first. For many threads."""
+    """A thread-safe cache of at most `capacity` bytes that drops the least recently used items first."""
 
     def __init__(self, capacity: int):
         self._capacity = capacity
@@ -70,12 +70,12 @@ class LRUCache:
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, read: Callable[[], tuple[Any, int]]) -> Any:
-        """What is kept under `key`, else what `read` returns, together with its size in bytes."""
+        """Returns the cached item of `key`, or else that of `read()`, which returns an item and its size in bytes."""
         with self._lock:
             if key in self._items:
                 self._items.move_to_end(key)
                 return self._items[key][0]
-        item, size = read()  # two threads may read the same one: rare, and does no harm
+        item, size = read()  # two threads may read the same item, which is rare and harmless
         with self._lock:
             self._size += size - self._items.pop(key, (None, 0))[1]
             self._items[key] = item, size

@@ -1,4 +1,4 @@
-"""Examples in batches: deterministic in the seed, shared out among hosts, and able to continue where it was."""
+"""Batches of examples: deterministic in the seed, sharded over processes, and resumable."""
 
 import dataclasses
 import os
@@ -14,26 +14,26 @@ from spectrodiff.data.mixture import Mixture
 from spectrodiff.data.pieces import LRUCache
 from spectrodiff.errors import InputError
 
-_SLOTS = 64  # pieces that windows are cut from side by side, by all processes together
-_FOREVER = 2**40
-SOURCE = ("record", "start")  # what of a batch says where its examples come from, and is not learnt from
+_SLOTS = 64  # pieces that examples are drawn from in turn, over all processes
+_ENDLESS = 2**40
+SOURCE = ("record", "start")  # keys of a batch that give the origin of its examples, and are not inputs
 
 
 @runtime_checkable
 class Examples(Protocol):
-    """How an example comes from a piece."""
+    """A way to draw training examples from pieces."""
 
     def read(self, record: dict[str, Any]) -> tuple[Any, int]:
-        """What is worth keeping of a record, and its size in bytes."""
+        """Returns what to cache of a record, and its size in bytes."""
         ...
 
     def draw(self, candidates: Iterator[Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """An example of the first candidate, of those that `read` kept, or of a later one if it will not do."""
+        """Returns an example of the first candidate (what `read` returned), or of a later one if that has none."""
         ...
 
 
 class _Draw(grain.transforms.Map):
-    """Example number `index`, which follows from (seed, index) alone."""
+    """Draws example number `index`, which depends on (seed, index) only."""
 
     def __init__(self, parts, shares, examples: Examples, seed: int, windows_per_piece: int, capacity: int):
         self.parts, self.shares, self.examples = parts, np.cumsum(shares), examples
@@ -48,7 +48,7 @@ class _Draw(grain.transforms.Map):
         return {**example, "record": np.array(tried[-1], np.int32)}
 
     def _candidates(self, index, rng, tried):
-        """The piece whose turn it is, and after it any; `tried` gets dataset and record of each."""
+        """Yields the piece of this example's slot, then random ones; appends (dataset, record) of each to `tried`."""
         slot, turn = index % _SLOTS, index // _SLOTS
         visit = (turn + slot) // self.windows_per_piece  # slots change their pieces at different turns
         yield self._piece(np.random.default_rng([self.seed, 1, slot, visit]), tried)
@@ -56,7 +56,7 @@ class _Draw(grain.transforms.Map):
             yield self._piece(rng, tried)
 
     def _piece(self, rng, tried):
-        """Any piece of a dataset as likely as its share, each second of its music equally likely."""
+        """Draws a dataset by its share, and of it a piece with a probability proportional to its length."""
         which = int(np.searchsorted(self.shares[:-1], rng.random(), side="right"))
         ends = self.ends[which]
         index = int(np.searchsorted(ends, rng.integers(ends[-1]), side="right"))
@@ -67,13 +67,13 @@ class _Draw(grain.transforms.Map):
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class Loader:
-    """Reads records from disk while training goes on.
+    """Reads records from disk during training.
 
-    Records are read whole and kept, encoded, up to `memory_gb`. With datasets larger than that, a piece that was read
-    should yield `windows_per_piece` examples before it goes: ten minutes of piano take ten times as long to read as
-    one window of it to cut. Windows are cut from 64 pieces in turn, which is what `memory_gb` should hold at least: a
-    gigabyte of piano, three of songs with their stems. `threads` read and cut ahead of time (by default one a core, 16
-    at most); how many changes nothing else.
+    Whole records are cached, encoded, up to `memory_gb`. With datasets larger than that, `windows_per_piece` examples
+    should be drawn from a piece before it is dropped: reading ten minutes of piano takes ten times as long as cutting
+    one window from it. Examples come from 64 pieces in turn, which the cache should hold at least: one GB of piano, or
+    three GB of songs with stems. `threads` read ahead (by default one per core, at most 16); their number does not
+    change the examples.
     """
 
     windows_per_piece: int = 1
@@ -96,14 +96,14 @@ class Loader:
         process_index: int | None = None,
         process_count: int | None = None,
     ) -> grain.DatasetIterator:
-        """An endless iterator of batches of numpy arrays, with grain's `get_state` and `set_state`.
+        """Returns an endless iterator of batches of numpy arrays, with grain's `get_state` and `set_state`.
 
-        A batch has `batch_size` examples over all processes; each gets its part, and no two the same examples. The
-        first is example number `start`: a run that has seen n goes on with `start` n, on however many processes. Beside
-        what `examples` draws, `record` int32 [b, 2] says whence: which dataset of the mixture, which record.
+        A batch has `batch_size` examples over all processes, each of which gets its own part. The first example has
+        number `start`: a run that has seen n examples continues with `start` n, on any number of processes. In addition
+        to what `examples` draws, a batch has `record`, int32 [b, 2]: the numbers of the dataset and of its record.
 
         Raises:
-          InputError: a dataset is not there, or an option makes no sense.
+          InputError: a dataset is missing, or an option has a value that cannot be used.
         """
         process_index = jax.process_index() if process_index is None else process_index
         process_count = jax.process_count() if process_count is None else process_count
@@ -115,13 +115,13 @@ class Loader:
         threads = min(16, os.cpu_count() or 1) if self.threads is None else self.threads
         size, capacity = batch_size // process_count, int(self.memory_gb * 2**30)
         draw = _Draw(*mixture.training(), examples, seed, self.windows_per_piece, capacity)
-        indices = grain.MapDataset.range(_FOREVER)[start + process_index :: process_count]
+        indices = grain.MapDataset.range(_ENDLESS)[start + process_index :: process_count]
         drawn = indices.map(draw).to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * size))
         return iter(grain.experimental.ThreadPrefetchIterDataset(drawn.batch(size), prefetch_buffer_size=2))
 
 
 def check_stream(batch_size: int, seed: int, start: int) -> None:
-    """Raises InputError for a batch without examples, and for a seed or a first example below 0."""
+    """Raises InputError if `batch_size` is below 1, or `seed` or `start` below 0."""
     for name, value, least in (("batch size", batch_size, 1), ("seed", seed, 0), ("start", start, 0)):
         if not value >= least:
             raise InputError(f"{name} is {value}; choose {least} or more")

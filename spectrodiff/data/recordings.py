@@ -1,4 +1,4 @@
-"""What a corpus is made of: recordings with their notes, and the record that keeps one on disk."""
+"""The recordings of a corpus, and the records that store them on disk."""
 
 import dataclasses
 import io
@@ -18,7 +18,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclasses.dataclass(frozen=True)
 class Stem:
-    """One instrument of a recording, alone: float32 audio [samples] at SAMPLE_RATE, and what it plays."""
+    """One instrument of a recording: its audio, float32 [samples] at SAMPLE_RATE, and its notes."""
 
     audio: Float[np.ndarray, " s"]
     notes: Notes
@@ -26,9 +26,9 @@ class Stem:
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """A piece of a corpus: float32 audio [samples], mono, at SAMPLE_RATE, and all its notes.
+    """A piece of a corpus: its audio, float32 mono [samples] at SAMPLE_RATE, and all of its notes.
 
-    `stems` are its instruments alone, as long as the whole, where the corpus has them; else empty.
+    `stems` are its single instruments, as long as the piece, if the corpus has them.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Recording:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A recording still to be read: found cheaply, small enough to send to another process.
+    """A recording that is not read yet: found without opening large files, and picklable.
 
     `name` is unique in its corpus; `source` is whatever the corpus needs to read it.
     """
@@ -51,22 +51,22 @@ class Entry:
 
 @runtime_checkable
 class Corpus(Protocol):
-    """How a corpus is read from its authors' distribution. Instances are picklable."""
+    """A reader of a corpus as its authors distribute it. Instances are picklable."""
 
-    name: str  # of the dataset, as `prepare` calls it
-    homepage: str  # where one gets it
+    name: str  # of the dataset that `prepare` makes
+    homepage: str  # where to get the corpus
     description: str  # one line
 
     def entries(self, folder: pathlib.Path) -> list[Entry]:
-        """All recordings below `folder`, in a fixed order.
+        """Returns all recordings below `folder`, in a fixed order.
 
         Raises:
-          InputError: it is not the corpus's folder; the message names what is missing and the homepage.
+          InputError: it is not the folder of the corpus; the message names what is missing and the homepage.
         """
         ...
 
     def read(self, entry: Entry) -> Recording:
-        """Audio and notes of one recording.
+        """Reads the audio and notes of one recording.
 
         Raises:
           InputError: audio or labels cannot be used; the message names the file.
@@ -75,7 +75,7 @@ class Corpus(Protocol):
 
 
 def encode(recording: Recording) -> dict[str, Any]:
-    """The record of a recording: audio as 16 bit FLAC, notes as NoteSequence, both in bytes."""
+    """Returns the record of a recording: audio as 16-bit FLAC and notes as NoteSequence, both bytes."""
     return {
         "name": recording.name,
         "audio": to_flac(recording.audio),
@@ -85,7 +85,7 @@ def encode(recording: Recording) -> dict[str, Any]:
 
 
 def decode(record: dict[str, Any]) -> Recording:
-    """The recording that `encode` made `record` of, to 16 bit."""
+    """Returns the recording of a record that `encode` made, its audio rounded to 16 bits."""
     stems = record["stems"]
     return Recording(
         name=_text(record["name"]),
@@ -96,14 +96,14 @@ def decode(record: dict[str, Any]) -> Recording:
 
 
 def to_flac(audio: Float[np.ndarray, " s"]) -> bytes:
-    """Audio at SAMPLE_RATE as 16 bit FLAC; what lies beyond full scale is clipped."""
+    """Returns audio at SAMPLE_RATE as 16-bit FLAC, clipped at full scale."""
     file = io.BytesIO()
     soundfile.write(file, np.clip(audio, -1.0, 1.0), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     return file.getvalue()
 
 
 def from_flac(data: bytes, start: int = 0, samples: int | None = None) -> Float[np.ndarray, " s"]:
-    """Audio from sample `start` on, at most `samples` of it, without decoding what comes before."""
+    """Decodes at most `samples` samples of FLAC audio from sample `start`, float32, without decoding those before."""
     with soundfile.SoundFile(io.BytesIO(data)) as file:
         file.seek(min(start, file.frames))
         return file.read(-1 if samples is None else samples, dtype="float32")

@@ -1,4 +1,4 @@
-"""A whole corpus on the device: for accelerators that train faster than a loader can read and cut windows."""
+"""A corpus in device memory, for accelerators that train faster than a loader can read and cut windows."""
 
 import concurrent.futures
 import dataclasses
@@ -24,27 +24,27 @@ from spectrodiff.data.pipeline import check_stream
 from spectrodiff.data.windows import SILENCE, Windows
 from spectrodiff.errors import InputError
 
-_MOST = 2**31 - 1  # frames that int32 can count
+_MAX_FRAMES = 2**31 - 1  # that int32 can count
 
 
 class Corpus(NamedTuple):
-    """Mels of all records end to end, silence between them, and the windows that begin in them, sorted by dataset."""
+    """The log-mels of all records, concatenated with silence between them, and their windows, sorted by dataset."""
 
     mel: Float[Array, "frames m"]  # scaled, float16
     tokens: Int[Array, "windows n"]  # int16
-    start: Int[Array, " windows"]  # of the target in `mel`
-    since: Int[Array, " windows"]  # frames of its record before the target
-    until: Int[Array, " windows"]  # and from its beginning on
-    record: Int[Array, "windows 2"]  # which dataset of the mixture, which record
+    start: Int[Array, " windows"]  # first frame of the target, in `mel`
+    since: Int[Array, " windows"]  # frames of the record before the target's first
+    until: Int[Array, " windows"]  # frames of the record from it on
+    record: Int[Array, "windows 2"]  # the numbers of the dataset and of its record
 
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class ResidentLoader:
-    """Cuts a corpus into windows once, `stride` frames apart, and draws batches from it on the device.
+    """Cuts a corpus into windows `stride` frames apart, once, and draws batches of them on the device.
 
-    Records are read and tokenized by `workers` processes (by default one a core). A window of too many tokens is left
-    out, whatever `on_overflow` says.
+    Records are read and tokenized by `workers` processes (by default one per core). Windows with too many tokens are
+    left out, also if `on_overflow` is "thin".
     """
 
     stride: int = 64
@@ -57,20 +57,20 @@ class ResidentLoader:
     def batches(
         self, mixture: Mixture, examples: Windows, *, batch_size: int, seed: int, start: int = 0
     ) -> Iterator[dict[str, jax.Array]]:
-        """Endless batches as `pipeline.Loader` makes them, as arrays on the device; `start` is a multiple of a batch.
+        """Returns an endless iterator of batches like those of `pipeline.Loader`, as arrays on the device.
 
-        Datasets are drawn by their shares, and windows of a dataset evenly. Example and batch follow from (seed,
-        start) alone.
+        Datasets are drawn by their shares, and the windows of a dataset uniformly. Batches depend on (seed, start)
+        only; `start` is a multiple of the batch size.
 
         Raises:
-          InputError: a dataset is not there, or an option makes no sense; augmentation and several processes are for
-            `Loader`.
+          InputError: a dataset is missing, an option has a value that cannot be used, there is augmentation, or there
+            are several processes.
         """
         check_stream(batch_size, seed, start)
         if examples.augmentation != OFF or examples.audio:
-            raise InputError("a resident corpus holds windows as they are: leave augmentation out, or take Loader")
+            raise InputError("a resident corpus cannot be augmented: turn augmentation off, or use Loader")
         if jax.process_count() > 1:
-            raise InputError("a resident corpus is for one process; take Loader")
+            raise InputError("a resident corpus is for one process; use Loader")
         parts, shares = mixture.training()
         records = ((part, which, index) for which, part in enumerate(parts) for index in range(len(part)))
         jobs = [(*record, examples, self.stride) for record in records]
@@ -89,27 +89,27 @@ class ResidentLoader:
 
 
 def _windows_of(job: tuple) -> tuple[np.ndarray, int, int, np.ndarray, np.ndarray]:
-    """A record's scaled mel, its dataset and number, and the starts and tokens of its windows."""
+    """Returns a record's scaled mel, the numbers of its dataset and of itself, and its windows' starts and tokens."""
     part, which, index, examples, stride = job
     piece = open_piece(part[index])
     mel = scale_mel(log_mel_on_host(piece.read(0, piece.samples)))[: piece.frames].astype(np.float16)
     timeline, tokenizer = examples.tokenizer.timeline(piece.notes), examples.tokenizer
-    first = int(np.random.default_rng(index).integers(stride))  # records begin their grids apart
+    first = int(np.random.default_rng(index).integers(stride))  # a different grid of windows for each record
     starts, rows = [], []
     for start in (0, *range(first or stride, max(1, len(mel) - WINDOW_FRAMES // 4), stride)):
         try:
             row = tokenizer.window(timeline, start)
         except InputError:  # over the tokenizer's own limit
             continue
-        room = examples.tokens // examples.tokens_per_note
-        if len(row) <= examples.tokens and tokenizer.vocabulary.count_notes(row) <= room:
+        notes = examples.tokens // examples.tokens_per_note
+        if len(row) <= examples.tokens and tokenizer.vocabulary.count_notes(row) <= notes:
             starts.append(start)
             rows.append(np.pad(row, (0, examples.tokens - len(row))).astype(np.int16))
     return mel, which, index, np.array(starts, np.int32), np.array(rows, np.int16).reshape(-1, examples.tokens)
 
 
 def _join(cut: Iterator[tuple], datasets: int, tokens: int) -> tuple[Corpus, list[int]]:
-    """The corpus, and how many windows each dataset has in it."""
+    """Returns the corpus, and the number of windows of each dataset."""
     silence, at, counts = np.full((WINDOW_FRAMES, MEL_BINS), SILENCE, np.float16), WINDOW_FRAMES, [0] * datasets
     columns = [[silence], [np.zeros((0, tokens), np.int16)], *([np.zeros(0, np.int32)] for _ in range(3))]
     columns.append([np.zeros((0, 2), np.int32)])
@@ -123,8 +123,8 @@ def _join(cut: Iterator[tuple], datasets: int, tokens: int) -> tuple[Corpus, lis
         at += len(mel) + WINDOW_FRAMES
     if not all(counts):
         raise InputError(f"a dataset has no window of at most {tokens} tokens; raise SpectrogramTask.tokens")
-    if at > _MOST:
-        raise InputError(f"the corpus has {at * HOP / 16000 / 3600:.0f} hours, too many for a device; take Loader")
+    if at > _MAX_FRAMES:
+        raise InputError(f"the corpus has {at * HOP / 16000 / 3600:.0f} hours, too many for a device; use Loader")
     return Corpus(*map(np.concatenate, columns)), counts
 
 
@@ -134,7 +134,7 @@ def _draw(
     begins = np.concatenate([[0], np.cumsum(counts)[:-1]])
     record, since = np.asarray(corpus.record), np.asarray(corpus.since)
     firsts = [np.flatnonzero((record[:, 0] == which) & (since == 0)) for which in range(len(counts))]
-    most = max(map(len, firsts))  # ragged rows are filled up by repeating them
+    most = max(map(len, firsts))  # shorter rows are filled by repetition
     firsts = jnp.array([np.resize(some, most) if len(some) else np.full(most, -1) for some in firsts])
     counts, begins, cumulative = jnp.array(counts), jnp.array(begins), jnp.array(np.cumsum(shares)[:-1], jnp.float32)
 
@@ -155,9 +155,9 @@ def _draw(
 
 
 def examples_of(corpus: Corpus, windows: Int[Array, " b"]) -> dict[str, jax.Array]:
-    """A batch as `windows.cut_window` and `Windows` make it, of the numbers of windows."""
+    """Returns the windows of these numbers as a batch like those of `Windows`."""
     start, since, until = corpus.start[windows], corpus.since[windows], corpus.until[windows]
-    real = jnp.minimum(since, WINDOW_FRAMES)  # a short context stands at the beginning of its frames
+    real = jnp.minimum(since, WINDOW_FRAMES)  # a short context is padded at its end
     frames = jnp.arange(WINDOW_FRAMES)
     span = jax.vmap(functools.partial(jax.lax.dynamic_slice_in_dim, corpus.mel, slice_size=WINDOW_FRAMES))
     batch = {}

@@ -1,4 +1,4 @@
-"""Pieces to the windows that a spectrogram model learns from: cut where they are asked for, and only there decoded."""
+"""Windows of pieces, to train spectrogram models; only the audio of a window is decoded."""
 
 import bisect
 import dataclasses
@@ -16,18 +16,20 @@ from spectrodiff.data.pieces import Piece, open_piece
 from spectrodiff.errors import InputError
 from spectrodiff.notes.tokenizer import NoteTokenizer, Timeline
 
-SILENCE = -1.0  # the scaled log-mel of nothing
-_TRIES = 20
+SILENCE = -1.0  # the scaled log-mel of silence
+_TRIES = 20  # pieces to try for an example
 
 
 def cut_window(
     piece: Piece, timeline: Timeline, start: int, tokenizer: NoteTokenizer, tokens: int, notes: int
 ) -> dict[str, np.ndarray] | None:
-    """The training example whose target begins at frame `start`; None if it has over `tokens` tokens or `notes` notes.
+    """Returns the training example whose target begins at frame `start`.
 
-    `tokens` int32 [tokens]; `target`, `context` float32 [256, 128], scaled, real frames first; `target_mask`,
-    `context_mask` bool [256]. The context is the up to 256 true frames before the target. `timeline` is that of the
-    piece's notes.
+    `timeline` is that of the piece's notes. The example has `tokens`, int32 [tokens], padded with 0; `target` and
+    `context`, scaled log-mels, float32 [256, 128], padded at the end; and their masks `target_mask` and `context_mask`,
+    bool [256]. The context is the ground truth of up to 256 frames before the target.
+
+    Returns None if the window has more than `tokens` tokens or `notes` notes.
     """
     try:
         sequence = tokenizer.window(timeline, start)
@@ -54,7 +56,7 @@ def _cut_mel(piece: Piece, start: int) -> dict[str, np.ndarray]:
 def thin_window(
     timeline: Timeline, start: int, tokenizer: NoteTokenizer, tokens: int, notes: int
 ) -> Int32[np.ndarray, " n"]:
-    """A window's tokens without its quietest notes, as many of these as are over `tokens` tokens or `notes` notes."""
+    """Returns the tokens of a window after dropping its quietest notes, down to `tokens` tokens and `notes` notes."""
 
     def within(limit: int) -> Int32[np.ndarray, " n"]:
         config = dataclasses.replace(tokenizer.config, max_tokens=limit)
@@ -67,14 +69,13 @@ def thin_window(
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Draws training examples, `cut_window`s that begin anywhere; see `pipeline.Loader`.
+    """Examples (see `pipeline.Loader`) that are windows as `cut_window` returns them, at random starts.
 
-    A window may have `tokens` tokens, and `tokens / tokens_per_note` notes. What becomes of one that has more says
-    `on_overflow`: "skip" draws another, "thin" leaves its quietest notes out of its tokens. Either way it is counted:
-    an example's `overfull` (int32) is how many windows of too much were met on the way to it, `start` (int32) the frame
-    that its target begins at. A `first_share` of the windows are a piece's first, with no context, as every song
-    begins. With `audio` an example has that of its target too, float32 [(256 + EXTRA_FRAMES) * HOP], silent past the
-    piece's end.
+    A window may have `tokens` tokens, and `tokens / tokens_per_note` notes. If it has more, `on_overflow` "skip" draws
+    another one, and "thin" drops its quietest notes. An example's `overfull` (int32) is the number of windows with too
+    many tokens that were met before it was found; `start` (int32) is the first frame of its target. The share
+    `first_share` of the windows is the first of a piece, without context. With `audio`, an example also has the audio
+    of its target, float32 [(256 + EXTRA_FRAMES) * HOP], with silence after the end of the piece.
     """
 
     tokenizer: NoteTokenizer
@@ -92,34 +93,34 @@ class Windows:
             raise InputError(f"first_share is {self.first_share}; choose 0 to 1")
 
     def read(self, record: dict[str, Any]) -> tuple[tuple[Piece, Timeline], int]:
-        """What is kept of a record, its piece, still encoded, and its timeline; and how many bytes that is."""
+        """Returns the piece of a record, still encoded, with its timeline; and the size in bytes."""
         piece = open_piece(record, stems=self.augmentation.sub_mix > 0)
         return (piece, self.tokenizer.timeline(piece.notes)), piece.size
 
     def draw(self, candidates: Iterator[tuple[Piece, Timeline]], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """A window of the first candidate, or of the first whose window fits.
+        """Returns a window of the first candidate whose window has few enough tokens.
 
         Raises:
-          InputError: many windows in a row have too much in them.
+          InputError: 20 windows in a row have too many.
         """
-        room = self.tokens // self.tokens_per_note
+        notes = self.tokens // self.tokens_per_note
         for met, (whole, timeline) in enumerate(itertools.islice(candidates, _TRIES)):
             piece = self.augmentation(whole, rng)
             if piece.notes is not whole.notes:
                 timeline = self.tokenizer.timeline(piece.notes)
             first = rng.random() < self.first_share
             start = 0 if first else int(rng.integers(max(1, piece.frames - WINDOW_FRAMES // 4)))
-            example = cut_window(piece, timeline, start, self.tokenizer, self.tokens, room)
+            example = cut_window(piece, timeline, start, self.tokenizer, self.tokens, notes)
             if example is None and self.on_overflow == "thin":
-                sequence = thin_window(timeline, start, self.tokenizer, self.tokens, room)
+                sequence = thin_window(timeline, start, self.tokenizer, self.tokens, notes)
                 example = {"tokens": np.pad(sequence, (0, self.tokens - len(sequence))), **_cut_mel(piece, start)}
                 met = 1
             if example is not None:
                 if self.audio:
                     samples = (WINDOW_FRAMES + EXTRA_FRAMES) * HOP
-                    heard = piece.read(start * HOP, samples)
-                    example["audio"] = np.pad(heard, (0, samples - len(heard)))
+                    audio = piece.read(start * HOP, samples)
+                    example["audio"] = np.pad(audio, (0, samples - len(audio)))
                 return {**example, "overfull": np.array(met, np.int32), "start": np.array(start, np.int32)}
         raise InputError(
-            f"{_TRIES} windows in a row have over {self.tokens} tokens or {room} notes; raise SpectrogramTask.tokens"
+            f"{_TRIES} windows in a row have over {self.tokens} tokens or {notes} notes; raise SpectrogramTask.tokens"
         )

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from spectrodiff.audio.mel import SAMPLE_RATE
-from spectrodiff.data.render import render
+from spectrodiff.data.soundfont import play
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation.embeddings import Embedding, resample
 from spectrodiff.evaluation.reconstruction import compare, embedding_distance
@@ -56,7 +56,7 @@ def system_audio(
     noise = max(_QUIETEST, level) * np.random.default_rng(rendered.seed).standard_normal(length)
     audio = {SYNTHESISED: rendered.audio, TRUE: song.audio, ENCODED: rendered.encoded, WRONG: wrong, NOISE: noise}
     if soundfont is not None:
-        played = render(song.notes, soundfont)[:length]
+        played = play(song.notes, soundfont)[:length]
         audio[SOUNDFONT] = level / max(_rms(played), 1e-9) * played
     return {system: audio[system][:length].astype(np.float32) for system in SYSTEMS if audio.get(system) is not None}
 

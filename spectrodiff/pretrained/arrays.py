@@ -1,4 +1,4 @@
-"""Arrays by name, read one at a time, so that two copies of all weights are never in memory at once."""
+"""Lazily read mappings of arrays, so that two copies of all weights are never in memory at once."""
 
 import abc
 import contextlib
@@ -15,18 +15,18 @@ from tqdm import tqdm
 from spectrodiff.errors import InputError
 from spectrodiff.files import replacing
 
-_FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}  # by their names in safetensors
+_FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}  # by name in safetensors
 
 
 class Spec(NamedTuple):
-    """What is told of an array where it is stored. `dtype` is numpy's name, or else the format's own."""
+    """The shape and type of a stored array. `dtype` is NumPy's name of it, or the format's if NumPy has none."""
 
     shape: tuple[int, ...]
     dtype: str
 
 
 class LazyArrays(Mapping[str, np.ndarray]):
-    """Arrays that are read when they are asked for, and not when somebody looks for a name."""
+    """A mapping of arrays that are read when they are accessed, but not when names are looked up."""
 
     def __init__(self, names: Collection[str]):
         self._names = names
@@ -42,18 +42,18 @@ class LazyArrays(Mapping[str, np.ndarray]):
 
     @abc.abstractmethod
     def spec(self, name: str) -> Spec:
-        """Shape and type of an array, where they can be had without reading it."""
+        """Returns the shape and type of an array, without reading it if possible."""
 
 
 def spec_of(arrays: Mapping, name: str) -> Spec:
-    """Raises what looking `name` up does."""
+    """Returns the shape and type of an array; raises the same as a lookup of `name`."""
     if isinstance(arrays, LazyArrays):
         return arrays.spec(name)
     return Spec(arrays[name].shape, arrays[name].dtype.name)
 
 
 class Stacks(LazyArrays):
-    """Arrays of several files as those of one: `stack.name` is `name` in `stacks[stack]`."""
+    """The arrays of several mappings as one: `stack.name` is `name` in `stacks[stack]`."""
 
     def __init__(self, stacks: Mapping[str, LazyArrays]):
         super().__init__(frozenset(f"{stack}.{name}" for stack, arrays in stacks.items() for name in arrays))
@@ -69,12 +69,12 @@ class Stacks(LazyArrays):
 
 
 class Renamed(LazyArrays):
-    """Arrays under other names.
+    """A mapping of arrays under other names.
 
-    `table` has the name in `arrays` by the new one; `linear` are the new names of what is to be transposed.
+    `table` maps new names to those in `arrays`; the arrays with the new names `linear` are transposed.
 
     Raises:
-      InputError: `arrays` lacks a parameter, or has one too many; the message names it and `where`.
+      InputError: the names in `arrays` are not those in `table`; the message has the first one and `where`.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Renamed(LazyArrays):
 class SafetensorsArrays(LazyArrays):
     """The arrays of a safetensors file.
 
-    The file is opened anew for each: left open it stays mapped, and every page once read counts as memory in use.
+    The file is opened for each array: an open file stays mapped, and all pages read so far count as memory in use.
 
     Raises:
       InputError: the file is missing, truncated or not safetensors.
@@ -129,29 +129,29 @@ class SafetensorsArrays(LazyArrays):
 def save_arrays(
     path: pathlib.Path, arrays: Iterable[tuple[str, np.ndarray]], metadata: dict[str, str] | None = None
 ) -> None:
-    """Writes arrays by name, which may come lazily; it holds all of them at once, and no copies.
+    """Writes named arrays, which may be generated lazily, as safetensors; all of them are in memory, without copies.
 
     Raises:
       InputError: `path` cannot be written, or the disk is full.
     """
     with replacing(path) as temporary:
         arrays = tqdm(arrays, desc=f"writing {path.parent.name}", unit="parameter", delay=2.0, leave=False)
-        contiguous = {name: np.asarray(array, order="C") for name, array in arrays}  # it writes what lies there
+        contiguous = {name: np.asarray(array, order="C") for name, array in arrays}  # save_file ignores strides
         try:
             safetensors.numpy.save_file(contiguous, temporary, metadata)
-        except safetensors.SafetensorError as error:  # which it makes of an OSError, too
+        except safetensors.SafetensorError as error:  # also raised in place of OSError
             raise InputError(f"cannot write {path}: {error}") from error
 
 
 def check_names(found: Iterable[str], expected: Iterable[str], where: str) -> None:
-    """Raises InputError for a parameter that is not in both; the message names it and `where`."""
+    """Raises InputError unless both have the same names; the message has the first other one and `where`."""
     found, expected = set(found), set(expected)
     for name in sorted(found ^ expected):
         raise InputError(f"{where} {'lacks' if name in expected else 'has the unknown'} parameter {name}")
 
 
 def check_spec(spec: Spec, name: str, shape: tuple[int, ...], where: str) -> None:
-    """Raises InputError for a parameter of another shape, or of no floats."""
+    """Raises InputError if a parameter has another shape, or is not of floats."""
     if spec.shape != shape:
         raise InputError(f"{where}: parameter {name} has shape {spec.shape}, expected {shape}")
     if spec.dtype not in _FLOATS.values():
@@ -161,10 +161,10 @@ def check_spec(spec: Spec, name: str, shape: tuple[int, ...], where: str) -> Non
 def checked(
     arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], where: str
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields names and contiguous arrays, one at a time, having seen that they are those of `shapes`.
+    """Yields names and contiguous arrays, one at a time, having checked names and shapes against `shapes`.
 
     Raises:
-      InputError: a parameter is missing, unknown, of another shape or no floats; the message names it and `where`.
+      InputError: a parameter is missing, unknown, of another shape or not of floats; the message has it and `where`.
     """
     check_names(arrays, shapes, where)
     for name, shape in tqdm(shapes.items(), desc="loading weights", unit="parameter", delay=2.0, leave=False):

@@ -1,4 +1,4 @@
-"""Weights in the layout of the diffusers library: a folder of three stacks, their linear weights transposed."""
+"""Weights in the layout of the diffusers library: a folder of three stacks, with transposed linear weights."""
 
 import json
 import pathlib
@@ -27,7 +27,7 @@ from spectrodiff.pretrained.torch_file import TorchArrays
 
 INDEX = "model_index.json"
 ONNX_VOCODER = pathlib.PurePath("melgan", "model.onnx")
-# Library and class of each stack as in the published index. Release 0.42.1 has moved the encoders: it finds them once
+# Library and class of each stack as in the published index. Release 0.42.1 has moved the encoders; it finds them if
 # `diffusers.pipelines.spectrogram_diffusion` is set to `diffusers.pipelines.deprecated.spectrogram_diffusion`.
 _STACKS = {
     "notes_encoder": ["spectrogram_diffusion", "SpectrogramNotesEncoder"],
@@ -38,15 +38,15 @@ _PIPELINE = "SpectrogramDiffusionPipeline"
 _SCHEDULER_CONFIG = pathlib.PurePath("scheduler", "scheduler_config.json")
 _WEIGHTS = "diffusion_pytorch_model"
 _CONFIG = "config.json"
-# Ancestral sampling of the released models (Hawthorne et al. 2022) in diffusers' terms; all else is its default.
+# Ancestral sampling of the released models (Hawthorne et al. 2022) in diffusers' terms; the rest are its defaults.
 _SCHEDULER = {"beta_schedule": "squaredcos_cap_v2", "variance_type": "fixed_large", "num_train_timesteps": 1000}
 
 
 def read(folder: pathlib.Path) -> tuple[SpectrogramConfig, Mapping[str, np.ndarray]]:
-    """Config and arrays, by our names, of a folder that diffusers' SpectrogramDiffusionPipeline reads.
+    """Returns the config and the arrays, by our names, of a folder of diffusers' SpectrogramDiffusionPipeline.
 
     Raises:
-      InputError: a file is missing or damaged, parameters are missing or too many, or it is another network than ours.
+      InputError: a file is missing or damaged, parameters are missing or unknown, or the network is another one.
     """
     kind = _read_json(folder / INDEX).get("_class_name")
     if kind != _PIPELINE:
@@ -63,8 +63,8 @@ def read(folder: pathlib.Path) -> tuple[SpectrogramConfig, Mapping[str, np.ndarr
     return SpectrogramConfig(tokenizer=_tokenizer(model), model=model), arrays
 
 
-def pickles_for_want_of_better(folder: pathlib.Path) -> list[str]:
-    """Where in a folder like this weights would lie as pickles, of the stacks that have none in safetensors."""
+def pickle_fallbacks(folder: pathlib.Path) -> list[str]:
+    """Returns the paths of pickled weights, relative to a folder, of the stacks without safetensors."""
     stacks = [stack for stack in _STACKS if not (folder / stack / f"{_WEIGHTS}.safetensors").is_file()]
     return [f"{stack}/{_WEIGHTS}.bin" for stack in stacks]
 
@@ -74,11 +74,11 @@ def write(
 ) -> None:
     """Writes `arrays`, by our names, into the empty `folder`, for diffusers' SpectrogramDiffusionPipeline.
 
-    Of arrays that are read when asked for, one stack at a time is in memory. `with_vocoder` says that a vocoder will
-    lie at `ONNX_VOCODER`.
+    With lazy arrays, one stack at a time is in memory. `with_vocoder` says that there will be a vocoder at
+    `ONNX_VOCODER`.
 
     Raises:
-      InputError: the model has what diffusers does not know; that is found out before an array is read.
+      InputError: the model has options that diffusers does not have; this is raised before arrays are read.
     """
     _refuse_options(config)
     table = names(config.model)
@@ -103,12 +103,12 @@ def write(
 
 
 def _tokenizer(model: ModelConfig) -> TokenizerConfig:
-    """The only tokens that diffusers makes."""
+    """Returns the config of the only tokenizer that diffusers has."""
     return TokenizerConfig(velocity_bins=1, program_map="slakh", max_tokens=model.max_tokens, ghost_ties=True)
 
 
 def _refuse_options(config: SpectrogramConfig) -> None:
-    """Raises InputError where a model is more than diffusers knows."""
+    """Raises InputError if a model has options that diffusers does not have."""
     off = {"with_context": True, "compact_notes": False, "event_times": False, "note_roll": False, "mask_padding": True}
     paper, decoder = DiffusionConfig(), to_dict(config.decoder)
     known = {**off, **to_dict(_tokenizer(config.model)), "kind": paper.kind, "mean": paper.mean, "std": paper.std}
@@ -121,7 +121,7 @@ def _refuse_options(config: SpectrogramConfig) -> None:
 
 
 def _read_model(folder: pathlib.Path) -> ModelConfig:
-    """The sizes in the configs of the three stacks, which must agree with each other and with the paper's network."""
+    """Returns the sizes in the configs of the three stacks, checked against each other and the paper's network."""
     configs = {stack: {"is_decoder": False} | _read_json(folder / stack / _CONFIG) for stack in _STACKS}
 
     def size(stack, name):
@@ -155,7 +155,7 @@ def _read_model(folder: pathlib.Path) -> ModelConfig:
 
 
 def _stack_configs(model: ModelConfig) -> dict[str, dict]:
-    """What the stacks' constructors in diffusers 0.42.1 take."""
+    """Returns the arguments of the stacks' constructors in diffusers 0.42.1."""
     sizes = {
         "d_model": model.width,
         "num_heads": model.heads,
@@ -182,7 +182,7 @@ def _stack_configs(model: ModelConfig) -> dict[str, dict]:
             "num_layers": model.decoder_layers,
             "input_dims": MEL_BINS,
             "targets_length": WINDOW_FRAMES,
-            "max_decoder_noise_time": 2e4,  # the published models'; the library's default is a tenth of it
+            "max_decoder_noise_time": 2e4,  # as published; the library's default is a tenth of it
         },
     }
 
@@ -204,7 +204,7 @@ def _read_json(path: pathlib.Path) -> dict:
 
 
 def _check_scheduler(path: pathlib.Path) -> None:
-    """Raises InputError for weights of another diffusion than the paper's; without the file they are taken for that."""
+    """Raises InputError for weights of another diffusion process than the paper's; the file may be missing."""
     if not path.is_file():
         return
     found = {"prediction_type": "epsilon", "beta_schedule": "linear"} | _read_json(path)  # the library's defaults

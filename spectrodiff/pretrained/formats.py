@@ -1,4 +1,4 @@
-"""Whatever weights a folder holds, as one kind of value."""
+"""Opens checkpoints of all formats."""
 
 import os
 import pathlib
@@ -16,10 +16,10 @@ from spectrodiff.pretrained.kinds import SPECTROGRAM
 
 
 class Checkpoint(NamedTuple):
-    """Weights of a spectrogram model, wherever they come from.
+    """Weights of a spectrogram model, in any format.
 
-    `arrays` has every parameter by our name, and reads it when it is asked for. `card` is what is told of them, such as
-    their `steps` of training. `onnx_vocoder` is the vocoder that lies with them.
+    `arrays` maps our names of parameters to arrays, and reads them lazily. `card` has information such as the number of
+    training `steps`. `onnx_vocoder` is the path of the vocoder in the folder, if there is one.
     """
 
     format: str  # spectrodiff | diffusers | t5x
@@ -30,14 +30,14 @@ class Checkpoint(NamedTuple):
     onnx_vocoder: pathlib.Path | None
 
     def build(self) -> SpectrogramModel:
-        """The network around the arrays. Raises as `specs`."""
+        """Returns the network with these weights; raises InputError as `specs`."""
         return native.build(SPECTROGRAM, self.config, self.arrays, str(self.folder))
 
     def specs(self) -> dict[str, Spec]:
-        """Shape and type of each parameter as it is stored.
+        """Returns the stored shape and type of each parameter.
 
         Raises:
-          InputError: a parameter has another shape than `config` says, is not of floats, or cannot be read.
+          InputError: a parameter has another shape than in `config`, is not of floats, or cannot be read.
         """
         shapes, where = self.shapes(), str(self.folder)
         check_names(self.arrays, shapes, where)
@@ -47,15 +47,15 @@ class Checkpoint(NamedTuple):
         return specs
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of every parameter that `config` says there is."""
+        """Returns the shapes of all parameters, from `config`."""
         return native.shapes_of(SPECTROGRAM, self.config)
 
 
 def open_checkpoint(folder: str | os.PathLike) -> Checkpoint:
-    """Recognises weights by what is in `folder`; only what describes them is read.
+    """Opens the weights in `folder`, whose format is recognised by its files; only their description is read.
 
     Raises:
-      InputError: there are none, or they are damaged, or of another network than the paper's.
+      InputError: there are no weights, or they are damaged or of another network than the paper's.
     """
     folder = pathlib.Path(folder)
     if (folder / diffusers.INDEX).is_file():
@@ -64,7 +64,7 @@ def open_checkpoint(folder: str | os.PathLike) -> Checkpoint:
     elif (found := t5x.find(folder)) is not None:
         kind = "t5x"
         config, arrays, card = t5x.read(found)
-    elif SPECTROGRAM.lies_in(folder):
+    elif SPECTROGRAM.exists_in(folder):
         kind = "spectrodiff"
         config, arrays, card = native.read(folder, SPECTROGRAM)
     else:

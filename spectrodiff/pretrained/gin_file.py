@@ -1,4 +1,4 @@
-"""The bindings of other people's gin files, as values: what they import and refer to is neither looked up nor run."""
+"""Reads the bindings of foreign gin files as plain values; what they import or refer to is not loaded."""
 
 import pathlib
 import tokenize
@@ -10,7 +10,7 @@ from spectrodiff.errors import InputError, reason
 
 
 class _Reference(str):
-    """A reference or a macro, as it is written."""
+    """A reference or macro, as text."""
 
     __repr__ = str.__str__
 
@@ -24,10 +24,12 @@ class _Delegate(ParserDelegate):
 
 
 def read_bindings(path: pathlib.Path) -> dict[str, Any]:
-    """Values by `Configurable.parameter`, modules left off and macros resolved; those of scopes are passed over.
+    """Returns the values of bindings by `Configurable.parameter`, without modules and scopes, macros resolved.
+
+    Bindings in scopes are ignored.
 
     Raises:
-      InputError: the file is missing or no gin.
+      InputError: the file is missing or is not gin.
     """
     try:
         statements = list(ConfigParser(path.read_text(), _Delegate()))
@@ -37,7 +39,7 @@ def read_bindings(path: pathlib.Path) -> dict[str, Any]:
     macros = {f"%{binding.selector}": binding.value for binding in found if not binding.arg_name}
 
     def resolved(value):
-        for _ in macros:  # of macros there may be a chain, or a circle
+        for _ in macros:  # macros may refer to macros, also in cycles
             value = macros.get(value, value) if isinstance(value, _Reference) else value
         return value
 

@@ -1,4 +1,4 @@
-"""From the name of a checkpoint to its folder."""
+"""Finds the folder of a checkpoint by its name."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from spectrodiff.pretrained.kinds import KINDS, SPECTROGRAM
 
 _WEIGHTS = pathlib.Path(__file__).parent / "weights"
 _HUB = "hf://"
-# What is read of each format; safetensors before what holds the same in pickles.
+# The files that are read, of all formats; pickled weights are downloaded only if there are no safetensors.
 _NEEDED = [
     *(name for kind in KINDS.values() for name in kind.files),
     *("model_index.json", "*/config.json", "*/diffusion_pytorch_model.safetensors", "melgan/model.onnx"),
@@ -22,22 +22,24 @@ _NEEDED = [
 
 
 def find_checkpoint(checkpoint: str | os.PathLike) -> pathlib.Path:
-    """The folder of a checkpoint that comes with the package or from a hub, or `checkpoint` itself where it is one.
+    """Returns the folder of a checkpoint: one in the package by name, one on a hub, or the folder `checkpoint` itself.
 
-    `hf://owner/name` is downloaded once; without a network it is what was downloaded before.
+    `hf://owner/name` is downloaded once; without a network the downloaded copy is used.
 
     Raises:
-      InputError: it is none of these, or cannot be downloaded.
+      InputError: `checkpoint` is none of these, or cannot be downloaded.
     """
     if str(checkpoint).startswith(_HUB):
         return _download(str(checkpoint))
     path = local_path(checkpoint)
     names = (
-        sorted(folder.name for folder in _WEIGHTS.iterdir() if SPECTROGRAM.lies_in(folder)) if _WEIGHTS.is_dir() else []
+        sorted(folder.name for folder in _WEIGHTS.iterdir() if SPECTROGRAM.exists_in(folder))
+        if _WEIGHTS.is_dir()
+        else []
     )
     if str(checkpoint) in names:
         return _WEIGHTS / str(checkpoint)
-    with contextlib.suppress(OSError):  # too long for a name
+    with contextlib.suppress(OSError):  # the name is too long
         if path.is_dir():
             return path
     known = f"one of {', '.join(names)}, or " if names else ""
@@ -53,9 +55,9 @@ def _download(name: str) -> pathlib.Path:
         raise InputError(f'{name} needs huggingface_hub: pip install "spectrodiff[hub]"') from error
     try:
         folder = pathlib.Path(snapshot_download(repository, allow_patterns=_NEEDED))
-        if (folder / diffusers.INDEX).is_file() and (pickles := diffusers.pickles_for_want_of_better(folder)):
+        if (folder / diffusers.INDEX).is_file() and (pickles := diffusers.pickle_fallbacks(folder)):
             folder = pathlib.Path(snapshot_download(repository, allow_patterns=[*_NEEDED, *pickles]))
-    except Exception as error:  # those of the network share no class
+    except Exception as error:  # exceptions of networks have no common class
         said = reason(error)
         raise InputError(f"cannot get {name} from the hub, and the cache does not hold it: {said}") from error
     return folder

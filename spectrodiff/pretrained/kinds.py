@@ -1,4 +1,4 @@
-"""The kinds of networks whose weights are kept: all that other modules know of them, they know from this table."""
+"""The registry of networks that can be saved; other modules know them from here only."""
 
 import pathlib
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from spectrodiff.vocoder.streaming import MelGAN, Vocoder
 
 
 class Kind(NamedTuple):
-    """A network that a checkpoint folder may hold, as NAME.safetensors and NAME.json.
+    """A kind of network, saved in a checkpoint's folder as NAME.safetensors and NAME.json.
 
-    `network(config, rngs=...)` builds it. `vocoder` makes of it what turns mels into audio, where it does so.
+    `network(config, rngs=...)` builds it. For vocoders, `vocoder(network)` returns a `Vocoder`.
     """
 
     name: str
@@ -27,20 +27,20 @@ class Kind(NamedTuple):
 
     @property
     def files(self) -> tuple[str, str]:
-        """The names of its two files, the description first."""
+        """The names of its two files, the JSON file first."""
         return f"{self.name}.json", f"{self.name}.safetensors"
 
-    def lies_in(self, folder: str | pathlib.Path) -> bool:
-        """Whether `folder` has a network of this kind."""
+    def exists_in(self, folder: str | pathlib.Path) -> bool:
+        """Returns whether `folder` has a network of this kind."""
         return (pathlib.Path(folder) / self.files[0]).is_file()
 
 
 SPECTROGRAM = Kind("spectrogram", "spectrogram model", SpectrogramConfig, SpectrogramModel)
 MELGAN = Kind("vocoder", "MelGAN", GeneratorConfig, Generator, MelGAN)
 REFINER = Kind("refiner", "refiner of Griffin-Lim", RefinerConfig, Refiner, GriffinLim)
-KINDS = {kind.name: kind for kind in (SPECTROGRAM, MELGAN, REFINER)}  # the first vocoder that a folder has plays
+KINDS = {kind.name: kind for kind in (SPECTROGRAM, MELGAN, REFINER)}  # of a folder's vocoders, the first is used
 
 
 def vocoder_kind(folder: str | pathlib.Path) -> Kind | None:
-    """The kind of the vocoder that lies in `folder`, or None where there is none of ours."""
-    return next((kind for kind in KINDS.values() if kind.vocoder and kind.lies_in(folder)), None)
+    """Returns the kind of the vocoder in `folder`, or None if there is none in our format."""
+    return next((kind for kind in KINDS.values() if kind.vocoder and kind.exists_in(folder)), None)

@@ -1,4 +1,4 @@
-"""Our names of parameters beside those of the published weights: one structure, spelled three ways."""
+"""The names of parameters in our format, T5X and diffusers."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from spectrodiff.config import ModelConfig
 
 
 class Name(NamedTuple):
-    """A parameter's dotted path in each format; `linear` ones are [in, out], but [out, in] in diffusers' folders."""
+    """The dotted path of a parameter in each format; `linear` ones are [in, out], and [out, in] in diffusers."""
 
     ours: str
     t5x: str
@@ -78,9 +78,9 @@ def _decoder(layers: int) -> Iterator[Name]:
 
 
 def names(model: ModelConfig) -> list[Name]:
-    """Every parameter of the paper's network with the layers of `model`.
+    """Returns the names of all parameters of the paper's network with the number of layers in `model`.
 
-    The released code calls the note encoder `encoder` where there is no context; diffusers knows no such model.
+    The released code calls the note encoder `encoder` if there is no context; diffusers has no such model.
     """
     notes = "token_encoder" if model.with_context else "encoder"
     table = [

@@ -1,4 +1,4 @@
-"""Our own format for weights that are handed around: safetensors beside a JSON file that says what they are."""
+"""The native format of weights: a safetensors file, and a JSON file with the config and information."""
 
 import json
 import pathlib
@@ -18,23 +18,23 @@ from spectrodiff.pretrained.arrays import SafetensorsArrays, checked, save_array
 from spectrodiff.pretrained.kinds import SPECTROGRAM, Kind
 
 FORMAT_VERSION = 2
-_MOVED = ("diffusion", "sampling")  # of a config of version 1: what is now in its decoder
+_MOVED = ("diffusion", "sampling")  # fields of a config of version 1 that are now in its decoder
 
 
 def flatten(state: nnx.State) -> dict[str, np.ndarray]:
-    """Arrays by dotted path, such as `decoder.blocks.0.mlp.wo.kernel`."""
+    """Returns the arrays of a state by dotted path, such as `decoder.blocks.0.mlp.wo.kernel`."""
     return {name: np.asarray(leaf[...]) for name, (_, leaf) in _leaves(state).items()}
 
 
 def _leaves(state: nnx.State) -> dict[str, tuple[tuple, nnx.Variable]]:
-    """Paths and leaves by dotted path."""
+    """Returns paths and leaves by dotted path."""
     return {".".join(map(str, path)): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
 
 
 def unflatten_into(state: nnx.State, arrays: Mapping[str, np.ndarray], where: str) -> nnx.State:
-    """`state` (abstract or real) with its leaves replaced by `arrays`, in the state's own types.
+    """Returns `state`, abstract or not, with its leaves replaced by `arrays`, converted to the types of the state.
 
-    With arrays that are read when asked for there is never a second copy of all. Raises as `checked`.
+    With lazy arrays, there is never a second copy of all of them. Raises InputError as `checked`.
     """
     leaves = _leaves(state)
     flat = {}
@@ -45,25 +45,25 @@ def unflatten_into(state: nnx.State, arrays: Mapping[str, np.ndarray], where: st
 
 
 class _OneKey(nnx.Rngs):
-    """Shapes need no randomness, and to count keys takes far longer than all else about an abstract network."""
+    """Always returns the same key: shapes need no randomness, and counting keys would take most of the time."""
 
     def params(self):
         return jax.random.key(0)
 
 
 def _abstract(kind: Kind, config: Any) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-    """The structure of a network, what is stored of it, and the rest; nothing is initialised."""
+    """Returns the structure of a network, its stored state and its other state; both are abstract."""
     abstract = nnx.eval_shape(lambda: kind.network(config, rngs=_OneKey(0)))
     return nnx.split(abstract, nnx.Any(nnx.Param, Buffer), ...)
 
 
 def shapes_of(kind: Kind, config: Any) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter of a network, by its dotted path."""
+    """Returns the shapes of all parameters of a network by dotted path."""
     return {name: leaf.shape for name, (_, leaf) in _leaves(_abstract(kind, config)[1]).items()}
 
 
 def build(kind: Kind, config: Any, arrays: Mapping[str, np.ndarray], where: str) -> nnx.Module:
-    """The network of `config` around `arrays`, without initialising parameters first. Raises as `checked`."""
+    """Returns the network of `config` with the weights `arrays`; raises InputError as `checked`."""
     graph, state, rest = _abstract(kind, config)
     return nnx.merge(graph, unflatten_into(state, arrays, where), rest)
 
@@ -71,13 +71,13 @@ def build(kind: Kind, config: Any, arrays: Mapping[str, np.ndarray], where: str)
 def save(
     folder: pathlib.Path, kind: Kind, network: nnx.Module, config: Any, card: dict, dtype: str = "float32"
 ) -> None:
-    """Writes `network` into `folder`; `card` is any JSON about where it comes from. `dtype` float16 halves the file."""
+    """Writes `network` into `folder`, with a `card` of any JSON about its origin, its weights converted to `dtype`."""
     arrays = flatten(nnx.state(network, nnx.Any(nnx.Param, Buffer)))
     write(folder, kind, {name: array.astype(dtype) for name, array in arrays.items()}, config, card)
 
 
 def write(folder: pathlib.Path, kind: Kind, arrays: Mapping[str, np.ndarray], config: Any, card: dict) -> None:
-    """Writes `arrays` as they are, lazy or not, with the config and card that go with them, into `folder`."""
+    """Writes `arrays`, which may be lazy, in their own types into `folder`, with their config and card."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     description, weights = (folder / name for name in kind.files)
@@ -86,10 +86,10 @@ def write(folder: pathlib.Path, kind: Kind, arrays: Mapping[str, np.ndarray], co
 
 
 def read(folder: pathlib.Path, kind: Kind) -> tuple[Any, Mapping[str, np.ndarray], dict]:
-    """Config, arrays and card that `save` wrote; the arrays are read when asked for.
+    """Returns the config, arrays and card that `save` wrote; the arrays are read lazily.
 
     Raises:
-      InputError: files are missing, damaged, or from another version.
+      InputError: files are missing, damaged, or of an unknown version.
     """
     path, weights = (pathlib.Path(folder) / name for name in kind.files)
     try:
@@ -106,9 +106,9 @@ def read(folder: pathlib.Path, kind: Kind) -> tuple[Any, Mapping[str, np.ndarray
 
 
 def _upgraded(values: Any) -> Any:
-    """The config of a spectrogram model as it is now, from version 1, which had one decoder and three objectives."""
+    """Returns a config of version 1, which had one decoder and three objectives, in the current version."""
     if not isinstance(values, dict) or not all(isinstance(values.get(name, {}), dict) for name in _MOVED):
-        return values  # damaged, as will be found
+        return values  # damaged; raised later
     values = dict(values)
     diffusion, sampling = (dict(values.pop(name, {})) for name in _MOVED)
     process = {"objective": {"kind": diffusion.pop("prediction", "eps")}}
@@ -116,10 +116,10 @@ def _upgraded(values: Any) -> Any:
 
 
 def load(folder: pathlib.Path, kind: Kind) -> tuple[nnx.Module, Any]:
-    """The network and the config that `save` wrote, without initialising parameters first.
+    """Returns the network and the config that `save` wrote.
 
     Raises:
-      InputError: files are missing, from another version, or do not fit each other.
+      InputError: files are missing, of an unknown version, or do not fit each other.
     """
     config, arrays, _ = read(folder, kind)
     return build(kind, config, arrays, str(pathlib.Path(folder) / kind.files[1])), config

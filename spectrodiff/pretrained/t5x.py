@@ -1,4 +1,4 @@
-"""Checkpoints of T5X, as the paper's authors published theirs: a msgpack file, large arrays in zarr folders by it."""
+"""T5X checkpoints, the format of the published weights: a msgpack file, and zarr folders of large arrays."""
 
 import pathlib
 import re
@@ -19,15 +19,15 @@ from spectrodiff.pretrained.names import names
 
 _INDEX = "checkpoint"
 _STEP = re.compile(r"checkpoint_(\d+)")
-_HEAD_DIM = 64  # of every published size; shapes tell only heads times this
-_PUBLISHED = ((512, 384), (768, 768), (1024, 1024))  # widths of the network and of all heads together
-_VELOCITY_BINS = (1, 127)  # those the released code was made for
-# What reading a damaged file, or one of something else, ends in.
+_HEAD_DIM = 64  # of all published sizes; shapes have only its product with the number of heads
+_PUBLISHED = ((512, 384), (768, 768), (1024, 1024))  # width, and number of heads times head_dim
+_VELOCITY_BINS = (1, 127)  # of the released code's configs
+# What is raised when a damaged file, or another kind of file, is read.
 _DAMAGE = (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError, msgpack.UnpackException)
 
 
 def find(folder: pathlib.Path) -> pathlib.Path | None:
-    """The checkpoint that `folder` is, or else the one of the most steps in it; None where there is none."""
+    """Returns `folder` if it is a checkpoint, or else the one with the most steps in it, or None."""
     if (folder / _INDEX).is_file():
         return folder
     found = [path for path in folder.glob("checkpoint_*") if _STEP.fullmatch(path.name) and (path / _INDEX).is_file()]
@@ -35,12 +35,12 @@ def find(folder: pathlib.Path) -> pathlib.Path | None:
 
 
 def read(folder: pathlib.Path) -> tuple[SpectrogramConfig, Mapping[str, np.ndarray], dict]:
-    """Config, arrays by our names, and card (its `steps`) of the checkpoint in `folder`.
+    """Returns the config, the arrays by our names, and the card (with `steps`) of the checkpoint in `folder`.
 
-    Sizes and velocity bins are those of the `config.gin` beside the folder; what it does not say follows from shapes.
+    Sizes and velocity bins are read from `config.gin` in the parent folder; missing ones are inferred from shapes.
 
     Raises:
-      InputError: a file is missing or damaged, parameters are missing or too many, or it is another network than ours.
+      InputError: a file is missing or damaged, parameters are missing or unknown, or the network is another one.
     """
     arrays = T5XArrays(folder)
     config = _config(arrays, folder.resolve().parent / "config.gin", str(folder))
@@ -50,7 +50,7 @@ def read(folder: pathlib.Path) -> tuple[SpectrogramConfig, Mapping[str, np.ndarr
 
 
 def _config(arrays: "T5XArrays", gin: pathlib.Path, where: str) -> SpectrogramConfig:
-    """The paper's config with the sizes that `gin` gives, where it is a file, or else those of the arrays."""
+    """Returns the paper's config with the sizes in the file `gin`, if it exists, or those of the arrays."""
     bindings = read_bindings(gin) if gin.is_file() else {}
     with_context = any(name.startswith("continuous_encoder.") for name in arrays)
     notes = "token_encoder" if with_context else "encoder"
@@ -82,13 +82,15 @@ def _config(arrays: "T5XArrays", gin: pathlib.Path, where: str) -> SpectrogramCo
     _, mlp_width = shape("decoder.layers_0.mlp.wi_0.kernel")
     if (width, inner) not in _PUBLISHED and "T5Config.head_dim" not in bindings:
         raise InputError(
-            f"{where} is {width} wide and its heads {inner} together, as no published size: lay its config.gin beside "
-            "it, with T5Config.head_dim"
+            f"{where} is {width} wide and its heads {inner} together, which is no published size: put its config.gin "
+            "beside it, with T5Config.head_dim"
         )
     head_dim = size("T5Config.head_dim", _HEAD_DIM)
     bins = next((n for n in _VELOCITY_BINS if Vocabulary(n).rows == rows), 0)
     if not (bins := size("VocabularyConfig.num_velocity_bins", bins)):
-        raise InputError(f"{where} has {rows} token embeddings, as no known vocabulary; lay its config.gin beside it")
+        raise InputError(
+            f"{where} has {rows} token embeddings, which no known vocabulary has; put its config.gin beside it"
+        )
     model = {
         "width": size("T5Config.emb_dim", width),
         "heads": size("T5Config.num_heads", inner // head_dim),
@@ -107,17 +109,17 @@ def _config(arrays: "T5XArrays", gin: pathlib.Path, where: str) -> SpectrogramCo
 
 
 class _Span(NamedTuple):
-    """Where in a msgpack file an array lies."""
+    """The position of an array in a msgpack file."""
 
     start: int
     end: int
 
 
 class T5XArrays(LazyArrays):
-    """The parameters of a T5X checkpoint by their dotted paths under `target`, each read when it is asked for.
+    """The parameters of a T5X checkpoint by their dotted paths under `target`, read lazily.
 
     Attributes:
-      step: how many steps they were trained for, where it is told.
+      step: the number of training steps, if stored.
 
     Raises:
       InputError: the checkpoint's file is damaged or of another kind.
@@ -135,48 +137,48 @@ class T5XArrays(LazyArrays):
         self.step = None if step is None else self._step(step)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._take(name, self._leaves[name], _all)
+        return self._read(name, self._leaves[name], _all)
 
     def spec(self, name: str) -> Spec:
-        """Of an array in the checkpoint's own file it is had by reading it."""
-        return self._take(name, self._leaves[name], _spec)
+        """Returns the shape and type of an array; one in the msgpack file is read for that."""
+        return self._read(name, self._leaves[name], _spec)
 
     def _step(self, leaf) -> int:
-        if self._take("step", leaf, _spec).shape != ():
+        if self._read("step", leaf, _spec).shape != ():
             raise InputError(f"{self._index} has a step that is not one number")
-        step = self._take("step", leaf, _all).tolist()
+        step = self._read("step", leaf, _all).tolist()
         if not is_whole(step, 0, 2**63):
             raise InputError(f"{self._index} has the step {step!r}; expected a whole number")
         return step
 
-    def _take(self, name, leaf, what) -> Any:
-        """`what` of an array or of a store of one."""
+    def _read(self, name, leaf, convert) -> Any:
+        """Returns `convert` of an array or of its tensorstore."""
         where = self._index
         try:
             if isinstance(leaf, dict):
-                # The path is relative to the checkpoint, and one level up in a spec that was written to a bucket.
+                # The path is relative to the checkpoint; specs that were written to a bucket have it one level up.
                 path = leaf["kvstore"].get("path") or leaf["path"]
                 where = self._folder / pathlib.PurePosixPath(path).name
-                return what(_open_zarr(where))
+                return convert(_open_zarr(where))
             if isinstance(leaf, _Span):
                 with open(self._index, "rb") as file:
                     file.seek(leaf.start)
                     leaf = flax.serialization.msgpack_restore(file.read(leaf.end - leaf.start))
-            return what(np.asarray(leaf))
+            return convert(np.asarray(leaf))
         except _DAMAGE as error:
             said = str(error).partition(" [tensorstore_spec=")[0]
             raise InputError(f"cannot read parameter {name} from {where}: {said}") from error
 
 
 def _outline(path: pathlib.Path) -> dict:
-    """The nested dicts of a msgpack file that flax wrote, with spans in place of arrays."""
+    """Returns the nested dicts of a msgpack file written by flax, with spans in place of arrays."""
     with open(path, "rb") as file, open(path, "rb") as peeked:
         unpacker = msgpack.Unpacker(file, max_buffer_size=2**31 - 1)  # msgpack's own limit of one object
 
         def value():
             start = unpacker.tell()
             peeked.seek(start)
-            (kind,) = peeked.read(1) or b"\xc1"  # at the end of the file, a byte that is no type
+            (kind,) = peeked.read(1) or b"\xc1"  # at the end of the file, a byte that is not a type
             if kind & 0xF0 == 0x80 or kind in (0xDE, 0xDF):
                 entries = {unpacker.unpack(): value() for _ in range(unpacker.read_map_header())}
                 return _Span(start, unpacker.tell()) if "__msgpack_chunked_array__" in entries else entries
@@ -189,7 +191,7 @@ def _outline(path: pathlib.Path) -> dict:
 
 
 def _leaves(tree: dict, *path: str) -> Iterator[tuple[str, object]]:
-    """Dotted paths and leaves; a tensorstore spec is a leaf."""
+    """Yields dotted paths and leaves; a tensorstore spec is a leaf."""
     for key, value in tree.items():
         if isinstance(value, dict) and "kvstore" not in value:
             yield from _leaves(value, *path, key)
@@ -206,13 +208,13 @@ def _spec(stored: Any) -> Spec:
 
 
 def _open_zarr(folder: pathlib.Path) -> Any:
-    """The tensorstore of a zarr folder, of which nothing but the metadata is read yet."""
-    import tensorstore  # half a second
+    """Opens the tensorstore of a zarr folder, which reads only metadata."""
+    import tensorstore  # takes half a second
 
     spec = {
         "driver": "zarr",
         "kvstore": {"driver": "file", "path": str(folder.absolute())},
-        "fill_missing_data_reads": False,  # a chunk that did not come along is an error, not zeros
+        "fill_missing_data_reads": False,  # missing chunks are errors, not zeros
     }
     store = tensorstore.open(spec, read=True, open=True).result()
     chunk = store.chunk_layout.read_chunk.shape

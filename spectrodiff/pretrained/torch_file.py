@@ -1,4 +1,4 @@
-"""Tensors of a file that torch.save wrote (.bin), read without torch and without running anything in it."""
+"""Reads tensors from files of torch.save (.bin) without torch, and without executing anything in them."""
 
 import math
 import os
@@ -27,7 +27,7 @@ class _Storage(NamedTuple):
 
 
 class _Tensor(NamedTuple):
-    """A view of a storage; offset and strides count elements."""
+    """A view of a storage; offset and strides are in elements."""
 
     storage: _Storage
     offset: int
@@ -36,20 +36,20 @@ class _Tensor(NamedTuple):
 
 
 class _RefusedError(Exception):
-    """The pickle asks for something other than tensors."""
+    """The pickle refers to something other than tensors."""
 
 
 class _Unpickler(pickle.Unpickler):
-    """Permits what a dict of tensors consists of, and nothing else: no other name is ever looked up or called."""
+    """Unpickles dicts of tensors and refuses everything else: no other name is looked up or called."""
 
     def find_class(self, module, name):
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            # A new one each time, so that a pickle which sets attributes on it spoils nothing.
+            # A new function each time, so that attributes set by the pickle have no effect.
             return lambda storage, offset, shape, strides, *_: _Tensor(storage, offset, shape, strides)
         if module == "torch" and name in _TYPES:
-            return name  # needed in persistent ids alone
+            return name  # used in persistent ids only
         raise _RefusedError(f"it asks for {module}.{name}")
 
     def persistent_load(self, pid):
@@ -60,7 +60,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class TorchArrays(LazyArrays):
-    """The tensors of a file that `torch.save` wrote (1.6 and later), each read when it is asked for.
+    """The tensors of a file written by `torch.save` (1.6 and later), read lazily.
 
     Raises:
       InputError: the file is missing, damaged, or holds anything but tensors by name; nothing in it is executed.
@@ -76,7 +76,7 @@ class TorchArrays(LazyArrays):
             self._folder = pickled.removesuffix("data.pkl") + "data/"
         except _RefusedError as error:
             raise InputError(f"refused to load {path}: {error}, and only tensors are safe") from error
-        except Exception as error:  # damaged pickles fail in any way
+        except Exception as error:  # damaged pickles raise any exception
             raise InputError(
                 f"cannot read weights {path}: missing, damaged or not of torch.save ({error!r})"
             ) from error
@@ -102,7 +102,7 @@ class TorchArrays(LazyArrays):
 
 
 def _view(tensor: _Tensor, stored: bytes) -> np.ndarray:
-    """Raises ValueError where the tensor reaches beyond what is stored."""
+    """Returns a tensor as a view of its storage; raises ValueError if it exceeds the storage."""
     flat = np.frombuffer(stored, tensor.storage.dtype)
     if min(tensor.offset, *tensor.shape, *tensor.strides, 0) < 0 or len(tensor.shape) != len(tensor.strides):
         raise ValueError(f"no tensor has offset {tensor.offset}, shape {tensor.shape} and strides {tensor.strides}")

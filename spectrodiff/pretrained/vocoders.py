@@ -1,4 +1,4 @@
-"""From the name or the path of a vocoder to the vocoder."""
+"""Finds a vocoder by its name or path."""
 
 import contextlib
 import os
@@ -18,12 +18,12 @@ GRIFFIN_LIM = "griffin_lim"
 
 
 def find_vocoder(vocoder: str | os.PathLike) -> Vocoder:
-    """`griffin_lim`, that of weights that come along (`demo`), or what is at a path.
+    """Returns a vocoder: `griffin_lim`, that of weights in the package (`demo`), or the one at a path.
 
-    That is an .onnx file, a SavedModel's folder, or one into which training exported a vocoder.
+    A path is an .onnx file, the folder of a SavedModel, or a folder into which training exported a vocoder.
 
     Raises:
-      InputError: it is none of these, or cannot be read.
+      InputError: `vocoder` is none of these, or cannot be read.
     """
     path = pathlib.Path(vocoder)
     if str(vocoder) == GRIFFIN_LIM:
@@ -43,7 +43,7 @@ def find_vocoder(vocoder: str | os.PathLike) -> Vocoder:
 
 
 def trained_vocoder(folder: str | os.PathLike) -> Vocoder | None:
-    """The vocoder that training exported into a folder, or None without one.
+    """Returns the vocoder that training exported into a folder, or None if there is none.
 
     Raises:
       InputError: it cannot be read.

@@ -1,7 +1,7 @@
-"""Networks that tell recordings from what a generator makes, by waveforms and by spectra of several resolutions.
+"""Discriminators for adversarial training of a vocoder: of waveforms at several rates, and of several STFTs.
 
-Only training needs them. Each gives all its layers' features, of which the last is its verdict: how real every place of
-the audio seems. The rest is what feature matching compares (Kumar et al. 2019).
+Each returns the features of all of its layers, for feature matching (Kumar et al. 2019). The last one is its output: a
+score of each place in the audio, higher if it seems real.
 """
 
 import dataclasses
@@ -19,15 +19,15 @@ from spectrodiff.vocoder.layers import Conv, leaky
 from spectrodiff.vocoder.losses import FLOOR, complex_stft
 
 Audio = Float[Array, "b s"]
-Features = list[jax.Array]  # [b, time, channels] or [b, time, frequency, channels], one a layer
+Features = list[jax.Array]  # of each layer, [b, time, channels] or [b, time, frequency, channels]
 
-_POOLED = 4  # samples averaged into one of the next coarser waveform, which has half as many
+_POOLING = 4  # samples averaged for one of the next waveform, which has half the sample rate
 
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class DiscriminatorConfig:
-    """What a generator is trained against: waveforms at `scales` rates, each half the last, and STFTs of `windows`."""
+    """Discriminators of waveforms at `scales` sample rates, each half the last, and of STFTs with `windows` samples."""
 
     scales: int = 3
     wave_channels: int = 16
@@ -39,7 +39,7 @@ class DiscriminatorConfig:
         check_whole(self, 0, 16, "scales")
         check_whole(self, 1, MAX_SIZE, "wave_channels", "spectrum_channels")
         if self.wave_channels % 4:
-            raise InputError(f"wave_channels is {self.wave_channels}; choose a multiple of 4, as a group has four")
+            raise InputError(f"wave_channels is {self.wave_channels}; choose a multiple of 4, the size of a group")
         if not all(is_whole(window, 16) and window % 4 == 0 for window in self.windows):
             raise InputError(f"windows is {self.windows}; choose multiples of 4 samples, 16 or more")
         if not self.scales and not self.windows:
@@ -47,9 +47,10 @@ class DiscriminatorConfig:
 
 
 class WaveDiscriminator(nnx.Module):
-    """Judges 0.3 s of a waveform every 256 samples, as Kumar et al. (2019): wide kernels, strides of 4, groups of 4.
+    """A discriminator of waveforms with an output every 256 samples and a receptive field of 0.3 s.
 
-    With 16 channels it begins as theirs does, but stops widening at 256 where they go on to 1024.
+    It has wide kernels, strides of 4 and groups of 4 channels. With `channels` 16 it is that of Kumar et al. (2019),
+    except that it has at most 256 channels, not 1024.
     """
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
@@ -72,7 +73,7 @@ class WaveDiscriminator(nnx.Module):
 
 
 class SpectrumDiscriminator(nnx.Module):
-    """Judges every patch of a complex STFT with `window` samples a frame (Défossez et al. 2022)."""
+    """A discriminator of patches of a complex STFT with `window` samples per frame (Défossez et al. 2022)."""
 
     def __init__(self, window: int, channels: int, *, rngs: nnx.Rngs):
         self.window = window
@@ -85,7 +86,7 @@ class SpectrumDiscriminator(nnx.Module):
     def __call__(self, audio: Audio) -> Features:
         spectrum = complex_stft(audio, self.window)
         magnitude = jnp.sqrt(jnp.square(spectrum.real) + jnp.square(spectrum.imag) + FLOOR**2)
-        # Phases as they are, loudness in nats: in a plain spectrum nothing but the loudest partials would count.
+        # Log magnitudes, and phases as unit vectors: in a linear spectrum the loudest partials would dominate.
         level = jnp.log(magnitude)
         x = jnp.stack([level, spectrum.real / magnitude, spectrum.imag / magnitude], axis=-1)
         features = []
@@ -96,15 +97,15 @@ class SpectrumDiscriminator(nnx.Module):
 
 
 class Discriminators(nnx.Module):
-    """All of them: the waveform, the same averaged to half its rate and so on, and spectra of several resolutions."""
+    """The discriminators of all waveforms and STFTs; returns the features of each, those of STFTs first."""
 
     def __init__(self, cfg: DiscriminatorConfig, *, rngs: nnx.Rngs):
         self.waves = nnx.List(WaveDiscriminator(cfg.wave_channels, rngs=rngs) for _ in range(cfg.scales))
         self.spectra = nnx.List(SpectrumDiscriminator(w, cfg.spectrum_channels, rngs=rngs) for w in cfg.windows)
 
     def __call__(self, audio: Audio) -> list[Features]:
-        judged = [judge(audio) for judge in self.spectra]
-        for judge in self.waves:
-            judged.append(judge(audio))
-            audio = nnx.avg_pool(jnp.pad(audio, ((0, 0), (1, 1)))[..., None], (_POOLED,), strides=(2,))[..., 0]
-        return judged
+        features = [discriminator(audio) for discriminator in self.spectra]
+        for discriminator in self.waves:
+            features.append(discriminator(audio))
+            audio = nnx.avg_pool(jnp.pad(audio, ((0, 0), (1, 1)))[..., None], (_POOLING,), strides=(2,))[..., 0]
+        return features

@@ -1,4 +1,4 @@
-"""The MelGAN generator (Kumar et al. 2019): log-mel to audio in one pass of convolutions."""
+"""The MelGAN generator (Kumar et al. 2019): a convolutional network from log-mels to audio."""
 
 import dataclasses
 import math
@@ -15,21 +15,23 @@ from spectrodiff.config import MAX_SIZE, check_choice, check_whole, is_whole
 from spectrodiff.errors import InputError
 from spectrodiff.vocoder.layers import Conv, leaky
 
-EDGE_KERNEL = 7  # of the first and the last convolution
-_FADE = 2.0  # nats over silence at which a frame is played in full
-KERNEL = 3  # of the residual stacks' dilated convolutions
+EDGE_KERNEL = 7  # of the first and last convolutions
+_FADE = 2.0  # nats above silence up to which a frame is attenuated
+KERNEL = 3  # of the dilated convolutions
 
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class GeneratorConfig:
-    """The MelGAN generator: channels halve at every upsampling; the factors multiply to the 320 samples of a frame."""
+    """The config of `Generator`: `channels` halve at each upsampling by `factors`, whose product is HOP.
+
+    `excitation` "noise" adds noise as a second input. From a steady mel alone, a convolutional network can generate
+    only multiples of the frame rate.
+    """
 
     channels: int = 512
     factors: Sequence[int] = (8, 5, 4, 2)
     dilations: Sequence[int] = (1, 3, 9)
-    # What it hears besides the mel. From a steady mel alone, a network that treats all frames alike can make nothing
-    # but multiples of the frame rate.
     excitation: str = "none"  # none | noise
 
     def __post_init__(self):
@@ -43,7 +45,7 @@ class GeneratorConfig:
 
 
 class ResidualBlock(nnx.Module):
-    """A dilated convolution and a pointwise one beside a shortcut."""
+    """A residual block of a dilated and a pointwise convolution."""
 
     def __init__(self, channels: int, dilation: int, *, rngs: nnx.Rngs):
         self.dilated = Conv(channels, channels, KERNEL, dilation=dilation, rngs=rngs)
@@ -54,28 +56,28 @@ class ResidualBlock(nnx.Module):
 
 
 class Generator(nnx.Module):
-    """Unscaled log-mel [b, t, MEL_BINS] to audio [b, t * HOP] between -1 and 1.
+    """A network from unscaled log-mel [b, t, MEL_BINS] to audio [b, t * HOP] between -1 and 1.
 
-    The ends see zeros beyond them, as convolutions do; `MelGAN` in `streaming` surrounds a piece with silence. With the
-    excitation "noise", `first` says which frame of its piece a mel's first frame is: a frame's noise is always the
-    same, so that a piece sounds alike however it is cut.
+    Convolutions pad with zeros; `MelGAN` in `streaming` pads with silence instead. With the excitation "noise", `first`
+    [b] is the number of a mel's first frame in its piece. The noise of a frame depends on its number only, so that the
+    audio does not depend on how a piece is divided into chunks.
     """
 
     def __init__(self, cfg: GeneratorConfig, *, rngs: nnx.Rngs):
-        """Raises InputError when the upsampling factors do not make HOP samples of a frame."""
+        """Raises InputError if the product of the upsampling factors is not HOP."""
         if math.prod(cfg.factors) != HOP:
             raise InputError(f"the upsampling factors {cfg.factors} must multiply to {HOP}, the samples of a frame")
         self.cfg = cfg
         channels = cfg.channels
         self.enter = Conv(MEL_BINS, channels, EDGE_KERNEL, rngs=rngs)
         self.upsamplers, self.residuals, self.exciters = nnx.List(), nnx.List(), nnx.List()
-        left = HOP  # samples that a step of the rate at hand becomes
+        left = HOP  # samples per step at the current rate
         for factor in cfg.factors:
             self.upsamplers.append(Conv(channels, channels // 2, 2 * factor, upsampling=factor, rngs=rngs))
             channels //= 2
             left //= factor
             if cfg.excitation == "noise":
-                self.exciters.append(Conv(left, channels, 1, scale=0.1, rngs=rngs))  # louder, they saturate the tanh
+                self.exciters.append(Conv(left, channels, 1, scale=0.1, rngs=rngs))  # larger ones saturate the tanh
             self.residuals.append(nnx.List(ResidualBlock(channels, dilation, rngs=rngs) for dilation in cfg.dilations))
         self.leave = Conv(channels, 1, EDGE_KERNEL, rngs=rngs)
 
@@ -85,7 +87,7 @@ class Generator(nnx.Module):
             noise = frame_noise(jnp.zeros(len(mel), jnp.int32) if first is None else first, mel.shape[1])
         for stage, (upsample, blocks) in enumerate(zip(self.upsamplers, self.residuals, strict=True)):
             x = upsample(leaky(x))
-            if self.exciters:  # each step hears the samples that it becomes, so nobody sees further than without
+            if self.exciters:  # a step gets the noise of its own samples, which keeps the receptive field
                 x += self.exciters[stage](noise.reshape(*x.shape[:2], -1))
             for block in blocks:
                 x = block(x)
@@ -93,15 +95,15 @@ class Generator(nnx.Module):
 
 
 def _gate(mel: Float[Array, "b t m"]) -> Float[Array, "b s"]:
-    """0 where the mel is silent, 1 where it is not, whatever a generator makes of silence; linear between frames."""
+    """Returns a gain that is 0 where the mel is silent and 1 where it is not, interpolated between frames."""
     level = jnp.clip((mel.max(axis=-1) - LOG_FLOOR) / _FADE, 0.0, 1.0)
     following = jnp.concatenate([level[:, 1:], level[:, -1:]], axis=1)
-    way = jnp.arange(HOP) / HOP
-    return ((1 - way) * level[..., None] + way * following[..., None]).reshape(len(mel), -1)
+    fraction = jnp.arange(HOP) / HOP
+    return ((1 - fraction) * level[..., None] + fraction * following[..., None]).reshape(len(mel), -1)
 
 
 def frame_noise(first: Int[Array, "b"], frames: int) -> Float[Array, "b s"]:
-    """White noise of variance 1 for `frames` frames from number `first` on: always the same for the same number."""
+    """Returns white noise of variance 1 for `frames` frames from number `first`; a number always has the same noise."""
 
     def of_frame(number):
         return jax.random.normal(jax.random.fold_in(jax.random.key(0), number), (HOP,))
@@ -111,9 +113,9 @@ def frame_noise(first: Int[Array, "b"], frames: int) -> Float[Array, "b s"]:
 
 
 def receptive_frames(cfg: GeneratorConfig) -> int:
-    """How many mel frames before or after its own a sample can depend on, counted back from the output."""
-    reach = EDGE_KERNEL // 2  # in samples of the rate at hand
+    """Returns the receptive field: the number of mel frames on either side of its own that a sample depends on."""
+    steps = EDGE_KERNEL // 2  # on either side, at the current rate
     for factor in reversed(cfg.factors):
-        reach += sum(dilation * (KERNEL // 2) for dilation in cfg.dilations)
-        reach = math.ceil(reach / factor) + 1  # the transposed convolution spans one step more on either side
-    return reach + EDGE_KERNEL // 2
+        steps += sum(dilation * (KERNEL // 2) for dilation in cfg.dilations)
+        steps = math.ceil(steps / factor) + 1  # the transposed convolution adds one on either side
+    return steps + EDGE_KERNEL // 2

@@ -1,7 +1,7 @@
-"""Log-mel to audio: find magnitudes, guess phases from their peaks, then bring both together.
+"""The Griffin-Lim vocoder: log-mel to magnitudes, initial phases from their peaks, then Griffin-Lim iterations.
 
-Magnitudes come from a trained `Refiner`, or without any weights from the mel alone. Either way they are those of frames
-every FINE_HOP samples rather than every HOP, which makes the phases far better determined.
+Magnitudes are estimated by a trained `Refiner`, or from the mel without any weights. They are those of frames every
+FINE_HOP samples instead of HOP, which determine the phases much better.
 """
 
 import dataclasses
@@ -20,20 +20,19 @@ from spectrodiff.fingerprint import fingerprint
 from spectrodiff.vocoder.magnitudes import interpolate, solve_magnitude
 from spectrodiff.vocoder.refiner import Refiner, receptive_frames
 from spectrodiff.vocoder.stft import BINS, FINE, FINE_HOP, Magnitude, Spectrum, istft, stft
-from spectrodiff.vocoder.streaming import Audio, Mel, windows
+from spectrodiff.vocoder.streaming import Audio, Mel, overlapping_chunks
 
-BEFORE, AFTER = 4, 8  # frames around a chunk that its phases are sought with
-FADE = 2 * HOP  # samples over which a chunk lets go of what the chunk before it expected
+BEFORE, AFTER = 4, 8  # mel frames before and after a chunk that are inverted together with it
+FADE = 2 * HOP  # samples over which a chunk is cross-faded from the continuation of the one before
 RADIANS = 2 * np.pi * np.arange(BINS) / FFT_SIZE  # per sample, of each FFT bin
 
 
 @dataclasses.dataclass(frozen=True)
 class GriffinLim:
-    """A vocoder: unscaled log-mel [t, MEL_BINS] to audio [t * HOP]. Deterministic.
+    """A deterministic vocoder: unscaled log-mel [t, MEL_BINS] to audio [t * HOP].
 
-    Without a refiner it needs no training. On rendered piano, strings and rock, starting from phases that follow the
-    spectral peaks made 16 iterations as true to the tones as 60 from random phases; more iterations only blur the
-    attacks.
+    Without a refiner it needs no training. On rendered piano, strings and rock, 16 iterations from phases that follow
+    the spectral peaks were as accurate as 60 from random phases; more iterations only blur attacks.
     """
 
     refiner: Refiner | None = None
@@ -42,14 +41,14 @@ class GriffinLim:
     momentum: float = 0.99  # Perraudin et al. 2013
 
     @property
-    def reach(self) -> int:
-        """Frames on either side that a frame's magnitudes depend on."""
+    def receptive_field(self) -> int:
+        """The number of frames on either side that the magnitudes of a frame depend on."""
         return 0 if self.refiner is None else receptive_frames(self.refiner.cfg)
 
     @property
     def chunk(self) -> int:
-        """Frames that become audio at once: two chunks and what they see after them fill a window of the model."""
-        return (WINDOW_FRAMES - AFTER - self.reach) // 2
+        """The number of frames in a chunk: two chunks and the frames needed after them are a window of the model."""
+        return (WINDOW_FRAMES - AFTER - self.receptive_field) // 2
 
     @functools.cached_property
     def _magnitudes(self) -> Callable[[Mel], Magnitude]:
@@ -60,22 +59,24 @@ class GriffinLim:
         return functools.partial(refined, weights)
 
     def __call__(self, mel: Mel) -> Audio:
-        """Raises InputError for a mel that is empty, of another shape, or not one of audio."""
+        """Returns audio; raises InputError for a mel that is empty, of another shape, or not a log-mel."""
         return np.concatenate(list(self.stream([mel])))
 
     def stream(self, mels: Iterable[Mel]) -> Iterator[Audio]:
-        """Yields audio as soon as a chunk and the frames it sees after it have come; joined, it is what calling gives.
+        """Yields audio as soon as a chunk and the frames it needs after it have arrived.
 
-        A chunk is held to the last samples of the one before it while its phases are sought, and then let go slowly,
-        so tones run on through the seam.
+        The concatenated audio equals that of a call with the whole mel. In each iteration, the first samples of a chunk
+        are set to those of the chunk before it, faded out, so that tones are continuous.
         """
         known = np.zeros(BEFORE * HOP + FADE, np.float32)
         fade = 0.5 + 0.5 * np.cos(np.pi * np.arange(FADE) / FADE)
         hold = np.concatenate([np.ones(BEFORE * HOP), fade]).astype(np.float32)
-        own = slice(self.reach * FINE, (self.reach + BEFORE + self.chunk + AFTER) * FINE)
-        for count, (window, frames) in enumerate(windows(mels, self.reach + BEFORE, self.chunk, AFTER + self.reach)):
-            magnitude = self._magnitudes(window)[own]
-            if count == 0:  # frames that begin before the piece would soften an attack in its first
+        field = self.receptive_field
+        inside = slice(field * FINE, (field + BEFORE + self.chunk + AFTER) * FINE)
+        chunks = overlapping_chunks(mels, field + BEFORE, self.chunk, AFTER + field)
+        for count, (window, frames) in enumerate(chunks):
+            magnitude = self._magnitudes(window)[inside]
+            if count == 0:  # silence before the piece would soften an attack in its first frame
                 first = magnitude[BEFORE * FINE :]
                 magnitude = jnp.concatenate([first[:1].repeat(BEFORE * FINE, axis=0), first])
             holding = hold if count else np.where(hold < 1.0, 0.0, hold).astype(np.float32)
@@ -84,7 +85,7 @@ class GriffinLim:
             known = audio[self.chunk * HOP :][: len(known)]
 
     def identity(self) -> str:
-        """As `Vocoder` has it, of the refiner's weights and config and of the settings here."""
+        """Returns a fingerprint of the refiner's weights and config and of the settings; see `Vocoder`."""
         settings = (self.iterations, self.solver_iterations, self.momentum)
         if self.refiner is None:
             return f"GriffinLim {fingerprint(nnx.State({}), *settings)}"
@@ -101,10 +102,10 @@ def _smooth_magnitudes(iterations: int, mel: Float[Array, "t m"]) -> Magnitude:
 def invert(
     magnitude: Magnitude, known: Float[Array, " k"], hold: Float[Array, " k"], iterations: int, momentum: float
 ) -> Float[Array, " s"]:
-    """Audio with these magnitudes, whose first k samples are known as far as `hold` (0 to 1) says.
+    """Returns audio with these magnitudes, whose first k samples are `known` with weights `hold` from 0 to 1.
 
-    Fast Griffin-Lim (Perraudin et al. 2013): project on the wanted magnitudes, then on what is the spectrum of some
-    audio, and step a little further the same way.
+    This is fast Griffin-Lim (Perraudin et al. 2013): project on the magnitudes, then on consistent spectra, and
+    extrapolate the change by `momentum`.
     """
 
     def audio_of(spectrum: Spectrum) -> Float[Array, " s"]:
@@ -122,8 +123,9 @@ def invert(
 
 
 def peak_phases(magnitude: Magnitude, known: Complex[Array, "k f"]) -> Float[Array, "n f"]:
-    """Phases that continue those of the `known` first frames: every peak of a frame is a sinusoid that turns at its
-    own frequency, and the bins around it turn along (Beauregard et al. 2015).
+    """Returns phases that continue those of the first frames, `known` (Beauregard et al. 2015).
+
+    Each peak of a frame is a sinusoid whose phase advances with its frequency, and the bins around it with it.
     """
     bins = jnp.arange(magnitude.shape[1])
     levels = jnp.pad(jnp.log(magnitude + 1e-9), ((0, 0), (1, 1)), constant_values=jnp.inf)
@@ -133,16 +135,16 @@ def peak_phases(magnitude: Magnitude, known: Complex[Array, "k f"]) -> Float[Arr
     above = jax.lax.cummin(jnp.where(peak, bins, 2 * FFT_SIZE), axis=1, reverse=True)
     nearest = jnp.where(peak.any(axis=1, keepdims=True), jnp.where(bins - below <= above - bins, below, above), bins)
     curve = jnp.where(peak, left - 2 * here + right, -1.0)
-    offset = jnp.clip(jnp.where(peak, (left - right) / (2 * curve), 0.0), -0.5, 0.5)  # the parabola's top
+    offset = jnp.clip(jnp.where(peak, (left - right) / (2 * curve), 0.0), -0.5, 0.5)  # of the vertex of a parabola
     advance = (bins + offset) * (2 * np.pi * FINE_HOP / FFT_SIZE)
 
-    def turn(phase, frame):
+    def advance_phases(phase, frame):
         nearest, advance = frame
         phase = (phase + advance)[nearest]
         return phase, phase
 
-    centre = RADIANS * (WINDOW / 2)  # phases are followed at the middle of a frame, where neighbours agree
-    random = jax.random.uniform(jax.random.key(0), bins.shape, maxval=2 * np.pi)  # silence has no phase to go on from
+    centre = RADIANS * (WINDOW / 2)  # phases at the middle of a frame are equal for the bins of a peak
+    random = jax.random.uniform(jax.random.key(0), bins.shape, maxval=2 * np.pi)  # for bins that are silent in `known`
     start = jnp.where(jnp.abs(known[-1]) > 1e-3, jnp.angle(known[-1]) + centre, random)
-    _, phases = jax.lax.scan(turn, start, (nearest[len(known) :], advance[len(known) :]))
+    _, phases = jax.lax.scan(advance_phases, start, (nearest[len(known) :], advance[len(known) :]))
     return jnp.concatenate([jnp.angle(known), phases - centre])

@@ -1,4 +1,4 @@
-"""The layers that vocoder networks share."""
+"""Layers of the vocoder networks."""
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,9 @@ _AXES = {1: ("NTC", "TIO", "NTC"), 2: ("NTFC", "TFIO", "NTFC")}
 
 
 class Conv(nnx.Module):
-    """A convolution along time, or time and frequency, with weight normalisation: direction and gain learn apart.
+    """A convolution along time, or time and frequency, with weight normalization (Salimans & Kingma 2016).
 
-    Salimans & Kingma (2016). With `upsampling`, along time alone, it is transposed, its output that many times longer.
+    With `upsampling`, along time only, it is a transposed convolution whose output is so many times longer.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Conv(nnx.Module):
         self.strides = strides or (1,) * len(kernel)
         self.dilation, self.groups, self.upsampling = dilation, groups, upsampling
         shape = (*kernel, inputs // groups, outputs)
-        taps = np.prod(shape[:-1]) / upsampling  # what one output adds up
+        taps = np.prod(shape[:-1]) / upsampling  # per output
         direction = jax.random.normal(rngs.params(), shape) * scale / np.sqrt(taps)
         self.direction = nnx.Param(direction)
         self.gain = nnx.Param(jnp.linalg.norm(direction.reshape(-1, outputs), axis=0))
@@ -57,7 +57,7 @@ class Conv(nnx.Module):
 
 
 class Dense(nnx.Module):
-    """A matrix and no bias, applied as one flat product, whose gradient XLA's CPU backend computes fastest."""
+    """A linear layer without bias, computed as one 2D product, whose gradient is fastest on XLA's CPU backend."""
 
     def __init__(self, inputs: int, outputs: int, *, scale: float = 1.0, rngs: nnx.Rngs):
         self.kernel = nnx.Param(jax.random.normal(rngs.params(), (inputs, outputs)) * scale / np.sqrt(inputs))
@@ -68,5 +68,5 @@ class Dense(nnx.Module):
 
 
 def leaky(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """The rectifier of MelGAN's networks."""
+    """Returns a leaky ReLU with slope 0.2, as in MelGAN."""
     return jax.nn.leaky_relu(x, 0.2)

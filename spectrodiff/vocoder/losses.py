@@ -1,4 +1,4 @@
-"""What a generator is told about its audio: named terms here, their weights in a config."""
+"""The losses of vocoder training, as named terms whose weights are set in a config."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -13,20 +13,20 @@ from spectrodiff.errors import InputError
 
 Audio = Float[Array, "b s"]
 VerdictLoss = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
-STFT_WINDOWS = (512, 1024, 2048)  # samples; hops are a quarter of them
-MEL_SCALES = {256: 20, 512: 40, 1024: 80, 2048: 160}  # window: mel bins, coarse where frequency is (Kumar et al. 2023)
-QUIET = 1e-3  # per frame: distances relative to anything softer would be ruled by silence
-FLOOR = 1e-5  # full scale is 1: keeps logarithms and their gradients finite in silence
-AUDIBLE = 1e-4  # of the loudest bin of a crop: what is 80 dB under it is not heard
-HISS = 1e-3  # 104 dB under a full-scale sine, on the scale of `stft`, where that has 160
+STFT_WINDOWS = (512, 1024, 2048)  # samples; hops are a quarter
+MEL_SCALES = {256: 20, 512: 40, 1024: 80, 2048: 160}  # mel bins of each window (Kumar et al. 2023)
+QUIET = 1e-3  # added to the norm of each frame, so that silence does not dominate relative distances
+FLOOR = 1e-5  # of full scale; keeps logarithms and their gradients finite
+AUDIBLE = 1e-4  # -80 dB, relative to the loudest bin of a crop
+HISS = 1e-3  # 104 dB below a full-scale sine, whose magnitude in `stft` is 160
 
 
 def spectral_losses(audio: Audio, reference: Audio) -> dict[str, Float[Array, ""]]:
-    """The terms that need no discriminator, each a mean over a batch of crops of at least 2048 samples:
+    """Returns the terms that need no discriminator, each a mean over a batch of crops of at least 2048 samples.
 
-    `log_magnitude` and `convergence`, the multi-resolution STFT losses of Yamamoto et al. (2020): mean absolute
-    difference of log magnitudes in nats, and relative distance of magnitudes.
-    `mel`: mean absolute difference of log-mels over MEL_SCALES, in nats.
+    `log_magnitude` and `convergence` are the multi-resolution STFT losses of Yamamoto et al. (2020): the mean absolute
+    difference of log magnitudes in nats, and the relative distance of magnitudes. `mel` is the mean absolute difference
+    of log-mels over MEL_SCALES, in nats.
     """
     terms = {"log_magnitude": 0.0, "convergence": 0.0, "mel": 0.0}
     for window in STFT_WINDOWS:
@@ -44,30 +44,30 @@ def spectral_losses(audio: Audio, reference: Audio) -> dict[str, Float[Array, ""
 
 @gin.register
 def least_squares(real: jax.Array, made: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """What verdicts on real and on made audio cost their discriminator, and the generator (Mao et al. 2017)."""
+    """Returns the losses of discriminator and generator from outputs on real and made audio (Mao et al. 2017)."""
     return jnp.square(real - 1.0).mean() + jnp.square(made).mean(), jnp.square(made - 1.0).mean()
 
 
 @gin.register
 def hinge(real: jax.Array, made: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The same, but a discriminator that is sure enough learns no more, and the generator is never believed enough."""
+    """Returns the hinge losses of the discriminator and of the generator; see `least_squares`."""
     return jax.nn.relu(1.0 - real).mean() + jax.nn.relu(1.0 + made).mean(), -made.mean()
 
 
 def adversarial_losses(
     real: Sequence[Sequence[jax.Array]], made: Sequence[Sequence[jax.Array]], verdict_loss: VerdictLoss = least_squares
 ) -> dict[str, Float[Array, ""]]:
-    """What features of recordings and of generated audio, by discriminator and layer, the verdict last, say to both:
+    """Returns the terms that depend on discriminators, each a mean over them.
 
-    `discriminator`: how badly verdicts tell one from the other. `adversarial`: how little the generator is believed.
-    `features`: mean absolute difference of all other layers. Each is a mean over discriminators. Whose parameters a
-    term may move is the caller's to say, by stopping gradients.
+    `real` and `made` are features of recordings and of generated audio, by discriminator and layer, the output last.
+    `discriminator` and `adversarial` are the losses that `verdict_loss` returns, and `features` is the mean absolute
+    difference of the other layers (feature matching). The caller has to stop gradients where necessary.
     """
     terms = {"discriminator": 0.0, "adversarial": 0.0, "features": 0.0}
     for (*layers, truth), (*made_layers, verdict) in zip(real, made, strict=True):
-        told, believed = verdict_loss(truth, verdict)
-        apart = sum(jnp.abs(a - b).mean() for a, b in zip(layers, made_layers, strict=True)) / len(layers)
-        for name, value in (("discriminator", told), ("adversarial", believed), ("features", apart)):
+        discriminator, generator = verdict_loss(truth, verdict)
+        difference = sum(jnp.abs(a - b).mean() for a, b in zip(layers, made_layers, strict=True)) / len(layers)
+        for name, value in (("discriminator", discriminator), ("adversarial", generator), ("features", difference)):
             terms[name] += value / len(real)
     return terms
 
@@ -75,10 +75,10 @@ def adversarial_losses(
 def magnitude_losses(
     log_magnitude: Float[Array, "b n f"], reference: Float[Array, "b n f"]
 ) -> dict[str, Float[Array, ""]]:
-    """How far log magnitudes are from true magnitudes of frames of `stft`, a batch of crops:
+    """Returns the distances of estimated log magnitudes from the magnitudes of a reference, of frames of `stft`.
 
-    `log_magnitude`: mean absolute difference in nats, of what is less than 80 dB under the loudest of its crop.
-    `convergence`: distance of magnitudes relative to the true ones.
+    `log_magnitude` is the mean absolute difference in nats, ignoring what is 80 dB below the loudest bin of a crop.
+    `convergence` is the relative distance of magnitudes.
     """
     floor = jnp.maximum(AUDIBLE * reference.max(axis=(1, 2), keepdims=True), HISS)
     ours = jnp.exp(log_magnitude)
@@ -89,10 +89,10 @@ def magnitude_losses(
 
 
 def total(terms: Mapping[str, Float[Array, ""]], weights: Mapping[str, float]) -> Float[Array, ""]:
-    """The weighted sum; a term without a weight is only reported.
+    """Returns the weighted sum of terms; those without a weight do not count.
 
     Raises:
-      InputError: a weight names no term, which would otherwise train nothing, silently.
+      InputError: there is a weight without a term.
     """
     if unknown := sorted(weights.keys() - terms.keys()):
         raise InputError(f"loss_weights name {', '.join(unknown)}; the terms are {', '.join(terms)}")
@@ -100,13 +100,13 @@ def total(terms: Mapping[str, Float[Array, ""]], weights: Mapping[str, float]) -
 
 
 def magnitudes(audio: Audio, window: int) -> Float[Array, "b t f"]:
-    """Hann STFT magnitudes, a full-scale sine peaking at 1, never under FLOOR; with gradients everywhere."""
+    """Returns Hann STFT magnitudes of at least FLOOR, 1 for a full-scale sine; they are differentiable everywhere."""
     spectrum = complex_stft(audio, window)
     return jnp.sqrt(jnp.square(spectrum.real) + jnp.square(spectrum.imag) + FLOOR**2)
 
 
 def complex_stft(audio: Audio, window: int) -> Complex[Array, "b t f"]:
-    """Hann STFT of whole frames, a quarter of a window apart; a full-scale sine peaks at 1."""
+    """Returns the Hann STFT of whole frames with a hop of a quarter window; a full-scale sine has magnitude 1."""
     hop = window // 4
     blocks = audio[:, : audio.shape[1] // hop * hop].reshape(len(audio), -1, hop)
     frames = blocks.shape[1] - 3

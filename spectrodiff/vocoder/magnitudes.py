@@ -1,4 +1,4 @@
-"""Magnitudes that have a given mel, and the frames between frames."""
+"""Magnitudes that fit a given mel, and interpolation between frames."""
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,10 @@ from spectrodiff.vocoder.stft import FINE
 def solve_magnitude(
     mel: Float[Array, "t m"], start: Float[Array, "t f"] | None = None, *, iterations: int
 ) -> Float[Array, "t f"]:
-    """Magnitudes, all positive, whose mel is `mel` (magnitudes too): multiplicative least squares (Lee & Seung 2001).
+    """Returns non-negative magnitudes whose mel magnitudes are `mel`, by multiplicative updates (Lee & Seung 2001).
 
-    Many fit. What comes out keeps the fine structure of `start`, by default the mel spread evenly over its bins. Bins
-    that no mel bin hears, the first and the last, come out as 0.
+    The solution is not unique; it keeps the fine structure of `start`, which defaults to the mel spread evenly over its
+    bins. The first and last bin, which are in no mel bin, are 0.
     """
     matrix = mel_matrix().astype(np.float32)
     target = mel @ matrix.T
@@ -29,7 +29,7 @@ def solve_magnitude(
 
 
 def interpolate(frames: Float[Array, "t f"]) -> Float[Array, "n f"]:
-    """FINE frames from each: itself, and what lies on the way to the next; the last stays as it is."""
+    """Interpolates FINE frames for each frame, from it towards the next one; the last one is repeated."""
     following = jnp.concatenate([frames[1:], frames[-1:]])
-    way = jnp.arange(FINE)[:, None] / FINE
-    return ((1 - way) * frames[:, None] + way * following[:, None]).reshape(-1, frames.shape[1])
+    fraction = jnp.arange(FINE)[:, None] / FINE
+    return ((1 - fraction) * frames[:, None] + fraction * following[:, None]).reshape(-1, frames.shape[1])

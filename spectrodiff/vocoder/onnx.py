@@ -1,4 +1,4 @@
-"""A mel decoder in ONNX, such as the published spectrogram inverter's export, as a vocoder."""
+"""A vocoder from an ONNX file, such as an export of the published spectrogram inverter."""
 
 import os
 import pathlib
@@ -13,19 +13,19 @@ _LOCATION = re.compile(rb"\n\x08location\x12(?P<length>[\x00-\x7f]|[\x80-\xff][\
 
 
 class OnnxVocoder(PublishedVocoder):
-    """Unscaled log-mel [t, MEL_BINS] to audio [t * HOP] by onnxruntime on the CPU, with its default threads.
+    """A vocoder: unscaled log-mel [t, MEL_BINS] to audio [t * HOP] by onnxruntime on the CPU.
 
-    The file has one input, float32 [1, frames, MEL_BINS], and one output, [1, frames * HOP]; their names do not matter.
+    The model has one input, float32 [1, frames, MEL_BINS], and one output, [1, frames * HOP], of any names.
     """
 
     def __init__(self, path: str | os.PathLike):
-        """Raises InputError as `open_session`, and where it is not such a decoder."""
+        """Raises InputError as `open_session`, or if the model has other inputs or outputs."""
         session = open_session(path, "mel decoder")
         inputs, outputs = session.get_inputs(), session.get_outputs()
-        if len(inputs) != 1 or len(outputs) != 1 or not _takes_mel(inputs[0]):
+        if len(inputs) != 1 or len(outputs) != 1 or not _accepts_mel(inputs[0]):
             raise InputError(
-                f"{path} is no mel decoder: it takes {_listed(inputs)} and gives {_listed(outputs)}, where one input "
-                f"tensor(float)[1, frames, {MEL_BINS}] and one output [1, samples] are needed"
+                f"{path} is not a mel decoder: its inputs are {_listed(inputs)} and its outputs {_listed(outputs)}, "
+                f"not one input tensor(float)[1, frames, {MEL_BINS}] and one output [1, samples]"
             )
         name, frames = inputs[0].name, inputs[0].shape[1]
         frames = frames if isinstance(frames, int) else None
@@ -33,15 +33,15 @@ class OnnxVocoder(PublishedVocoder):
         self._fingerprint = fingerprint_of_files(_parts(pathlib.Path(path)))
 
     def identity(self) -> str:
-        """As `Vocoder` has it, of the file as it was when it was loaded, and of those that hold its weights, if any."""
+        """Returns a fingerprint of the file when it was loaded, and of its files of weights, if any; see `Vocoder`."""
         return f"OnnxVocoder {self._fingerprint}"
 
 
 def _parts(path: pathlib.Path) -> dict[str, pathlib.Path]:
-    """An ONNX file, and the files beside it that hold its weights where it does not, as of models over 2 GB.
+    """Returns an ONNX file and the files with its weights, which models of over 2 GB have.
 
     A tensor names its file in an entry ("location", name) of `external_data` (onnx.proto), which protobuf writes as a
-    tag, a length and the characters of either.
+    tag, a length and the characters of each.
     """
     parts, content = {"": path}, path.read_bytes()
     for entry in _LOCATION.finditer(content):
@@ -53,10 +53,10 @@ def _parts(path: pathlib.Path) -> dict[str, pathlib.Path]:
 
 
 def open_session(path: str | os.PathLike, what: str):
-    """onnxruntime's session for a file, on the CPU; `what` the file should be is for messages.
+    """Returns an onnxruntime session of a file, on the CPU; error messages call it an ONNX `what`.
 
     Raises:
-      InputError: there is no such file, or it is not ONNX; or no onnxruntime.
+      InputError: there is no such file, it is not ONNX, or onnxruntime is not installed.
     """
     try:
         import onnxruntime
@@ -66,15 +66,15 @@ def open_session(path: str | os.PathLike, what: str):
     if not pathlib.Path(path).is_file():
         raise InputError(f"there is no file {path}; name an ONNX {what}")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised as well, and said once
+    options.log_severity_level = 4  # errors are raised as well
     try:
         return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's share no class
+    except Exception as error:  # onnxruntime's exceptions have no common class
         raise InputError(f"onnxruntime cannot load {path}, is it a whole ONNX file? {reason(error)}") from error
 
 
-def _takes_mel(node) -> bool:
-    """Whether an input can be float32 [1, frames, MEL_BINS]; a size that may vary is a name or None."""
+def _accepts_mel(node) -> bool:
+    """Returns whether an input can be float32 [1, frames, MEL_BINS]; variable sizes are names or None."""
     if node.type != "tensor(float)" or len(node.shape) != 3:
         return False
     batch, _, bins = (size if isinstance(size, int) else None for size in node.shape)

@@ -1,8 +1,7 @@
-"""What Griffin-Lim lacks, learnt: from a log-mel the magnitudes of its audio, finer in frequency and in time.
+"""The refiner: a network from log-mels to STFT magnitudes, finer in frequency and time, for Griffin-Lim.
 
-With the true magnitudes on this grid, phases that fit are found almost without error; so what a mel leaves open is
-learnt as magnitudes, by plain regression, and phases are left to Griffin-Lim. No network has to emit a waveform, and
-none is tied to multiples of the frame rate.
+From the true magnitudes on this grid, Griffin-Lim finds phases almost without error. So the network is trained to
+predict magnitudes by regression, and does not have to generate a waveform.
 """
 
 import dataclasses
@@ -22,20 +21,22 @@ from spectrodiff.vocoder.magnitudes import interpolate, solve_magnitude
 from spectrodiff.vocoder.stft import BINS, FINE
 
 _EXPANSION = 2  # of a block's MLP
-_MAX_REACH = 100  # frames that a refiner may wait for before it says anything
+_MAX_RECEPTIVE_FIELD = 100  # frames per side, for which a stream has to wait
 _MAX_AGREEMENT = 1000
 
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class RefinerConfig:
-    """The network that gives Griffin-Lim its magnitudes: `layers` blocks, each of which looks at `kernel` frames."""
+    """The config of `Refiner`: `layers` blocks with convolutions over `kernel` frames.
+
+    `agreement` is the number of iterations of `match_mel` that fit magnitudes to the mel; 0 turns that off, for
+    refiners that were trained on predicted mels.
+    """
 
     width: int = 384
     layers: int = 6
     kernel: int = 7
-    # Iterations by which its magnitudes are made to have the mel they were made from; 0 leaves them as they are, for
-    # refiners that learnt to mend predicted mels.
     agreement: int = 16
 
     def __post_init__(self):
@@ -43,11 +44,11 @@ class RefinerConfig:
         check_whole(self, 1, MAX_LAYERS, "layers")
         check_whole(self, 0, _MAX_AGREEMENT, "agreement")
         if self.kernel % 2 == 0:
-            raise InputError(f"kernel is {self.kernel}; choose an odd number, as many frames before as after")
-        if self.layers * (self.kernel // 2) > _MAX_REACH:
+            raise InputError(f"kernel is {self.kernel}; choose an odd number")
+        if self.layers * (self.kernel // 2) > _MAX_RECEPTIVE_FIELD:
             raise InputError(
-                f"{self.layers} layers of kernel {self.kernel} see more than {_MAX_REACH} frames to either side; "
-                "choose fewer"
+                f"{self.layers} layers of kernel {self.kernel} have a receptive field of over {_MAX_RECEPTIVE_FIELD} "
+                "frames per side; choose fewer"
             )
 
 
@@ -61,7 +62,7 @@ class MLP(nnx.Module):
 
 
 class Block(nnx.Module):
-    """A convolution of each channel along time and an MLP beside a shortcut (Liu et al. 2022)."""
+    """A residual block of a depthwise convolution along time and an MLP (Liu et al. 2022)."""
 
     def __init__(self, cfg: RefinerConfig, *, rngs: nnx.Rngs):
         self.taps = nnx.Param(jax.random.normal(rngs.params(), (cfg.kernel, cfg.width)) / np.sqrt(cfg.kernel))
@@ -76,9 +77,9 @@ class Block(nnx.Module):
 
 
 class Refiner(nnx.Module):
-    """Unscaled log-mel [b, t, MEL_BINS] to log magnitudes [b, t * FINE, BINS] of the `stft` of its audio.
+    """A network from unscaled log-mel [b, t, MEL_BINS] to the log magnitudes [b, t * FINE, BINS] of `stft`.
 
-    A frame depends on `receptive_frames` on either side; beyond the ends it sees zeros, as convolutions do.
+    Convolutions pad with zeros.
     """
 
     def __init__(self, cfg: RefinerConfig, *, rngs: nnx.Rngs):
@@ -96,27 +97,27 @@ class Refiner(nnx.Module):
         return (spread_over_bins(mel)[:, :, None] + details).reshape(mel.shape[0], -1, BINS)
 
     def magnitudes(self, mel: Float[Array, "t m"]) -> Float[Array, "n f"]:
-        """What Griffin-Lim plays: magnitudes that have been made to agree with the mel, where the config says so."""
+        """Returns magnitudes for Griffin-Lim, fitted to the mel if the config's `agreement` is above 0."""
         magnitude = jnp.exp(self(mel[None])[0])
-        return agree(magnitude, mel, self.cfg.agreement) if self.cfg.agreement else magnitude
+        return match_mel(magnitude, mel, self.cfg.agreement) if self.cfg.agreement else magnitude
 
 
 def receptive_frames(cfg: RefinerConfig) -> int:
-    """How many mel frames before or after its own a frame depends on."""
+    """Returns the receptive field: the number of mel frames on either side that a frame depends on."""
     return cfg.layers * (cfg.kernel // 2)
 
 
 def spread_over_bins(mel: Float[Array, "b t m"]) -> Float[Array, "b t f"]:
-    """Log magnitudes as smooth as a mel allows: each bin holds the mean of the mel bins that it is part of."""
+    """Returns smooth log magnitudes of a mel: each FFT bin has the weighted mean of the mel bins it is part of."""
     matrix = mel_matrix().astype(np.float32)
     level = (jnp.exp(mel) / (matrix.sum(0) + 1e-9)) @ matrix.T / (matrix.sum(1) + 1e-9)
     return jnp.log(level + MAGNITUDE_RANGE[0])
 
 
-def agree(magnitude: Float[Array, "n f"], mel: Float[Array, "t m"], iterations: int) -> Float[Array, "n f"]:
-    """Magnitudes turned up and down, smoothly, until those of the mel's own frames have that mel.
+def match_mel(magnitude: Float[Array, "n f"], mel: Float[Array, "t m"], iterations: int) -> Float[Array, "n f"]:
+    """Returns the magnitudes multiplied by smooth factors, so that the mel of every FINE-th frame is `mel`.
 
-    Every FINE-th frame is a mel frame; those between take the factors that lie between its and the next one's, in log.
+    The log factors of the frames in between are interpolated.
     """
     own = magnitude[::FINE] + 1e-9
     solved = solve_magnitude(jnp.exp(mel), own, iterations=iterations)

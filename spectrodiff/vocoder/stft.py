@@ -1,4 +1,4 @@
-"""The fine grid on which magnitudes are known and phases are sought: a frame every FINE_HOP samples."""
+"""The STFT of Griffin-Lim and the refiner, with a hop of FINE_HOP samples."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +7,8 @@ from jaxtyping import Array, Complex, Float
 from spectrodiff.audio.mel import FFT_SIZE, HOP, WINDOW, hann
 
 FINE_HOP = 80
-FINE = HOP // FINE_HOP  # fine frames of a mel frame; number FINE * i begins where mel frame i does
-BLOCKS = WINDOW // FINE_HOP  # a frame is this many blocks of FINE_HOP samples
+FINE = HOP // FINE_HOP  # frames per mel frame; frame FINE * i starts with mel frame i
+BLOCKS = WINDOW // FINE_HOP  # of FINE_HOP samples in a frame
 BINS = FFT_SIZE // 2 + 1
 
 Magnitude = Float[Array, "n f"]
@@ -16,7 +16,7 @@ Spectrum = Complex[Array, "n f"]
 
 
 def stft(audio: Float[Array, " s"]) -> Spectrum:
-    """Frame i of WINDOW samples starts at sample FINE_HOP * i; only whole frames."""
+    """Returns the STFT of whole frames of WINDOW samples; frame i starts at sample FINE_HOP * i."""
     blocks = audio.reshape(-1, FINE_HOP)
     frames = blocks.shape[0] - BLOCKS + 1
     framed = jnp.concatenate([blocks[k : k + frames] for k in range(BLOCKS)], axis=1)
@@ -24,7 +24,7 @@ def stft(audio: Float[Array, " s"]) -> Spectrum:
 
 
 def istft(spectrum: Spectrum) -> Float[Array, " s"]:
-    """Least-squares inverse of `stft`, but for the first and last WINDOW - FINE_HOP samples, which fade."""
+    """Returns the least-squares inverse of `stft`; the first and last WINDOW - FINE_HOP samples are faded."""
     window = hann(WINDOW)
     window = (window / (np.square(window).sum() / FINE_HOP)).astype(np.float32)
     framed = jnp.fft.irfft(spectrum, FFT_SIZE)[:, :WINDOW] * window

@@ -1,7 +1,6 @@
-"""Turning mel into audio piece by piece: while it still arrives, in bounded memory, with one compiled program.
+"""Vocoders that decode a stream of mels in chunks, in bounded memory, with one compiled program.
 
-Every vocoder cuts its input on one fixed grid, however the frames come in, so that streaming and calling it at once
-run the very same steps.
+Chunks do not depend on how the frames arrive, so that streaming gives the same audio as one call.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,18 +17,17 @@ from spectrodiff.errors import InputError
 from spectrodiff.fingerprint import fingerprint
 from spectrodiff.vocoder.generator import Generator, receptive_frames
 
-_LOUDEST = 8.0  # nats; noise at full scale comes to 7
-Mel = Float[Array | np.ndarray, "_t m"]  # pieces of one stream may differ in length
+_MAX_LOG_MEL = 8.0  # nats; white noise at full scale has 7
+Mel = Float[Array | np.ndarray, "_t m"]  # mels of a stream may differ in length
 Audio = Float[np.ndarray, " _s"]
 
 
 @runtime_checkable
 class Vocoder(Protocol):
-    """Unscaled log-mel [t, MEL_BINS] to audio [t * HOP] at SAMPLE_RATE, at once or as frames arrive.
+    """A function from unscaled log-mel [t, MEL_BINS] to audio [t * HOP] at SAMPLE_RATE, at once or as a stream.
 
-    `identity` is what a vocoder is, and a fingerprint of all that its sound depends on: of its weights or its file, and
-    of its settings. Vocoders that share it make the same audio of a mel, up to rounding; it says nothing of where their
-    weights lie.
+    `identity` returns the vocoder's class and a fingerprint of its weights and settings, whatever their path. Vocoders
+    with the same identity return the same audio, up to rounding.
     """
 
     def __call__(self, mel: Mel) -> Audio: ...
@@ -39,38 +37,40 @@ class Vocoder(Protocol):
     def identity(self) -> str: ...
 
 
-def windows(mels: Iterable[Mel], before: int, chunk: int, after: int) -> Iterator[tuple[Float[np.ndarray, "w m"], int]]:
-    """Cuts mel arriving in pieces of any length into chunks, each with the frames before and after it.
+def overlapping_chunks(
+    mels: Iterable[Mel], before: int, chunk: int, after: int
+) -> Iterator[tuple[Float[np.ndarray, "w m"], int]]:
+    """Divides a stream of mels of any length into chunks, each with the frames before and after it.
 
-    Beyond both ends of the piece lies silence. Yields (window [before + chunk + after, m], frames of the chunk that
-    are the piece's: fewer than `chunk` only in the last one).
+    The stream is padded with silence. Yields windows [before + chunk + after, m] and the number of frames of the chunk
+    that are not padding, which is less than `chunk` only in the last one.
 
     Raises:
-      InputError: a piece is not [t, MEL_BINS] or holds what is not a number, or no frame comes at all.
+      InputError: as `check_mel`, or there are no frames.
     """
     size = before + chunk + after
     waiting = np.full((before, MEL_BINS), LOG_FLOOR, np.float32)
     empty = True
     for mel in mels:
-        mel = checked(mel)
+        mel = check_mel(mel)
         empty = empty and not len(mel)
         waiting = np.concatenate([waiting, mel])
         while len(waiting) >= size:
             yield waiting[:size], chunk
             waiting = waiting[chunk:]
     if empty:
-        raise InputError("the mel has no frames, so there is nothing to make audible")
+        raise InputError("the mel has no frames")
     while (left := len(waiting) - before) > 0:
         window = np.pad(waiting, ((0, max(0, size - len(waiting))), (0, 0)), constant_values=LOG_FLOOR)
         yield window[:size], min(left, chunk)
         waiting = waiting[chunk:]
 
 
-def checked(mel: Mel) -> Float[np.ndarray, "t m"]:
-    """The mel as a float32 numpy array.
+def check_mel(mel: Mel) -> Float[np.ndarray, "t m"]:
+    """Returns the mel as a float32 numpy array.
 
     Raises:
-      InputError: it is not [t, MEL_BINS], or holds what is not a number.
+      InputError: it is not [t, MEL_BINS], has values that are not finite, or is not an unscaled log-mel.
     """
     mel = np.asarray(mel, np.float32)
     if mel.ndim != 2 or mel.shape[1] != MEL_BINS:
@@ -78,37 +78,39 @@ def checked(mel: Mel) -> Float[np.ndarray, "t m"]:
     if not np.isfinite(mel).all():
         frame = int(np.argmin(np.isfinite(mel).all(axis=1)))
         raise InputError(f"the mel holds a value that is not a number (first in frame {frame}); compute it again")
-    if len(mel) and (mel.min() < LOG_FLOOR - 1.0 or mel.max() > _LOUDEST or np.abs(mel).max() <= 1.0):
+    if len(mel) and (mel.min() < LOG_FLOOR - 1.0 or mel.max() > _MAX_LOG_MEL or np.abs(mel).max() <= 1.0):
         raise InputError(
             f"the mel runs from {mel.min():.3g} to {mel.max():.3g}, which no log-mel of audio does: it has to be the "
-            f"unscaled log of magnitudes, from {LOG_FLOOR:.2f} for silence to {_LOUDEST:g} at most"
+            f"unscaled log of magnitudes, from {LOG_FLOOR:.2f} for silence to {_MAX_LOG_MEL:g} at most"
         )
     return mel
 
 
 class MelGAN:
-    """A vocoder around a trained generator. Chunks overlap by as many frames as the generator can see.
+    """A vocoder around a trained generator, with chunks that overlap by its receptive field.
 
-    A piece is surrounded by silence, so its ends sound alike however it is cut.
+    A piece is padded with silence, so that its audio does not depend on the size of chunks.
     """
 
     def __init__(self, generator: Generator, chunk: int = 128):
         self.chunk, self.cfg = chunk, generator.cfg
-        self.reach = receptive_frames(generator.cfg)
+        self.receptive_field = receptive_frames(generator.cfg)
         graph, self.weights = nnx.split(generator)
         self._decode = jax.jit(lambda weights, mel, first: nnx.merge(graph, weights)(mel[None], first[None])[0])
 
     def __call__(self, mel: Mel) -> Audio:
-        """Raises InputError for a mel that is empty, of another shape, or not all numbers."""
+        """Returns audio; raises InputError for a mel that is empty, of another shape, or not a log-mel."""
         return np.concatenate(list(self.stream([mel])))
 
     def stream(self, mels: Iterable[Mel]) -> Iterator[Audio]:
-        """Yields audio as soon as a chunk and what the generator sees after it have come."""
-        for index, (window, frames) in enumerate(windows(mels, self.reach, self.chunk, self.reach)):
-            first = jnp.int32(index * self.chunk - self.reach)
+        """Yields audio as soon as a chunk and the frames it needs after it have arrived."""
+        for index, (window, frames) in enumerate(
+            overlapping_chunks(mels, self.receptive_field, self.chunk, self.receptive_field)
+        ):
+            first = jnp.int32(index * self.chunk - self.receptive_field)
             audio = np.asarray(self._decode(self.weights, jnp.asarray(window), first))
-            yield audio[self.reach * HOP :][: frames * HOP]
+            yield audio[self.receptive_field * HOP :][: frames * HOP]
 
     def identity(self) -> str:
-        """As `Vocoder` has it, of the generator's weights and its config."""
+        """Returns a fingerprint of the generator's weights and config; see `Vocoder`."""
         return f"MelGAN {fingerprint(self.weights, self.cfg)}"

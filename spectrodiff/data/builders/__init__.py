@@ -1,4 +1,4 @@
-"""Corpora as their authors distribute them, and how they become datasets."""
+"""Readers of corpora as their authors distribute them, and the preparation of datasets from them."""
 
 import dataclasses
 import importlib
@@ -7,7 +7,7 @@ from typing import Any
 from spectrodiff.data.recordings import Corpus
 from spectrodiff.errors import InputError
 
-# Where each corpus is read: a module of this package, and the class in it. Imported only when asked for.
+# The module of this package and the class in it that read each corpus; imported when needed.
 CORPORA = {
     "maestro": ("maestro", "Maestro"),
     "slakh": ("slakh", "Slakh"),
@@ -17,15 +17,15 @@ CORPORA = {
     "urmp": ("urmp", "Urmp"),
     "groove": ("groove", "Groove"),
     "folder": ("folder", "Folder"),
-    "rendered": ("rendered", "Rendered"),
+    "rendered": ("rendered.corpus", "RenderedCorpus"),
 }
 
 
 def corpus(name: str, /, **options: Any) -> Corpus:
-    """The corpus of that name; `options` are the fields of its class, such as Slakh's `submixes`.
+    """Returns the corpus of a name; `options` are the fields of its class, such as Slakh's `submixes`.
 
     Raises:
-      InputError: there is no such corpus, it has no such option, or an option's value will not do.
+      InputError: there is no such corpus, it has no such option, or an option has a value that cannot be used.
     """
     if name not in CORPORA:
         raise InputError(f"there is no corpus {name!r}; choose one of {', '.join(CORPORA)}")

@@ -1,4 +1,4 @@
-"""Whether notes belong to a sound, and at which shift: onsets against how much louder the sound gets."""
+"""Whether notes belong to a recording, and at which time shift: note onsets against rises of the log-mel."""
 
 import dataclasses
 
@@ -12,18 +12,19 @@ MAX_LAG = FRAMES_PER_SECOND // 2  # frames: half a second
 # Limits of correlations. Of 902 pieces rendered with a SoundFont they flag seven, all of a piccolo alone, which swells
 # for 0.1 s. Notes of another piece correlate by 0.15 at most (76 tried), and the median of 0.74 for a piece's own falls
 # to 0.05 when these are shifted by 40 ms.
-_FEWEST = 8  # notes of which a correlation says something
+_MIN_NOTES = 8  # for a meaningful correlation
 _UNRELATED = 0.2
 _SHIFTED = 0.7
-_DYNAMICS = np.log(1000.0)  # 60 dB: what rises further under the loudest is not heard as an onset
+_DYNAMICS = np.log(1000.0)  # 60 dB: rises of bins further below the loudest do not count as onsets
 _CHUNK = 60 * FRAMES_PER_SECOND  # frames of mel at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class Alignment:
-    """Correlation of onsets with the notes as they are, and at the `lag` where it is largest.
+    """The correlation of note onsets with those of the audio.
 
-    `lag` is how many seconds later than the notes the sound comes, on a grid of 20 ms.
+    `correlation` is at no shift, `best` the largest, at a `lag` of so many seconds (a multiple of 0.02) by which the
+    audio is later than the notes.
     """
 
     correlation: float
@@ -32,41 +33,41 @@ class Alignment:
 
 
 def align(audio: Float[np.ndarray, " s"], notes: Notes) -> Alignment:
-    """Compares notes with float32 audio at SAMPLE_RATE, at lags up to MAX_LAG either way.
+    """Correlates notes with float32 audio at SAMPLE_RATE, at lags of up to MAX_LAG frames in both directions.
 
-    Correlations are 0 where there is no onset at all, or less audio than the lags span.
+    Correlations are 0 if there are no onsets, or if the audio is shorter than the range of lags.
     """
     strength = _onset_strength(audio)
     if len(strength) <= 2 * MAX_LAG:
         return Alignment(0.0, 0.0, 0.0)
-    # A sound is wholly in the frame that starts as it does, so the rise to that frame, one place earlier, is its own.
+    # The first frame that a note fills starts with it, and the rise to that frame has the index before it.
     place = np.floor(notes.start * FRAMES_PER_SECOND).astype(int) - 1
     counts = np.bincount(place[(place >= 0) & (place < len(strength))], minlength=len(strength))
-    onsets = np.sqrt(counts)  # a chord is louder than a note, but not as many times as it has notes
-    blur = (0.5, 1.0, 0.5)  # half of an onset may be in the frame before
+    onsets = np.sqrt(counts)  # a chord is louder than a note, but less than in proportion to its notes
+    blur = (0.5, 1.0, 0.5)  # part of an onset may be in the frame before
     strength, onsets = (np.convolve(series, blur, "same") for series in (strength, onsets))
     by_lag = {lag: _correlation(strength, onsets, lag) for lag in range(-MAX_LAG, MAX_LAG + 1)}
     lag = max(by_lag, key=lambda lag: (by_lag[lag], -abs(lag)))
     return Alignment(by_lag[0], lag / FRAMES_PER_SECOND, by_lag[lag])
 
 
-def doubts(audio: Float[np.ndarray, " s"], notes: Notes) -> list[str]:
-    """What `align` finds suspicious, in words: nothing where notes and audio belong together and are in time."""
-    if len(notes) < _FEWEST:
+def alignment_problems(audio: Float[np.ndarray, " s"], notes: Notes) -> list[str]:
+    """Returns descriptions of what is suspicious in the alignment; none if notes and audio fit and are in time."""
+    if len(notes) < _MIN_NOTES:
         return []
     found = align(audio, notes)
     if abs(found.lag) > 0.03 and found.best > _UNRELATED and found.correlation < _SHIFTED * found.best:
         return [
             f"the sound comes {abs(found.lag):.2f} s {'after' if found.lag > 0 else 'before'} the notes "
-            f"(onsets correlate by {found.best:.2f} then, by {found.correlation:.2f} as they are)"
+            f"(onsets correlate by {found.best:.2f} with that shift, and by {found.correlation:.2f} without)"
         ]
     if found.correlation < _UNRELATED:
-        return [f"the sound hardly has the notes' onsets (they correlate by {found.correlation:.2f})"]
+        return [f"the sound hardly has the onsets of the notes (they correlate by {found.correlation:.2f})"]
     return []
 
 
 def _onset_strength(audio: Float[np.ndarray, " s"]) -> Float[np.ndarray, " t"]:
-    """How much the log-mel rises from each frame to the next, summed over bins."""
+    """Returns the rise of the log-mel from each frame to the next, summed over bins."""
     starts = range(0, len(audio), _CHUNK * HOP)
     mel = np.concatenate([log_mel_on_host(audio[at : at + (_CHUNK + 1) * HOP])[:_CHUNK] for at in starts])
     return np.maximum(np.diff(np.maximum(mel, mel.max() - _DYNAMICS), axis=0), 0.0).sum(axis=1)

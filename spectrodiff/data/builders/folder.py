@@ -1,4 +1,4 @@
-"""One's own recordings: a folder of audio files and MIDI files of the same names."""
+"""A corpus of the user's own: a folder of audio files and MIDI files of the same names."""
 
 import collections
 import dataclasses
@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 from spectrodiff.audio.files import READABLE, UNREADABLE, read_audio
 from spectrodiff.audio.mel import SAMPLE_RATE
-from spectrodiff.data.builders.alignment import doubts
+from spectrodiff.data.builders.alignment import alignment_problems
 from spectrodiff.data.builders.reading import LATE, fit, read_table
-from spectrodiff.data.builders.workers import crew, in_order
+from spectrodiff.data.builders.rendered.sources import split_by_hash
+from spectrodiff.data.builders.workers import parallel_map, worker_count
 from spectrodiff.data.recordings import SPLITS, Entry, Recording
-from spectrodiff.data.sources import split_of
 from spectrodiff.errors import InputError
 from spectrodiff.notes.midi import Notes, read_midi
 
@@ -29,28 +29,28 @@ TABLE = "splits.csv"
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A recording and its notes; `program` is what all but drums are played on, None for what the MIDI file says."""
+    """An audio and a MIDI file; `program` replaces that of all notes except drums, None leaves them unchanged."""
 
     audio: pathlib.Path
     midi: pathlib.Path
     program: int | None
-    stamp: tuple[int, ...]  # sizes and times of both: a file that is changed is another one
+    stamp: tuple[int, ...]  # sizes and times of both files, so that a changed file is a new recording
 
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
     """Pairs of audio (wav, flac, mp3, ogg, aiff and more; any rate) and MIDI of the same name, anywhere below a folder.
 
-    A name is the path without its suffix, and without an `audio/` or `midi/` at its beginning: audio/a/b.wav and
-    midi/a/b.mid are a/b. Letters with accents are the same, composed or not; bytes that are no UTF-8 are written as
-    \\xNN. Hidden files are passed over.
+    A name is the path without its suffix, and without `audio/` or `midi/` at its beginning: audio/a/b.wav and
+    midi/a/b.mid are a/b. Composed and decomposed Unicode is the same; bytes that are not UTF-8 are written as \\xNN.
+    Hidden files are ignored.
 
-    `csv` is a table of columns `name` and, if wanted, `split` (train, validation or test) and `program` (0 to 127); an
-    empty cell says nothing. By default it is the folder's splits.csv, if there is one. A piece without a split gets
-    train, validation or test, 90 : 5 : 5, by a hash of its name; where no piece has one, and two or more would leave
-    train or validation empty, those of the smallest hashes are moved there.
+    `csv` is a table with a column `name` and optional columns `split` (train, validation or test) and `program` (0 to
+    127), whose cells may be empty. It defaults to the folder's splits.csv, if there is one. A piece without a split
+    gets train, validation or test, 90 : 5 : 5, by a hash of its name. If no piece has a split, and train or validation
+    would be empty, the pieces with the smallest hashes are moved there.
 
-    `name` is the dataset's: datasets of several folders need several.
+    `name` is that of the dataset.
     """
 
     homepage: ClassVar[str] = ""
@@ -66,19 +66,19 @@ class Folder:
             object.__setattr__(self, "csv", os.path.abspath(self.csv))
 
     def entries(self, folder: pathlib.Path) -> list[Entry]:
-        """See `Corpus`."""
+        """Returns all pairs below `folder`; see `Corpus`."""
         found = find_pairs(folder)
         pairs = found.pairs
         if not pairs:
-            counts = collections.Counter("MIDI" if path.suffix.lower() in MIDI else "audio" for path in found.alone)
-            unread = f"; {_to_convert(found.unread)}" if found.unread else ""
+            counts = collections.Counter("MIDI" if path.suffix.lower() in MIDI else "audio" for path in found.unpaired)
+            convert = f"; {_to_convert(found.unreadable)}" if found.unreadable else ""
             raise InputError(
                 f"{folder} holds no pair of audio and MIDI of the same name ({counts['audio']} audio and "
-                f"{counts['MIDI']} MIDI files without the other); name the folder that holds both{unread}"
+                f"{counts['MIDI']} MIDI files without the other); name the folder that holds both{convert}"
             )
         rows = self._rows(folder, pairs)
         splits = {name: row["split"] for name, row in rows.items() if row.get("split")}
-        splits = {name: split_of(name) for name in pairs} | splits if splits else split_by_name(pairs)
+        splits = {name: split_by_hash(name) for name in pairs} | splits if splits else split_by_name(pairs)
         entries = []
         for name, (audio, midi) in pairs.items():
             stats = [path.stat() for path in (audio, midi)]
@@ -88,7 +88,7 @@ class Folder:
         return entries
 
     def _rows(self, folder: pathlib.Path, pairs: Iterable[str]) -> dict[str, dict[str, str]]:
-        """The lines of the table by name."""
+        """Returns the rows of the table by name."""
         path = folder / TABLE if self.csv is None else pathlib.Path(self.csv)
         if self.csv is None and not path.exists():
             return {}
@@ -107,21 +107,21 @@ class Folder:
         return rows
 
     def read(self, entry: Entry) -> Recording:
-        """See `Corpus`."""
+        """Reads a pair; see `Corpus`."""
         audio, notes = _load(entry.source)
         return Recording(entry.name, audio, fit(notes, audio, entry.source.midi))
 
     def report(self, folder: pathlib.Path, entries: Sequence[Entry], workers: int | None) -> None:
-        """Prints how many pairs there are, which files are alone, and which pairs look suspicious."""
+        """Prints the number of pairs, the files without a partner, and the pairs that look suspicious."""
         splits = collections.Counter(entry.split for entry in entries)
         counts = ", ".join(f"{splits[split]} {split}" for split in SPLITS if splits[split])
         print(f"{folder} holds {len(entries)} pairs of audio and MIDI: {counts}")
         found = find_pairs(folder)
-        for path in found.alone:
+        for path in found.unpaired:
             print(f"{path} has no {'audio' if path.suffix.lower() in MIDI else 'MIDI'} of its name: left out")
-        if found.unread:
-            print(_to_convert(found.unread))
-        checked = in_order(find_problems, entries, crew(workers, len(entries)))
+        if found.unreadable:
+            print(_to_convert(found.unreadable))
+        checked = parallel_map(find_problems, entries, worker_count(workers, len(entries)))
         problems = list(tqdm(checked, "checking pairs", len(entries), unit="pair"))
         suspicious = [(entry.name, found) for entry, found in zip(entries, problems, strict=True) if found]
         for name, found in suspicious:
@@ -129,30 +129,30 @@ class Folder:
         print(f"{len(suspicious)} of {len(entries)} pairs look suspicious", flush=True)
 
 
-class Found(NamedTuple):
-    """Audio and MIDI by name, files `alone` without the other, and audio files of formats that cannot be read."""
+class FolderContents(NamedTuple):
+    """The pairs of audio and MIDI files by name, files without a partner, and audio files that cannot be read."""
 
     pairs: dict[str, tuple[pathlib.Path, pathlib.Path]]
-    alone: list[pathlib.Path]
-    unread: list[pathlib.Path]
+    unpaired: list[pathlib.Path]
+    unreadable: list[pathlib.Path]
 
 
-def find_pairs(folder: pathlib.Path) -> Found:
-    """Looks through a folder.
+def find_pairs(folder: pathlib.Path) -> FolderContents:
+    """Searches a folder for pairs of audio and MIDI files.
 
     Raises:
-      InputError: there is no such folder, or a name is that of two files of one kind.
+      InputError: there is no such folder, or two files of one kind have the same name.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; name one that holds audio and MIDI files")
-    found, unread = {READABLE: {}, MIDI: {}}, []
+    found, unreadable = {READABLE: {}, MIDI: {}}, []
     for path in sorted(folder.rglob("*")):
         kind = next((kind for kind in (*found, UNREADABLE) if path.suffix.lower() in kind), None)
         parts = path.relative_to(folder).parts
         if kind is None or not path.is_file() or any(part.startswith(".") for part in parts):
             continue
         if kind is UNREADABLE:
-            unread.append(path)
+            unreadable.append(path)
             continue
         if len(parts) > 1 and parts[0].lower() in ("audio", "midi"):
             parts = parts[1:]
@@ -162,25 +162,26 @@ def find_pairs(folder: pathlib.Path) -> Found:
             raise InputError(f"{other} and {path} are both called {name!r}; remove or rename one of them")
     audio, midi = found.values()
     pairs = {name: (path, midi[name]) for name, path in audio.items() if name in midi}
-    alone = [path for kind in found.values() for name, path in kind.items() if name not in pairs]
-    return Found(pairs, alone, unread)
+    unpaired = [path for kind in found.values() for name, path in kind.items() if name not in pairs]
+    return FolderContents(pairs, unpaired, unreadable)
 
 
 def _as_text(name: str) -> str:
-    """The same for a name that one disk keeps composed and another decomposed; and what a dataset can keep."""
+    """Returns a name as text: the same for composed and decomposed Unicode, and valid UTF-8."""
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return unicodedata.normalize("NFC", text)
 
 
-def _to_convert(unread: Sequence[pathlib.Path]) -> str:
-    suffixes = ", ".join(sorted({path.suffix.lower() for path in unread}))
-    return f"{len(unread)} files of formats that cannot be read ({suffixes}), such as {unread[0]}: convert them to wav"
+def _to_convert(unreadable: Sequence[pathlib.Path]) -> str:
+    suffixes = ", ".join(sorted({path.suffix.lower() for path in unreadable}))
+    count, first = len(unreadable), unreadable[0]
+    return f"{count} files of formats that cannot be read ({suffixes}), such as {first}: convert them to wav"
 
 
 def split_by_name(names: Iterable[str]) -> dict[str, str]:
-    """The split of every piece; see `Folder`."""
+    """Returns the split of each piece; see `Folder`."""
     by_hash = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
-    splits = {name: split_of(name) for name in by_hash}
+    splits = {name: split_by_hash(name) for name in by_hash}
     for empty in ("validation", "train"):
         counts = collections.Counter(splits.values())
         spare = [name for name in by_hash if splits[name] == "test" or counts[splits[name]] > 1]
@@ -197,13 +198,13 @@ def _load(pair: Pair) -> tuple[np.ndarray, Notes]:
 
 
 def find_problems(entry: Entry) -> list[str]:
-    """What looks suspicious in a pair, in words."""
+    """Returns descriptions of what looks suspicious in a pair."""
     try:
         audio, notes = _load(entry.source)
     except InputError as error:
         return [str(error)]
     problems = []
-    heard, played = len(audio) / SAMPLE_RATE, float(notes.end.max())
-    if played > heard + LATE or played < heard / 2:
-        problems.append(f"the notes end at {played:.1f} s, the audio at {heard:.1f} s")
-    return problems + doubts(audio, notes)
+    seconds, last = len(audio) / SAMPLE_RATE, float(notes.end.max())
+    if last > seconds + LATE or last < seconds / 2:
+        problems.append(f"the notes end at {last:.1f} s, the audio at {seconds:.1f} s")
+    return problems + alignment_problems(audio, notes)

@@ -1,4 +1,4 @@
-"""Groove MIDI: drummers on an electronic kit, and what the kit made of it (Gillick et al. 2019)."""
+"""Groove MIDI: drummers on an electronic kit, recorded as MIDI and audio (Gillick et al. 2019)."""
 
 import dataclasses
 import logging
@@ -13,21 +13,21 @@ from spectrodiff.data.recordings import Entry, Recording
 from spectrodiff.notes.midi import read_midi
 
 _TABLE = "info.csv"
-# Keys of the Roland TD-11 that General MIDI lacks or gives to something else, and its keys for what they are on the
-# kit: edge of the closed and of the open hi-hat, rim of the floor tom. From the table on the corpus's homepage.
+# Pitches of the Roland TD-11 that General MIDI does not have or uses for other drums, mapped to General MIDI: edge of
+# the closed and of the open hi-hat, rim of the floor tom. From the table on the corpus's homepage.
 _GENERAL_MIDI = {22: 42, 26: 46, 58: 43}
 
 
 @dataclasses.dataclass(frozen=True)
 class Groove:
-    """Version 1.0.0 in the split of its table. All notes are drums, under the keys of General MIDI."""
+    """Groove MIDI 1.0.0 in its official split. All notes are drums, with the pitches of General MIDI."""
 
     name: ClassVar[str] = "groove"
     homepage: ClassVar[str] = "https://magenta.tensorflow.org/datasets/groove"
     description: ClassVar[str] = "Groove MIDI v1.0.0: 13.6 hours of drumming, recorded from the kit that played it"
 
     def entries(self, folder: pathlib.Path) -> list[Entry]:
-        """See `Corpus`. Performances that were published without audio are left out; a warning counts them."""
+        """Returns the performances that have audio, and logs a warning with the number of the others; see `Corpus`."""
         root = find_root(folder, self, _TABLE)
         rows = read_table(root / _TABLE, ("id", "midi_filename", "audio_filename", "split"))
         found = []
@@ -42,7 +42,7 @@ class Groove:
         return found
 
     def read(self, entry: Entry) -> Recording:
-        """See `Corpus`."""
+        """Reads a performance; see `Corpus`."""
         audio, midi = entry.source
         audio, notes = read_audio(audio), read_midi(midi)
         keys = np.array([_GENERAL_MIDI.get(key, key) for key in notes.pitch.tolist()], np.int32)

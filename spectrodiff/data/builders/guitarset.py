@@ -1,4 +1,4 @@
-"""GuitarSet: six players' acoustic guitar, each string labelled from a pickup of its own (Xi et al. 2018)."""
+"""GuitarSet: six players of acoustic guitar, with labels from a pickup per string (Xi et al. 2018)."""
 
 import dataclasses
 import json
@@ -14,17 +14,17 @@ from spectrodiff.data.recordings import Entry, Recording
 from spectrodiff.errors import InputError
 
 _PROGRAM = 24  # acoustic guitar (Hawthorne et al. 2022, released code)
-_AUDIO = {"mic": ("audio_mono-mic", "mic"), "pickup_mix": ("audio_mono-pickup_mix", "mix")}  # folder, ending of names
+_AUDIO = {"mic": ("audio_mono-mic", "mic"), "pickup_mix": ("audio_mono-pickup_mix", "mix")}  # folder, end of file names
 _NAME = re.compile(r"\d\d_[A-Za-z]+(?P<progression>[123])-[\d.]+-[^_]+_(comp|solo)")  # player, style, tempo, key
 
 
 @dataclasses.dataclass(frozen=True)
 class GuitarSet:
-    """All 360 excerpts, as program 24; with `skip_known_bad` without the two that are known to be labelled late.
+    """All 360 excerpts, as program 24; `skip_known_bad` leaves out the two whose labels are known to be late.
 
-    `audio` is "mic", the microphone before the guitar; "pickup_mix", the sum of the strings' pickups; or "both",
-    each excerpt twice. The corpus has no official split. Here it has that of Gardner et al. (2022, appendix B.4), from
-    whom the paper took its corpora: each style's third chord progression validates, its first two train.
+    `audio` is "mic", the microphone in front of the guitar; "pickup_mix", the sum of the strings' pickups; or "both",
+    each excerpt twice. The corpus has no official split; this is that of Gardner et al. (2022, appendix B.4), from whom
+    the paper took its corpora: each style's third chord progression is for validation, its first two for training.
     """
 
     name: ClassVar[str] = "guitarset"
@@ -39,7 +39,7 @@ class GuitarSet:
             raise InputError(f"guitarset's audio is {self.audio!r}; choose one of {', '.join(_AUDIO)}, both")
 
     def entries(self, folder: pathlib.Path) -> list[Entry]:
-        """See `Corpus`."""
+        """Returns the excerpts; see `Corpus`."""
         kinds = [kind for name, kind in _AUDIO.items() if self.audio in (name, "both")]
         root = find_root(folder, self, "annotation/[0-9]*.jams", *(f"{place}/*.wav" for place, _ in kinds))
         found = []
@@ -56,21 +56,21 @@ class GuitarSet:
         return found
 
     def left_out(self, folder: pathlib.Path) -> dict[str, str]:
-        """Why excerpts that the folder holds are not among the `entries`, by name."""
+        """Returns the excerpts in `folder` that are left out, and why."""
         if not self.skip_known_bad:
             return {}
         root = find_root(folder, self, "annotation/[0-9]*.jams")
         return {name: why for name, why in GUITARSET.items() if (root / "annotation" / f"{name}.jams").exists()}
 
     def read(self, entry: Entry) -> Recording:
-        """See `Corpus`."""
+        """Reads an excerpt; see `Corpus`."""
         audio, jams = entry.source
         audio = read_audio(audio)
         return Recording(entry.name, audio, fit(make_notes(jams, _rows(read_text(jams))), audio, jams))
 
 
 def _rows(jams: str) -> Iterator[tuple[Any, Any, Any, int]]:
-    """The observed notes of all six strings."""
+    """Yields the notes of all six strings."""
     for annotation in json.loads(jams)["annotations"]:
         if annotation["namespace"] == "note_midi":
             for note in annotation["data"]:

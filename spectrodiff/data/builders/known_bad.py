@@ -1,20 +1,20 @@
-"""Pieces and stems whose labels are known not to fit their sound: why, by name, as those who found them say."""
+"""Pieces and stems whose labels are known not to fit their audio, and why, according to those who found them."""
 
-# https://github.com/marl/GuitarSet/issues/5; the corpus's own page warns of both by now.
+# https://github.com/marl/GuitarSet/issues/5; the corpus's homepage warns of both.
 GUITARSET = {
     "04_BN3-154-E_comp": "its labels are 0.41 s late",
     "04_Jazz1-200-B_comp": "its labels are 0.31 s late",
 }
 
-_NO_AUDIO = "its notes are not heard"
-_PITCH = "its notes are at other pitches than its sound"
-_SHORT = "its notes are shorter than its sound"
-_TONE = "its sound is one long tone"
+_NO_AUDIO = "its notes are not audible"
+_PITCH = "its notes have other pitches than its audio"
+_SHORT = "its notes are shorter than its audio"
+_TONE = "its audio is one long tone"
 # By song and stem. All but the last two: slakh_dataset/splits/problem_stems.json of github.com/greenbech/
 # slakh-pytorch-dataset (commit 3ffb606), the list of https://github.com/ethman/slakh-utils/issues/17.
 # Track01500: https://github.com/ethman/slakh-utils/issues/21.
 SLAKH = {
-    ("Track00262", "S01"): "its notes are others than its sound's",
+    ("Track00262", "S01"): "its notes are not those of its audio",
     ("Track00357", "S03"): _NO_AUDIO,
     ("Track00377", "S07"): _NO_AUDIO,
     ("Track00385", "S00"): _NO_AUDIO,

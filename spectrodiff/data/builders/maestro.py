@@ -1,4 +1,4 @@
-"""MAESTRO: piano competitions, audio and the keys and pedals of a Disklavier (Hawthorne et al. 2019)."""
+"""MAESTRO: piano competitions, recorded with the keys and pedals of a Disklavier (Hawthorne et al. 2019)."""
 
 import dataclasses
 import pathlib
@@ -14,14 +14,14 @@ _TABLE = "maestro-v3.0.0.csv"
 
 @dataclasses.dataclass(frozen=True)
 class Maestro:
-    """Version 3.0.0 in the split of its table, which keeps all performances of a composition together."""
+    """MAESTRO 3.0.0 in its official split, in which all performances of a composition are together."""
 
     name: ClassVar[str] = "maestro"
     homepage: ClassVar[str] = "https://magenta.tensorflow.org/datasets/maestro"
     description: ClassVar[str] = "MAESTRO v3.0.0: 199 hours of classical piano with the keys as played"
 
     def entries(self, folder: pathlib.Path) -> list[Entry]:
-        """See `Corpus`. An entry is called YEAR_FILE."""
+        """Returns the performances, called YEAR_FILE; see `Corpus`."""
         root = find_root(folder, self, _TABLE)
         found = []
         for row in read_table(root / _TABLE, ("split", "midi_filename", "audio_filename")):
@@ -32,7 +32,7 @@ class Maestro:
         return found
 
     def read(self, entry: Entry) -> Recording:
-        """See `Corpus`. A note sounds for as long as the pedal holds it."""
+        """Reads a performance; notes last as long as the pedal holds them; see `Corpus`."""
         audio, midi = entry.source
         audio = read_audio(audio)
         return Recording(entry.name, audio, fit(played_by(read_midi(midi), 0), audio, midi))

@@ -8,7 +8,7 @@ from spectrodiff.audio.files import read_audio
 from spectrodiff.data.builders.reading import find_root, fit, make_notes, read_table
 from spectrodiff.data.recordings import Entry, Recording
 
-_RATE = 44_100  # of the samples in which labels count time, whatever the audio's own rate
+_RATE = 44_100  # samples per second of the times in labels, at any sample rate of the audio
 # The validation pieces of Gardner et al. (2022), from whom the paper took its corpora; all are in train_data.
 _VALIDATION = {
     "1733", "1765", "1790", "1818", "2160", "2198", "2289", "2300", "2308", "2315", "2336", "2466", "2477", "2504",
@@ -18,9 +18,9 @@ _VALIDATION = {
 
 @dataclasses.dataclass(frozen=True)
 class MusicNet:
-    """All 330 recordings: the official test pieces, 15 fixed ones of the others to validate, and the rest to train.
+    """All 330 recordings, with the official test split; 15 of the others are for validation, the rest for training.
 
-    Gardner et al. tested on other pieces than the official ones; the paper's figures for MusicNet are of those.
+    Gardner et al. used another test split than the official one; the paper's figures for MusicNet are for theirs.
     """
 
     name: ClassVar[str] = "musicnet"
@@ -28,19 +28,19 @@ class MusicNet:
     description: ClassVar[str] = "MusicNet: 34 hours of classical solo and chamber music"
 
     def entries(self, folder: pathlib.Path) -> list[Entry]:
-        """See `Corpus`. An entry is called by its number."""
+        """Returns the recordings, called by their numbers; see `Corpus`."""
         root = find_root(folder, self, "train_data/*.wav", "train_labels/*.csv", "test_data/*.wav", "test_labels/*.csv")
         found = []
         for official in ("train", "test"):
             audio, labels = root / f"{official}_data", root / f"{official}_labels"
-            # A piece that lacks one of its files is kept, so that reading it says which.
+            # A piece with a missing file is kept, so that reading it reports the file.
             for name in sorted({path.stem for path in [*audio.glob("*.wav"), *labels.glob("*.csv")]}):
                 split = "validation" if name in _VALIDATION else official
                 found.append(Entry(name, split, (audio / f"{name}.wav", labels / f"{name}.csv")))
         return found
 
     def read(self, entry: Entry) -> Recording:
-        """See `Corpus`."""
+        """Reads a recording; see `Corpus`."""
         audio, labels = entry.source
         rows = read_table(labels, ("start_time", "end_time", "instrument", "note"))
         notes = make_notes(

@@ -1,8 +1,8 @@
-"""A corpus to a dataset: read once, by many processes; killed at any time without harm.
+"""Preparation of a dataset from a corpus by several processes; a run that is killed can be continued.
 
-The dataset is DATA_DIR/NAME/VERSION, complete from the moment it is there. What was read on the way to it lies in
-DATA_DIR/NAME_staging, a file for each recording: a run that was killed finds these when it is started again. The
-files of the dataset are the same to the byte, however many processes there were and however often they were killed.
+The dataset is written to DATA_DIR/NAME/VERSION, which exists only once it is complete. Until then,
+DATA_DIR/NAME_staging holds a file per recording that was read, from which a killed run continues. The bytes of the
+dataset depend neither on the number of processes nor on interruptions.
 """
 
 import contextlib
@@ -22,16 +22,16 @@ from typing import Any
 import msgpack
 from tqdm import tqdm
 
-from spectrodiff.data.builders.workers import check_workers, crew, in_order
+from spectrodiff.data.builders.workers import check_workers, parallel_map, worker_count
 from spectrodiff.data.recordings import SPLITS, Corpus, Entry, encode
 from spectrodiff.errors import InputError
 from spectrodiff.files import local_path, replacing, utf8_path
 
 PACKAGES = ("spectrodiff", "note-seq", "numpy", "scipy", "soundfile", "tensorflow-datasets", "array-record")
 SHARD_BYTES = 2**27
-_KEPT = "mend that and run the same command again: it goes on from here"
+_CONTINUE = "fix that and run the same command again: it continues from here"
 
-Staged = Sequence[tuple[Entry, pathlib.Path]]  # recordings, and the files that hold their records
+Staged = Sequence[tuple[Entry, pathlib.Path]]  # recordings, and the files of their records
 
 
 def prepare(
@@ -43,21 +43,20 @@ def prepare(
     skip_bad: bool = False,
     beam_options: str | None = None,
 ) -> pathlib.Path:
-    """Makes the dataset of a corpus that lies in `manual_dir`; returns its folder, `data_dir/NAME/VERSION`.
+    """Makes a dataset of the corpus in the folder `manual_dir`; returns its folder, `data_dir/NAME/VERSION`.
 
-    A dataset that is complete stays as it is, unless the corpus has other recordings by now: then it is replaced.
-    `workers` are processes, by default one per core. With `skip_bad`, recordings that cannot be used are left out and
-    listed in the dataset's metadata.json, under `skipped`; what the corpus's class leaves out because it is known to be
-    bad is under `known_bad`. With `beam_options` ("" for the defaults), Beam reads and
-    writes; what it did is lost when it is stopped. A corpus may have a method `report(folder, entries, workers)`, which
-    speaks of its recordings before the work begins.
+    A complete dataset is kept, unless the recordings of the corpus have changed: then it is replaced. `workers` is the
+    number of processes, by default one per core. With `skip_bad`, recordings that cannot be used are left out and
+    listed as `skipped` in the dataset's metadata.json; those that the corpus leaves out are listed as `known_bad`. With
+    `beam_options` ("" for the defaults), Apache Beam reads and writes; such a run cannot be continued. If a corpus has
+    a method `report(folder, entries, workers)`, it is called first.
 
     Raises:
-      InputError: it is not the corpus's folder; a recording cannot be used; `data_dir` cannot be written, is full, or
-        has a dataset of this name that was made otherwise; TFDS is not installed.
+      InputError: `manual_dir` is not the folder of the corpus; a recording cannot be used; `data_dir` cannot be
+        written, is full, or has a dataset of this name that was made with other options; or TFDS is not installed.
     """
     try:
-        from spectrodiff.data.builders.tfds_builder import VERSION, build_with_beam  # heavy
+        from spectrodiff.data.builders.tfds_builder import VERSION, build_with_beam  # slow to import
     except ImportError as error:
         raise InputError('preparing datasets needs TFDS: pip install "spectrodiff[data]"') from error
     check_workers(workers)
@@ -78,7 +77,7 @@ def prepare(
         shutil.rmtree(staging, ignore_errors=True)
         return folder
 
-    with _only_run(staging):
+    with _locked(staging):
         for name in ("built", "old"):
             shutil.rmtree(staging / name, ignore_errors=True)
         if hasattr(corpus, "report"):
@@ -100,10 +99,10 @@ def prepare(
 
 
 def _is_current(folder: pathlib.Path, wanted: dict[str, Any]) -> bool:
-    """Whether the dataset is there, with the recordings that the corpus has now.
+    """Returns whether the dataset exists and has the recordings that the corpus has now.
 
     Raises:
-      InputError: it is there and was made otherwise.
+      InputError: it was made with other options or from another folder.
     """
     if not folder.exists():
         return False
@@ -121,8 +120,8 @@ def _is_current(folder: pathlib.Path, wanted: dict[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def _only_run(staging: pathlib.Path) -> Iterator[None]:
-    """Makes the folder, and keeps it to this run."""
+def _locked(staging: pathlib.Path) -> Iterator[None]:
+    """Makes the folder, and locks it against other runs."""
     try:
         staging.mkdir(parents=True, exist_ok=True)
         lock = (staging / "lock").open("w")
@@ -146,7 +145,7 @@ def _build(
 ) -> pathlib.Path:
     from spectrodiff.data.builders.tfds_builder import build
 
-    made_by = repr((corpus, metadata["packages"]))  # what another version staged is not used
+    made_by = repr((corpus, metadata["packages"]))  # files staged by other versions are not used
     staged = [(entry, staging / hashlib.sha256(f"{made_by}{entry}".encode()).hexdigest()) for entry in entries]
     skipped = _stage(corpus, staged, workers, skip_bad)
     good = [(entry, path) for entry, path in staged if entry.name not in skipped]
@@ -162,15 +161,15 @@ def _build(
 def _writing(staging: pathlib.Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, RuntimeError) as error:  # array_record raises RuntimeErrors alone
-        raise InputError(f"cannot write in {staging}: {str(error).splitlines()[0]}; {_KEPT}") from error
+    except (OSError, RuntimeError) as error:  # array_record raises RuntimeErrors
+        raise InputError(f"cannot write in {staging}: {str(error).splitlines()[0]}; {_CONTINUE}") from error
 
 
 def _stage(corpus: Corpus, staged: Staged, workers: int | None, skip_bad: bool) -> dict[str, str]:
-    """Reads what is not staged yet. Returns why recordings cannot be used, by name."""
+    """Stages the recordings that are not staged yet; returns those that cannot be used, and why."""
     pending = [(entry, path) for entry, path in staged if not path.exists()]
     skipped = {}
-    results = in_order(functools.partial(_stage_one, corpus), pending, crew(workers, len(pending)))
+    results = parallel_map(functools.partial(_stage_one, corpus), pending, worker_count(workers, len(pending)))
     bar = tqdm(total=len(staged), initial=len(staged) - len(pending), desc=f"reading {corpus.name}", unit="piece")
     with bar, contextlib.closing(results):
         for (entry, _), problem in zip(pending, results, strict=True):
@@ -184,7 +183,7 @@ def _stage(corpus: Corpus, staged: Staged, workers: int | None, skip_bad: bool) 
 
 
 def _stage_one(corpus: Corpus, item: tuple[Entry, pathlib.Path]) -> str | None:
-    """Writes the record of a recording to its file, or returns why it cannot be used."""
+    """Writes the record of a recording to its file; returns an error message if it cannot be used."""
     entry, path = item
     try:
         record = encode(corpus.read(entry))
@@ -194,18 +193,18 @@ def _stage_one(corpus: Corpus, item: tuple[Entry, pathlib.Path]) -> str | None:
         with replacing(path) as temporary:
             temporary.write_bytes(msgpack.packb(record))
     except InputError as error:
-        raise InputError(f"{error}; {_KEPT}") from error
+        raise InputError(f"{error}; {_CONTINUE}") from error
     return None
 
 
 def _shards(paths: Sequence[pathlib.Path], bar: tqdm) -> list[Any]:
-    """The records in these files, shared out evenly among shards of about SHARD_BYTES."""
+    """Divides the records in these files evenly into shards of about SHARD_BYTES."""
     count = min(len(paths), max(1, round(sum(path.stat().st_size for path in paths) / SHARD_BYTES)))
     bounds = [len(paths) * shard // count for shard in range(count + 1)]
     return [functools.partial(_records, range(*ends), paths, bar) for ends in itertools.pairwise(bounds)]
 
 
-def _records(places: range, paths: Sequence[pathlib.Path], bar: tqdm) -> Iterator[tuple[int, dict[str, Any]]]:
-    for place in places:
-        yield place, msgpack.unpackb(paths[place].read_bytes())
+def _records(indices: range, paths: Sequence[pathlib.Path], bar: tqdm) -> Iterator[tuple[int, dict[str, Any]]]:
+    for index in indices:
+        yield index, msgpack.unpackb(paths[index].read_bytes())
         bar.update()

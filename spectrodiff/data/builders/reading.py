@@ -1,4 +1,4 @@
-"""What the readers of corpora share: finding the folder, tables, and labels that fit the audio."""
+"""Functions shared by the readers of corpora: finding the folder, reading tables, fitting labels to audio."""
 
 import csv
 import dataclasses
@@ -14,15 +14,15 @@ from spectrodiff.data.recordings import SPLITS, Corpus
 from spectrodiff.errors import InputError
 from spectrodiff.notes.sequence import Notes
 
-# Of every note where the labels tell none. The published vocabulary knows on and off alone, so any would do there.
+# The velocity of notes whose labels have none. The published vocabulary does not distinguish velocities.
 VELOCITY = 100
-# Seconds past the audio's end within which labels may begin: recordings are trimmed, and clocks differ a little.
-# More means that audio and labels do not belong together, or that one of them is cut short.
+# Seconds after the end of the audio at which a note may begin, as recordings are trimmed and clocks differ a little.
+# Later ones mean that audio and labels do not belong together, or that one of them is truncated.
 LATE = 1.0
 
 
 def find_root(folder: pathlib.Path, corpus: Corpus, *patterns: str) -> pathlib.Path:
-    """The folder where each of the glob `patterns` finds something: `folder`, or the only such folder in it.
+    """Returns the folder in which all glob `patterns` match: `folder`, or the only such folder in it.
 
     Raises:
       InputError: there is none, or several; the message says which folder to name, or where to get the corpus.
@@ -53,7 +53,7 @@ def _holds(folder: pathlib.Path, patterns: Sequence[str]) -> bool:
 
 
 def read_text(path: pathlib.Path) -> str:
-    """The whole of a text file; raises InputError if it cannot be read."""
+    """Returns the content of a text file; raises InputError if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -61,10 +61,10 @@ def read_text(path: pathlib.Path) -> str:
 
 
 def read_table(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The lines of a CSV file by its header.
+    """Returns the rows of a CSV file with a header.
 
     Raises:
-      InputError: it cannot be read, lacks one of `columns`, or has a line that is cut short.
+      InputError: it cannot be read, lacks one of `columns`, or has a row with too few cells.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -82,25 +82,25 @@ def read_table(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str
 
 
 def split_of(row: dict[str, str], table: pathlib.Path) -> str:
-    """The split that a line of a corpus's table puts its piece in; raises InputError if it is none."""
+    """Returns the split in a row of a corpus's table; raises InputError if it is not one of SPLITS."""
     if row["split"] not in SPLITS:
         raise InputError(f"{table} names a split {row['split']!r}, not one of {', '.join(SPLITS)}; get another copy")
     return row["split"]
 
 
 def require_audio(paths: Iterable[pathlib.Path], corpus: Corpus, root: pathlib.Path) -> None:
-    """Raises InputError if none of the recordings is there: some corpora have a smaller download of labels alone."""
+    """Raises InputError if no recording exists: some corpora have a smaller download with labels only."""
     if not any(path.exists() for path in paths):
         raise InputError(f"{root} holds no audio: get {corpus.name} with audio from {corpus.homepage}")
 
 
 def make_notes(path: pathlib.Path, rows: Iterable[tuple[Any, Any, Any, int]]) -> Notes:
-    """The notes of a label file, which knows no velocities, from (start, end, pitch, program) in seconds and keys.
+    """Returns the notes of a label file without velocities, from rows (start, end, pitch, program), in seconds.
 
-    Pitches between keys go to the nearer one. `rows` may be a generator that trips over what it reads.
+    Pitches are rounded to semitones. `rows` may be a generator that raises on damaged input.
 
     Raises:
-      InputError: no rows, or some of them are not notes.
+      InputError: there are no rows, or some of them are not notes.
     """
     try:
         table = np.array(list(rows), np.float64).reshape(-1, 4)
@@ -109,16 +109,16 @@ def make_notes(path: pathlib.Path, rows: Iterable[tuple[Any, Any, Any, int]]) ->
     if not len(table):
         raise InputError(f"{path} holds no notes; get another copy of it")
     start, end, pitch, program = table.T
-    key = np.rint(pitch)
-    sound = np.isfinite(table).all(axis=1) & (start >= 0) & (end >= start)
-    sound &= (key >= 0) & (key < 128) & (program >= 0) & (program < 128)
-    if not sound.all():
-        values = ", ".join(f"{value:g}" for value in table[np.argmin(sound)])
-        raise InputError(f"{path} holds what is no note: start, end, pitch and program {values}; get another copy")
+    pitch = np.rint(pitch)
+    valid = np.isfinite(table).all(axis=1) & (start >= 0) & (end >= start)
+    valid &= (pitch >= 0) & (pitch < 128) & (program >= 0) & (program < 128)
+    if not valid.all():
+        values = ", ".join(f"{value:g}" for value in table[np.argmin(valid)])
+        raise InputError(f"{path} holds an invalid note: start, end, pitch and program {values}; get another copy")
     return Notes(
         start=start,
         end=end,
-        pitch=key.astype(np.int32),
+        pitch=pitch.astype(np.int32),
         velocity=np.full(len(table), VELOCITY, np.int32),
         program=program.astype(np.int32),
         is_drum=np.zeros(len(table), bool),
@@ -127,23 +127,23 @@ def make_notes(path: pathlib.Path, rows: Iterable[tuple[Any, Any, Any, int]]) ->
 
 
 def played_by(notes: Notes, program: int | None) -> Notes:
-    """The same notes on one instrument: `program`, or drums for None, whose kit is 0 then."""
+    """Returns the notes with the given program, or as drums if it is None."""
     programs = np.full(len(notes), program or 0, np.int32)
     return dataclasses.replace(notes, program=programs, is_drum=np.full(len(notes), program is None))
 
 
 def join(parts: Sequence[Notes]) -> Notes:
-    """All notes of several parts that sound together."""
+    """Returns the notes of several simultaneous parts."""
     names = [field.name for field in dataclasses.fields(Notes) if field.name != "total_time"]
     columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     return Notes(**columns, total_time=max(part.total_time for part in parts))
 
 
 def fit(notes: Notes, audio: Float[np.ndarray, " s"], path: pathlib.Path) -> Notes:
-    """The notes that `path` gives for `audio`: what outlasts it is cut, and the piece ends with it.
+    """Returns the notes, read from `path`, cut to the length of their audio.
 
     Raises:
-      InputError: a note begins over LATE seconds after the audio's end.
+      InputError: a note begins more than LATE seconds after the end of the audio.
     """
     seconds = len(audio) / SAMPLE_RATE
     last = float(notes.start.max(initial=0.0))
@@ -157,5 +157,5 @@ def fit(notes: Notes, audio: Float[np.ndarray, " s"], path: pathlib.Path) -> Not
 
 
 def lengthen(audio: Float[np.ndarray, " s"], samples: int) -> Float[np.ndarray, " samples"]:
-    """The first `samples` samples, with silence after them where they are fewer."""
+    """Returns `audio` cut or padded with silence to `samples` samples."""
     return np.pad(audio[:samples], (0, max(0, samples - len(audio))))

@@ -20,21 +20,21 @@ from spectrodiff.errors import InputError
 from spectrodiff.notes.midi import read_midi
 from spectrodiff.notes.tokenizer import SLAKH_PROGRAMS
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where there is one, is five times as fast
-# Slakh's patches come in 34 classes besides drums, for which SLAKH_PROGRAMS stand. A program's class is that of the
-# nearest of these below it, but for a few (classes_strict.json of slakh-generation): electric grand and clavinet are
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, if installed, is five times as fast
+# Slakh's patches have 34 classes besides drums, represented by SLAKH_PROGRAMS. A program's class is that of the nearest
+# of these at or below it, with exceptions (classes_strict.json of slakh-generation): electric grand and clavinet are
 # electric pianos, a harpsichord is a piano, harmonics are played on a clean guitar, tremolo and pizzicato strings by an
 # ensemble, a muted trumpet is a trumpet and a piccolo a pipe.
-_ELSEWHERE = {2: 4, 6: 0, 7: 4, 31: 26, 44: 48, 45: 48, 59: 56, 72: 73}
-_SMALLEST = 4  # stems of a sub-mix, of a song that has as many (Gardner et al. 2022, appendix B.2)
-# Cerberus4's instruments in the order and with the programs of the released code; None are drums.
+_EXCEPTIONS = {2: 4, 6: 0, 7: 4, 31: 26, 44: 48, 45: 48, 59: 56, 72: 73}
+_MIN_STEMS = 4  # in a sub-mix of a song with at least as many (Gardner et al. 2022, appendix B.2)
+# Cerberus4's instruments in the order and with the programs of the released code; None means drums.
 _CERBERUS = {"bass": 32, "drums": None, "guitar": 24, "piano": 0}
 _FAMILIES = {0: "piano", 3: "guitar", 4: "bass"}  # of eight programs each
 
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """One rendered instrument of a song: its files, and the program it was written for, None for drums."""
+    """An instrument of a song: its audio and MIDI file, and its program, None for drums."""
 
     audio: pathlib.Path
     midi: pathlib.Path
@@ -45,14 +45,14 @@ class _Part:
 class Slakh:
     """Slakh2100-redux in its official split, with stems.
 
-    Redux leaves out (in its folder `omitted`, which is not read) songs whose MIDI file occurs twice; the first
-    release has such pairs across splits.
+    Redux leaves out songs whose MIDI file occurs twice (they are in its folder `omitted`, which is not read); the first
+    release has such duplicates across splits.
 
-    With `skip_known_bad`, stems that are known not to have the sound of their notes are left out, and a song of theirs
-    is the sum of its others.
+    With `skip_known_bad`, stems whose audio is known not to fit their notes are left out, and the audio of such a song
+    is the sum of its other stems.
 
-    With `submixes`, each song of the train split becomes that many sub-mixes: random subsets, which follow from
-    (`seed`, song, number) alone, of at least four of its stems. The paper has 10. Other splits keep whole songs.
+    With `submixes`, each song of the train split becomes that many sub-mixes: random subsets of at least four stems
+    that depend on (`seed`, song, number) only. The paper has 10. Other splits keep whole songs.
     """
 
     name: ClassVar[str] = "slakh"
@@ -69,7 +69,7 @@ class Slakh:
                 raise InputError(f"slakh's {option} is {getattr(self, option)}; choose 0 or more")
 
     def entries(self, folder: pathlib.Path) -> list[Entry]:
-        """See `Corpus`. An entry is called TrackNNNNN, a sub-mix TrackNNNNN_K."""
+        """Returns the songs, called TrackNNNNN, and sub-mixes, called TrackNNNNN_K; see `Corpus`."""
         found = []
         for split, song in _songs(folder, self):
             if split == "train" and self.submixes:
@@ -79,28 +79,28 @@ class Slakh:
         return found
 
     def read(self, entry: Entry) -> Recording:
-        """See `Corpus`."""
+        """Reads a song or sub-mix; see `Corpus`."""
         song, submix = entry.source
         parts = _parts(song, self.skip_known_bad)
         if submix is None:
             whole = not (self.skip_known_bad and any(name == song.name for name, _ in SLAKH))
             return _mix(entry.name, parts, song / "mix.flac" if whole else None)
         rng = np.random.default_rng([self.seed, zlib.crc32(song.name.encode()), submix])
-        count = rng.integers(min(_SMALLEST, len(parts)), len(parts) + 1)
+        count = rng.integers(min(_MIN_STEMS, len(parts)), len(parts) + 1)
         chosen = sorted(rng.choice(len(parts), count, replace=False))
         return _mix(entry.name, [parts[i] for i in chosen])
 
     def left_out(self, folder: pathlib.Path) -> dict[str, str]:
-        """Why stems of songs that the folder holds are left out, by song and stem."""
+        """Returns the stems of songs in `folder` that are left out, by song and stem, and why."""
         return _left_out(_songs(folder, self)) if self.skip_known_bad else {}
 
 
 @dataclasses.dataclass(frozen=True)
 class Cerberus4:
-    """All ways to take one bass, one drum kit, one guitar and one piano of a song of Slakh2100-redux, with stems.
+    """All combinations of a bass, a drum kit, a guitar and a piano in each song of Slakh2100-redux, with stems.
 
-    Recordings of one song are in one split, that of Slakh (Gardner et al. 2022, appendix B.3). With `skip_known_bad`,
-    none has a stem that is known not to have the sound of its notes.
+    All recordings of a song are in its split in Slakh (Gardner et al. 2022, appendix B.3). With `skip_known_bad`, stems
+    whose audio is known not to fit their notes are not used.
     """
 
     name: ClassVar[str] = "cerberus4"
@@ -110,9 +110,9 @@ class Cerberus4:
     skip_known_bad: bool = True
 
     def entries(self, folder: pathlib.Path) -> list[Entry]:
-        """See `Corpus`. An entry is called TrackNNNNN_ and its four stems."""
+        """Returns the quartets, called by the song and its four stems; see `Corpus`."""
         found = []
-        for split, song in tqdm.tqdm(_songs(folder, self), desc="looking for quartets", delay=2.0, unit="song"):
+        for split, song in tqdm.tqdm(_songs(folder, self), desc="finding quartets", delay=2.0, unit="song"):
             parts = _parts(song, self.skip_known_bad)
             families = [[part for part in parts if _family(part) == family] for family in _CERBERUS]
             for quartet in itertools.product(*families):
@@ -121,18 +121,18 @@ class Cerberus4:
         return found
 
     def read(self, entry: Entry) -> Recording:
-        """See `Corpus`."""
+        """Reads a quartet; see `Corpus`."""
         programs = _CERBERUS.values()
         parts = [dataclasses.replace(p, program=program) for p, program in zip(entry.source, programs, strict=True)]
         return _mix(entry.name, parts)
 
     def left_out(self, folder: pathlib.Path) -> dict[str, str]:
-        """See `Slakh.left_out`."""
+        """Returns the stems that are left out; see `Slakh.left_out`."""
         return _left_out(_songs(folder, self)) if self.skip_known_bad else {}
 
 
 def _songs(folder: pathlib.Path, corpus: Slakh | Cerberus4) -> list[tuple[str, pathlib.Path]]:
-    """The split and folder of every song."""
+    """Returns the split and folder of each song."""
     root = find_root(folder, corpus, *(f"{split}/Track*" for split in SPLITS))
     return [(split, song) for split in SPLITS for song in sorted(root.glob(f"{split}/Track*"))]
 
@@ -143,7 +143,7 @@ def _left_out(songs: Sequence[tuple[str, pathlib.Path]]) -> dict[str, str]:
 
 
 def _parts(song: pathlib.Path, skip_known_bad: bool) -> list[_Part]:
-    """What can be heard in a song. Sources that were never rendered, and so are not in its mix either, are skipped."""
+    """Returns the parts of a song. Tracks that were never rendered, and so are not in its mix, are skipped."""
     path = song / "metadata.yaml"
     text = read_text(path)
     try:
@@ -160,15 +160,15 @@ def _parts(song: pathlib.Path, skip_known_bad: bool) -> list[_Part]:
         if audio.exists():
             parts.append(_Part(audio, song / "MIDI" / f"{name}.mid", None if is_drum else class_program(program)))
         elif rendered:
-            raise InputError(f"{audio} is missing, and can be heard in the mix; unpack the song again")
+            raise InputError(f"{audio} is missing, but is part of the mix; unpack the song again")
     if not parts:
         raise InputError(f"{song} holds no audio in stems/; unpack the song again")
     return parts
 
 
 def class_program(program: int) -> int:
-    """The program that stands for the class of Slakh's patches that play `program`."""
-    return _ELSEWHERE.get(program, int(SLAKH_PROGRAMS[bisect.bisect_right(SLAKH_PROGRAMS, program) - 1]))
+    """Returns the program that represents the class of Slakh's patches for `program`."""
+    return _EXCEPTIONS.get(program, int(SLAKH_PROGRAMS[bisect.bisect_right(SLAKH_PROGRAMS, program) - 1]))
 
 
 def _family(part: _Part) -> str | None:
@@ -176,7 +176,7 @@ def _family(part: _Part) -> str | None:
 
 
 def _mix(name: str, parts: Sequence[_Part], mix: pathlib.Path | None = None) -> Recording:
-    """The parts together: the file `mix`, or the sum of theirs."""
+    """Returns a recording of the parts, whose audio is the file `mix`, or the sum of the parts' audio."""
     stems = [read_audio(part.audio) for part in parts]
     whole = read_audio(mix) if mix else None
     samples = max(map(len, stems)) if whole is None else len(whole)

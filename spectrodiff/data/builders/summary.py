@@ -1,4 +1,4 @@
-"""What a prepared dataset holds: a table, summary.json and a picture beside the dataset's files."""
+"""Statistics of a prepared dataset: a table, and summary.json and summary.png in its folder."""
 
 import collections
 import dataclasses
@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from spectrodiff.audio.mel import SAMPLE_RATE
 from spectrodiff.config import WINDOW_FRAMES, TokenizerConfig
-from spectrodiff.data.builders.alignment import doubts
-from spectrodiff.data.builders.workers import crew, in_order
+from spectrodiff.data.builders.alignment import alignment_problems
+from spectrodiff.data.builders.workers import parallel_map, worker_count
 from spectrodiff.data.dataset import Dataset, open_dataset
 from spectrodiff.data.pieces import count_samples
 from spectrodiff.data.recordings import from_flac
@@ -24,17 +24,14 @@ from spectrodiff.notes.sequence import from_note_sequence, import_note_seq
 from spectrodiff.notes.tokenizer import NoteTokenizer
 
 LIMIT = TokenizerConfig().max_tokens
-_ENDLESS = NoteTokenizer(TokenizerConfig(max_tokens=10**6))  # counts what the default tokenizer refuses, too
-_WORTH = 20  # pieces that are looked through while a process starts
-_LISTED = 10  # pieces whose notes may not fit their sound, of those that are printed
+_UNLIMITED = NoteTokenizer(TokenizerConfig(max_tokens=10**6))  # also encodes windows of over LIMIT tokens
+_PIECES_PER_WORKER = 20  # as many as one process handles while another starts
+_MAX_LISTED = 10  # suspicious pieces in the printed table
 
 
 @dataclasses.dataclass(frozen=True)
-class _Piece:
-    """What the summary says of a piece: seconds, number of stems, notes by instrument, tokens of its windows.
-
-    `doubts` are those of `alignment.doubts`.
-    """
+class _PieceSummary:
+    """The statistics of a piece; `notes` are counts by instrument, `tokens` the number of tokens of each window."""
 
     name: str
     split: str
@@ -42,15 +39,14 @@ class _Piece:
     stems: int
     notes: dict[str, int]
     tokens: list[int]
-    doubts: list[str]
+    problems: list[str]  # from `alignment_problems`
 
 
 def summarize(folder: str | os.PathLike, workers: int | None = None) -> dict[str, Any]:
-    """What the dataset in `folder` holds, in plain JSON values; `summary.json` and `summary.png` in it say the same.
+    """Returns statistics of the dataset in `folder` as JSON values, and writes summary.json and summary.png into it.
 
-    Windows are those of 256 frames from each piece's start on, their tokens those of the default tokenizer. Pieces
-    whose onsets are not those of their notes, or not at their times, are `suspicious`. A summary that is there already
-    is not made again.
+    They count consecutive windows of 256 frames and the tokens of the default tokenizer. Pieces whose audio does not
+    seem to fit their notes are `suspicious`. If the files exist already, they are read instead.
     """
     folder = pathlib.Path(folder)
     path = folder / "summary.json"
@@ -59,8 +55,9 @@ def summarize(folder: str | os.PathLike, workers: int | None = None) -> dict[str
     made = path.with_name("dataset_info.json").stat().st_mtime_ns
     dataset = _open(folder, made)
     places = [(split, index) for split in dataset.splits for index in range(len(dataset[split]))]
-    looked = in_order(functools.partial(_look, folder, made), places, crew(workers, len(places), _WORTH))
-    pieces = list(tqdm(looked, f"summary of {folder.parent.name}", len(places), unit="piece", delay=2.0))
+    processes = worker_count(workers, len(places), _PIECES_PER_WORKER)
+    summaries = parallel_map(functools.partial(_summarize_piece, folder, made), places, processes)
+    pieces = list(tqdm(summaries, f"summary of {folder.parent.name}", len(places), unit="piece", delay=2.0))
     metadata = json.loads(path.with_name("metadata.json").read_text())
     missing = {name: metadata.get(name, {}) for name in ("known_bad", "skipped")}
     summary = {"name": folder.parent.name, **_summary(dataset.splits, pieces), **missing}
@@ -72,7 +69,7 @@ def summarize(folder: str | os.PathLike, workers: int | None = None) -> dict[str
 
 
 def table(summary: dict[str, Any]) -> str:
-    """A summary for people."""
+    """Returns a summary as a readable table."""
     tokens = summary["tokens_per_window"]
     instruments = list(summary["instruments"].items())
     lines = {
@@ -85,55 +82,55 @@ def table(summary: dict[str, Any]) -> str:
         "windows": f"{tokens['windows']}; tokens: median {tokens['median']:.0f}, 90 % {tokens['p90']:.0f}, "
         f"99 % {tokens['p99']:.0f}, most {tokens['max']}; over {LIMIT}: {tokens['over_limit']:.2%}",
     }
-    told = [f"{name:>12}: {value}" for name, value in lines.items()]
-    # A summary of an earlier version has but the last of these.
+    rows = [f"{name:>12}: {value}" for name, value in lines.items()]
+    # Summaries of an earlier version have only the last of these.
     suspicious, known_bad, skipped = (summary.get(name, {}) for name in ("suspicious", "known_bad", "skipped"))
-    more = f" (the first {_LISTED} here, all in summary.json)" if len(suspicious) > _LISTED else ""
+    more = f" (the first {_MAX_LISTED} here, all in summary.json)" if len(suspicious) > _MAX_LISTED else ""
     for title, about, named in (
         (
             "suspicious",
             f"{len(suspicious)} of {summary['pieces']} pieces{more}",
-            dict(list(suspicious.items())[:_LISTED]),
+            dict(list(suspicious.items())[:_MAX_LISTED]),
         ),
         ("left out", f"{len(known_bad)}, known to be bad; --no-skip_known_bad keeps them", known_bad),
-        ("skipped", f"{len(skipped)}; to have them once they are mended, delete the dataset first", skipped),
+        ("skipped", f"{len(skipped)}; to have them once they are fixed, delete the dataset first", skipped),
     ):
         if named:
-            told += [f"{title:>12}: {about}", *(f"{'':>14}{name}: {why}" for name, why in named.items())]
-    return "\n".join(told)
+            rows += [f"{title:>12}: {about}", *(f"{'':>14}{name}: {why}" for name, why in named.items())]
+    return "\n".join(rows)
 
 
 @functools.lru_cache(maxsize=1)
 def _open(folder: pathlib.Path, made: int) -> Dataset:
-    """The dataset, kept at hand; `made` tells it from another that was there before."""
+    """Returns the dataset, cached; `made`, its time of writing, distinguishes it from an earlier one."""
     return open_dataset(folder.parent.parent, f"{folder.parent.name}/{folder.name}")
 
 
-def _look(folder: pathlib.Path, made: int, place: tuple[str, int]) -> _Piece:
+def _summarize_piece(folder: pathlib.Path, made: int, place: tuple[str, int]) -> _PieceSummary:
     split, index = place
     record = _open(folder, made)[split][index]
     notes = from_note_sequence(record["notes"])
-    timeline = _ENDLESS.timeline(notes)
+    timeline = _UNLIMITED.timeline(notes)
     counts = collections.Counter(
         "drums" if drum else str(program) for program, drum in zip(notes.program, notes.is_drum, strict=True)
     )
-    return _Piece(
+    return _PieceSummary(
         name=record["name"].decode() if isinstance(record["name"], bytes) else record["name"],
         split=split,
         seconds=count_samples(record["audio"]) / SAMPLE_RATE,
         stems=len(record["stems"]),
         notes=dict(counts),
-        tokens=[len(_ENDLESS.window(timeline, start)) for start in range(0, timeline.frames, WINDOW_FRAMES)],
-        doubts=doubts(from_flac(record["audio"]), notes),
+        tokens=[len(_UNLIMITED.window(timeline, start)) for start in range(0, timeline.frames, WINDOW_FRAMES)],
+        problems=alignment_problems(from_flac(record["audio"]), notes),
     )
 
 
-def _summary(names: Sequence[str], pieces: Sequence[_Piece]) -> dict[str, Any]:
+def _summary(names: Sequence[str], pieces: Sequence[_PieceSummary]) -> dict[str, Any]:
     tokens = np.concatenate([piece.tokens for piece in pieces])
-    notes, heard_in = collections.Counter(), collections.Counter()
+    notes, pieces_with = collections.Counter(), collections.Counter()
     for piece in pieces:
         notes.update(piece.notes)
-        heard_in.update(piece.notes.keys())
+        pieces_with.update(piece.notes.keys())
     splits = {}
     for split in names:
         of = [piece for piece in pieces if piece.split == split]
@@ -146,7 +143,7 @@ def _summary(names: Sequence[str], pieces: Sequence[_Piece]) -> dict[str, Any]:
         "stems": sum(piece.stems for piece in pieces),
         "splits": splits,
         "instruments": {
-            _instrument(key): {"notes": count, "pieces": heard_in[key]} for key, count in notes.most_common()
+            _instrument(key): {"notes": count, "pieces": pieces_with[key]} for key, count in notes.most_common()
         },
         "tokens_per_window": {
             "windows": len(tokens),
@@ -156,19 +153,19 @@ def _summary(names: Sequence[str], pieces: Sequence[_Piece]) -> dict[str, Any]:
             "max": int(tokens.max()),
             "over_limit": float((tokens > LIMIT).mean()),
         },
-        "suspicious": {piece.name: "; ".join(piece.doubts) for piece in pieces if piece.doubts},
+        "suspicious": {piece.name: "; ".join(piece.problems) for piece in pieces if piece.problems},
     }
 
 
 def _instrument(key: str) -> str:
-    """A program's number and General MIDI name."""
+    """Returns the number and General MIDI name of a program."""
     if key == "drums":
         return key
     return f"{key} {import_note_seq().midi_io.pretty_midi.program_to_instrument_name(int(key))}"
 
 
-def _draw(path: pathlib.Path, summary: dict[str, Any], pieces: Sequence[_Piece]) -> None:
-    from matplotlib.figure import Figure  # without pyplot: no display is looked for
+def _draw(path: pathlib.Path, summary: dict[str, Any], pieces: Sequence[_PieceSummary]) -> None:
+    from matplotlib.figure import Figure  # pyplot would need a display
 
     figure = Figure(figsize=(12, 7), layout="constrained")
     figure.suptitle(f"{summary['name']}: {summary['hours']:.2f} hours, {summary['pieces']} pieces")
@@ -177,8 +174,8 @@ def _draw(path: pathlib.Path, summary: dict[str, Any], pieces: Sequence[_Piece])
     tokens = np.concatenate([piece.tokens for piece in pieces])
     windows.hist(tokens, bins=60)
     windows.axvline(LIMIT, color="k", linestyle="--", label=f"limit {LIMIT}")
-    for share in ("median", "p90", "p99"):
-        windows.axvline(summary["tokens_per_window"][share], color="C1", linewidth=1)
+    for percentile in ("median", "p90", "p99"):
+        windows.axvline(summary["tokens_per_window"][percentile], color="C1", linewidth=1)
     windows.set(xlabel="tokens per window (lines: median, 90 %, 99 %)", ylabel="windows", yscale="log")
     windows.legend(loc="upper right")
 

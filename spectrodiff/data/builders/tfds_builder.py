@@ -1,6 +1,6 @@
-"""Corpora as TFDS datasets: array_record files of whole recordings, written and read without TensorFlow.
+"""TFDS datasets of whole recordings in array_record files, written and read without TensorFlow.
 
-Importing this takes half a second: do it where it is needed.
+Importing this module takes half a second.
 """
 
 import contextlib
@@ -32,9 +32,9 @@ VERSION = "1.0.0"
 def build(
     corpus: Corpus, metadata: Mapping[str, Any], data_dir: pathlib.Path, shards: Mapping[str, Sequence[Shard]]
 ) -> pathlib.Path:
-    """Writes `data_dir/NAME/VERSION`, whose files hold what the `shards` of each split yield, in that order.
+    """Writes the dataset `data_dir/NAME/VERSION` from the `shards` of each split, in order; returns its folder.
 
-    A record is what `recordings.encode` returns. Nothing takes that name until all of it is written.
+    Each shard yields numbers and records as `recordings.encode` returns them. The folder appears once it is complete.
     """
     builder = _Shards(corpus, metadata, data_dir, shards)
     _run(builder)
@@ -49,11 +49,11 @@ def build_with_beam(
     skip_bad: bool,
     options: str = "",
 ) -> pathlib.Path:
-    """The same dataset of the same records in the same order, read and written by the workers of a Beam runner.
+    """Writes the same dataset as `build`, read and written by the workers of a Beam runner; returns its folder.
 
-    `options` are Beam's, as on a command line: "--runner=FlinkRunner --flink_master=host:8081". Each worker has to see
-    the corpus and `data_dir` under the same paths. What cannot be read is an error, or with `skip_bad` added to the
-    metadata's `skipped`.
+    `options` are command-line options of Beam: "--runner=FlinkRunner --flink_master=host:8081". All workers need the
+    corpus and `data_dir` at the same paths. A recording that cannot be read is an error, or with `skip_bad` is listed
+    as `skipped` in the metadata.
 
     Raises:
       InputError: Beam is not installed, or a recording cannot be used.
@@ -65,7 +65,7 @@ def build_with_beam(
     builder = _Beam(corpus, metadata, data_dir, splits, skip_bad)
     try:
         _run(builder, beam_options=PipelineOptions(shlex.split(options)))
-    except Exception as error:  # a worker's, as it was or as the text of a traceback, with the place in the pipeline
+    except Exception as error:  # a worker's exception, or the text of its traceback with the stage of the pipeline
         bad = re.search(rf"{InputError.__name__}: (.*)", f"{type(error).__name__}: {error}")
         if bad is not None:
             why = bad[1].split(" [while running")[0]
@@ -78,20 +78,20 @@ def build_with_beam(
 
 def _run(builder: tfds.core.DatasetBuilder, **options: Any) -> None:
     tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints about downloads
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(**options))
 
 
 class _Writer(writer.ExampleWriter):
-    """Writes the same bytes whichever process does: protobuf puts the features of an example in any order."""
+    """Writes the same bytes in every process: by default protobuf orders the features of an example arbitrarily."""
 
     def write(self, path, examples: Iterable[tuple[int, bytes]]) -> None:
         parsed = ((key, tf_example_pb2.Example.FromString(example)) for key, example in examples)
         super().write(path, ((key, example.SerializeToString(deterministic=True)) for key, example in parsed))
 
 
-class _Common:
-    """What is the same whoever writes the files."""
+class _Builder:
+    """The parts common to both builders."""
 
     VERSION = tfds.core.Version(VERSION)
 
@@ -118,8 +118,8 @@ class _Common:
         return _Writer(self.info.file_format)
 
 
-class _Shards(_Common, tfds.core.ShardBasedBuilder, skip_registration=True):
-    """Writes shards one after the other. (TFDS' usual builder turns to TensorFlow to sort splits of over 1 GB.)"""
+class _Shards(_Builder, tfds.core.ShardBasedBuilder, skip_registration=True):
+    """Writes shards one after the other. (TFDS' usual builder needs TensorFlow to sort splits of over 1 GB.)"""
 
     def __init__(self, corpus, metadata, data_dir, shards: Mapping[str, Sequence[Shard]]):
         super().__init__(corpus, metadata, data_dir)
@@ -129,8 +129,8 @@ class _Shards(_Common, tfds.core.ShardBasedBuilder, skip_registration=True):
         return self._shards
 
 
-class _Beam(_Common, tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Has Beam's workers read recordings, and sort and write them."""
+class _Beam(_Builder, tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Reads, sorts and writes records with the workers of Beam."""
 
     def __init__(self, corpus, metadata, data_dir, splits: Mapping[str, Sequence[Entry]], skip_bad: bool):
         super().__init__(corpus, metadata, data_dir)
@@ -149,7 +149,7 @@ class _Beam(_Common, tfds.core.GeneratorBasedBuilder, skip_registration=True):
             outputs = (
                 pipeline
                 | beam.Create(list(enumerate(entries)))
-                | beam.Reshuffle()  # or one worker would read them all
+                | beam.Reshuffle()  # otherwise one worker reads them all
                 | beam.FlatMap(functools.partial(_read, self._corpus, self._skip_bad)).with_outputs("bad", main="good")
             )
             names = outputs.bad | beam.combiners.ToList()
@@ -169,7 +169,7 @@ class _Beam(_Common, tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def _read(corpus: Corpus, skip_bad: bool, numbered: tuple[int, Entry]) -> Iterator[Any]:
-    """The record of an entry with its place, or why there is none."""
+    """Yields the number and record of an entry, or the error message if it cannot be used."""
     from apache_beam.pvalue import TaggedOutput
 
     index, entry = numbered

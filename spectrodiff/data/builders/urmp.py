@@ -1,4 +1,4 @@
-"""URMP: chamber music whose parts were recorded one by one (Li et al. 2018)."""
+"""URMP: chamber music whose parts were recorded separately (Li et al. 2018)."""
 
 import dataclasses
 import itertools
@@ -13,7 +13,7 @@ from spectrodiff.data.builders.reading import find_root, fit, join, lengthen, ma
 from spectrodiff.data.recordings import Entry, Recording, Stem
 from spectrodiff.errors import InputError
 
-# Instruments by the codes in the names of folders, as the released code of Hawthorne et al. (2022) has them.
+# MIDI programs by the instrument codes in folder names, as in the released code of Hawthorne et al. (2022).
 _PROGRAMS = {"vn": 40, "va": 41, "vc": 42, "db": 43, "tpt": 56, "tbn": 57, "tba": 58, "hn": 60, "sax": 64, "ob": 68,
              "bn": 70, "cl": 71, "fl": 73}  # fmt: skip
 _VALIDATION = {1, 2, 12, 13, 24, 25, 31, 38, 39}
@@ -24,9 +24,9 @@ _PART = re.compile(r"AuSep_(?P<number>\d+)_.+")
 class Urmp:
     """All 44 pieces, with their parts as stems.
 
-    The codes in a folder's name say what plays: the names of single files are wrong for a part of piece 15, and the
-    programs in the scores' MIDI for many. The corpus has no official split. Here it has that of Gardner et al. (2022,
-    appendix B.6), from whom the paper took its corpora: nine pieces validate, the others train.
+    Instruments are those of the codes in a folder's name: the names of single files are wrong for a part of piece 15,
+    and the programs in many of the MIDI scores are wrong. The corpus has no official split; this is that of Gardner et
+    al. (2022, appendix B.6), from whom the paper took its corpora: nine pieces for validation, the others for training.
     """
 
     name: ClassVar[str] = "urmp"
@@ -34,7 +34,7 @@ class Urmp:
     description: ClassVar[str] = "URMP: 1.3 hours of duets to quintets of strings, woodwinds and brass, with stems"
 
     def entries(self, folder: pathlib.Path) -> list[Entry]:
-        """See `Corpus`. An entry is called as its folder."""
+        """Returns the pieces, called like their folders; see `Corpus`."""
         mixes = "[0-9][0-9]_*/AuMix_*.wav"
         root = find_root(folder, self, mixes)
         found = []
@@ -44,7 +44,7 @@ class Urmp:
         return found
 
     def read(self, entry: Entry) -> Recording:
-        """See `Corpus`."""
+        """Reads a piece; see `Corpus`."""
         mix = entry.source
         audio = read_audio(mix)
         stems = tuple(_stem(program, path, len(audio)) for program, path in _parts(mix.parent))
@@ -52,7 +52,7 @@ class Urmp:
 
 
 def _parts(folder: pathlib.Path) -> list[tuple[int, pathlib.Path]]:
-    """The program and the audio of each part of a piece, in the order of their numbers and of the folder's codes."""
+    """Returns the program and audio file of each part of a piece, in order."""
     found = [(match, path) for path in folder.glob("*.wav") if (match := _PART.fullmatch(path.stem))]
     codes = list(itertools.takewhile(_PROGRAMS.__contains__, reversed(folder.name.split("_"))))[::-1]
     if len(found) != len(codes):
@@ -71,7 +71,7 @@ def _stem(program: int, path: pathlib.Path, samples: int) -> Stem:
 
 
 def _rows(labels: str, program: int) -> Iterator[tuple[float, float, float, int]]:
-    """From lines of onset in seconds, pitch in Hz and duration in seconds."""
+    """Yields notes from lines of onset in seconds, pitch in Hz and duration in seconds."""
     for line in filter(str.strip, labels.splitlines()):
         onset, pitch, duration = map(float, line.split())
         yield onset, onset + duration, 69 + 12 * math.log2(pitch / 440), program

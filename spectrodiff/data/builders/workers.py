@@ -1,4 +1,4 @@
-"""Work shared out among processes that end with the one that started them."""
+"""A parallel map whose worker processes end with the process that started them."""
 
 import collections
 import itertools
@@ -17,24 +17,26 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 def check_workers(workers: int | None) -> None:
-    """Raises InputError if that is no number of processes; None is one per core."""
+    """Raises InputError unless `workers` is 1 or more, or None for one process per core."""
     if workers is not None and workers < 1:
         raise InputError(f"workers is {workers}; choose 1 or more")
 
 
-def crew(workers: int | None, items: int, worth: int = 8) -> int:
-    """How many processes to start for so many items: `workers`, by default one per core, but each for `worth` items.
+def worker_count(workers: int | None, items: int, items_per_worker: int = 8) -> int:
+    """Returns how many processes to start for `items` items: at most `workers`, which defaults to one per core.
 
-    Starting one takes seconds, in which another gets through that many.
+    Each process gets at least `items_per_worker` items, as many as one handles in the seconds that starting takes.
     """
-    return max(1, min(workers or os.cpu_count() or 1, items // worth))
+    return max(1, min(workers or os.cpu_count() or 1, items // items_per_worker))
 
 
-def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """`map(function, items)`, in other processes a little ahead of time; in this one if `workers` is 1.
+def parallel_map(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """Yields `function(item)` of each item, in order, computed a little ahead by `workers` processes.
+
+    With one worker it is a plain `map` in this process.
 
     Raises:
-      InputError: a process was killed.
+      InputError: a worker was killed.
     """
     if workers == 1:
         yield from map(function, items)
@@ -53,6 +55,6 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers:
 
 
 def _serve() -> None:
-    """Lets no worker outlive a run that was killed outright, nor speak up when that is interrupted."""
+    """Ends a worker when its parent was killed, and keeps it silent when the parent is interrupted."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()

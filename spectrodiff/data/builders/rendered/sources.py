@@ -1,7 +1,7 @@
-"""Music to render, from free packages: four kinds of sources of named pieces.
+"""The scores of the rendered corpus: four kinds of sources of named pieces, from free packages.
 
-A name decides its piece for good, so a split by name holds whatever else changes. Pieces that take a while to make
-are kept as MIDI files in a cache folder.
+A name always means the same piece, so that splits by name never change. Pieces that take long to make are cached as
+MIDI files.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from spectrodiff.data import etudes
+from spectrodiff.data.builders.rendered import etudes
 from spectrodiff.errors import InputError
 from spectrodiff.files import replacing
 from spectrodiff.notes.midi import Notes, read_midi, write_midi
@@ -28,7 +28,7 @@ GROOVES = pathlib.Path("/usr/share/mma/lib")
 COMPOSERS = ("bach", "beethoven", "corelli", "handel", "haydn", "joplin", "mozart", "schubert", "schumann_clara",
              "schumann_robert", "weber")  # fmt: skip
 
-# The pieces of examples/, kept out of training.
+# The pieces of examples/, which are never trained on.
 HELD_OUT = frozenset(
     {
         "game-freedoom1-e1m1",
@@ -42,15 +42,15 @@ HELD_OUT = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Pieces of one origin: how to name them all, and how to get one by its name."""
+    """A kind of pieces: its licence, the names of all its pieces, and a loader of one, given a cache folder."""
 
     licence: str
     names: Callable[[], Sequence[str]]
     load: Callable[[str, pathlib.Path], Notes]
 
 
-def split_of(name: str) -> str:
-    """train, validation or test, 90 : 5 : 5, by a hash of the piece's name."""
+def split_by_hash(name: str) -> str:
+    """Returns train, validation or test, 90 : 5 : 5, by a hash of a piece's name."""
     if name in HELD_OUT:
         return "test"
     place = int(hashlib.sha256(name.encode()).hexdigest(), 16) % 100
@@ -58,7 +58,7 @@ def split_of(name: str) -> str:
 
 
 def cached(make: Callable[[str, pathlib.Path], None]) -> Callable[[str, pathlib.Path], Notes]:
-    """A loader from a function that writes the piece called `name` to a MIDI file."""
+    """Returns a loader, given a function that writes the piece of a name to a MIDI file."""
 
     @functools.wraps(make)
     def load(name: str, cache: pathlib.Path) -> Notes:
@@ -72,12 +72,12 @@ def cached(make: Callable[[str, pathlib.Path], None]) -> Callable[[str, pathlib.
     return load
 
 
-# --- games: the MIDI lumps of Freedoom's WAD files --------------------------------------------------------------------
+# --- games: the MIDI data in Freedoom's WAD files --------------------------------------------------------------------
 
 
 @functools.cache
 def _lumps() -> dict[str, bytes]:
-    """Every different piece of music by name. A WAD is a header, data, and a directory of (position, size, name)."""
+    """Returns each different MIDI file by name. A WAD is a header, data, and a directory of (position, size, name)."""
     lumps = {}
     for wad in ("freedoom1", "freedoom2", "freedm"):
         path = WADS / f"{wad}.wad"
@@ -98,7 +98,7 @@ def _game(name: str, path: pathlib.Path) -> None:
     path.write_bytes(_lumps()[name])
 
 
-# --- scores: what music21 brings along --------------------------------------------------------------------------------
+# --- scores: the corpus of music21 --------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -119,7 +119,7 @@ def _score(name: str, path: pathlib.Path) -> None:
 
     try:
         converter.parse(_scores()[name], forceSource=True).write("midi", path)
-    except Exception as error:  # music21 raises many kinds, and says little of use in them
+    except Exception as error:  # music21 raises exceptions of many classes
         raise InputError(f"music21 cannot play {name}: {error}") from error
 
 
@@ -128,7 +128,7 @@ def _score(name: str, path: pathlib.Path) -> None:
 
 @functools.cache
 def _grooves() -> dict[str, list[str]]:
-    """Names of grooves, as MMA wants them, by the library file that defines them."""
+    """Returns the names of MMA's grooves by the library file that defines them."""
     if not (GROOVES.is_dir() and shutil.which("mma")):
         raise InputError(f"no mma with its {GROOVES}: apt-get install mma, or give bands no weight")
     grooves = {}
@@ -146,7 +146,7 @@ KEYS = ("C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B")
 
 
 def chart(rng: np.random.Generator, bars: int) -> list[str]:
-    """Chords for each bar in one random key, in eight-bar sections of which some come back."""
+    """Returns the chords of each bar, in one random key, as eight-bar sections, some of them repeated."""
     key, mode = rng.integers(12), (MAJOR, MINOR)[rng.integers(2)]
     degrees = list(mode)
 
@@ -184,7 +184,7 @@ def _band(name: str, path: pathlib.Path) -> None:
 
 
 def with_melody(band: Notes, rng: np.random.Generator, beat: float) -> Notes:
-    """Adds a tune, usually: a walk over the notes of the chord that sounds, for accompaniments seldom have one."""
+    """Returns the band with, in three of four cases, a random melody of chord notes, which accompaniments lack."""
     low, high = etudes.RANGES[program := int(rng.choice([p for p in etudes.RANGES if p != 32]))]
     low, high = max(low, 52), min(high, 88)
     chordal = ~band.is_drum & (band.program // 8 != 4)
@@ -212,7 +212,7 @@ def with_melody(band: Notes, rng: np.random.Generator, beat: float) -> Notes:
 
 
 def _bands() -> list[str]:
-    _grooves()  # says at once where MMA is missing
+    _grooves()  # raises at once if MMA is missing
     return [f"band-{number:06d}" for number in range(3000)]
 
 

@@ -3,8 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from spectrodiff.data.augment import excerpt, vary
-from spectrodiff.data.etudes import RANGES
+from spectrodiff.data.builders.rendered.etudes import RANGES
+from spectrodiff.data.builders.rendered.variations import excerpt, vary
 from spectrodiff.notes.midi import Notes
 
 BASS = 34

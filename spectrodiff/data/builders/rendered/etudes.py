@@ -1,13 +1,13 @@
-"""Exercises made up by rule, so that every pitch, length and loudness of every instrument is heard.
+"""Randomly generated exercises that cover all pitches, durations and velocities of every instrument.
 
-Real music leaves most keys of most instruments untouched; an etude visits them all. A name decides its notes.
+Real music uses few of the pitches of most instruments.
 """
 
 import numpy as np
 
 from spectrodiff.notes.midi import Notes
 
-# One instrument stands for its General MIDI family of eight: the lowest and highest pitch that an etude gives it.
+# The lowest and highest pitch of each instrument, by the first program of its General MIDI family of eight.
 RANGES = {
     0: (21, 108),  # piano
     8: (53, 108),  # chromatic percussion
@@ -28,7 +28,7 @@ MODES = [(0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10), (0, 2, 4, 7, 9), tuple(
 
 
 def etude(seed: int) -> Notes:
-    """Twenty to sixty seconds for one to four instruments, or drums, or both; the same for the same seed."""
+    """Returns 20 to 60 seconds of one to four instruments, drums, or both, determined by `seed`."""
     rng = np.random.default_rng([seed, 0xE7])
     seconds = rng.uniform(20, 60)
     parts = rng.choice([0, 1, 2, 3, 4], p=[0.1, 0.5, 0.2, 0.12, 0.08])
@@ -52,7 +52,7 @@ def etude(seed: int) -> Notes:
 
 
 def _part(rng: np.random.Generator, keys: np.ndarray, seconds: float) -> list[tuple]:
-    """Phrases one after another: (start, end, pitch, velocity) on the given keys, low to high."""
+    """Returns successive phrases as (start, end, pitch, velocity) on the given pitches, low to high."""
     styles = [_scale, _arpeggio, _chords, _repeats, _leaps, _held]
     events, now = [], rng.uniform(0, 1)
     while now < seconds:
@@ -73,10 +73,10 @@ def _part(rng: np.random.Generator, keys: np.ndarray, seconds: float) -> list[tu
     return events
 
 
-# A style gives the next few chords as lists of places among the `n` keys; a single note is a chord of one.
+# A style returns the next few chords, each a list of indices of the `n` pitches.
 def _scale(rng, n):
     first, length = rng.integers(n), rng.integers(4, 16)
-    return [[abs((first + i) % (2 * n - 2) - (n - 1))] for i in range(length)]  # turns round at both ends
+    return [[abs((first + i) % (2 * n - 2) - (n - 1))] for i in range(length)]  # reflected at both ends
 
 
 def _arpeggio(rng, n):
@@ -105,7 +105,7 @@ def _chord(rng, n, size):
 
 
 def _beat(rng: np.random.Generator, seconds: float) -> list[tuple]:
-    """Drum patterns of sixteen steps, each played a few times: (start, end, pitch, velocity)."""
+    """Returns drum patterns of sixteen steps, each repeated a few times, as (start, end, pitch, velocity)."""
     events, now = [], rng.uniform(0, 1)
     while now < seconds:
         step = rng.uniform(0.08, 0.22)

@@ -1,17 +1,17 @@
-"""One piece of music into many: excerpts, keys, tempi, instruments and loudness, all drawn from a generator."""
+"""Random variations of a score: excerpts, and changes of key, tempo, instruments and velocities."""
 
 import dataclasses
 
 import numpy as np
 
-from spectrodiff.data.etudes import DRUMS, RANGES
+from spectrodiff.data.builders.rendered.etudes import DRUMS, RANGES
 from spectrodiff.notes.midi import Notes
 
-_BASS = 4  # the family of 8 programs whose tracks stay what they are
+_BASS = 4  # the General MIDI family of bass programs, whose tracks keep their family
 
 
 def excerpt(notes: Notes, rng: np.random.Generator, length: float) -> Notes:
-    """All of a short piece, or `length` seconds of a long one, from a note's start on."""
+    """Returns all of a short piece, or `length` seconds of a longer one, from the start of a note."""
     begins = notes.start[notes.start <= max(notes.total_time - length, notes.start.min())]
     begin = rng.choice(begins) if notes.total_time > length else notes.start.min()
     notes = notes.select((notes.start >= begin) & (notes.start < begin + length))
@@ -20,12 +20,12 @@ def excerpt(notes: Notes, rng: np.random.Generator, length: float) -> Notes:
 
 
 def vary(notes: Notes, rng: np.random.Generator, programs: str) -> Notes:
-    """Changes instruments, key, tempo and loudness. Drums keep their sounds; a key sounds once at a time.
+    """Returns the notes with other instruments, key, tempo and velocities. Drums keep their pitches.
 
-    `programs` is "midi_class", the first program of each family of 8, or "family", any of it.
+    `programs` is "midi_class", the first program of each family of 8, or "family", any program of it.
     """
     tempo = rng.uniform(0.8, 1.25)
-    lead_in = rng.uniform(0.0, 0.5)  # so that windows and beats never fall together
+    lead_in = rng.uniform(0.0, 0.5)  # so that beats and windows are not aligned
     transpose = rng.integers(-5, 7)
     pitch, program = notes.pitch.copy(), notes.program.copy()
     velocity = notes.velocity + rng.normal(0, 5, size=len(notes))
@@ -50,17 +50,17 @@ def vary(notes: Notes, rng: np.random.Generator, programs: str) -> Notes:
         total_time=max(lead_in + notes.total_time / tempo, float(end.max())),
     )
     playable = np.where(notes.is_drum, np.isin(pitch, DRUMS), (pitch >= 0) & (pitch < 128))
-    return _one_voice_per_key(varied.select(playable))
+    return _without_overlaps(varied.select(playable))
 
 
 def _into_range(pitch: np.ndarray, low: int, high: int) -> np.ndarray:
-    """Moves a whole track by octaves until its middle lies in the range."""
+    """Transposes a track by octaves so that its median pitch is in the range."""
     middle = np.median(pitch)
     return pitch + 12 * np.round((np.clip(middle, low + 6, high - 6) - middle) / 12).astype(np.int32)
 
 
-def _one_voice_per_key(notes: Notes) -> Notes:
-    """Ends each note where the next one on its key starts, as a MIDI file would; sorted by start."""
+def _without_overlaps(notes: Notes) -> Notes:
+    """Ends each note where the next one of its pitch starts, as in a MIDI file, and sorts notes by start."""
     notes = notes.select(np.lexsort((notes.start, notes.pitch, notes.program, notes.is_drum)).astype(np.int32))
     same = np.all([np.diff(getattr(notes, key)) == 0 for key in ("pitch", "program", "is_drum")], axis=0)
     end = notes.end.copy()

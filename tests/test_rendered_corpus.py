@@ -7,26 +7,25 @@ import shutil
 import numpy as np
 import pytest
 import soundfile
-from test_render import needs_synth
+from test_soundfont import needs_synth
 
-from spectrodiff.data import sources
-from spectrodiff.data.builders import rendered
 from spectrodiff.data.builders.folder import Folder
+from spectrodiff.data.builders.rendered import corpus, sources
+from spectrodiff.data.builders.rendered.sources import split_by_hash
 from spectrodiff.data.dataset import open_dataset
 from spectrodiff.data.recordings import decode
-from spectrodiff.data.sources import split_of
 from spectrodiff.errors import InputError
 from spectrodiff.notes.midi import read_midi
 
 # Etudes need no other program than FluidSynth. Cut to six seconds they render in a moment.
-RECIPE = rendered.Recipe(weights={"etude": 1.0}, min_seconds=6.0, max_seconds=6.0, tail=0.5)
+RECIPE = corpus.Recipe(weights={"etude": 1.0}, min_seconds=6.0, max_seconds=6.0, tail=0.5)
 HOURS = 30 / 3600
 
 
 @pytest.fixture(scope="module")
 def pieces(tmp_path_factory):
     out = tmp_path_factory.mktemp("pieces")
-    rendered.render_pieces(out, HOURS, RECIPE, workers=1)
+    corpus.render_pieces(out, HOURS, RECIPE, workers=1)
     return out
 
 
@@ -60,7 +59,7 @@ def test_the_pieces_are_a_plain_folder_of_recordings_and_scores(pieces):
         assert info.duration == pytest.approx(float(row["seconds"]), abs=1e-3)
         assert info.duration == pytest.approx(notes.total_time + 0.5, abs=1e-3)
         assert len(notes) == int(row["notes"])
-        assert row["split"] == split_of(row["source"])
+        assert row["split"] == split_by_hash(row["source"])
     assert len(list((pieces / "audio").iterdir())) == len(list((pieces / "midi").iterdir())) == len(rows(pieces))
     record = json.loads((pieces / "recipe.json").read_text())
     assert record["recipe"]["seed"] == 0
@@ -82,7 +81,7 @@ def test_sound_begins_where_the_score_says(pieces):
 @needs_synth
 def test_the_dataset_is_of_the_pieces_and_grows_with_them(pieces, tmp_path, monkeypatch):
     options = {f.name: getattr(RECIPE, f.name) for f in dataclasses.fields(RECIPE)}
-    folder = rendered.prepare_rendered(tmp_path, hours=HOURS, workers=1, **options)
+    folder = corpus.prepare_rendered(tmp_path, hours=HOURS, workers=1, **options)
     assert rows(tmp_path / "rendered") == rows(pieces)
     dataset = open_dataset(tmp_path, "rendered")
     found = {decode(record).name: (split, decode(record)) for split in dataset.splits for record in dataset[split]}
@@ -97,12 +96,12 @@ def test_the_dataset_is_of_the_pieces_and_grows_with_them(pieces, tmp_path, monk
     metadata = json.loads((folder / "metadata.json").read_text())
     assert metadata["options"]["recipe"] == dataclasses.asdict(RECIPE)
 
-    made = rendered._Maker.__call__
+    made = corpus._PieceMaker.__call__
     new = []
-    monkeypatch.setattr(rendered._Maker, "__call__", lambda self, index: new.append(index) or made(self, index))
+    monkeypatch.setattr(corpus._PieceMaker, "__call__", lambda self, index: new.append(index) or made(self, index))
     before = rows(pieces)
     more = sum(float(row["seconds"]) for row in before) / 3600 + 1e-4
-    assert rendered.prepare_rendered(tmp_path, hours=more, workers=1, **options) == folder
+    assert corpus.prepare_rendered(tmp_path, hours=more, workers=1, **options) == folder
     assert new == [len(before)]
     dataset = open_dataset(tmp_path, "rendered")
     assert sum(len(dataset[split]) for split in dataset.splits) == len(before) + 1
@@ -111,27 +110,27 @@ def test_the_dataset_is_of_the_pieces_and_grows_with_them(pieces, tmp_path, monk
 
 @needs_synth
 def test_a_killed_run_goes_on_as_if_it_had_not_been(pieces, tmp_path, monkeypatch):
-    make = rendered._Maker.__call__
+    make = corpus._PieceMaker.__call__
 
     def killed(self, index):
         if index == 2:
             raise KeyboardInterrupt
         return make(self, index)
 
-    monkeypatch.setattr(rendered._Maker, "__call__", killed)
+    monkeypatch.setattr(corpus._PieceMaker, "__call__", killed)
     with pytest.raises(KeyboardInterrupt):
-        rendered.render_pieces(tmp_path, HOURS, RECIPE, workers=1)
+        corpus.render_pieces(tmp_path, HOURS, RECIPE, workers=1)
     monkeypatch.undo()
     assert len(rows(tmp_path)) == len(list((tmp_path / "audio").iterdir())) == 2
     (tmp_path / "midi" / f"{rows(tmp_path)[1]['name']}.mid").unlink()  # and someone lost a file
-    rendered.render_pieces(tmp_path, HOURS, RECIPE, workers=1)
+    corpus.render_pieces(tmp_path, HOURS, RECIPE, workers=1)
     assert_same(tmp_path, pieces)
 
 
 @needs_synth
 @pytest.mark.slow
 def test_the_number_of_workers_changes_nothing(pieces, tmp_path):
-    rendered.render_pieces(tmp_path, HOURS, RECIPE, workers=2)
+    corpus.render_pieces(tmp_path, HOURS, RECIPE, workers=2)
     assert_same(tmp_path, pieces)
 
 
@@ -139,7 +138,7 @@ def test_the_number_of_workers_changes_nothing(pieces, tmp_path):
 def test_another_recipe_needs_another_folder(pieces):
     before = contents(pieces)
     with pytest.raises(InputError, match=r"rendered with tail 0\.5, not 1\.5: name another --data_dir"):
-        rendered.render_pieces(pieces, 1.0, dataclasses.replace(RECIPE, tail=1.5))
+        corpus.render_pieces(pieces, 1.0, dataclasses.replace(RECIPE, tail=1.5))
     assert contents(pieces) == before
 
 
@@ -160,9 +159,9 @@ def test_more_pieces_only_from_the_same_sources(pieces, tmp_path, recorded, why)
     path.write_text(json.dumps(json.loads(path.read_text()) | recorded))
     before = contents(tmp_path)
     with pytest.raises(InputError, match=why):
-        rendered.render_pieces(tmp_path / "copy", 1.0, RECIPE)
+        corpus.render_pieces(tmp_path / "copy", 1.0, RECIPE)
     assert contents(tmp_path) == before
-    rendered.render_pieces(tmp_path / "copy", HOURS, RECIPE)  # nothing more to render: no sources needed
+    corpus.render_pieces(tmp_path / "copy", HOURS, RECIPE)  # nothing more to render: no sources needed
 
 
 @needs_synth
@@ -170,29 +169,27 @@ def test_a_missing_program_does_not_pass_for_pieces_that_cannot_be_played(tmp_pa
     monkeypatch.setenv("PATH", str(tmp_path))
     sources._grooves.cache_clear()
     with pytest.raises(InputError, match="apt-get install mma, or give bands no weight"):
-        rendered.render_pieces(
-            tmp_path / "out", HOURS, dataclasses.replace(RECIPE, weights={"etude": 0.9, "band": 0.1})
-        )
+        corpus.render_pieces(tmp_path / "out", HOURS, dataclasses.replace(RECIPE, weights={"etude": 0.9, "band": 0.1}))
     assert not (tmp_path / "out" / "recipe.json").exists()
 
 
 def test_the_folder_of_the_pieces_themselves(tmp_path):
     (tmp_path / "recipe.json").write_text("{}")
     with pytest.raises(InputError, match="holds rendered pieces itself: name the folder above it"):
-        rendered.prepare_rendered(tmp_path, hours=1.0)
+        corpus.prepare_rendered(tmp_path, hours=1.0)
 
 
 def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"cannot write in .*file/rendered .*: name another --data_dir"):
-        rendered.prepare_rendered(tmp_path / "file", hours=1.0)
+        corpus.prepare_rendered(tmp_path / "file", hours=1.0)
 
 
 @needs_synth
 def test_a_mix_that_would_clip_is_refused(tmp_path):
-    loud = rendered.Recipe(weights={"etude": 1.0}, min_seconds=6.0, max_seconds=6.0, gain=10.0)
+    loud = corpus.Recipe(weights={"etude": 1.0}, min_seconds=6.0, max_seconds=6.0, gain=10.0)
     with pytest.raises(InputError, match="lower"):
-        rendered.render_pieces(tmp_path, HOURS, loud, workers=1)
+        corpus.render_pieces(tmp_path, HOURS, loud, workers=1)
     assert not list((tmp_path / "audio").iterdir())
 
 
@@ -201,5 +198,5 @@ def test_a_mix_that_would_clip_is_refused(tmp_path):
 )
 def test_nonsense_is_refused(tmp_path, hours, programs):
     with pytest.raises(InputError, match="must be"):
-        rendered.render_pieces(tmp_path, hours, rendered.Recipe(programs=programs))
+        corpus.render_pieces(tmp_path, hours, corpus.Recipe(programs=programs))
     assert not list(tmp_path.iterdir())

@@ -1,6 +1,6 @@
-"""Notes to audio through FluidSynth and a General MIDI SoundFont.
+"""Plays notes through FluidSynth and a General MIDI SoundFont.
 
-The notes alone drive the sound: no pedal (already in the note ends), no volume or pan controllers, no reverb.
+Only notes are played: no pedal (already in the note ends), no volume or pan controllers, no reverb.
 """
 
 import ctypes
@@ -13,20 +13,20 @@ import numpy as np
 import scipy.signal
 from jaxtyping import Float
 
+from spectrodiff.audio.mel import SAMPLE_RATE
 from spectrodiff.errors import InputError
 from spectrodiff.notes.midi import Notes
 
-SAMPLE_RATE = 16000
 SOUNDFONT = "/usr/share/sounds/sf3/FluidR3Mono_GM.sf3"
-SYNTH_RATE = 44100  # the SoundFont's own rate: every sample plays back without losing its top octave
+SYNTH_RATE = 44100  # that of the SoundFont's samples, so that none loses its top octave
 GAIN = 0.3
 TAIL = 1.5  # seconds after the last note's end, for its release
-_BLOCK = 64  # FluidSynth hears events once per block of 64 samples: 1.45 ms, far below a 20 ms mel frame
-_VOICES = 512  # more than any piece has at once: none is ever stolen
-_DRUMS = 128  # channels 0..127 carry the programs of the same number, this one the drum kit
+_BLOCK = 64  # samples; FluidSynth handles events once per block: 1.45 ms, far below a mel frame's 20 ms
+_VOICES = 512  # polyphony: more than any piece needs, so that no voice is stolen
+_DRUMS = 128  # the channel of the drum kit; channels 0 to 127 play the programs of the same number
 
 
-def render(
+def play(
     notes: Notes,
     soundfont: str | os.PathLike = SOUNDFONT,
     *,
@@ -35,11 +35,11 @@ def render(
     chorus: bool = False,
     tail: float = TAIL,
 ) -> Float[np.ndarray, " samples"]:
-    """Plays notes: float32 mono at 16 kHz, `notes.total_time + tail` seconds long, not clipped or normalised.
+    """Returns the notes played by a SoundFont: float32 mono at SAMPLE_RATE, `notes.total_time + tail` seconds.
 
-    Notes start and end within 0.8 ms of their times. Loudness follows velocity and `gain` alone, so pieces rendered
-    alike can be compared. The synthesizer is kept for the next call, as loading a SoundFont takes over a second. No
-    sound is left from earlier calls, but FluidSynth starts a voice by a hair differently after other notes: the same
+    Notes start and end within 0.8 ms of their times. Loudness depends on velocity and `gain` only; the audio is neither
+    clipped nor normalized. The synthesizer is kept for the next call, as loading a SoundFont takes over a second. No
+    sound is left over from earlier calls, but FluidSynth starts voices slightly differently after other notes: the same
     notes give the same samples to about 1 part in 1000.
 
     Raises:
@@ -48,10 +48,10 @@ def render(
     synth, write = _synthesizer(os.fspath(soundfont), gain, reverb, chorus)
     channel = np.where(notes.is_drum, _DRUMS, notes.program)
     blocks = int(np.ceil((notes.total_time + tail) * SYNTH_RATE / _BLOCK))
-    block_of = SYNTH_RATE / _BLOCK
-    starts = np.round(notes.start * block_of).astype(int)
-    ends = np.maximum(np.round(notes.end * block_of).astype(int), starts + 1)
-    # At one time note-offs come first, so that a repeated key sounds again.
+    blocks_per_second = SYNTH_RATE / _BLOCK
+    starts = np.round(notes.start * blocks_per_second).astype(int)
+    ends = np.maximum(np.round(notes.end * blocks_per_second).astype(int), starts + 1)
+    # At equal times note-offs come first, so that a repeated note sounds again.
     offs = np.stack([ends, 0 * ends, channel, notes.pitch, 0 * ends], axis=1).tolist()
     ons = np.stack([starts, 1 + 0 * starts, channel, notes.pitch, notes.velocity], axis=1).tolist()
 
@@ -64,19 +64,19 @@ def render(
         synth.noteon(channel, pitch, velocity) if on else synth.noteoff(channel, pitch)
     synth.all_sounds_off(-1)
     while synth.get_active_voice_count():
-        write(np.zeros((2, _BLOCK), np.float32), 0, _BLOCK)  # silenced voices leave over the next few blocks
+        write(np.zeros((2, _BLOCK), np.float32), 0, _BLOCK)  # silenced voices end over the next few blocks
 
     audio = scipy.signal.resample_poly(stereo.mean(axis=0), 160, 441)  # 44.1 kHz to 16 kHz
     return audio[: round((notes.total_time + tail) * SAMPLE_RATE)].astype(np.float32)
 
 
-def check(soundfont: str | os.PathLike = SOUNDFONT) -> types.ModuleType:
-    """Returns FluidSynth's binding. Raises InputError where it, the library or the SoundFont is missing."""
+def require_fluidsynth(soundfont: str | os.PathLike = SOUNDFONT) -> types.ModuleType:
+    """Returns the module `fluidsynth`; raises InputError if it, its library or the SoundFont is missing."""
     try:
         import fluidsynth
     except ImportError as error:
         raise InputError(
-            "rendering needs FluidSynth: apt-get install libfluidsynth3 && pip install --no-deps pyfluidsynth"
+            "playing a SoundFont needs FluidSynth: apt-get install libfluidsynth3 && pip install --no-deps pyfluidsynth"
         ) from error
     if not pathlib.Path(soundfont).is_file():
         raise InputError(f"no SoundFont at {soundfont}: apt-get install fluidr3mono-gm-soundfont, or name another")
@@ -85,8 +85,8 @@ def check(soundfont: str | os.PathLike = SOUNDFONT) -> types.ModuleType:
 
 @functools.lru_cache(maxsize=1)
 def _synthesizer(soundfont: str, gain: float, reverb: bool, chorus: bool):
-    """A synthesizer with every program on the channel of its number, and a function that writes its samples."""
-    fluidsynth = check(soundfont)
+    """Returns a synthesizer with each program on the channel of its number, and a function that writes its samples."""
+    fluidsynth = require_fluidsynth(soundfont)
     settings = {
         "synth.reverb.active": int(reverb),
         "synth.chorus.active": int(chorus),
@@ -100,7 +100,7 @@ def _synthesizer(soundfont: str, gain: float, reverb: bool, chorus: bool):
         synth.program_select(program, font, 0, program)
     synth.program_select(_DRUMS, font, 128, 0)
 
-    # The binding only writes 16-bit samples, which clip; the library also writes floats.
+    # The binding writes 16-bit samples, which clip; the library can write floats.
     number, pointer = ctypes.c_int, ctypes.c_void_p
     arguments = {"synth": pointer, "length": number}
     for side in ("left", "right"):

@@ -4,12 +4,13 @@ import sys
 import numpy as np
 import pytest
 
-from spectrodiff.data.render import SAMPLE_RATE, SOUNDFONT, TAIL, check, render
+from spectrodiff.audio.mel import SAMPLE_RATE
+from spectrodiff.data.soundfont import SOUNDFONT, TAIL, play, require_fluidsynth
 from spectrodiff.errors import InputError
 from spectrodiff.notes.midi import Notes
 
 try:
-    check()
+    require_fluidsynth()
     installed = True
 except InputError:
     installed = False
@@ -38,14 +39,14 @@ def rms(audio):
 @needs_synth
 @pytest.mark.parametrize("time", [0.1, 0.7123, 1.99])
 def test_a_note_starts_at_its_time(time):
-    audio = np.abs(render(notes((time, time + 0.1, WOODBLOCK, 127, DRUM))))
+    audio = np.abs(play(notes((time, time + 0.1, WOODBLOCK, 127, DRUM))))
     heard = np.argmax(audio > 0.05 * audio.max()) / SAMPLE_RATE
     assert time - 0.001 < heard < time + 0.003
 
 
 @needs_synth
 def test_a_note_has_its_pitch_and_its_length():
-    audio = render(notes((0.5, 1.5, 69, 100, ORGAN)))
+    audio = play(notes((0.5, 1.5, 69, 100, ORGAN)))
     assert len(audio) == round((1.5 + TAIL) * SAMPLE_RATE)
     tone = audio[8000 + 1600 : 8000 + 16000]
     spectrum = np.abs(np.fft.rfft(tone * np.hanning(len(tone)), 65536))
@@ -57,7 +58,7 @@ def test_a_note_has_its_pitch_and_its_length():
 
 @needs_synth
 def test_loudness_follows_velocity():
-    levels = [rms(render(notes((0, 1, 60, velocity, 0)))) for velocity in (20, 50, 80, 127)]
+    levels = [rms(play(notes((0, 1, 60, velocity, 0)))) for velocity in (20, 50, 80, 127)]
     assert all(quiet < 0.7 * loud for quiet, loud in itertools.pairwise(levels))
 
 
@@ -65,36 +66,36 @@ def test_loudness_follows_velocity():
 def test_a_mix_is_the_sum_of_its_parts():
     """Twenty programs and drums at once: no channel is shared, no voice stolen, nothing clipped, no common effect."""
     rows = [(0.05 * p, 1.0, 48 + p, 100, 6 * p) for p in range(20)] + [(0.2, 0.3, 38, 127, DRUM)]
-    parts = [render(notes(row), tail=3.0 - row[1]) for row in rows]
-    mix = render(notes(*rows), tail=2.0)
+    parts = [play(notes(row), tail=3.0 - row[1]) for row in rows]
+    mix = play(notes(*rows), tail=2.0)
     assert rms(mix - np.sum(parts, axis=0)) < 0.01 * rms(mix)
 
 
 @needs_synth
 def test_nothing_is_left_over_for_the_next_piece():
     held, other = notes((0, 5, 40, 127, 88), (0, 5, 52, 127, 48)), notes((0, 0.4, 60, 90, 0))
-    alone = render(other)
-    render(held, tail=0.0)  # stops in the middle of the sound
-    assert rms(render(other) - alone) < 0.005 * rms(alone)
-    assert rms(render(other)[-1600:]) < 1e-3
+    alone = play(other)
+    play(held, tail=0.0)  # stops in the middle of the sound
+    assert rms(play(other) - alone) < 0.005 * rms(alone)
+    assert rms(play(other)[-1600:]) < 1e-3
 
 
 @needs_synth
 def test_a_repeated_key_sounds_again():
-    audio = render(notes((0, 1, 60, 100, 0), (1, 2, 60, 100, 0)))
+    audio = play(notes((0, 1, 60, 100, 0), (1, 2, 60, 100, 0)))
     assert rms(audio[16000:17600]) > 2 * rms(audio[14400:16000])
 
 
 @needs_synth
 def test_a_missing_soundfont_says_what_to_install(tmp_path):
     with pytest.raises(InputError, match=r"no SoundFont.*apt-get install"):
-        render(notes((0, 1, 60, 100, 0)), tmp_path / "none.sf2")
+        play(notes((0, 1, 60, 100, 0)), tmp_path / "none.sf2")
     (tmp_path / "bad.sf2").write_bytes(b"no font")
     with pytest.raises(InputError, match="cannot read"):
-        render(notes((0, 1, 60, 100, 0)), tmp_path / "bad.sf2")
+        play(notes((0, 1, 60, 100, 0)), tmp_path / "bad.sf2")
 
 
 def test_a_missing_library_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "fluidsynth", None)
     with pytest.raises(InputError, match="apt-get install libfluidsynth3 && pip install --no-deps pyfluidsynth"):
-        check(SOUNDFONT)
+        require_fluidsynth(SOUNDFONT)
