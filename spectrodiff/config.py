@@ -1,9 +1,10 @@
-"""What all configs share: frozen dataclasses that gin may build and that travel with weights as JSON.
+"""Configs: frozen dataclasses that gin can build and that are stored as JSON with the weights.
 
-A config stands beside what it configures; here are the notes' and the network's, which many parts read. The defaults
-are the paper's base model with context (Hawthorne et al. 2022, arXiv 2206.05408). They are so whatever gin binds: only
-the classes that a gin file names, as in `@ModelConfig()`, see its bindings, or weights read while training would be
-taken for what the config is.
+Most configs are defined in the module that they configure. This module holds the configs of the tokenizer and of the
+networks, which several packages use, and the functions that validate configs and convert them to and from JSON. The
+defaults are the paper's base model with context (Hawthorne et al. 2022, arXiv 2206.05408). gin's bindings apply only
+where a gin file refers to the class, as in `@ModelConfig()`; otherwise weights that are loaded during a training run
+would take missing settings from that run's config.
 """
 
 import dataclasses
@@ -15,48 +16,48 @@ import gin
 
 from spectrodiff.errors import InputError
 
-WINDOW_FRAMES = 256  # 5.12 s at 50 frames a second: what the model writes at a time
+WINDOW_FRAMES = 256  # frames that the model generates at a time: 5.12 s at 50 frames a second
 PROGRAM_MAPS = ("full", "midi_class", "flat", "slakh")
 DTYPES = ("float32", "bfloat16")
-MAX_SIZE = 2**20  # of widths and lengths, far above any use: what is larger is a mistake, and overflows elsewhere
+MAX_SIZE = 2**20  # widths and lengths above this are taken to be mistakes; much larger ones would overflow elsewhere
 MAX_LAYERS = 2**10
 
 
 def is_whole(value: Any, low: int = 1, high: int = MAX_SIZE) -> bool:
-    """Whether `value` is an integer from `low` to `high`; True and False are none."""
+    """Returns whether `value` is an integer from `low` to `high`. Booleans do not count as integers."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
-def is_share(value: Any) -> bool:
-    """Whether `value` is a number from 0 up to, not including, 1; True and False are none."""
+def is_fraction(value: Any) -> bool:
+    """Returns whether `value` is a number in [0, 1). Booleans do not count as numbers."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
 
 
 def check_whole(config: Any, low: int, high: int, *names: str) -> None:
-    """Raises InputError for the first field of `names` that is no integer from `low` to `high`."""
+    """Raises InputError if one of the fields `names` of `config` is not an integer from `low` to `high`."""
     for name in names:
         if not is_whole(value := getattr(config, name), low, high):
             raise InputError(f"{name} is {value!r}; choose {low} to {high}")
 
 
 def check_choice(config: Any, name: str, choices: Iterable[str]) -> None:
-    """Raises InputError where the field `name` is none of `choices`."""
+    """Raises InputError if the field `name` of `config` is not one of `choices`."""
     if (value := getattr(config, name)) not in choices:
         raise InputError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
 
 
 class Choice:
-    """The base of configs that stand for one another in a field; in JSON, `kind` tells which of them it is.
+    """The base class of configs of which a field accepts several kinds, stored in JSON with a tag `kind`.
 
-    A field's type is a subclass, such as `Objective`, whose own subclasses have a `kind` each. One that is defined
-    anywhere, in a user's file as well, can be read back once its module is imported.
+    The field's type is a direct subclass of `Choice`, such as `Objective`; each subclass of that one sets `kind`. A
+    subclass may be defined in any module, and can be read from JSON once that module has been imported.
     """
 
     kind: ClassVar[str]
 
     @classmethod
     def kinds(cls) -> dict[str, type]:
-        """All subclasses that have a `kind`, by it."""
+        """Returns all subclasses that set `kind`, as a dict from kind to class."""
         below = cls.__subclasses__()
         found = {kind: some for sub in below for kind, some in sub.kinds().items()}
         return found | {sub.__dict__["kind"]: sub for sub in below if "kind" in sub.__dict__}
@@ -65,33 +66,40 @@ class Choice:
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
-    """How notes become tokens. `velocity_bins` is the vocabulary's V: 1 is on/off, 127 keeps every velocity."""
+    """The config of the tokenizer, which converts notes to tokens.
+
+    With `velocity_bins` 1, tokens encode note-on and note-off only; with 127, they encode every MIDI velocity.
+    """
 
     velocity_bins: int = 1
     program_map: str = "full"  # full | midi_class | flat | slakh
     max_tokens: int = 2048
-    # As published: a window after the last event lists as sounding what sounded just before that event. Off, nothing.
+    # If true, as in the published code, a window that starts after the last event begins with ties for the notes that
+    # sounded just before that event. If false, it has no ties.
     ghost_ties: bool = True
-    own_programs: Sequence[int] = ()  # what the program map leaves as it is: instruments learnt later
-    # Whether volume and expression of a MIDI file's channels are folded into velocities, which is off as published.
+    own_programs: Sequence[int] = ()  # programs exempt from the program map: instruments added by fine-tuning
+    # Whether a MIDI file's channel volume and expression scale velocities. The published code ignores them.
     channel_volume: bool = False
 
     def __post_init__(self):
-        object.__setattr__(self, "own_programs", tuple(self.own_programs))  # JSON has only lists
+        object.__setattr__(self, "own_programs", tuple(self.own_programs))  # a list if read from JSON
         for program in self.own_programs:
             if not is_whole(program, 0, 127):
                 raise InputError(f"own_programs has {program!r}; choose programs from 0 to 127")
         if self.own_programs and self.program_map == "flat":
             raise InputError("own_programs need a program_map other than 'flat', which drops every program")
         check_whole(self, 1, 127, "velocity_bins")
-        check_whole(self, 2, MAX_SIZE, "max_tokens")  # a window without a note needs two
+        check_whole(self, 2, MAX_SIZE, "max_tokens")  # a window without notes has two tokens
         check_choice(self, "program_map", PROGRAM_MAPS)
 
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of the three transformers, and our own options, which are off in the paper's models."""
+    """The config of the note encoder, the context encoder and the transformer of the decoder.
+
+    The options after `with_context` are extensions of this project, which the paper's models do not use.
+    """
 
     width: int = 768
     heads: int = 12
@@ -101,26 +109,28 @@ class ModelConfig:
     context_layers: int = 12
     decoder_layers: int = 12
     dropout: float = 0.1
-    # What activations are computed in: float32 | bfloat16. Parameters are float32, as are the logits and softmax of
-    # attention, statistics of norms, the note roll's sums, the output, and all of diffusion.
+    # The dtype of activations: float32 | bfloat16. Parameters, attention logits and softmax, normalisation statistics,
+    # the note roll, the output and the diffusion process are always float32.
     dtype: str = "float32"
-    # Whether training computes each block again in the backward pass instead of keeping it: less memory, more time. XLA
-    # undoes it on a CPU.
+    # Whether the backward pass recomputes the activations of each block (gradient checkpointing), which takes less
+    # memory and more time. On CPUs XLA removes the recomputation.
     remat: bool = False
     vocabulary_rows: int = 1536
     max_tokens: int = 2048
-    # Whether notes attend to notes alone, or to the padding after them too, as in the paper's autoregressive models.
+    # Whether padding is masked in the note encoder's self-attention. In the paper's autoregressive models it is not.
     mask_padding: bool = True
     with_context: bool = True
-    # Ours. Each note event becomes one token: pitch, program, velocity and time are added embeddings.
+    # Whether the note encoder's sequence has one position per note, which embeds the sum of the embeddings of its
+    # pitch, program, velocity and times, instead of one position per token.
     compact_notes: bool = False
-    # Ours. Tokens carry the position of their time on the frame axis; compact ones those of onset and offset.
+    # Whether positions encode time on the decoder's frame axis: of each token, or of each compact note's onset and
+    # offset.
     event_times: bool = False
-    # Ours. Notes, laid onto frames by fixed kernels of their onset and offset, give a first sketch of the mel, which
-    # the decoder sees, and corrects where its objective is about it. Needs compact_notes.
+    # Whether a note roll computes a sketch of the mel from the notes, as an input of the decoder and as the prior of
+    # its objective. Needs compact_notes.
     note_roll: bool = False
-    # Room for compact notes is the number of tokens over this: fewer notes a window, less to compute. Windows with more
-    # are passed over in training and padded further in synthesis.
+    # The maximum number of compact notes in a window is its number of tokens divided by this. A larger value makes the
+    # encoder faster; windows with more notes are skipped in training and padded to more tokens in synthesis.
     tokens_per_note: int = 2
 
     def __post_init__(self):
@@ -128,7 +138,7 @@ class ModelConfig:
         check_whole(self, 1, MAX_SIZE, "tokens_per_note")
         check_whole(self, 1, MAX_LAYERS, "note_layers", "decoder_layers")
         check_whole(self, int(self.with_context), MAX_LAYERS, "context_layers")
-        if not is_share(self.dropout):
+        if not is_fraction(self.dropout):
             raise InputError(f"dropout is {self.dropout!r}; choose a number from 0 to below 1")
         check_choice(self, "dtype", DTYPES)
         if self.note_roll and not self.compact_notes:
@@ -136,18 +146,20 @@ class ModelConfig:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A config as plain JSON values, each `Choice` with its kind."""
+    """Returns a config as a dict of JSON values, in which each `Choice` has its `kind`."""
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     plain = {name: to_dict(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()}
     return {"kind": config.kind, **plain} if isinstance(config, Choice) else plain
 
 
 def from_dict(cls: type, values: Any, where: str = "config") -> Any:
-    """The config of class `cls`, or of the kind of `cls` that is named, that `to_dict` wrote.
+    """Builds the config that `to_dict` converted: a `cls`, or where that is a `Choice`, the subclass named by `kind`.
+
+    Fields that `values` lacks, because they were added after it was written, take their defaults. `where` is the name
+    of the config in error messages.
 
     Raises:
-      InputError: a field is unknown, of another type, or out of range, or `values` is no dict; the message names it and
-        `where`. Missing ones, newer than the file, are defaults.
+      InputError: `values` is not a dict, or a field is unknown, has the wrong type or is out of range.
     """
     if not isinstance(values, dict):
         raise InputError(f"{where} is {values!r:.80}; expected a dict of settings")
@@ -171,7 +183,7 @@ def from_dict(cls: type, values: Any, where: str = "config") -> Any:
     try:
         return cls(**fields)
     except InputError as error:
-        reason = str(error).splitlines()[0]  # what follows is gin's account of calls
+        reason = str(error).splitlines()[0]  # gin appends its call stack
         raise InputError(f"{where}: {reason}") from error
 
 
@@ -180,14 +192,17 @@ def _is_choice(hint: Any) -> bool:
 
 
 def misfit(value: Any, hint: Any) -> str | None:
-    """What `value` should be by the type `hint`, where it is something else. An int will do for a float, a bool not."""
+    """Returns the name of the type `hint` if `value` is not of that type, else None.
+
+    An int is accepted as a float; a bool is accepted neither as an int nor as a float.
+    """
     from beartype import BeartypeConf
     from beartype.door import is_bearable
 
     fits = is_bearable(value, hint, conf=BeartypeConf(is_pep484_tower=True))
     if isinstance(value, bool) and hint in (int, float):
         fits = False
-    if fits and typing.get_origin(hint) is Sequence:  # of which beartype looks at one only
+    if fits and typing.get_origin(hint) is Sequence:  # beartype checks only one item of a sequence
         (member,) = typing.get_args(hint)
         fits = not any(misfit(item, member) for item in value)
     return None if fits else getattr(hint, "__name__", str(hint))

@@ -4,12 +4,13 @@ import textwrap
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used; the message is one line that says what, and how to mend it.
+    """An error in the user's input: a file, an option or a config that cannot be used.
 
-    The command line prints the message alone and exits with status 2; from Python it is a `ValueError`.
+    The message is one line that names the problem and, where possible, the remedy. The command line prints it without a
+    traceback and exits with status 2; from Python it is a `ValueError`.
     """
 
 
 def reason(error: Exception) -> str:
-    """What an error of another library says, as one line of bearable length."""
+    """Returns the message of another library's error as one line of at most 240 characters."""
     return textwrap.shorten(str(error), 240, placeholder=" ...") or type(error).__name__

@@ -1,4 +1,4 @@
-"""Notes in, log-mels out: the windows of a song in order, each conditioned on the one before; one song or many."""
+"""Sampling of the log-mels of songs from notes: window by window, each conditioned on the previous one."""
 
 import dataclasses
 import os
@@ -24,66 +24,70 @@ from spectrodiff.notes.tokenizer import NoteTokenizer
 from spectrodiff.pretrained.formats import open_checkpoint
 from spectrodiff.pretrained.hub import find_checkpoint
 
-RING_OUT = 1.0  # seconds kept after the last note's end, as far as the published windows reach
+RELEASE_SECONDS = 1.0  # time after the end of the last note, in which its sound may decay
 MAX_SEEDS = 2**32
-_BUCKETS = (512, 1024)  # lengths that token windows are padded to, besides the longest: one compiled program each
+_BUCKETS = (512, 1024)  # numbers of tokens that windows are padded to, besides the maximum; each is compiled once
 
 Mel = Float[np.ndarray, "_t m"]
 
 
 def check_seed(seed: int) -> None:
-    """Raises InputError for a seed that no random key can be made of."""
+    """Raises InputError if `seed` is not the seed of a random key."""
     if not 0 <= seed < MAX_SEEDS:
         raise InputError(f"seed is {seed}; choose 0 to {MAX_SEEDS - 1}")
 
 
 class SampledSong(NamedTuple):
-    """A song's unscaled log-mel, and the seconds of work and of music that its windows were timed over.
+    """A song's unscaled log-mel, and the time that sampling it took.
 
-    The mel lies in an unnamed temporary file, of which the operating system keeps in memory what is being read. Windows
-    that waited for a program to be compiled are not timed.
+    The mel is a memory map of an unnamed temporary file. `compute_seconds` is the time spent on the song's windows and
+    `music_seconds` their duration, both without windows that had to wait for compilation.
     """
 
     mel: Mel
-    work: float
-    music: float
+    compute_seconds: float
+    music_seconds: float
 
 
 class MelSampler:
-    """A spectrogram model with what it takes to sample songs from it, and no vocoder.
+    """Samples the log-mels of songs from a spectrogram model.
 
     Attributes:
-      model: the network; `model(tokens, context, context_mask, z, logsnr)` is one evaluation.
-      config: what the model is, and how it is best sampled.
-      tokenizer: the notes-to-tokens half that goes with the model.
+      model: the network, which `model(tokens, context, context_mask, z, logsnr)` evaluates once.
+      config: the config of the model, including its default sampling options.
+      tokenizer: the tokenizer that the model was trained with.
 
-    Methods take, as `sampling`, what the decoder has to choose: `steps`, `sampler` and `guidance` of a diffusion
-    decoder, `dither` of an autoregressive one. What is not given, or None, is what `config` recommends.
+    The methods' keyword arguments `sampling` are the options of the decoder: `steps`, `sampler` and `guidance` of a
+    diffusion decoder, `dither` of an autoregressive one. Missing options, and None, take the defaults of `config`.
     """
 
     def __init__(self, model: SpectrogramModel, config: SpectrogramConfig):
         self.model, self.config = model, config
         self.tokenizer = NoteTokenizer(config.tokenizer)
         graph, *weights = nnx.split(model)
-        # Weights lie whole on each of this process's devices, which share out the rows of a batch.
+        # Data parallelism over the devices of this process: weights are replicated, rows of a batch are sharded.
         mesh = Mesh(np.array(jax.local_devices()), ("rows",), axis_types=(AxisType.Auto,))
-        self._rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("rows",), ()))
+        self._rows, replicated = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("rows",), ()))
         self._devices = mesh.size
-        self._weights = jax.device_put(weights, whole) if self._devices > 1 else weights
+        self._weights = jax.device_put(weights, replicated) if self._devices > 1 else weights
         self._sample = window_sampler(graph)
 
     @classmethod
     def from_pretrained(cls, checkpoint: str | os.PathLike = "demo") -> "MelSampler":
-        """The sampler of a checkpoint: a name, `hf://owner/name`, or a folder (ours, diffusers' or T5X's).
+        """Loads a checkpoint: a name, `hf://owner/name`, or a folder in this package's, diffusers' or T5X's format.
 
         Raises:
-          InputError: there is no such checkpoint, or it cannot be read.
+          InputError: the checkpoint does not exist or cannot be read.
         """
         found = open_checkpoint(find_checkpoint(checkpoint))
         return cls(found.build(), found.config)
 
     def sampling(self, **sampling: Any) -> Any:
-        """The decoder's sampling config with these options; raises InputError where one is out of range or unknown."""
+        """Returns the decoder's sampling config with the given options.
+
+        Raises:
+          InputError: an option is out of range, or the decoder does not have it.
+        """
         return self.config.decoder.sampled(**sampling).sampling
 
     def sample_windows(
@@ -94,7 +98,10 @@ class MelSampler:
         keys: Key[Array, " b"],
         **sampling: Any,
     ) -> Float[jax.Array, "b t m"]:
-        """Scaled log-mels of windows of tokens, each after its own context, scaled too, and by its own random key."""
+        """Samples a batch of windows and returns their scaled log-mels.
+
+        Each row has its own scaled `context`, valid where `context_mask` is true, and its own random key.
+        """
         options = self.config.decoder.sampled(**sampling).options()
         arrays = tokens, context, context_mask, keys
         if self._devices > 1 and len(tokens) % self._devices == 0:
@@ -102,7 +109,9 @@ class MelSampler:
         return self._sample(self._weights, *arrays, options)
 
     def stream(self, notes: Notes, *, seed: int = 0, progress: bool = False, **sampling: Any) -> Iterator[Mel]:
-        """The unscaled log-mels of a song, a window of at most 5.12 s at a time; the same `seed` gives the same again.
+        """Yields the unscaled log-mel of a song in windows of at most 5.12 s. It is determined by `seed`.
+
+        `progress` shows a progress bar.
 
         Raises:
           InputError: a window has too many notes, or an option is out of range.
@@ -120,39 +129,41 @@ class MelSampler:
     def songs(
         self, pieces: Iterable[tuple[Notes, int]], *, batch: int = 4, windows: int | None = None, **sampling: Any
     ) -> Iterator[tuple[int, SampledSong]]:
-        """Yields songs as they are finished, each with its place in `pieces`, `batch` of them sampled at once.
+        """Samples songs, `batch` of them at a time, and yields each with its index in `pieces` when it is finished.
 
-        `pieces` are notes and seeds, taken up as there is room for them: put long ones first. A song's mel is, to
-        rounding, what `stream` makes of it. `windows` is how many there are in all, for the progress bar.
+        `pieces` are pairs of notes and seed. A song starts when another one finishes, so the batch stays full longest
+        if long songs come first. Up to rounding, a song's mel is that of `stream`. `windows` is the total number of
+        windows, for the progress bar.
 
         Raises:
-          InputError: as `stream`, or a seed is out of range.
+          InputError: a window has too many notes, or an option or a seed is out of range.
         """
         self.sampling(**sampling)
-        waiting, playing, compiled, rows = enumerate(pieces), [], set(), 0
+        waiting, active, compiled, rows = enumerate(pieces), [], set(), 0
         with tqdm(total=windows, desc="rendering", unit="window", disable=windows == 0) as bar:
             while True:
-                while len(playing) < (rows or batch) and (following := next(waiting, None)) is not None:
-                    place, (notes, seed) = following
-                    playing.append((place, _Song(self, notes, seed, keep=True)))
-                if not playing:
+                while len(active) < (rows or batch) and (upcoming := next(waiting, None)) is not None:
+                    index, (notes, seed) = upcoming
+                    active.append((index, _Song(self, notes, seed, keep=True)))
+                if not active:
                     return
-                rows = rows or -(-len(playing) // self._devices) * self._devices
+                rows = rows or -(-len(active) // self._devices) * self._devices
                 start = time.perf_counter()
-                bucket = self._advance([song for _, song in playing], rows, sampling)
-                spent = (time.perf_counter() - start) / len(playing)
-                for _, song in playing:
+                bucket = self._advance([song for _, song in active], rows, sampling)
+                spent = (time.perf_counter() - start) / len(active)
+                for _, song in active:
                     if bucket in compiled:
-                        song.work, song.music = song.work + spent, song.music + WINDOW_FRAMES / FRAMES_PER_SECOND
+                        song.compute_seconds += spent
+                        song.music_seconds += WINDOW_FRAMES / FRAMES_PER_SECOND
                 compiled.add(bucket)
-                bar.update(len(playing))
-                yield from ((place, song.sampled) for place, song in playing if not song.windows_left)
-                playing = [(place, song) for place, song in playing if song.windows_left]
+                bar.update(len(active))
+                yield from ((index, song.sampled) for index, song in active if not song.windows_left)
+                active = [(index, song) for index, song in active if song.windows_left]
 
     def _advance(self, songs: list["_Song"], rows: int, sampling: dict[str, Any]) -> int:
-        """Samples the next window of each song, as a batch of `rows`; returns how many tokens they were padded to."""
-        filled = songs + songs[-1:] * (rows - len(songs))  # one shape to the end: one program
-        tokens, contexts, masks, keys = zip(*(song.following for song in filled), strict=True)
+        """Samples the next window of each song in a batch of `rows`, and returns the number of tokens they have."""
+        filled = songs + songs[-1:] * (rows - len(songs))  # a constant batch size, so that nothing is recompiled
+        tokens, contexts, masks, keys = zip(*(song.next_inputs for song in filled), strict=True)
         bucket = max(map(len, tokens))
         tokens = np.stack([np.pad(some, (0, bucket - len(some))) for some in tokens])
         mels = self.sample_windows(tokens, np.stack(contexts), np.stack(masks), jax.numpy.stack(keys), **sampling)
@@ -161,7 +172,7 @@ class MelSampler:
         return bucket
 
     def _bucketed(self, tokens: Int32[np.ndarray, " n"]) -> Int32[np.ndarray, " bucket"]:
-        """A window's tokens, padded to its bucket: a longer one than usual where compact notes need the room."""
+        """Pads a window's tokens to a bucket size, and further if it has more notes than compact notes admit there."""
         model, limit = self.config.model, self.config.tokenizer.max_tokens
         needed = np.count_nonzero(tokens)
         if model.compact_notes:
@@ -171,34 +182,34 @@ class MelSampler:
 
 
 class _Song:
-    """A song while it is sampled: its windows of tokens, the latest mel, and with `keep` a file of all mels so far."""
+    """A song that is being sampled: its windows of tokens, the latest mel and, with `keep`, a file of all its mels."""
 
     def __init__(self, sampler: MelSampler, notes: Notes, seed: int, keep: bool):
         check_seed(seed)
-        frames = (notes.total_time + RING_OUT) * FRAMES_PER_SECOND
-        self._frames = int(np.ceil(round(frames, 6)))  # a rounding too many would be a frame, and with it a window
-        if not sampler.config.tokenizer.ghost_ties:  # else a window after the last note would hold notes
-            notes = dataclasses.replace(notes, total_time=notes.total_time + RING_OUT)
+        frames = (notes.total_time + RELEASE_SECONDS) * FRAMES_PER_SECOND
+        self._frames = int(np.ceil(round(frames, 6)))  # a rounding error must not add a frame, and with it a window
+        if not sampler.config.tokenizer.ghost_ties:  # with ghost ties, a window after the last note would have notes
+            notes = dataclasses.replace(notes, total_time=notes.total_time + RELEASE_SECONDS)
         windows = sampler.tokenizer.encode(notes)[: -(-self._frames // WINDOW_FRAMES)]
         self._windows = [sampler._bucketed(tokens) for tokens in windows]
         self._key, self._index = jax.random.key(seed), 0
         self._context = np.zeros((WINDOW_FRAMES, MEL_BINS), np.float32)
         self._file = tempfile.TemporaryFile() if keep else None  # noqa: SIM115 (lives as long as the mel)
         self.latest: Mel | None = None
-        self.work = self.music = 0.0
+        self.compute_seconds = self.music_seconds = 0.0
 
     @property
     def windows_left(self) -> int:
         return len(self._windows) - self._index
 
     @property
-    def following(self) -> tuple:
-        """Tokens, context, its mask and the key of the next window."""
-        context_mask = np.full(WINDOW_FRAMES, self._index > 0)  # nothing comes before the first
+    def next_inputs(self) -> tuple:
+        """The tokens, context, context mask and random key of the next window."""
+        context_mask = np.full(WINDOW_FRAMES, self._index > 0)
         return self._windows[self._index], self._context, context_mask, jax.random.fold_in(self._key, self._index)
 
     def add(self, scaled: Mel) -> None:
-        """The next window, which is the context of the one after it."""
+        """Appends the scaled mel of the next window."""
         self._context = scaled
         self.latest = np.asarray(unscale_mel(scaled))[: self._frames - self._index * WINDOW_FRAMES]
         self._index += 1
@@ -207,7 +218,7 @@ class _Song:
 
     @property
     def sampled(self) -> SampledSong:
-        """The whole song; the file goes when its mel does."""
+        """The finished song. Its file is deleted with the mel."""
         self._file.flush()
         mel = np.memmap(self._file, np.float32, "r").reshape(-1, MEL_BINS)
-        return SampledSong(mel, self.work, self.music)
+        return SampledSong(mel, self.compute_seconds, self.music_seconds)

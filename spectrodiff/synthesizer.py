@@ -1,4 +1,4 @@
-"""MIDI in, music out: log-mels as they are sampled, made audible as they come."""
+"""The synthesizer: MIDI to audio, by a spectrogram model and a vocoder."""
 
 import importlib.util
 import os
@@ -21,7 +21,7 @@ from spectrodiff.vocoder.streaming import Vocoder
 
 
 def _vocoder_of(checkpoint: Checkpoint) -> Vocoder:
-    """The vocoder that lies with the weights, where it can be played, else Griffin-Lim."""
+    """Returns the vocoder in the checkpoint's folder if there is one that can be used, else Griffin-Lim."""
     if (trained := trained_vocoder(checkpoint.folder)) is not None:
         return trained
     if checkpoint.onnx_vocoder is not None:
@@ -33,11 +33,11 @@ def _vocoder_of(checkpoint: Checkpoint) -> Vocoder:
 
 
 class Synthesizer:
-    """A spectrogram model and a vocoder, played together.
+    """Converts MIDI to audio with a spectrogram model and a vocoder.
 
     Attributes:
-      mel_sampler: what samples log-mels from the model; it can be had without a vocoder as well.
-      vocoder: unscaled log-mel [t, 128] to audio [t * 320].
+      mel_sampler: the `MelSampler` of the model, which can also be used without a vocoder.
+      vocoder: maps an unscaled log-mel [t, 128] to audio [t * 320].
     """
 
     def __init__(self, model: SpectrogramModel, config: SpectrogramConfig, vocoder: Vocoder | None = None):
@@ -48,13 +48,13 @@ class Synthesizer:
     def from_pretrained(
         cls, checkpoint: str | os.PathLike = "demo", vocoder: str | os.PathLike | None = None
     ) -> "Synthesizer":
-        """The synthesizer of a checkpoint: a name, `hf://owner/name`, or a folder (ours, diffusers' or T5X's).
+        """Loads a checkpoint: a name, `hf://owner/name`, or a folder in this package's, diffusers' or T5X's format.
 
-        `vocoder` is what `find_vocoder` knows by name or path. Without it, it is what lies with the weights, one
-        of ours or the published one (which needs onnxruntime), else Griffin-Lim alone.
+        `vocoder` is a name or path that `find_vocoder` accepts. By default it is the vocoder in the checkpoint's
+        folder, if there is one and (for the published one) onnxruntime is installed, else Griffin-Lim.
 
         Raises:
-          InputError: there is no such checkpoint or vocoder, or it cannot be read.
+          InputError: the checkpoint or the vocoder does not exist or cannot be read.
         """
         chosen = None if vocoder is None else find_vocoder(vocoder)
         found = open_checkpoint(find_checkpoint(checkpoint))
@@ -62,39 +62,39 @@ class Synthesizer:
 
     @property
     def model(self) -> SpectrogramModel:
-        """The network; `model(tokens, context, context_mask, z, logsnr)` is one evaluation."""
+        """The network, which `model(tokens, context, context_mask, z, logsnr)` evaluates once."""
         return self.mel_sampler.model
 
     @property
     def config(self) -> SpectrogramConfig:
-        """What the model is, and how it is best sampled."""
+        """The config of the model, including its default sampling options."""
         return self.mel_sampler.config
 
     @property
     def tokenizer(self) -> NoteTokenizer:
-        """The notes-to-tokens half that goes with the model."""
+        """The tokenizer that the model was trained with."""
         return self.mel_sampler.tokenizer
 
     def __call__(self, midi: str | os.PathLike | Notes, **options) -> Float[np.ndarray, " s"]:
-        """Audio of a piece, float32 at 16 kHz. Takes the options of `mels`."""
+        """Returns the audio of a piece, float32 at 16 kHz. The options are those of `mels`."""
         return np.concatenate(list(self.stream(midi, **options)))
 
     def stream(self, midi: str | os.PathLike | Notes, **options) -> Iterator[Float[np.ndarray, " s"]]:
-        """Yields the very audio that calling returns, piece by piece, while the rest is still to be rendered."""
+        """Yields the audio of a piece in chunks as they are rendered. Concatenated, they equal the result of a call."""
         yield from self.vocoder.stream(self.mels(midi, **options))
 
     def mels(
         self, midi: str | os.PathLike | Notes, *, seed: int = 0, progress: bool = False, **sampling
     ) -> Iterator[Float[np.ndarray, "t m"]]:
-        """The unscaled log-mels of a piece, a window of at most 5.12 s at a time; the same `seed` gives the same again.
+        """Yields the unscaled log-mel of a piece in windows of at most 5.12 s. It is determined by `seed`.
 
-        `sampling` is `steps`, `sampler` and `guidance` of a diffusion decoder, or `dither` of an autoregressive one;
-        what is not given is what `config` recommends.
+        `progress` shows a progress bar. `sampling` are the options of the decoder: `steps`, `sampler` and `guidance` of
+        a diffusion decoder, `dither` of an autoregressive one. Missing options have the defaults of `config`.
 
         Raises:
           InputError: the file is not usable MIDI, a window has too many notes, or an option is out of range.
         """
-        self.mel_sampler.sampling(**sampling)  # before a long file is read
+        self.mel_sampler.sampling(**sampling)  # raises before a long file is read
         volume = self.config.tokenizer.channel_volume
         notes = midi if isinstance(midi, Notes) else read_midi(midi, channel_volume=volume)
         return self.mel_sampler.stream(notes, seed=seed, progress=progress, **sampling)

@@ -95,11 +95,11 @@ def test_a_frame_sees_the_frames_before_it_alone(case):
     @jax.jit
     def jacobian(frames, memory, sketch):
         def outputs(frames, memory, sketch):
-            return decode(nnx.merge(graph, state), given._replace(memory=memory, sketch=sketch), frames)[0] @ weights
+            return decode(nnx.merge(graph, state), given._replace(encoded=memory, sketch=sketch), frames)[0] @ weights
 
         return jax.jacrev(outputs, (0, 1, 2))(frames, memory, sketch)
 
-    of_frames, of_memory, of_sketch = jacobian(FRAMES, given.memory, given.sketch)
+    of_frames, of_memory, of_sketch = jacobian(FRAMES, given.encoded, given.sketch)
     seen = np.abs(of_frames).sum(-1) > 0  # [frame put out, row, frame seen]
     np.testing.assert_array_equal(seen[:, 0], np.tri(T, k=-1, dtype=bool))
     assert not seen[:, 1].any()
@@ -111,7 +111,7 @@ def test_a_frame_sees_the_frames_before_it_alone(case):
 
 
 def test_what_is_masked_in_memory_changes_nothing(plain):
-    wild = NOTES._replace(memory=jnp.where(MASK[..., None], NOTES.memory, 100.0))
+    wild = NOTES._replace(encoded=jnp.where(MASK[..., None], NOTES.encoded, 100.0))
     np.testing.assert_array_equal(decode(plain, NOTES, FRAMES), decode(plain, wild, FRAMES))
     mels = (sample(plain, given, ROWS, options(plain)) for given in (NOTES, wild))
     np.testing.assert_array_equal(*mels)

@@ -188,7 +188,7 @@ def test_nothing_is_put_aside_where_no_checkpoint_is_sound(run, tmp_path):
     assert sorted(os.listdir(tmp_path / "other")) == ["checkpoints"]
     like = abstract(WIDTH)
     with pytest.raises(InputError, match=r"step 2 in .* is damaged"):
-        checkpoints.restore_parameters(2, like.params, like.frozen, average=False)
+        checkpoints.restore_parameters(2, like.params, like.frozen, ema=False)
     checkpoints.close()
 
 

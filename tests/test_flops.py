@@ -20,8 +20,8 @@ from spectrodiff.training import state as states
 from spectrodiff.training.flops import count_flops, datasheet_peak, peak_flops, step_flops
 from spectrodiff.training.optimizers import adamw
 from spectrodiff.training.spectrogram import SpectrogramTask
-from spectrodiff.training.speed import Speedometer
 from spectrodiff.training.steps import Others
+from spectrodiff.training.throughput import ThroughputMeter
 
 
 def of(*shape, dtype=jnp.float32):
@@ -114,7 +114,7 @@ def test_a_run_goes_on_without_its_utilisation(tmp_path, capsys):
 
 @pytest.mark.parametrize(("flops", "figures"), [(6, {"utilisation"}), (0, {"utilisation"}), (None, set())])
 def test_utilisation_is_left_out_where_it_is_unknown(flops, figures):
-    speed = Speedometer(peak=1e9)
+    speed = ThroughputMeter(peak=1e9)
     assert "utilisation" not in speed.read(1, 4)
     speed.flops = flops
     assert speed.read(1, 4).keys() == {"examples_per_second", "waiting"} | figures

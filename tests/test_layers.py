@@ -125,11 +125,11 @@ def test_there_are_no_biases():
 
 def test_dropout_keeps_the_mean_and_only_while_training():
     x = jnp.ones((100, 3, 100))
-    for per_place in (False, True):
-        dropped = np.asarray(dropout(x, 0.1, nnx.Rngs(dropout=0), per_place=per_place))
+    for per_position in (False, True):
+        dropped = np.asarray(dropout(x, 0.1, nnx.Rngs(dropout=0), per_position=per_position))
         assert (dropped == 0).mean() == pytest.approx(0.1, abs=0.01)
         assert dropped.mean() == pytest.approx(1.0, abs=0.02)
-        assert (dropped == dropped[:, :1]).all() != per_place  # by default a feature goes at all places at once
+        assert (dropped == dropped[:, :1]).all() != per_position  # by default a feature goes at all places at once
     assert dropout(x, 0.1, None) is x
     assert dropout(x, 0.0, nnx.Rngs(dropout=0)) is x
 

@@ -246,7 +246,7 @@ def test_runs_of_one_process_need_no_config_and_know_nothing_of_each_other(tmp_p
     assert not (tmp_path / "one" / "config.gin").exists()
     task = Line()
     assert export(tmp_path / "one", tmp_path / "new", task) == 3
-    assert export(tmp_path / "two", tmp_path / "other", task, seed=1, average=False) == 3
+    assert export(tmp_path / "two", tmp_path / "other", task, seed=1, ema=False) == 3
     np.testing.assert_array_equal(task.saved[0], ends[0])
     assert not np.array_equal(task.saved[1], ends[1])
 
@@ -296,7 +296,7 @@ class Steady(Line):
 
     def loss(self, model, batch, key, others):
         value, _ = super().loss(model, batch, key, others)
-        strayed = jnp.square(model.kernel[...] - others.average().kernel[...]).mean()
+        strayed = jnp.square(model.kernel[...] - others.ema().kernel[...]).mean()
         drawn = {f"key/{i}": part for i, part in enumerate(jax.random.key_data(key))}
         return value + strayed, {"strayed": strayed, **drawn}
 

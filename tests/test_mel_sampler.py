@@ -301,10 +301,10 @@ def test_a_batch_has_a_row_for_each_device(sampler, seen, monkeypatch):
 def test_work_is_timed_once_there_is_a_program(sampler, seen):
     """Of three windows in one bucket, the first may have been compiled; of one window, nothing is known."""
     found = dict(sampler.songs([SONGS[0]], batch=1, **FAST))
-    assert found[0].music == pytest.approx(2 * 5.12)
-    assert found[0].work > 0
+    assert found[0].music_seconds == pytest.approx(2 * 5.12)
+    assert found[0].compute_seconds > 0
     (_, short), *_ = sampler.songs([SONGS[1]], batch=1, **FAST)
-    assert (short.work, short.music) == (0.0, 0.0)
+    assert (short.compute_seconds, short.music_seconds) == (0.0, 0.0)
 
 
 def test_of_no_songs_there_are_none(sampler, seen):

@@ -40,7 +40,7 @@ def test_the_mask_covers_tokens_or_notes(encoder, tokens):
     if encoder.compact:
         assert memory.shape == (3, TOKENS // 2, 32)
         np.testing.assert_array_equal(mask.sum(-1), [encoder.vocabulary.count_notes(row) for row in tokens])
-        np.testing.assert_array_equal(mask, notes.real)
+        np.testing.assert_array_equal(mask, notes.valid)
     else:
         assert memory.shape == (3, TOKENS, 32)
         np.testing.assert_array_equal(mask, tokens > 0)

@@ -18,8 +18,8 @@ TOKENS, ROOM = 512, 256
 
 
 @functools.cache
-def reader(bins, room=ROOM):
-    return jax.jit(functools.partial(read_notes, vocabulary=Vocabulary(bins), room=room))
+def reader(bins, max_notes=ROOM):
+    return jax.jit(functools.partial(read_notes, vocabulary=Vocabulary(bins), max_notes=max_notes))
 
 
 def padded(tokens, length=TOKENS):
@@ -59,10 +59,10 @@ def test_notes_survive_the_way_through_tokens(bins, seed):
         tokens = tokenizer.window(timeline, start_frame)
         events = jax.tree.map(np.asarray, reader(bins)(padded(tokens)))
         fields = (events.pitch, events.program, events.velocity, events.onset, events.offset, events.drum)
-        found = sorted(zip(*(field[events.real].tolist() for field in fields), strict=True))
+        found = sorted(zip(*(field[events.valid].tolist() for field in fields), strict=True))
         assert found == true_events(notes, tokenizer.vocabulary, start_frame)
-        assert events.real.sum() == tokenizer.vocabulary.count_notes(tokens)
-        assert not events.real[events.real.sum() :].any()
+        assert events.valid.sum() == tokenizer.vocabulary.count_notes(tokens)
+        assert not events.valid[events.valid.sum() :].any()
         kinds |= {(np.isneginf(row[3]), np.isposinf(row[4]), row[5]) for row in found}
     assert {(False, False, False), (False, True, True)} <= kinds
 
@@ -81,14 +81,14 @@ def test_a_hand_worked_window():
     assert events.velocity[:4].tolist() == [0, v.velocity(80), v.velocity(80), v.velocity(80)]
     assert events.onset[:4].tolist() == [-np.inf, 0.0, 50.0, 75.5]
     assert events.offset[:4].tolist() == [50.0, np.inf, 100.0, np.inf]
-    assert events.real.tolist() == [True] * 4 + [False] * (ROOM - 4)
+    assert events.valid.tolist() == [True] * 4 + [False] * (ROOM - 4)
     times = event_frames(jnp.asarray(tokens), v)
     assert times.tolist() == [0.0] * 5 + [50.0] * 5 + [75.5] * 3 + [100.0] * 5
 
 
 def test_no_tokens_are_no_notes():
     events = reader(1)(np.zeros(TOKENS, np.int32))
-    assert not events.real.any()
+    assert not events.valid.any()
     assert not events.pitch.any()
 
 
@@ -96,5 +96,5 @@ def test_too_little_room_keeps_the_first_notes():
     tokenizer = NoteTokenizer()
     tokens = padded(tokenizer.window(tokenizer.timeline(random_notes(0)), 0))
     few, all_of_them = reader(1, 6)(tokens), reader(1)(tokens)
-    assert few.real.all()
+    assert few.valid.all()
     assert few.onset.tolist() == all_of_them.onset[:6].tolist()

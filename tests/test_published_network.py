@@ -67,7 +67,7 @@ def inputs():
 def ours(model, inputs):
     @jitted
     def run(model, tokens, context, mask, z, time):
-        memory = model.encode(tokens, context, mask, FRAMES).memory
+        memory = model.encode(tokens, context, mask, FRAMES).encoded
         return memory, SpectrogramModel.__call__(model, tokens, context, mask, z, logsnr_at(time))
 
     return tuple(map(np.asarray, run(model, *map(jnp.asarray, inputs))))

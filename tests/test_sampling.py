@@ -57,13 +57,13 @@ def looked_at_once(request):
     @jitted
     def estimates(model, tokens, context, mask):
         kept, level = model.encode(tokens, context, mask, FRAMES), NoiseLevel(logsnr)
-        z = objective.start(noise, level, kept.about)
+        z = objective.start(noise, level, kept.prior)
 
         def look(conditioning):
             output = model.decoder(
-                model.decoder.cache(conditioning), objective.inputs(z, level, conditioning.about), logsnr
+                model.decoder.cache(conditioning), objective.inputs(z, level, conditioning.prior), logsnr
             )
-            return objective.to_x0(output, z, level, conditioning.about)
+            return objective.to_x0(output, z, level, conditioning.prior)
 
         return look(kept), look(kept.keep(jnp.zeros(2, bool)))
 

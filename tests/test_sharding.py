@@ -8,7 +8,7 @@ from processes import finish, losses, start, start_python
 from run_training import train
 
 from spectrodiff.errors import InputError
-from spectrodiff.training.sharding import check_batch, make_mesh, spec_of
+from spectrodiff.training.sharding import check_batch, make_mesh, partition_spec
 
 MESH = AbstractMesh((4, 2), ("data", "model"))
 
@@ -29,7 +29,7 @@ MESH = AbstractMesh((4, 2), ("data", "model"))
     ],
 )
 def test_rules_go_by_name_and_spare_what_does_not_divide(path, shape, spec):
-    assert spec_of(path, shape, MESH) == PartitionSpec(*spec)
+    assert partition_spec(path, shape, MESH) == PartitionSpec(*spec)
 
 
 @pytest.mark.parametrize("model", [0, 2])
@@ -76,13 +76,13 @@ from inputs import PAPER
 from spectrodiff.models.spectrogram_model import SpectrogramModel
 from spectrodiff.training import state as states
 from spectrodiff.training.optimizers import adamw
-from spectrodiff.training.sharding import make_mesh, place, shardings
+from spectrodiff.training.sharding import distribute, make_mesh, shardings
 
 parts = states.split(SpectrogramModel(PAPER, rngs=nnx.Rngs(0)))[1:]
 create = functools.partial(states.create, optimizer=adamw())
 layout = shardings(jax.eval_shape(create, *parts), make_mesh(2))
-state = jax.jit(create, out_shardings=layout)(*place(list(parts), [layout.params, layout.frozen]))
-for part in (state.params, state.average, state.optimizer):
+state = jax.jit(create, out_shardings=layout)(*distribute(list(parts), [layout.params, layout.frozen]))
+for part in (state.params, state.ema, state.optimizer):
     leaves = [leaf for leaf in jax.tree.leaves(part) if leaf.ndim == 2]
     print("share", sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves) / sum(leaf.nbytes for leaf in leaves))
 """

@@ -31,7 +31,7 @@ RATE = 0.01
 
 def make_step(graph, optimizer, loss=loss, **options):
     merge = functools.partial(nnx.merge, graph)
-    return make_train_step(merge, loss, optimizer, jax.random.key(0), average_decay=0.2, **options)
+    return make_train_step(merge, loss, optimizer, jax.random.key(0), ema_decay=0.2, **options)
 
 
 def fresh(optimizer, params, buffers):
@@ -57,7 +57,7 @@ def test_one_step(line):
     assert float(state.frozen["table"][0]) == 5.0
     assert float(metrics["loss"]) == pytest.approx(np.mean([9, 25]))
     assert float(metrics["gradient_norm"]) == pytest.approx(gradient)
-    assert float(state.average["slope"][0]) == pytest.approx(0.1 * 2.0 + 0.9 * slope)  # decay (1 + 0) / (10 + 0)
+    assert float(state.ema["slope"][0]) == pytest.approx(0.1 * 2.0 + 0.9 * slope)  # decay (1 + 0) / (10 + 0)
 
 
 def test_the_average_has_a_short_memory_at_first_and_the_given_one_later(line):
@@ -69,7 +69,7 @@ def test_the_average_has_a_short_memory_at_first_and_the_given_one_later(line):
         slope.append(float(state.params["slope"][0]))
         decay = min(0.2, (1 + i) / (10 + i))
         average = decay * average + (1 - decay) * slope[-1]
-    assert float(state.average["slope"][0]) == pytest.approx(average)
+    assert float(state.ema["slope"][0]) == pytest.approx(average)
     assert (1 + 5) / (10 + 5) > 0.2
 
 
@@ -125,7 +125,7 @@ def test_a_result_that_overflows_is_skipped_too():
     state, metrics = make_step(graph, optimizer)(fresh(optimizer, params, buffers), BATCH)
     assert np.isfinite(float(metrics["gradient_norm"]))
     assert float(metrics["skipped"]) == 1.0
-    assert float(state.params["slope"][0]) == float(state.average["slope"][0]) == 2.0
+    assert float(state.params["slope"][0]) == float(state.ema["slope"][0]) == 2.0
 
 
 # ---- what a loss may look at besides
@@ -136,7 +136,7 @@ def test_a_loss_sees_the_average_of_before_the_step_and_learns_nothing_through_i
     """The gradient is 2 (slope - average) + 1, as of an average that is a number; through it there would be more."""
 
     def towards(model, batch, key, others):
-        average = others.average()
+        average = others.ema()
         gap = model.slope[...] - average.slope[...] + 0.0 * batch["x"].sum()
         return jnp.sum(gap**2 + model.slope[...]), {"average": average.slope[...][0], "table": average.table[...][0]}
 

@@ -30,5 +30,5 @@ def _export(options) -> None:
     bound = gin.get_bindings("train")
     run = {name: bound[name] for name in ("task", "adaptation", "seed") if name in bound}
     with replacing_folder(options.destination) as folder:
-        step = export(options.workdir, folder, **run, step=options.step, average=not options.last)
+        step = export(options.workdir, folder, **run, step=options.step, ema=not options.last)
     print(f"step {step}: weights are in {options.destination}")

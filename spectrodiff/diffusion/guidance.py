@@ -7,11 +7,11 @@ from spectrodiff.diffusion.objective import Denoiser
 
 
 def guide(pair: Denoiser, weight: float | Float[Array, ""]) -> Denoiser:
-    """Ho & Salimans (2021), in one evaluation of a batch of two.
+    """Returns a denoiser with classifier-free guidance (Ho & Salimans 2021).
 
-    `pair` denoises [conditional; unconditional] stacked along the batch. The rule is affine in x0, so it equals the
-    usual rule on eps: weight * conditional + (1 - weight) * unconditional. 1 is no guidance, more is closer to the
-    notes.
+    `pair` denoises a batch of 2 b rows: b conditional ones, then the same b without conditioning. The guided estimate
+    of x0 is weight * conditional + (1 - weight) * unconditional, which equals the usual rule on eps, since x0 is affine
+    in eps. A weight of 1 is no guidance; larger weights follow the notes more closely.
     """
 
     def denoise(z, logsnr):

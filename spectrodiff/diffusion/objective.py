@@ -1,4 +1,4 @@
-"""What a network predicts, how that becomes an estimate of the data, and the error it is trained with."""
+"""Training objectives: what the network predicts, its conversion to an estimate of x0, and the training loss."""
 
 import abc
 import dataclasses
@@ -18,58 +18,59 @@ Denoiser = Callable[[Mel, Float[Array, "..."]], Mel]  # (z, logsnr) -> x0
 
 
 class Objective(Choice, abc.ABC):
-    """A parameterisation of the denoiser and its training loss.
+    """A parameterisation of the denoiser, with its training loss.
 
-    `about` is a first estimate of x0, such as the note roll's sketch, and zero where there is none. An objective may
-    predict the rest alone; the paper's takes no notice of it.
+    `prior` is an estimate of x0 that is known before any diffusion step, such as the note roll's sketch (compare the
+    data-dependent prior of Lee et al. 2022, PriorGrad), or 0. An objective may predict the difference from it; the
+    paper's objective ignores it.
     """
 
     @abc.abstractmethod
-    def target(self, x0: Mel, eps: Mel, level: NoiseLevel, about: Mel | float) -> Mel:
-        """What the network should put out."""
+    def target(self, x0: Mel, eps: Mel, level: NoiseLevel, prior: Mel | float) -> Mel:
+        """Returns the target of the network's output."""
 
     @abc.abstractmethod
-    def to_x0(self, output: Mel, z: Mel, level: NoiseLevel, about: Mel | float) -> Mel:
-        """The estimate of x0 that an output means."""
+    def to_x0(self, output: Mel, z: Mel, level: NoiseLevel, prior: Mel | float) -> Mel:
+        """Returns the estimate of x0 that corresponds to the network's `output` at z."""
 
-    def inputs(self, z: Mel, level: NoiseLevel, about: Mel | float) -> Mel:
-        """What the network is shown of z."""
+    def inputs(self, z: Mel, level: NoiseLevel, prior: Mel | float) -> Mel:
+        """Returns the network's input for z."""
         return z
 
-    def start(self, noise: Mel, level: NoiseLevel, about: Mel | float) -> Mel:
-        """The z that sampling begins with at its first level, made of standard normal noise."""
+    def start(self, noise: Mel, level: NoiseLevel, prior: Mel | float) -> Mel:
+        """Returns the initial z of sampling, at the first noise level, from standard normal `noise`."""
         return noise
 
     def error(self, difference: Mel) -> Mel:
-        """The loss of each element, of output less target."""
+        """Returns the elementwise loss, given output minus target."""
         return jnp.abs(difference)
 
     def weight(self, logsnr: Float[Array, "..."]) -> Float[Array, "..."]:
-        """How much an example at this log-SNR counts in the loss."""
+        """Returns the weight of an example's loss at this log-SNR."""
         return jnp.ones_like(logsnr)
 
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class Eps(Objective):
-    """The network predicts the noise, with L1: the paper's objective (Hawthorne et al. 2022)."""
+    """Prediction of the noise with an L1 loss, the paper's objective (Hawthorne et al. 2022)."""
 
     kind = "eps"
 
-    def target(self, x0, eps, level, about):
+    def target(self, x0, eps, level, prior):
         return eps
 
-    def to_x0(self, output, z, level, about):
+    def to_x0(self, output, z, level, prior):
         return (z - level.sigma * output) / level.alpha
 
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class V(Objective):
-    """The network predicts alpha * eps - sigma * x0 (Salimans & Ho 2022), by squared error.
+    """Prediction of v = alpha * eps - sigma * x0 (Salimans & Ho 2022) with a squared error.
 
-    Its weight, that of Hang et al. (2023), is min(SNR, gamma) on the squared error of x0; v's squared error is SNR + 1
-    times as large.
+    The weight is the min-SNR weight of Hang et al. (2023): min(SNR, gamma) on the squared error of x0. The squared
+    error of v is SNR + 1 times that of x0, hence the denominator.
     """
 
     kind = "v"
@@ -79,10 +80,10 @@ class V(Objective):
         if not 0.0 < self.gamma < math.inf:
             raise InputError(f"V.gamma is {self.gamma!r}; choose a number above 0")
 
-    def target(self, x0, eps, level, about):
+    def target(self, x0, eps, level, prior):
         return level.alpha * eps - level.sigma * x0
 
-    def to_x0(self, output, z, level, about):
+    def to_x0(self, output, z, level, prior):
         return level.alpha * z - level.sigma * output
 
     def error(self, difference):
@@ -96,27 +97,28 @@ class V(Objective):
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class X0(Objective):
-    """The network predicts x0 less the first estimate, with L1.
+    """Prediction of x0 minus the prior, with an L1 loss.
 
-    Small networks can learn this: those hardly wider than the mel cannot pass its noise through.
+    It suits small networks: one that is hardly wider than the mel cannot reproduce the noise of every bin.
     """
 
     kind = "x0"
 
-    def target(self, x0, eps, level, about):
-        return x0 - about
+    def target(self, x0, eps, level, prior):
+        return x0 - prior
 
-    def to_x0(self, output, z, level, about):
-        return about + output
+    def to_x0(self, output, z, level, prior):
+        return prior + output
 
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class Preconditioned(Objective):
-    """EDM's preconditioning (Karras et al. 2022), for data of standard deviation `std` about the first estimate.
+    """The preconditioning of EDM (Karras et al. 2022), for data whose deviation from the prior has the given `std`.
 
-    With residual r = x0 - about, the network sees c_in * (alpha * r + sigma * eps) and its output F means
-    r = c_skip * (alpha * r + sigma * eps) + c_out * F; at every level inputs and targets have unit variance.
+    With the residual r = x0 - prior, the network's input is c_in * (alpha * r + sigma * eps), and its output F gives
+    the estimate r = c_skip * (alpha * r + sigma * eps) + c_out * F. The coefficients are such that inputs and targets
+    have unit variance at every noise level.
     """
 
     kind = "preconditioned"
@@ -127,11 +129,11 @@ class Preconditioned(Objective):
             raise InputError(f"Preconditioned.std is {self.std!r}; choose a number above 0")
 
     def _total(self, level):
-        """The variance of alpha * r + sigma * eps."""
+        """Returns the variance of alpha * r + sigma * eps."""
         return (level.alpha * self.std) ** 2 + level.sigma**2
 
-    def _residual(self, z, level, about):
-        return z - level.alpha * about
+    def _residual(self, z, level, prior):
+        return z - level.alpha * prior
 
     def _skip(self, level):
         return level.alpha * self.std**2 / self._total(level)
@@ -139,23 +141,23 @@ class Preconditioned(Objective):
     def _out(self, level):
         return level.sigma * self.std / jnp.sqrt(self._total(level))
 
-    def inputs(self, z, level, about):
-        return self._residual(z, level, about) / jnp.sqrt(self._total(level))
+    def inputs(self, z, level, prior):
+        return self._residual(z, level, prior) / jnp.sqrt(self._total(level))
 
-    def start(self, noise, level, about):
-        return level.alpha * about + jnp.sqrt(self._total(level)) * noise
+    def start(self, noise, level, prior):
+        return level.alpha * prior + jnp.sqrt(self._total(level)) * noise
 
-    def target(self, x0, eps, level, about):
-        # (r - c_skip (alpha r + sigma eps)) / c_out, without the difference of large numbers where noise is small.
-        return (level.sigma * (x0 - about) / self.std - level.alpha * self.std * eps) / jnp.sqrt(self._total(level))
+    def target(self, x0, eps, level, prior):
+        # Equals (r - c_skip (alpha r + sigma eps)) / c_out, without cancellation where sigma is small.
+        return (level.sigma * (x0 - prior) / self.std - level.alpha * self.std * eps) / jnp.sqrt(self._total(level))
 
-    def to_x0(self, output, z, level, about):
-        return about + self._skip(level) * self._residual(z, level, about) + self._out(level) * output
+    def to_x0(self, output, z, level, prior):
+        return prior + self._skip(level) * self._residual(z, level, prior) + self._out(level) * output
 
     def error(self, difference):
         return jnp.square(difference)
 
 
 def clipped(denoise: Denoiser, low: float, high: float) -> Denoiser:
-    """A denoiser whose x0 stays in the data's range, as the published sampler has it at every step."""
+    """Returns a denoiser whose estimate of x0 is clipped to [low, high], as in the published sampler."""
     return lambda z, logsnr: jnp.clip(denoise(z, logsnr), low, high)

@@ -1,4 +1,4 @@
-"""A diffusion process: what the network predicts, at which noise levels it learns, and at which it samples."""
+"""The diffusion process: a training objective, a distribution of noise levels for training, and a sampling schedule."""
 
 import dataclasses
 
@@ -12,17 +12,17 @@ from spectrodiff.diffusion.schedule import EvenTime, NoiseDistribution, NoiseLev
 
 
 def masked_mean(error: Float[Array, "b t"], frame_mask: Bool[Array, "b t"]) -> Float[Array, " b"]:
-    """Each example's mean over its real frames, and 0 where it has none."""
+    """Returns the mean of each example's `error` over the frames where `frame_mask` is true, or 0 if there are none."""
     return jnp.where(frame_mask, error, 0.0).sum(-1) / jnp.maximum(frame_mask.sum(-1), 1)
 
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class Process:
-    """The choices of Karras et al. (2022) in one object, which is saved with the weights; the defaults are the paper's.
+    """The design choices of a diffusion model that Karras et al. (2022) separate; the defaults are the paper's.
 
-    In all methods `network` maps (z, logsnr) to whatever `objective` has it predict, and `about` is a first estimate of
-    x0, or 0.
+    It is part of the config that is stored with the weights. In all methods `network` maps (z, logsnr) to the quantity
+    that `objective` makes it predict, and `prior` is an estimate of x0 known beforehand, or 0; see `Objective`.
     """
 
     objective: Objective = Eps()
@@ -36,22 +36,25 @@ class Process:
         frame_mask: Bool[Array, "b t"],
         logsnr: Float[Array, " b"],
         key: jax.Array,
-        about: Mel | float = 0.0,
+        prior: Mel | float = 0.0,
     ) -> Float[Array, " b"]:
-        """Each example's weighted mean error over its real frames, at its noise level `logsnr`; 0 where it has none."""
+        """Returns each example's weighted loss at its noise level `logsnr`, averaged over its valid frames.
+
+        `key` draws the noise. The loss of an example without valid frames is 0.
+        """
         level = NoiseLevel(logsnr[:, None, None])
         eps = jax.random.normal(key, x0.shape, x0.dtype)
         z = level.alpha * x0 + level.sigma * eps
-        output = network(self.objective.inputs(z, level, about), logsnr)
-        error = self.objective.error(output - self.objective.target(x0, eps, level, about)).mean(-1)
+        output = network(self.objective.inputs(z, level, prior), logsnr)
+        error = self.objective.error(output - self.objective.target(x0, eps, level, prior)).mean(-1)
         return self.objective.weight(logsnr) * masked_mean(error, frame_mask)
 
-    def denoiser(self, network: Denoiser, about: Mel | float = 0.0) -> Denoiser:
-        """The network as an estimate of x0."""
+    def denoiser(self, network: Denoiser, prior: Mel | float = 0.0) -> Denoiser:
+        """Returns a function that estimates x0 from z and a log-SNR by evaluating `network`."""
 
         def denoise(z: Mel, logsnr: Float[Array, "..."]) -> Mel:
             level = NoiseLevel(logsnr)
-            output = network(self.objective.inputs(z, level, about), logsnr)
-            return self.objective.to_x0(output, z, level, about)
+            output = network(self.objective.inputs(z, level, prior), logsnr)
+            return self.objective.to_x0(output, z, level, prior)
 
         return denoise

@@ -1,4 +1,4 @@
-"""Noise levels, told by their log-SNR: how much signal and how much noise z holds."""
+"""Noise levels, given by their log-SNR: distributions of them for training and schedules of them for sampling."""
 
 import abc
 import dataclasses
@@ -13,13 +13,13 @@ from jaxtyping import Array, Float
 from spectrodiff.config import Choice
 from spectrodiff.errors import InputError
 
-LOGSNR_BOUND = 20.0  # log-SNR runs from +20 at t = 0 to -20 at t = 1 (Hawthorne et al. 2022)
+LOGSNR_BOUND = 20.0  # log-SNR goes from +20 at t = 0 to -20 at t = 1 (Hawthorne et al. 2022)
 _B = math.atan(math.exp(-LOGSNR_BOUND / 2))
 _A = math.atan(math.exp(LOGSNR_BOUND / 2)) - _B
 
 
 class NoiseLevel(NamedTuple):
-    """A noise level: z = alpha * x0 + sigma * eps with alpha^2 + sigma^2 = 1 (variance preserving)."""
+    """A noise level of the variance-preserving process z = alpha * x0 + sigma * eps, alpha^2 + sigma^2 = 1."""
 
     logsnr: Float[Array, "*shape"]
 
@@ -33,27 +33,30 @@ class NoiseLevel(NamedTuple):
 
 
 def logsnr_at(time: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """The cosine schedule (Nichol & Dhariwal 2021), bounded so that it stays finite at both ends of time [0, 1]."""
+    """Returns the log-SNR at a time in [0, 1] by the cosine schedule (Nichol & Dhariwal 2021), truncated to +-20."""
     return -2.0 * jnp.log(jnp.tan(_A * time + _B))
 
 
 def time_at(logsnr: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """The inverse of `logsnr_at`: what the network's noise embedding is a function of."""
+    """Returns the time in [0, 1] of a log-SNR, the inverse of `logsnr_at`. Networks embed the noise level by it."""
     return (jnp.arctan(jnp.exp(-0.5 * logsnr)) - _B) / _A
 
 
 class NoiseDistribution(Choice, abc.ABC):
-    """The distribution of noise levels that training draws from, given by its quantile function."""
+    """The distribution of the noise levels of training examples, defined by its quantile function."""
 
     @abc.abstractmethod
     def logsnr(self, quantile: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """The log-SNR at a quantile in [0, 1); uniform quantiles give log-SNRs of this distribution."""
+        """Returns the log-SNR at a quantile in [0, 1). Uniform random quantiles give samples of the distribution."""
 
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class UniformTime(NoiseDistribution):
-    """Time uniform to a power, on the cosine schedule: 1 is the paper's, below 1 leans towards noise."""
+    """Noise levels at times u**power on the cosine schedule, with u uniform in [0, 1).
+
+    The paper's power is 1. A power below 1 makes high noise levels more frequent.
+    """
 
     kind = "uniform_time"
     power: float = 1.0
@@ -69,7 +72,10 @@ class UniformTime(NoiseDistribution):
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class LogNormal(NoiseDistribution):
-    """Log-SNR normal; the defaults are EDM's (Karras et al. 2022): ln(sigma / alpha) of mean -1.2 and std 1.2."""
+    """Normally distributed log-SNR.
+
+    The defaults are those of EDM (Karras et al. 2022), where ln(sigma / alpha) has mean -1.2 and std 1.2.
+    """
 
     kind = "log_normal"
     mean: float = 2.4
@@ -85,17 +91,17 @@ class LogNormal(NoiseDistribution):
 
 
 class Schedule(Choice, abc.ABC):
-    """The noise levels that sampling evaluates the network at."""
+    """The noise levels at which sampling evaluates the network."""
 
     @abc.abstractmethod
     def __call__(self, steps: int) -> Float[Array, "{steps}"]:
-        """Increasing log-SNRs, from the noisiest level to the cleanest; x0 as estimated at the last is the sample."""
+        """Returns the log-SNR of each step, in increasing order. The estimate of x0 at the last one is the sample."""
 
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class EvenTime(Schedule):
-    """Levels evenly spaced in time on the cosine schedule, from pure noise on: the paper's."""
+    """Noise levels evenly spaced in time on the cosine schedule, starting at time 1: the paper's schedule."""
 
     kind = "even_time"
 
@@ -118,7 +124,7 @@ class _Bounded(Schedule):
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class EvenLogSNR(_Bounded):
-    """Levels evenly spaced in log-SNR from `low` to `high`."""
+    """Noise levels evenly spaced in log-SNR from `low` to `high`."""
 
     kind = "even_logsnr"
 
@@ -129,7 +135,7 @@ class EvenLogSNR(_Bounded):
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class Karras(_Bounded):
-    """Levels evenly spaced in (sigma / alpha)^(1 / rho) from log-SNR `low` to `high` (Karras et al. 2022)."""
+    """Noise levels evenly spaced in (sigma / alpha)^(1 / rho), from log-SNR `low` to `high` (Karras et al. 2022)."""
 
     kind = "karras"
     rho: float = 7.0

@@ -1,4 +1,4 @@
-"""The paper's baseline: a causal transformer that makes a window's log-mel frame by frame."""
+"""The autoregressive decoder, the paper's baseline: a causal transformer that generates a log-mel frame by frame."""
 
 import dataclasses
 import math
@@ -19,15 +19,19 @@ from spectrodiff.models.decoder import Conditioning, DecoderConfig, KVCache, Met
 from spectrodiff.models.layers import MLP, Attention, Dense, KeyValue, Positions, dropout, remat, rms_norm
 
 _MAX_COMPONENTS = 1024
-_LEAST_STD, _STD_RANGE = 0.1, 0.9  # of a mixture's Gaussians (Hawthorne et al. 2022, released code)
+_LEAST_STD, _STD_RANGE = 0.1, 0.9  # standard deviations of a mixture are in [0.1, 1] (released code of the paper)
 
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class AutoregressiveSamplingConfig:
-    """How an autoregressive decoder is sampled: `dither` is the std of noise added to every frame before the next."""
+    """The sampling options of an autoregressive decoder.
 
-    dither: float = 0.0  # in the space that the decoder works in
+    `dither` is the standard deviation of Gaussian noise that is added to each frame before the next one is generated,
+    in units of the normalised mel.
+    """
+
+    dither: float = 0.0
 
     def __post_init__(self):
         if not 0.0 <= self.dither < math.inf:
@@ -35,7 +39,7 @@ class AutoregressiveSamplingConfig:
 
 
 class AutoregressiveOptions(NamedTuple):
-    """A sampling as a pytree; `dither` is None where there is none."""
+    """The sampling options as a pytree; `dither` is None if it is 0."""
 
     dither: Float[Array, ""] | None
 
@@ -43,10 +47,11 @@ class AutoregressiveOptions(NamedTuple):
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class AutoregressiveConfig(DecoderConfig):
-    """An autoregressive decoder; the defaults are the paper's, which has no context either (`ModelConfig`).
+    """The config of an autoregressive decoder. The defaults are the paper's, where `ModelConfig.with_context` is false.
 
-    With `components` 0 the network puts out the next frame, and learns by squared error; otherwise it puts out a
-    mixture of so many diagonal Gaussians, learns by their likelihood, and frames are drawn from it.
+    If `components` is 0, the network predicts the next frame and is trained with a squared error. Otherwise it predicts
+    a mixture of that many diagonal Gaussians, is trained with the negative log-likelihood, and frames are sampled from
+    the mixture.
     """
 
     kind = "autoregressive"
@@ -66,20 +71,21 @@ class AutoregressiveConfig(DecoderConfig):
 
 
 class Mixture(NamedTuple):
-    """K diagonal Gaussians for every frame."""
+    """A mixture of k diagonal Gaussians over each frame."""
 
     logits: Float[Array, "*b k"]
     mean: Float[Array, "*b k m"]
     std: Float[Array, "*b k m"]
 
     def log_likelihood(self, frames: Float[Array, "*b m"]) -> Float[Array, "*b"]:
+        """Returns the log-likelihood of each frame in nats."""
         deviation = (frames[..., None, :] - self.mean) / self.std
         each = -(0.5 * jnp.square(deviation) + jnp.log(self.std) + 0.5 * math.log(2 * math.pi)).sum(-1)
         return jax.nn.logsumexp(jax.nn.log_softmax(self.logits) + each, -1)
 
 
 class CausalBlock(nnx.Module):
-    """Frames attend to frames up to themselves, then to the memory of notes, then an MLP."""
+    """A transformer decoder block: causal self-attention over frames, cross-attention to the encoders, and an MLP."""
 
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
         self.rate = cfg.dropout
@@ -93,37 +99,45 @@ class CausalBlock(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "b t d"],
-        memory: KeyValue,
+        keys_values: KeyValue,
         mask: Bool[Array, "b n"],
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "b t d"]:
         h = self.norm_attention(x)
         causal = jnp.tril(jnp.ones((1, x.shape[1], x.shape[1]), bool))
         x += dropout(self.self_attention(h, self.self_attention.keys_values(h), causal, rngs), self.rate, rngs)
-        return self._rest(x, memory, mask, rngs)
+        return self._rest(x, keys_values, mask, rngs)
 
     def step(
         self,
         x: Float[Array, "b 1 d"],
-        past: KeyValue,
+        cache: KeyValue,
         index: Int[Array, ""],
-        memory: KeyValue,
+        keys_values: KeyValue,
         mask: Bool[Array, "b n"],
     ) -> tuple[Float[Array, "b 1 d"], KeyValue]:
-        """The same for frame `index` alone, and `past`, the keys and values of all frames, with this one's written."""
+        """Computes frame `index` alone, and returns it with the updated `cache`.
+
+        `cache` has the self-attention's keys and values of all frames of the window, of which those before `index` have
+        been written. `keys_values` are those of the cross-attention.
+        """
         h = self.norm_attention(x)
         write = lambda all_frames, one: jax.lax.dynamic_update_slice_in_dim(all_frames, one, index, 1)  # noqa: E731
-        past = jax.tree.map(write, past, self.self_attention.keys_values(h))
-        so_far = jnp.arange(past.key.shape[1])[None, None] <= index
-        return self._rest(x + self.self_attention(h, past, so_far), memory, mask, None), past
+        cache = jax.tree.map(write, cache, self.self_attention.keys_values(h))
+        causal = jnp.arange(cache.key.shape[1])[None, None] <= index
+        return self._rest(x + self.self_attention(h, cache, causal), keys_values, mask, None), cache
 
-    def _rest(self, x, memory, mask, rngs):
-        x += dropout(self.cross_attention(self.norm_memory(x), memory, mask, rngs), self.rate, rngs)
+    def _rest(self, x, keys_values, mask, rngs):
+        x += dropout(self.cross_attention(self.norm_memory(x), keys_values, mask, rngs), self.rate, rngs)
         return x + dropout(self.mlp(self.norm_mlp(x), rngs), self.rate, rngs)
 
 
 class AutoregressiveDecoder(nnx.Module):
-    """The causal transformer. With a note roll it sees the sketch of the frame it makes, and predicts the rest."""
+    """A causal transformer over the frames of a window.
+
+    With a note roll, the sketch of the current frame is added to the input, and the network predicts the difference
+    from the sketch.
+    """
 
     def __init__(self, config: AutoregressiveConfig, model: ModelConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -138,13 +152,13 @@ class AutoregressiveDecoder(nnx.Module):
         self.out = Dense(model.width, MEL_BINS if k == 0 else k * (1 + 2 * MEL_BINS), rngs=rngs)
 
     def cache(self, conditioning: Conditioning) -> KVCache:
-        """What the network needs of the conditioning, however many frames follow."""
+        """Computes the keys and values of cross-attention, which are the same for all frames."""
         return KVCache.of(self.blocks, conditioning)
 
     def __call__(
         self, cache: KVCache, frames: Float[Array, "b t m"], rngs: nnx.Rngs | None = None
     ) -> Float[Array, "b t o"]:
-        """The output for every frame of `frames`, of which each sees those before it alone."""
+        """Returns the network's output for each of `frames`, computed from the frames before it (teacher forcing)."""
         shifted = jnp.pad(frames, ((0, 0), (1, 0), (0, 0)))[:, :-1]
         x = dropout(self._enter(shifted, self.positions(frames.shape[1]), cache.sketch), self.rate, rngs)
         for block, keys_values in zip(self.blocks, cache.layers, strict=True):
@@ -159,12 +173,12 @@ class AutoregressiveDecoder(nnx.Module):
     def _leave(self, x, rngs=None):
         return self.out(dropout(self.norm(x), self.rate, rngs).astype(jnp.float32))
 
-    def _mixture(self, output, about) -> Mixture:
+    def _mixture(self, output, prior) -> Mixture:
         k = self.config.components
         logits, mean, std = jnp.split(output, (k, k + k * MEL_BINS), -1)
         mean, std = (x.reshape(*x.shape[:-1], k, MEL_BINS) for x in (mean, std))
-        about = about if isinstance(about, float) else about[..., None, :]
-        return Mixture(logits, about + mean, _LEAST_STD + _STD_RANGE * jax.nn.sigmoid(std))
+        prior = prior if isinstance(prior, float) else prior[..., None, :]
+        return Mixture(logits, prior + mean, _LEAST_STD + _STD_RANGE * jax.nn.sigmoid(std))
 
     def loss(
         self,
@@ -174,51 +188,51 @@ class AutoregressiveDecoder(nnx.Module):
         key: jax.Array,
         rngs: nnx.Rngs | None = None,
     ) -> tuple[Float[Array, " b"], Metrics]:
-        """See `Decoder.loss`: squared error, or the negative log-likelihood, as a mean over bins."""
-        frames, about = (target - self.config.mean) / self.config.std, conditioning.about
+        """See `Decoder.loss`. The loss is the squared error or negative log-likelihood, averaged over mel bins."""
+        frames, prior = (target - self.config.mean) / self.config.std, conditioning.prior
         output = self(self.cache(conditioning), frames, rngs)
         if self.config.components:
-            error = -self._mixture(output, about).log_likelihood(frames) / MEL_BINS
+            error = -self._mixture(output, prior).log_likelihood(frames) / MEL_BINS
         else:
-            error = jnp.square(about + output - frames).mean(-1)
+            error = jnp.square(prior + output - frames).mean(-1)
         return masked_mean(error, frame_mask), {}
 
     def sample(
         self, conditioning: Conditioning, frames: int, keys: Keys, options: AutoregressiveOptions
     ) -> Float[Array, "b {frames} m"]:
-        """See `Decoder.sample`: one scan over frames."""
+        """See `Decoder.sample`. The frames are generated by one scan with a KV cache."""
         mean, std = self.config.mean, self.config.std
-        cache, batch = self.cache(conditioning), len(keys)
-        nothing = jnp.zeros((batch, frames, self.positions.table.shape[1]), self.dtype)
-        past = tuple(jax.tree.map(jnp.zeros_like, block.self_attention.keys_values(nothing)) for block in self.blocks)
+        cross, batch = self.cache(conditioning), len(keys)
+        zeros = jnp.zeros((batch, frames, self.positions.table.shape[1]), self.dtype)
+        empty = tuple(jax.tree.map(jnp.zeros_like, block.self_attention.keys_values(zeros)) for block in self.blocks)
 
         def body(carry, inputs):
-            before, past = carry
+            previous, caches = carry
             index, position, sketch = inputs
-            x, after = self._enter(before[:, None], position, None if sketch is None else sketch[:, None]), []
-            for block, keys_values, memory in zip(self.blocks, past, cache.layers, strict=True):
-                x, keys_values = block.step(x, keys_values, index, memory, cache.mask)
-                after.append(keys_values)
+            x, updated = self._enter(previous[:, None], position, None if sketch is None else sketch[:, None]), []
+            for block, cache, keys_values in zip(self.blocks, caches, cross.layers, strict=True):
+                x, cache = block.step(x, cache, index, keys_values, cross.mask)
+                updated.append(cache)
             frame_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
             frame = jax.vmap(self._draw, (0, 0, 0, None))(self._leave(x)[:, 0], sketch, frame_keys, options)
             frame = jnp.clip(frame, (-1.0 - mean) / std, (1.0 - mean) / std)
-            return (frame, tuple(after)), frame
+            return (frame, tuple(updated)), frame
 
-        sketch = None if cache.sketch is None else cache.sketch.swapaxes(0, 1)
+        sketch = None if cross.sketch is None else cross.sketch.swapaxes(0, 1)
         inputs = jnp.arange(frames), self.positions(frames), sketch
-        _, made = jax.lax.scan(body, (jnp.zeros((batch, MEL_BINS)), past), inputs)
-        return mean + std * made.swapaxes(0, 1)
+        _, sampled = jax.lax.scan(body, (jnp.zeros((batch, MEL_BINS)), empty), inputs)
+        return mean + std * sampled.swapaxes(0, 1)
 
     def _draw(self, output: Float[Array, " o"], sketch: Float[Array, " m"] | None, key, options) -> Float[Array, " m"]:
-        """A frame from what the network puts out for it."""
+        """Samples a frame, given the network's output for it."""
         which_key, frame_key, dither_key = jax.random.split(key, 3)
-        about = 0.0 if sketch is None else sketch
+        prior = 0.0 if sketch is None else sketch
         if self.config.components:
-            logits, mean, std = self._mixture(output, about)
+            logits, mean, std = self._mixture(output, prior)
             which = jax.random.categorical(which_key, logits)
             frame = mean[which] + std[which] * jax.random.normal(frame_key, (MEL_BINS,))
         else:
-            frame = about + output
+            frame = prior + output
         if options.dither is not None:
             frame += options.dither * jax.random.normal(dither_key, (MEL_BINS,))
         return frame

@@ -1,4 +1,4 @@
-"""The previous window's spectrogram to a memory of context."""
+"""The context encoder, which encodes the spectrogram of the previous window."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from spectrodiff.models.layers import Dense, Encoder, Positions
 
 
 class ContextEncoder(nnx.Module):
-    """Frames of the previous window, placed by their distance from its end, attend to one another."""
+    """A transformer encoder of the previous window's frames, whose positions count back from the end of that window."""
 
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
         self.dtype = cfg.dtype
@@ -22,8 +22,8 @@ class ContextEncoder(nnx.Module):
     def __call__(
         self, context: Float[Array, "b c m"], mask: Bool[Array, "b c"], rngs: nnx.Rngs | None = None
     ) -> Float[Array, "b c d"]:
-        """`context` is scaled log-mel, its real frames first; `mask` is true for them."""
+        """Encodes `context`, a scaled log-mel whose valid frames come first and are those where `mask` is true."""
         table = self.positions(context.shape[1]).astype(self.dtype)
-        # Rolled so that the last real frame has the table's last position, however short the context.
+        # Rolled so that the last valid frame has the last position of the table, however short the context is.
         positions = jax.vmap(lambda length: jnp.roll(table, length, axis=0))(mask.sum(-1))
         return self.encoder(self.project(context.astype(self.dtype)) + positions, mask, rngs)

@@ -1,4 +1,4 @@
-"""The seam between what a window is conditioned on and its log-mel: what every decoder is given, and what it does."""
+"""The interface of decoders, which generate the log-mel of a window from encoded notes and context."""
 
 import abc
 import dataclasses
@@ -20,25 +20,27 @@ Metrics = dict[str, Float[Array, ""]]
 
 
 class Conditioning(NamedTuple):
-    """What a window is conditioned on, encoded: notes, then context frames, with a mask over both.
+    """The encoded notes and context of a batch of windows.
 
-    `sketch` is the note roll's first estimate of the mel, in the space the decoder works in; None without a note roll.
-    `context` is the previous window itself, scaled log-mel with its real frames first, and `context_mask` tells these.
+    `encoded` has the outputs of the note encoder and then those of the context encoder, with a mask over both. `sketch`
+    is the note roll's estimate of the mel, normalised as the decoder's target is, or None without a note roll.
+    `context` is the scaled log-mel of the previous window, whose valid frames come first; `context_mask` is true for
+    them.
     """
 
-    memory: Float[Array, "b n d"]
+    encoded: Float[Array, "b n d"]
     mask: Bool[Array, "b n"]
     sketch: Float[Array, "b t m"] | None
     context: Float[Array, "b c m"]
     context_mask: Bool[Array, "b c"]
 
     @property
-    def about(self) -> Float[Array, "b t m"] | float:
-        """The first estimate that decoders start from: the sketch, or 0."""
+    def prior(self) -> Float[Array, "b t m"] | float:
+        """The estimate of the mel that is known before decoding: the sketch, or 0 without a note roll."""
         return 0.0 if self.sketch is None else self.sketch
 
     def keep(self, kept: Bool[Array, "b"]) -> "Conditioning":
-        """Empties the examples that are not kept, as condition dropout does."""
+        """Returns the conditioning with that of the examples where `kept` is false removed, for condition dropout."""
         sketch = None if self.sketch is None else jnp.where(kept[:, None, None], self.sketch, 0.0)
         return self._replace(
             mask=self.mask & kept[:, None], sketch=sketch, context_mask=self.context_mask & kept[:, None]
@@ -46,22 +48,22 @@ class Conditioning(NamedTuple):
 
 
 class KVCache(NamedTuple):
-    """What a decoder's blocks need of the conditioning, computed once a window, however often they are evaluated."""
+    """The inputs of a decoder's blocks that depend on the conditioning alone, computed once per window."""
 
-    layers: tuple[KeyValue, ...]  # the keys and values of each block's cross-attention
+    layers: tuple[KeyValue, ...]  # keys and values of each block's cross-attention
     mask: Bool[Array, "b n"]
     sketch: Float[Array, "b t m"] | None
 
     @classmethod
     def of(cls, blocks: Iterable[Any], conditioning: Conditioning) -> "KVCache":
-        """The cache of blocks that have a `cross_attention` each."""
-        layers = tuple(block.cross_attention.keys_values(conditioning.memory) for block in blocks)
+        """Computes the cache of `blocks`, each of which has a `cross_attention`."""
+        layers = tuple(block.cross_attention.keys_values(conditioning.encoded) for block in blocks)
         return cls(layers, conditioning.mask, conditioning.sketch)
 
 
 @runtime_checkable
 class Decoder(Protocol):
-    """A network that learns log-mels from conditioning, and makes them. It is an nnx.Module."""
+    """An nnx.Module that generates log-mels from conditioning, with the loss that trains it."""
 
     def loss(
         self,
@@ -71,33 +73,34 @@ class Decoder(Protocol):
         key: jax.Array,
         rngs: nnx.Rngs | None = None,
     ) -> tuple[Float[Array, " b"], Metrics]:
-        """Each example's mean loss over its real frames, and what else is worth a line in the log.
+        """Returns each example's loss, averaged over its valid frames, and scalar metrics for the log.
 
-        `target` is scaled log-mel; `key` draws what the loss is random in, `rngs` dropout, which is off without it.
+        `target` is a scaled log-mel, whose valid frames are those where `frame_mask` is true. `key` draws the random
+        numbers of the loss. `rngs` draws those of dropout, which is disabled if it is None.
         """
 
     def sample(self, conditioning: Conditioning, frames: int, keys: Keys, options: Any) -> Float[Array, "b {frames} m"]:
-        """Scaled log-mels in [-1, 1], each row's randomness by its own key.
+        """Samples scaled log-mels in [-1, 1], each row by its own random key.
 
-        `options` are those of `DecoderConfig.options`.
+        `options` is the result of `DecoderConfig.options`.
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class NoSampling:
-    """The sampling of a decoder that leaves nothing to choose."""
+    """The sampling config of a decoder whose sampling has no options."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig(Choice, abc.ABC):
-    """What a decoder is, how it learns, and how it is sampled unless something else is asked for.
+    """The config of a decoder: its architecture, its training and its default sampling options.
 
-    It works in the space x = (scaled mel - mean) / std. `sampling` is a frozen dataclass of what there is to choose.
+    The decoder models normalised mels x = (scaled mel - mean) / std. `sampling` is a frozen dataclass of the options.
     """
 
     mean: float = 0.0
     std: float = 1.0
-    sampling: NoSampling = NoSampling()  # in a subclass, its own
+    sampling: NoSampling = NoSampling()  # subclasses override its type
 
     def __post_init__(self):
         if not math.isfinite(self.mean):
@@ -107,22 +110,22 @@ class DecoderConfig(Choice, abc.ABC):
 
     @property
     def title(self) -> str:
-        """A few words for people."""
+        """A short description of the decoder for reports and `spectrodiff info`."""
         return self.kind
 
     @abc.abstractmethod
     def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> Decoder:
-        """The decoder, with new parameters."""
+        """Builds the decoder with newly initialised parameters."""
 
     def options(self) -> Any:
-        """What `Decoder.sample` takes: `sampling` as a pytree, whose numbers can change without a new program."""
+        """Returns `sampling` as the pytree that `Decoder.sample` takes, so that numeric options do not recompile it."""
         return None
 
     def sampled(self, **asked: Any) -> "DecoderConfig":
-        """The same decoder with other values in `sampling`; None leaves a value as it is.
+        """Returns the config with the given sampling options; an option that is None keeps its value.
 
         Raises:
-          InputError: a value is out of range, or this kind of decoder has no such option.
+          InputError: an option is out of range, or this kind of decoder does not have it.
         """
         asked = {name: value for name, value in asked.items() if value is not None}
         has = to_dict(self.sampling)

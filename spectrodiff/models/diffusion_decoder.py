@@ -1,4 +1,4 @@
-"""The paper's decoder: a diffusion process over a window's log-mel, denoised by a transformer."""
+"""The diffusion decoder, the paper's main model: a transformer that denoises the log-mel of a window."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from spectrodiff.audio.mel import MEL_BINS
-from spectrodiff.config import WINDOW_FRAMES, ModelConfig, check_choice, check_whole, is_share
+from spectrodiff.config import WINDOW_FRAMES, ModelConfig, check_choice, check_whole, is_fraction
 from spectrodiff.diffusion.guidance import guide
 from spectrodiff.diffusion.objective import Denoiser, clipped
 from spectrodiff.diffusion.process import Process
@@ -21,7 +21,7 @@ from spectrodiff.errors import InputError
 from spectrodiff.models.decoder import Conditioning, DecoderConfig, KVCache, Metrics
 from spectrodiff.models.layers import MLP, Attention, Dense, KeyValue, Positions, dropout, remat, rms_norm, sinusoids
 
-_NOISE_PERIOD = 2e4  # time [0, 1) is stretched to [0, 2e4), the longest period (Hawthorne et al. 2022, released code)
+_NOISE_PERIOD = 2e4  # times in [0, 1) are scaled to [0, 2e4), the longest period of the embedding (released code)
 _MAX_STEPS = 1000
 _MAX_GUIDANCE = 20.0
 
@@ -29,7 +29,7 @@ _MAX_GUIDANCE = 20.0
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-    """How a diffusion decoder is sampled. Guidance 1 is none."""
+    """The sampling options of a diffusion decoder. With a guidance weight of 1, there is no guidance."""
 
     sampler: str = "dpmpp"  # ddpm | ddim | dpmpp
     steps: int = 20
@@ -43,7 +43,7 @@ class SamplingConfig:
 
 
 class SamplingOptions(NamedTuple):
-    """A sampling as a pytree: the step function, the levels it goes through, and guidance, None where it is 1."""
+    """The sampling options as a pytree: step function, log-SNR of each step, and guidance weight (None if it is 1)."""
 
     step: jax.tree_util.Partial
     logsnrs: Float[Array, " steps"]
@@ -53,16 +53,16 @@ class SamplingOptions(NamedTuple):
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class DiffusionConfig(DecoderConfig):
-    """A diffusion decoder; the defaults are the paper's."""
+    """The config of a diffusion decoder; the defaults are the paper's."""
 
     kind = "diffusion"
     process: Process = Process()
-    condition_drop: float = 0.1  # the share of examples that learn without notes and context, for guidance
+    condition_drop: float = 0.1  # fraction of training examples without notes and context, for guidance
     sampling: SamplingConfig = SamplingConfig()
 
     def __post_init__(self):
         super().__post_init__()
-        if not is_share(self.condition_drop):
+        if not is_fraction(self.condition_drop):
             raise InputError(f"condition_drop is {self.condition_drop!r}; choose a number from 0 to below 1")
 
     @property
@@ -80,12 +80,12 @@ class DiffusionConfig(DecoderConfig):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _levels(schedule: Schedule, steps: int) -> Float[Array, "{steps}"]:
-    """Compiled, as the tangent next to its pole comes out otherwise when each operation is rounded by itself."""
+    """Computes the schedule in one program: near the tangent's pole, separate operations round to other values."""
     return schedule(steps)
 
 
 class FiLM(nnx.Module):
-    """Scales and shifts features by the noise level (Perez et al. 2018)."""
+    """Feature-wise linear modulation by the embedded noise level (Perez et al. 2018)."""
 
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
         self.project = Dense(4 * cfg.width, 2 * cfg.width, rngs=rngs)
@@ -96,12 +96,15 @@ class FiLM(nnx.Module):
 
 
 def _add_to_first(x: Float[Array, "b t d"], y: Float[Array, "n t d"]) -> Float[Array, "b t d"]:
-    """x with y added to its first rows."""
+    """Returns x with y added to its first rows."""
     return x + y if len(x) == len(y) else jnp.concatenate([x[: len(y)] + y, x[len(y) :]])
 
 
 class DecoderBlock(nnx.Module):
-    """Frames attend to frames, then to the memory of notes and context, then an MLP."""
+    """A transformer decoder block: self-attention over frames, cross-attention to the encoders, and an MLP.
+
+    FiLM conditions self-attention and MLP on the noise level.
+    """
 
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
         self.rate = cfg.dropout
@@ -117,21 +120,21 @@ class DecoderBlock(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "b t d"],
-        memory: KeyValue,
+        keys_values: KeyValue,
         mask: Bool[Array, "rows n"],
         noise: Float[Array, "#b e"],
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "b t d"]:
         h = self.film_attention(self.norm_attention(x), noise)
         x += dropout(self.self_attention(h, self.self_attention.keys_values(h), None, rngs), self.rate, rngs)
-        seeing = self.norm_memory(x[: len(mask)])
-        x = _add_to_first(x, dropout(self.cross_attention(seeing, memory, mask, rngs), self.rate, rngs))
+        conditional = self.norm_memory(x[: len(mask)])
+        x = _add_to_first(x, dropout(self.cross_attention(conditional, keys_values, mask, rngs), self.rate, rngs))
         h = self.film_mlp(self.norm_mlp(x), noise)
         return x + dropout(self.mlp(h, rngs), self.rate, rngs)
 
 
 class DiffusionDecoder(nnx.Module):
-    """The denoising transformer and the process that it serves."""
+    """The denoising transformer, with the loss and the sampler of its diffusion process."""
 
     def __init__(self, config: DiffusionConfig, model: ModelConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -148,7 +151,7 @@ class DiffusionDecoder(nnx.Module):
         self.out = Dense(model.width, MEL_BINS, rngs=rngs)
 
     def cache(self, conditioning: Conditioning) -> KVCache:
-        """What the network needs of the conditioning, however many sampling steps follow."""
+        """Computes the keys and values of cross-attention, which are the same in all sampling steps."""
         return KVCache.of(self.blocks, conditioning)
 
     def __call__(
@@ -158,9 +161,10 @@ class DiffusionDecoder(nnx.Module):
         logsnr: Float[Array, "b"] | Float[Array, ""],
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "b t m"]:
-        """What the objective has the network predict (the paper: eps); `logsnr` is one for the batch, or one each.
+        """Returns the prediction that the objective defines (in the paper: eps).
 
-        Rows of z beyond those of `cache` are unconditional: nothing is spent on attending to nothing.
+        `logsnr` has one value per row, or one for all. Rows of z beyond those of `cache` are unconditional, and skip
+        cross-attention.
         """
         noise = sinusoids(_NOISE_PERIOD * jnp.atleast_1d(time_at(logsnr)), self.width, _NOISE_PERIOD)
         noise = nnx.swish(self.noise_out(nnx.swish(self.noise_in(noise.astype(self.dtype)))))
@@ -181,7 +185,7 @@ class DiffusionDecoder(nnx.Module):
         key: jax.Array,
         rngs: nnx.Rngs | None = None,
     ) -> tuple[Float[Array, " b"], Metrics]:
-        """See `Decoder.loss`; noise levels, noise and which examples lose their conditioning are drawn by `key`."""
+        """See `Decoder.loss`. `key` draws noise levels, noise, and the examples whose conditioning is dropped."""
         level_key, drop_key, noise_key = jax.random.split(key, 3)
         size = (len(target),)
         logsnr = self.config.process.levels.logsnr(jax.random.uniform(level_key, size))
@@ -197,10 +201,10 @@ class DiffusionDecoder(nnx.Module):
         key: jax.Array,
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, " b"]:
-        """Each example's loss at its noise level `logsnr`, noise drawn by `key`."""
+        """Returns each example's loss at its noise level `logsnr`. `key` draws the noise."""
         x0 = (target - self.config.mean) / self.config.std
         network = self._network(conditioning, rngs)
-        return self.config.process.loss(network, x0, frame_mask, logsnr, key, conditioning.about)
+        return self.config.process.loss(network, x0, frame_mask, logsnr, key, conditioning.prior)
 
     def _network(self, conditioning: Conditioning, rngs: nnx.Rngs | None = None) -> Denoiser:
         cache = self.cache(conditioning)
@@ -209,16 +213,16 @@ class DiffusionDecoder(nnx.Module):
     def sample(
         self, conditioning: Conditioning, frames: int, keys: Keys, options: SamplingOptions
     ) -> Float[Array, "b {frames} m"]:
-        """See `Decoder.sample`; with guidance the network is evaluated on a batch of two for each row."""
+        """See `Decoder.sample`. With guidance, the network is evaluated on two rows for each window."""
         guided, mean, std = options.guidance is not None, self.config.mean, self.config.std
-        about = conditioning.about
-        if guided:  # [conditional; unconditional] along the batch, the latter with nothing to start from
-            about = about if conditioning.sketch is None else jnp.concatenate([about, jnp.zeros_like(about)])
-        denoise = self.config.process.denoiser(self._network(conditioning), about)
+        prior = conditioning.prior
+        if guided:  # [conditional; unconditional] along the batch, the latter without a prior
+            prior = prior if conditioning.sketch is None else jnp.concatenate([prior, jnp.zeros_like(prior)])
+        denoise = self.config.process.denoiser(self._network(conditioning), prior)
         if guided:
             denoise = guide(denoise, options.guidance)
         denoise = clipped(denoise, (-1.0 - mean) / std, (1.0 - mean) / std)
         noise_keys, step_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
         noise = standard_normal(noise_keys, jnp.zeros((len(keys), frames, MEL_BINS)))
-        start = self.config.process.objective.start(noise, NoiseLevel(options.logsnrs[0]), conditioning.about)
+        start = self.config.process.objective.start(noise, NoiseLevel(options.logsnrs[0]), conditioning.prior)
         return mean + std * sample(denoise, options.step, options.logsnrs, start, step_keys)

@@ -1,4 +1,7 @@
-"""The parts of T5 1.1 that all three stacks share: no biases anywhere, scale-only norms, unscaled attention logits."""
+"""Layers of the T5 1.1 architecture, which all transformers of the model use.
+
+As in T5 1.1, no layer has a bias, normalisation is RMSNorm, and attention logits are not scaled.
+"""
 
 from typing import NamedTuple
 
@@ -14,57 +17,60 @@ _lecun = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
 
 class Dense(nnx.Module):
-    """A matrix and no bias; the product is of its input's dtype."""
+    """A linear layer without bias, computed in the dtype of its input."""
 
     def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs, kernel_init=_lecun):
         self.kernel = nnx.Param(kernel_init(rngs.params(), (inputs, outputs), jnp.float32))
 
     def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
         kernel = self.kernel[...].astype(x.dtype)
-        # One matrix product, not a batch of them: XLA's CPU backend is three times as fast at this one's gradient.
+        # One product instead of a batched one: XLA's CPU backend computes its gradient three times as fast.
         return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[1])
 
 
 class _RMSNorm(nnx.RMSNorm):
     def __call__(self, x):
-        return super().__call__(x).astype(x.dtype)  # float32 before: its scale's
+        return super().__call__(x).astype(x.dtype)  # flax returns the dtype of the scale, float32
 
 
 def rms_norm(width: int, *, rngs: nnx.Rngs) -> nnx.RMSNorm:
-    """Scale only, computed in float32 and given in its input's dtype."""
+    """Returns an RMSNorm layer, which computes in float32 and returns the dtype of its input."""
     return _RMSNorm(width, epsilon=1e-6, rngs=rngs)
 
 
 def dropout(
-    x: Float[Array, "*b t d"], rate: float, rngs: nnx.Rngs | None, *, per_place: bool = False
+    x: Float[Array, "*b t d"], rate: float, rngs: nnx.Rngs | None, *, per_position: bool = False
 ) -> Float[Array, "*b t d"]:
-    """Drops features while training, the same ones at all places t unless `per_place`, as T5X does.
+    """Applies dropout to features, with the same mask at all positions t unless `per_position`, as in T5X.
 
-    Without `rngs`, and at rate 0, the identity.
+    It is the identity if `rngs` is None or the rate is 0.
     """
     if rngs is None or rate == 0.0:
         return x
-    shape = x.shape if per_place else (*x.shape[:-2], 1, x.shape[-1])
+    shape = x.shape if per_position else (*x.shape[:-2], 1, x.shape[-1])
     kept = jax.random.bernoulli(rngs.dropout(), 1.0 - rate, shape)
     return jnp.where(kept, x / (1.0 - rate), 0.0)
 
 
 class Buffer(nnx.Variable):
-    """Part of a checkpoint, never trained."""
+    """A variable that is stored in checkpoints but not trained."""
 
 
 def sinusoids(positions: Float[Array, "*n"], width: int, longest: float) -> Float[Array, "*n width"]:
-    """Sines, then cosines, of `positions` at width/2 rates from 1 down to 1/longest radians."""
+    """Embeds `positions` as sines, then cosines, at width/2 angular frequencies, geometric from 1 to 1/`longest`."""
     rates = jnp.exp(-jnp.log(longest) * jnp.arange(width // 2) / (width // 2 - 1))
     angles = positions[..., None] * rates
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
 
 
-_LONGEST = 1e4  # scale of the slowest sinusoid of a position table, in places
+_LONGEST = 1e4  # inverse angular frequency of the slowest sinusoid of a position table
 
 
 class Positions(nnx.Module):
-    """A fixed table of sinusoids [length, width], its bands permuted and its phases shifted at random once."""
+    """A fixed table of sinusoidal position embeddings, [length, width].
+
+    Its channels are permuted and its phases shifted at random when it is built, as in the released code.
+    """
 
     def __init__(self, length: int, width: int, *, rngs: nnx.Rngs):
         phase_key, order_key = jax.random.split(rngs.params())
@@ -78,7 +84,7 @@ class Positions(nnx.Module):
         return self.table[:length]
 
     def at(self, positions: Float[Array, "*n"]) -> Float[Array, "*n d"]:
-        """Linear interpolation at fractional positions; those outside the table take its ends."""
+        """Returns embeddings at fractional positions by linear interpolation. Positions are clipped to the table."""
         table = self.table[...]
         positions = jnp.clip(positions, 0.0, table.shape[0] - 1.0)
         low = jnp.minimum(positions.astype(jnp.int32), table.shape[0] - 2)
@@ -86,11 +92,11 @@ class Positions(nnx.Module):
         return (1.0 - part) * table[low] + part * table[low + 1]
 
 
-_HIDDEN = -1e9  # the logit of what must not be seen
+_HIDDEN = -1e9  # logit of masked positions
 
 
 class KeyValue(NamedTuple):
-    """Heads are folded into the batch: [batch * heads, places, head dim]."""
+    """The keys and values of an attention layer, with heads folded into the batch: [batch * heads, n, head dim]."""
 
     key: Float[Array, "bh n k"]
     value: Float[Array, "bh n k"]
@@ -98,20 +104,20 @@ class KeyValue(NamedTuple):
 
 @jax.custom_jvp
 def _logits(query, key):
-    """`query` times `key` transposed, in float32; gradients are rounded to their dtype before they are multiplied."""
+    """Returns query key^T in float32. Its gradient is rounded to the inputs' dtype, so that products stay in that."""
     return jnp.matmul(query, key.swapaxes(1, 2), preferred_element_type=jnp.float32)
 
 
 @_logits.defjvp
 def _logits_jvp(primals, tangents):
     (query, key), (query_dot, key_dot) = primals, tangents
-    # Transposed, the conversion at the end rounds the gradient.
+    # The transpose of the conversion to float32 rounds the gradient.
     tangent = query_dot @ key.swapaxes(1, 2) + query @ key_dot.swapaxes(1, 2)
     return _logits(query, key), tangent.astype(jnp.float32)
 
 
 class Attention(nnx.Module):
-    """Multi-head attention whose logits are not divided by sqrt(head_dim): the query's initialiser holds the factor."""
+    """Multi-head attention without logit scaling: the factor 1/sqrt(head_dim) is in the query's initialiser."""
 
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
         self.heads, self.rate = cfg.heads, cfg.dropout
@@ -126,29 +132,30 @@ class Attention(nnx.Module):
         b, n, _ = x.shape
         return x.reshape(b, n, self.heads, -1).transpose(0, 2, 1, 3).reshape(b * self.heads, n, -1)
 
-    def keys_values(self, memory: Float[Array, "b n d"]) -> KeyValue:
-        """Keys and values of `memory`, to be attended to any number of times."""
-        return KeyValue(self._split(self.key(memory)), self._split(self.value(memory)))
+    def keys_values(self, x: Float[Array, "b n d"]) -> KeyValue:
+        """Projects `x` to keys and values, which can be used in any number of calls."""
+        return KeyValue(self._split(self.key(x)), self._split(self.value(x)))
 
     def __call__(
         self,
         x: Float[Array, "b t d"],
-        memory: KeyValue,
+        keys_values: KeyValue,
         mask: Bool[Array, "b n"] | Bool[Array, "#b t n"] | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "b t d"]:
-        """What `x` finds in `memory` where `mask` is true; nothing (zeros) where there is nothing to see.
+        """Attends from `x` to the keys and values at the positions n where `mask` is true.
 
-        `mask` is one for all places t of an example, or one for each.
+        `mask` is shared by all queries of an example, or has one row per query. The output is 0 for queries whose mask
+        is false everywhere.
         """
         b, t, _ = x.shape
-        logits = _logits(self._split(self.query(x)), memory.key)
+        logits = _logits(self._split(self.query(x)), keys_values.key)
         if mask is not None:
             mask = mask[:, None] if mask.ndim == 2 else jnp.broadcast_to(mask, (b, *mask.shape[1:]))
             logits = jnp.where(jnp.repeat(mask, self.heads, 0), logits, _HIDDEN)
-        # Softmax with the division last, where there is least to divide: half the time of the usual order on a CPU.
+        # The softmax is normalised after the product with the values, on fewer elements: half the time on a CPU.
         weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
-        attended = dropout(weights, self.rate, rngs).astype(x.dtype) @ memory.value
+        attended = dropout(weights, self.rate, rngs).astype(x.dtype) @ keys_values.value
         attended = (attended / weights.sum(-1, keepdims=True)).astype(x.dtype)
         attended = attended.reshape(b, self.heads, t, -1).transpose(0, 2, 1, 3).reshape(b, t, -1)
         found = self.out(attended)
@@ -156,7 +163,7 @@ class Attention(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """Gated GELU."""
+    """The gated-GELU feed-forward layer of T5 1.1 (Shazeer 2020)."""
 
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
         self.rate = cfg.dropout
@@ -170,13 +177,16 @@ class MLP(nnx.Module):
 
 
 def remat(block: nnx.Module, *args):
-    """`block(*args)`, computed again in the backward pass instead of kept, with the same dropout."""
-    # A copy, because what is given to nnx.remat is written back, which a scan allows only to what was made inside it.
+    """Returns `block(*args)`, with activations that the backward pass recomputes instead of storing.
+
+    Dropout masks are the same in the recomputation.
+    """
+    # A copy, because nnx.remat writes to its arguments, which flax forbids for modules from outside a scan's body.
     return nnx.remat(type(block).__call__)(nnx.clone(block), *args)
 
 
 class EncoderBlock(nnx.Module):
-    """Self-attention, then an MLP, each on a normed copy of the residual stream."""
+    """A transformer encoder block with pre-normalisation: self-attention, then an MLP."""
 
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
         self.rate = cfg.dropout
@@ -194,7 +204,7 @@ class EncoderBlock(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """A stack of blocks and a final norm."""
+    """A stack of encoder blocks, followed by normalisation."""
 
     def __init__(self, cfg: ModelConfig, layers: int, *, rngs: nnx.Rngs):
         self.rate, self.remat = cfg.dropout, cfg.remat
@@ -207,4 +217,4 @@ class Encoder(nnx.Module):
         x = dropout(x, self.rate, rngs)
         for block in self.blocks:
             x = remat(block, x, mask, rngs) if self.remat else block(x, mask, rngs)
-        return dropout(self.norm(x), self.rate, rngs, per_place=True)
+        return dropout(self.norm(x), self.rate, rngs, per_position=True)

@@ -1,4 +1,4 @@
-"""Note tokens to a memory of notes."""
+"""The note encoder, which encodes the note tokens of a window."""
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,12 @@ _embedding_init = nnx.initializers.normal(1.0)
 
 
 class NoteEncoder(nnx.Module):
-    """Embeds a window's tokens and lets them attend to one another.
+    """A transformer encoder of note tokens.
 
-    With `compact_notes` the sequence is the notes themselves instead: one place each, its pitch, program and velocity
-    tokens' embeddings added up, with those of the shift tokens of its onset and offset, or with `event_times`
-    their positions on the frame axis. `event_times` alone adds to each token the position of the frame it stands at.
+    With `compact_notes` the sequence has one position per note instead of one per token. A note is embedded as the sum
+    of the embeddings of its pitch, program and velocity tokens and of its onset and offset: those of their shift
+    tokens, or with `event_times` position embeddings on the decoder's frame axis. With `event_times` alone, the
+    position embedding of each token's time is added to the token.
     """
 
     def __init__(self, cfg: ModelConfig, vocabulary: Vocabulary, *, rngs: nnx.Rngs):
@@ -40,13 +41,13 @@ class NoteEncoder(nnx.Module):
     def __call__(
         self, tokens: Int[Array, "b n"], rngs: nnx.Rngs | None = None
     ) -> tuple[Float[Array, "b m d"], Bool[Array, "b m"], NoteEvents | None]:
-        """Memory, its mask, and the notes that its places are (None unless compact)."""
+        """Returns the encoder output, its mask, and the notes at its positions (None unless `compact_notes`)."""
         if not self.mask_padding and (missing := self.max_tokens - tokens.shape[1]) > 0:
-            tokens = jnp.pad(tokens, ((0, 0), (0, missing)))  # it is seen, so how much there is must not change
+            tokens = jnp.pad(tokens, ((0, 0), (0, missing)))  # the amount of visible padding must not vary
         if self.compact:
-            room = tokens.shape[1] // self.tokens_per_note
-            notes = jax.vmap(lambda row: read_notes(row, self.vocabulary, room))(tokens)
-            return self._encode(self._embed(notes), notes.real, rngs), notes.real, notes
+            max_notes = tokens.shape[1] // self.tokens_per_note
+            notes = jax.vmap(lambda row: read_notes(row, self.vocabulary, max_notes))(tokens)
+            return self._encode(self._embed(notes), notes.valid, rngs), notes.valid, notes
         x = self.embedding(tokens) + self.positions(tokens.shape[1])
         if self.event_times:
             x += self.onset_positions.at(jax.vmap(lambda row: event_frames(row, self.vocabulary))(tokens))
@@ -54,7 +55,6 @@ class NoteEncoder(nnx.Module):
         return self._encode(x, mask, rngs), mask, None
 
     def _encode(self, x, mask, rngs):
-        """What `mask` hides from the decoder is hidden from notes too, unless `mask_padding` is off."""
         visible = mask if self.mask_padding else jnp.ones_like(mask)
         return self.encoder(x.astype(self.dtype), visible, rngs)
 

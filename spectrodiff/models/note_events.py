@@ -1,4 +1,4 @@
-"""Note tokens read back into notes, inside jit: what our compact tokens, event times and note roll are made from."""
+"""Decoding of note tokens to notes inside jit, for compact notes, event times and the note roll."""
 
 from typing import NamedTuple
 
@@ -8,14 +8,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from spectrodiff.notes.vocabulary import MAX_SHIFT, Vocabulary
 
-STEPS_PER_FRAME = 2  # 10 ms steps, 20 ms frames
+STEPS_PER_FRAME = 2  # time steps of shift tokens are 10 ms, frames 20 ms
 
 
 class NoteEvents(NamedTuple):
-    """The notes of a window, one row each, in the order their tokens stand in; rows past the last are not `real`.
+    """The notes of a window in the order of their tokens, one per element; elements after the last are not `valid`.
 
-    `pitch`, `program` and `velocity` are the token ids that say so (0: none said). Times are in frames from the
-    window's start: a note that was already sounding begins at -inf, one that sounds on ends at +inf, as do drum hits.
+    `pitch`, `program` and `velocity` are token ids, or 0 where the tokens do not specify one. `onset` and `offset` are
+    in frames from the start of the window. The onset of a note that began before the window is -inf; the offset of a
+    drum hit, and of a note that does not end in the window, is +inf.
     """
 
     pitch: Int[Array, "n"]
@@ -24,24 +25,24 @@ class NoteEvents(NamedTuple):
     onset: Float[Array, "n"]
     offset: Float[Array, "n"]
     drum: Bool[Array, "n"]
-    real: Bool[Array, "n"]
+    valid: Bool[Array, "n"]
 
 
 def _in_force(tokens, first, count):
-    """At each place, the last token so far within ids [first, first + count), or 0."""
+    """Returns, for each position, the last token up to it with an id in [first, first + count), or 0."""
     places = jnp.where((tokens >= first) & (tokens < first + count), jnp.arange(tokens.shape[0]), -1)
     last = jax.lax.cummax(places)
     return jnp.where(last >= 0, tokens[last], 0)
 
 
 def event_frames(tokens: Int[Array, " n"], vocabulary: Vocabulary) -> Float[Array, " n"]:
-    """The time at which each token of a window stands, in frames from the window's start."""
+    """Returns the time of each token of a window, in frames from the start of the window."""
     shift = _in_force(tokens, vocabulary.shift_start, MAX_SHIFT + 1)
     return jnp.maximum(shift - vocabulary.shift_start, 0) / STEPS_PER_FRAME
 
 
-def read_notes(tokens: Int[Array, " n"], vocabulary: Vocabulary, room: int) -> NoteEvents:
-    """The first `room` notes of one window; `count_notes` tells whether that is all of them."""
+def read_notes(tokens: Int[Array, " n"], vocabulary: Vocabulary, max_notes: int) -> NoteEvents:
+    """Returns the first `max_notes` notes of a window. `Vocabulary.count_notes` counts how many notes it has in all."""
     v = vocabulary
     velocity = _in_force(tokens, v.velocity_start, v.velocity_bins + 1)
     after_tie = jnp.cumsum(tokens == v.tie) > 0
@@ -59,19 +60,19 @@ def read_notes(tokens: Int[Array, " n"], vocabulary: Vocabulary, room: int) -> N
     )
     frames = event_frames(tokens, v)
 
-    (notes,) = jnp.nonzero(is_note, size=room, fill_value=-1)
-    (offs,) = jnp.nonzero(is_off, size=room, fill_value=-1)
+    (notes,) = jnp.nonzero(is_note, size=max_notes, fill_value=-1)
+    (offs,) = jnp.nonzero(is_off, size=max_notes, fill_value=-1)
     pitch, program, note_velocity = jnp.where(notes >= 0, fields[:, notes], 0)
     off_pitch, off_program, _ = fields[:, offs]
     ends_it = (offs > notes[:, None]) & (pitch[:, None] == off_pitch) & (program[:, None] == off_program)
     first = jnp.argmax(ends_it, 1)
-    real = notes >= 0
+    valid = notes >= 0
     return NoteEvents(
         pitch=pitch,
         program=program,
         velocity=note_velocity,
         onset=jnp.where(after_tie[notes], frames[notes], -jnp.inf),
         offset=jnp.where(ends_it.any(1), frames[offs[first]], jnp.inf),
-        drum=real & is_drum[notes],
-        real=real,
+        drum=valid & is_drum[notes],
+        valid=valid,
     )

@@ -1,4 +1,4 @@
-"""The one jitted function that samples windows, for synthesis, evaluation and training alike."""
+"""The jitted function that samples windows, which synthesis, evaluation and training share."""
 
 import functools
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from spectrodiff.config import WINDOW_FRAMES
 
 @functools.cache
 def window_sampler(graph: nnx.GraphDef) -> Callable[..., Float[Array, "b t m"]]:
-    """The jitted function (weights, tokens, context, context_mask, keys, options) -> scaled log-mel of windows.
+    """Returns a jitted function (weights, tokens, context, context_mask, keys, options) -> scaled log-mels [b, t, m].
 
-    `graph` is a `SpectrogramModel`'s, and `weights` a sequence of the states that were split off it; tokens int32
-    [b, n], context [b, c, m] scaled and its mask [b, c] are those of `SpectrogramModel.encode`; `keys` [b] make each
-    row's noise its own; `options` are those of `DecoderConfig.options`. A program is compiled once for each shape and
-    each structure of `options`, whatever the numbers in them.
+    `graph` and `weights`, a sequence of states, come from `nnx.split` of a `SpectrogramModel`. `tokens` int32 [b, n],
+    `context` [b, c, m] and `context_mask` [b, c] are the inputs of `SpectrogramModel.encode`, `keys` [b] one random key
+    per row, and `options` the result of `DecoderConfig.options`. The function is compiled once for each combination of
+    shapes and structure of `options`; their numeric values are not part of the program.
     """
 
     @jax.jit

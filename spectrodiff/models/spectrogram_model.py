@@ -1,4 +1,4 @@
-"""Notes and context in, a window's log-mel out: encoders, and one of several decoders."""
+"""The spectrogram model: encoders of notes and context, and a decoder that generates the log-mel of a window."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from spectrodiff.config import ModelConfig, TokenizerConfig
-from spectrodiff.models import autoregressive_decoder, texture_decoder  # noqa: F401 (whose configs may be a decoder's)
+from spectrodiff.models import autoregressive_decoder, texture_decoder  # noqa: F401 (registers their configs)
 from spectrodiff.models.context_encoder import ContextEncoder
 from spectrodiff.models.decoder import Conditioning, DecoderConfig
 from spectrodiff.models.diffusion_decoder import DiffusionConfig
@@ -21,7 +21,7 @@ from spectrodiff.notes.vocabulary import Vocabulary
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class SpectrogramConfig:
-    """Everything needed to rebuild a spectrogram model around its weights, and to play it."""
+    """The config that is stored with the weights of a spectrogram model: tokenizer, networks and decoder."""
 
     tokenizer: TokenizerConfig = TokenizerConfig()
     model: ModelConfig = ModelConfig()
@@ -29,7 +29,7 @@ class SpectrogramConfig:
 
 
 class SpectrogramModel(nnx.Module):
-    """The network of Hawthorne et al. (2022), with our options where the config turns them on."""
+    """The network of Hawthorne et al. (2022), with the extensions that `ModelConfig` enables."""
 
     def __init__(self, cfg: SpectrogramConfig, *, rngs: nnx.Rngs):
         vocabulary = Vocabulary(cfg.tokenizer.velocity_bins)
@@ -47,16 +47,20 @@ class SpectrogramModel(nnx.Module):
         frames: int,
         rngs: nnx.Rngs | None = None,
     ) -> Conditioning:
-        """Encodes notes and context (scaled log-mel, real frames first) for a window of `frames` frames."""
-        memory, mask, notes = self.note_encoder(tokens, rngs)
+        """Encodes the tokens and the context of windows of `frames` frames.
+
+        `context` is a scaled log-mel, whose valid frames come first and are those where `context_mask` is true. `rngs`
+        draws dropout, which is disabled if it is None.
+        """
+        encoded, mask, notes = self.note_encoder(tokens, rngs)
         sketch = None
         if self.note_roll is not None:
             kernels = jax.vmap(lambda row: roll_kernels(row, frames))(notes)
-            sketch = self.note_roll(memory, kernels)
+            sketch = self.note_roll(encoded, kernels)
         if self.context_encoder is not None:
-            memory = jnp.concatenate([memory, self.context_encoder(context, context_mask, rngs)], 1)
+            encoded = jnp.concatenate([encoded, self.context_encoder(context, context_mask, rngs)], 1)
             mask = jnp.concatenate([mask, context_mask], 1)
-        return Conditioning(memory, mask, sketch, context, context_mask)
+        return Conditioning(encoded, mask, sketch, context, context_mask)
 
     def __call__(
         self,
@@ -67,10 +71,11 @@ class SpectrogramModel(nnx.Module):
         *inputs: Array,
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "b t o"]:
-        """The whole network in one call: what its decoder puts out for `mel`.
+        """Evaluates encoders and decoder once, and returns the output of the decoder.
 
-        For a diffusion decoder `mel` is the noisy z and `inputs` its log-SNR, and the result what the objective
-        predicts (the paper: eps); for an autoregressive one `mel` is the window so far, and the result the next frames.
+        For a diffusion decoder `mel` is the noisy z, `inputs` its log-SNR, and the output the prediction that the
+        objective defines (in the paper: eps). For an autoregressive decoder `mel` is the target, and the output at each
+        frame is computed from the frames before it.
         """
         cache = self.decoder.cache(self.encode(tokens, context, context_mask, mel.shape[1], rngs))
         return self.decoder(cache, mel, *inputs, rngs=rngs)

@@ -1,8 +1,8 @@
-"""A window's mean by a transformer, and its texture by a small diffusion about that mean on the mel plane.
+"""The texture decoder: a transformer predicts the mean of the log-mel, and a small U-Net samples the residual.
 
-A network whose frames each pass through a vector hardly longer than a frame can predict a mel, but not make noise of
-its shape: what it cannot know it averages away. Given the notes, what is left is small, and is sampled here by a
-two-dimensional network at noise levels that are made for it.
+A transformer whose width is hardly larger than the number of mel bins can predict a mel, but cannot reproduce noise in
+every bin, so that its samples are too smooth. The residual, here called texture, is small given the notes; it is
+sampled by a diffusion model of its own, a two-dimensional network over frames and mel bins.
 """
 
 import dataclasses
@@ -25,13 +25,13 @@ from spectrodiff.models.decoder import Conditioning, DecoderConfig, Metrics
 from spectrodiff.models.diffusion_decoder import DiffusionConfig, DiffusionDecoder
 from spectrodiff.models.unet import UNet
 
-_BEFORE = 16  # frames before the window that the texture goes on from
+_BEFORE = 16  # frames before the window that the U-Net has as context
 
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class TextureSamplingConfig:
-    """How a texture is sampled; with 0 steps the mean is played."""
+    """The sampling options of a texture decoder. With 0 steps, the sample is the mean."""
 
     sampler: str = "dpmpp"
     steps: int = 8
@@ -42,7 +42,7 @@ class TextureSamplingConfig:
 
 
 class TextureOptions(NamedTuple):
-    """A sampling as a pytree; both are None where the mean is played."""
+    """The sampling options as a pytree; both are None if the sample is the mean."""
 
     step: jax.tree_util.Partial | None
     logsnrs: Float[Array, " steps"] | None
@@ -51,10 +51,12 @@ class TextureOptions(NamedTuple):
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class TextureConfig(DecoderConfig):
-    """A diffusion decoder, of which one evaluation without noise is the mean, and the process of the texture about it.
+    """The config of a texture decoder.
 
-    The texture's objective should be about its first estimate, as `Preconditioned` is by the standard deviation of what
-    the mean leaves open. It learns from crops of `crop_frames` frames. The loss is the sum of both, weighted.
+    The mean is the estimate of x0 by one evaluation of the diffusion decoder `average` at the lowest log-SNR. `process`
+    is the diffusion process of the texture. Its objective should predict the difference from the prior, as
+    `Preconditioned` does, whose `std` is that of the texture. The U-Net has `channels` at each scale and is trained on
+    crops of `crop_frames` frames. The loss is the weighted sum of the losses of mean and texture.
     """
 
     kind = "texture"
@@ -68,7 +70,7 @@ class TextureConfig(DecoderConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        object.__setattr__(self, "channels", tuple(self.channels))  # JSON has only lists
+        object.__setattr__(self, "channels", tuple(self.channels))  # a list if read from JSON
         if not self.channels or not all(is_whole(width) for width in self.channels):
             raise InputError(f"channels is {self.channels}; choose whole numbers from 1 to {MAX_SIZE}")
         multiple = 2 ** (len(self.channels) - 1)
@@ -92,7 +94,7 @@ class TextureConfig(DecoderConfig):
 
 
 class TextureDecoder(nnx.Module):
-    """See `TextureConfig`."""
+    """A diffusion decoder that predicts the mean, and a U-Net that samples the texture; see `TextureConfig`."""
 
     def __init__(self, config: TextureConfig, model: ModelConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -102,16 +104,20 @@ class TextureDecoder(nnx.Module):
     def mean(
         self, conditioning: Conditioning, frames: int, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "b {frames} m"]:
-        """What the diffusion decoder makes of no signal and no noise."""
+        """Returns the diffusion decoder's estimate of x0 at the lowest log-SNR, with z = 0."""
         nothing = jnp.zeros((len(conditioning.mask), frames, conditioning.context.shape[-1]))
         cache, process = self.average.cache(conditioning), self.config.average.process
-        denoise = process.denoiser(lambda z, logsnr: self.average(cache, z, logsnr, rngs), conditioning.about)
+        denoise = process.denoiser(lambda z, logsnr: self.average(cache, z, logsnr, rngs), conditioning.prior)
         return denoise(nothing, jnp.float32(-LOGSNR_BOUND))
 
     def _denoiser(
         self, mean: Float[Array, "b t m"], sketch: Float[Array, "b t m"], before: Float[Array, "b k m"], known: Array
     ) -> Denoiser:
-        """The texture's network; the frames `before`, where `known`, stand on the plane ahead of the window."""
+        """Returns the U-Net as a function of z and log-SNR.
+
+        The frames `before` are prepended to the window's as further context, with a plane that is 1 where they are
+        `known`.
+        """
         std = self.config.process.objective.std
         slope = jnp.diff(mean, axis=1, prepend=mean[:, :1])
         ahead = jnp.stack([0.0 * before, before, 0.0 * before, before, jnp.broadcast_to(known, before.shape)], -1)
@@ -131,7 +137,7 @@ class TextureDecoder(nnx.Module):
         key: jax.Array,
         rngs: nnx.Rngs | None = None,
     ) -> tuple[Float[Array, " b"], Metrics]:
-        """See `Decoder.loss`. The mean does not learn from the texture's error."""
+        """See `Decoder.loss`. The loss of the texture has no gradient with respect to the mean."""
         crop_key, level_key, noise_key = jax.random.split(key, 3)
         config, frames = self.config, target.shape[1]
         x0 = (target - config.mean) / config.std
@@ -139,8 +145,8 @@ class TextureDecoder(nnx.Module):
         mean_loss = masked_mean(jnp.abs(mean - x0).mean(-1), frame_mask)
         if not config.texture_weight:
             return config.mean_weight * mean_loss, {"mean_loss": mean_loss.mean()}
-        mean, sketch = jax.lax.stop_gradient((mean, conditioning.about + jnp.zeros_like(mean)))
-        # Ahead of a crop stand the end of the context, or the window's own frames.
+        mean, sketch = jax.lax.stop_gradient((mean, conditioning.prior + jnp.zeros_like(mean)))
+        # A crop is preceded by the end of the context, or by frames of the window itself.
         ahead, known = self._before(conditioning)
         ahead, known = jnp.concatenate([ahead, x0], 1), jnp.concatenate([known, jnp.ones_like(x0)], 1)
         start = jax.random.randint(crop_key, (len(x0),), 0, frames - config.crop_frames + 1)
@@ -157,7 +163,7 @@ class TextureDecoder(nnx.Module):
         return losses, {"mean_loss": mean_loss.mean(), "texture_loss": texture_loss.mean()}
 
     def _before(self, conditioning: Conditioning) -> tuple[Array, Array]:
-        """The last frames of the context, and which of them there are."""
+        """Returns the last frames of the context, normalised, and 1 for those that are valid, else 0."""
         length = conditioning.context_mask.sum(-1)
         take = jax.vmap(lambda row, count: jnp.roll(row, -count, axis=0)[-_BEFORE:])
         frames = take((conditioning.context - self.config.mean) / self.config.std, length)
@@ -167,13 +173,13 @@ class TextureDecoder(nnx.Module):
     def sample(
         self, conditioning: Conditioning, frames: int, keys: Keys, options: TextureOptions
     ) -> Float[Array, "b {frames} m"]:
-        """See `Decoder.sample`."""
+        """See `Decoder.sample`. The mean is computed once, the U-Net evaluated once per step."""
         mean, std = self.config.mean, self.config.std
         low, high = (-1.0 - mean) / std, (1.0 - mean) / std
         average = self.mean(conditioning, frames)
         if options.step is None:
             return mean + std * jnp.clip(average, low, high)
-        sketch = conditioning.about + jnp.zeros_like(average)
+        sketch = conditioning.prior + jnp.zeros_like(average)
         network = self._denoiser(average, sketch, *self._before(conditioning))
         denoise = clipped(self.config.process.denoiser(network, average), low, high)
         noise_keys, step_keys = jax.vmap(jax.random.split, out_axes=1)(keys)

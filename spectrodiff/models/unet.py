@@ -1,4 +1,4 @@
-"""A two-dimensional U-Net over the plane of frames and mel bins: what can make texture there."""
+"""A two-dimensional U-Net over frames and mel bins, conditioned on a noise level."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ class Conv(nnx.Conv):
 
 
 class ResidualBlock(nnx.Module):
-    """Two convolutions beside a shortcut, features scaled and shifted by the noise level in between."""
+    """A residual block of two convolutions, with FiLM by the noise level between them."""
 
     def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
         self.norm_in = nnx.RMSNorm(inputs, epsilon=1e-6, rngs=rngs)
@@ -39,14 +39,15 @@ class ResidualBlock(nnx.Module):
 
 
 class UNet(nnx.Module):
-    """Planes of any number of channels to one plane; `channels` are those of each scale, half as fine as the last.
+    """A U-Net from `inputs` planes to one plane.
 
-    Frames and bins have to be multiples of 2^(scales - 1).
+    `channels` are the widths of its scales, each of half the resolution of the one before. The numbers of frames and
+    bins must be multiples of 2^(scales - 1).
     """
 
     def __init__(self, inputs: int, channels: Sequence[int], blocks: int = 2, *, rngs: nnx.Rngs):
         self.enter = Conv(inputs, channels[0], rngs=rngs)
-        self.bins = nnx.Param(jnp.zeros((MEL_BINS, channels[0])))  # what is particular to a bin
+        self.bins = nnx.Param(jnp.zeros((MEL_BINS, channels[0])))  # an embedding of each mel bin
         self.embed = Dense(_EMBEDDING, _EMBEDDING, rngs=rngs)
         before = [channels[0], *channels]
         self.down = nnx.List(
@@ -62,7 +63,7 @@ class UNet(nnx.Module):
         self.leave = Conv(channels[0], 1, rngs=rngs)
 
     def __call__(self, planes: Float[Array, "b t m c"], logsnr: Float[Array, " #b"]) -> Float[Array, "b t m"]:
-        """`logsnr` is one for the batch, or one each."""
+        """Returns the output plane. `logsnr` has one value per row, or one for all."""
         noise = nnx.silu(self.embed(sinusoids(25.0 * logsnr, _EMBEDDING, _LONGEST)))
         x = self.enter(planes) + self.bins[...]
         kept = []

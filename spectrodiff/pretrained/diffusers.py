@@ -13,7 +13,7 @@ from spectrodiff.config import (
     ModelConfig,
     TokenizerConfig,
     from_dict,
-    is_share,
+    is_fraction,
     is_whole,
     to_dict,
 )
@@ -131,7 +131,7 @@ def _read_model(folder: pathlib.Path) -> ModelConfig:
         return value
 
     dropout = configs["decoder"].get("dropout_rate")
-    if not is_share(dropout):
+    if not is_fraction(dropout):
         expected = "expected a number from 0 to below 1"
         raise InputError(f"{folder / 'decoder' / _CONFIG} has dropout_rate {dropout!r}; {expected}")
     sizes = {

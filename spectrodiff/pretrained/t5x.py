@@ -9,7 +9,7 @@ import flax.serialization
 import msgpack
 import numpy as np
 
-from spectrodiff.config import MAX_SIZE, from_dict, is_share, is_whole
+from spectrodiff.config import MAX_SIZE, from_dict, is_fraction, is_whole
 from spectrodiff.errors import InputError
 from spectrodiff.models.spectrogram_model import SpectrogramConfig
 from spectrodiff.notes.vocabulary import Vocabulary
@@ -72,7 +72,7 @@ def _config(arrays: "T5XArrays", gin: pathlib.Path, where: str) -> SpectrogramCo
         found = [int(match[1]) for name in arrays if (match := re.match(rf"{stack}\.layers_(\d+)\.", name))]
         return 1 + max(found, default=-1)
 
-    if not is_share(dropout := bindings.get("T5Config.dropout_rate", 0.1)):
+    if not is_fraction(dropout := bindings.get("T5Config.dropout_rate", 0.1)):
         raise InputError(f"{gin} has T5Config.dropout_rate = {dropout!r}, which is not a number from 0 to below 1")
     if (positions := bindings.get("T5Config.context_positions", "terminal_relative")) != "terminal_relative":
         raise InputError(f"{gin} has T5Config.context_positions = {positions!r}; there is only 'terminal_relative'")

@@ -48,7 +48,7 @@ def _items(state: TrainState) -> dict[str, dict]:
     """A state in the parts that somebody may want alone."""
     return {
         "model": {"params": state.params, "frozen": state.frozen},
-        "average": {"params": state.average},
+        "average": {"params": state.ema},
         "training": {"step": state.step, "optimizer": state.optimizer},
     }
 
@@ -118,19 +118,19 @@ class Checkpoints:
             step=found["training"]["step"],
             params=found["model"]["params"],
             frozen=found["model"]["frozen"],
-            average=found["average"]["params"],
+            ema=found["average"]["params"],
             optimizer=found["training"]["optimizer"],
         )
         return state, found["data"]
 
-    def restore_parameters(self, step: int, params: Any, frozen: nnx.State, *, average: bool) -> tuple[Any, nnx.State]:
+    def restore_parameters(self, step: int, params: Any, frozen: nnx.State, *, ema: bool) -> tuple[Any, nnx.State]:
         """Trained parameters (or their moving average) and frozen ones of a step, without what only training needs.
 
         `params` and `frozen`, abstract, give shapes and types. Raises as `restore`.
         """
         items = {"model": {"params": params, "frozen": frozen}, "average": {"params": params}}
         found = self._restore(step, {name: ocp_args.StandardRestore(item) for name, item in items.items()})
-        return found["average" if average else "model"]["params"], found["model"]["frozen"]
+        return found["average" if ema else "model"]["params"], found["model"]["frozen"]
 
     def close(self) -> None:
         """Waits for what is being written. Raises InputError where that fails."""

@@ -19,7 +19,7 @@ def export(
     adaptation: Adaptation | None = None,
     seed: int = 0,
     step: int | None = None,
-    average: bool = True,
+    ema: bool = True,
 ) -> int:
     """Writes the weights of `step`, by default the newest, into `folder`, and returns the step.
 
@@ -39,7 +39,7 @@ def export(
         asked = "" if step is None else f" of step {step}"
         raise InputError(f"{workdir} has no checkpoint{asked} (kept: {', '.join(map(str, kept)) or 'none'})")
     step = kept[-1] if step is None else step
-    model = adaptation.merge(graph, *checkpoints.restore_parameters(step, *like, average=average))
+    model = adaptation.merge(graph, *checkpoints.restore_parameters(step, *like, ema=ema))
     checkpoints.close()
-    task.save(folder, model, {"steps": step, "seed": seed, "weights": "average" if average else "last"})
+    task.save(folder, model, {"steps": step, "seed": seed, "weights": "average" if ema else "last"})
     return step

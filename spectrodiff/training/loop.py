@@ -20,14 +20,14 @@ from spectrodiff.training import state as states
 from spectrodiff.training.adaptation import Adaptation, everything
 from spectrodiff.training.checkpoints import Checkpoints
 from spectrodiff.training.evaluators import Evaluator
-from spectrodiff.training.figures import diverged, line, summary
 from spectrodiff.training.flops import step_flops
-from spectrodiff.training.logbook import Logbook
+from spectrodiff.training.metric_writer import MetricWriter
 from spectrodiff.training.preemption import preemption
 from spectrodiff.training.report import write_report
-from spectrodiff.training.sharding import check_batch, gathered, make_mesh, place, shard_batch, shardings
-from spectrodiff.training.speed import Speedometer, peak_of
+from spectrodiff.training.sharding import check_batch, distribute, make_mesh, replicated, shard_batch, shardings
 from spectrodiff.training.steps import Loss, Others, make_train_step
+from spectrodiff.training.summaries import divergence_message, mean_metrics, one_line
+from spectrodiff.training.throughput import ThroughputMeter, mesh_peak_flops
 
 
 @runtime_checkable
@@ -143,7 +143,7 @@ def train(
         examples = progress["examples"]
     else:
         _, *parts = start(task.build(nnx.Rngs(seed)) if init_from is None else task.load(init_from))
-        parts = place(parts, [layout.params, layout.frozen])
+        parts = distribute(parts, [layout.params, layout.frozen])
         create = jax.jit(functools.partial(states.create, optimizer=optimizer), out_shardings=layout)
         state, examples = create(*parts), 0
         del parts
@@ -152,35 +152,35 @@ def train(
     def merge(params, frozen) -> nnx.Module:
         return adaptation.merge(graph, params, frozen)
 
-    def averaged() -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-        return states.split(merge(*gathered((state.average, state.frozen), mesh)))
+    def ema_weights() -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+        return states.split(merge(*replicated((state.ema, state.frozen), mesh)))
 
     # ---- data
     data = task.batches(seed, examples)
 
     # ---- log
-    logbook = Logbook(workdir, step if resuming else -1) if lead else None
-    speed = Speedometer(peak_of(mesh, task.dtype))
+    writer = MetricWriter(workdir, step if resuming else -1) if lead else None
+    throughput = ThroughputMeter(mesh_peak_flops(mesh, task.dtype))
 
     def record(figures: dict[str, float], title: str = "") -> None:
         if lead:
-            logbook.scalars(step, figures)
+            writer.write_scalars(step, figures)
         if lead and title:
-            tqdm.write(f"{title}: {line(figures)}")
+            tqdm.write(f"{title}: {one_line(figures)}")
 
     def evaluate(title: str, due: Sequence[Evaluator]) -> None:
         if not due:
             return
-        weights = averaged()  # of which every process has a part to give
+        weights = ema_weights()  # of which every process has a part to give
         if lead:
             figures = {}
             for found in (evaluator(task, weights) for evaluator in due):
                 figures |= found.figures
-                logbook.pictures(step, found.pictures)
-                logbook.sounds(step, found.sounds)
+                writer.write_images(step, found.pictures)
+                writer.write_audio(step, found.sounds)
             if figures:
                 record(figures, title)
-        speed.reset()
+        throughput.reset()
 
     def save() -> None:
         checkpoints.save(step, state, {"examples": examples, "seed": seed})
@@ -193,7 +193,7 @@ def train(
         config = describe()
         with replacing(workdir / "config.gin") as temporary:
             temporary.write_text(config)
-        logbook.text(step, {"config": config})
+        writer.write_texts(step, {"config": config})
     repeated = [evaluator for evaluator in evaluators if evaluator.every]
     if not resuming:
         evaluate("held-out baselines", [evaluator for evaluator in evaluators if not evaluator.every])
@@ -208,14 +208,14 @@ def train(
         task.loss,
         optimizer,
         key,
-        average_decay=average_decay,
+        ema_decay=average_decay,
         accumulate=accumulate,
         shardings=layout,
         frozen_modules=frozen_modules,
     )
 
     def loss_of(state: states.TrainState, batch: dict[str, jax.Array]):
-        others = Others(lambda: merge(state.average, state.frozen), frozen_modules)
+        others = Others(lambda: merge(state.ema, state.frozen), frozen_modules)
         return task.loss(merge(state.params, state.frozen), batch, key, others)
 
     # ---- loop
@@ -225,7 +225,7 @@ def train(
     )
     with bar, preemption() as asked_to_stop:
         while step < steps and time.monotonic() < deadline and not preempted:
-            with speed.waiting():
+            with throughput.waiting():
                 local = next(data)
             sources.append({name: local.pop(name) for name in SOURCE})
             size = len(sources[-1]["record"]) * jax.process_count()
@@ -233,7 +233,7 @@ def train(
                 check_batch(size, mesh, accumulate)
             batch = shard_batch(local, mesh)
             if step == first:
-                speed.flops = step_flops(loss_of, state, batch)
+                throughput.flops = step_flops(loss_of, state, batch)
             if profile and step - first == profile[0]:
                 jax.profiler.start_trace(workdir / "profile")
             state, measured = train_step(state, batch)
@@ -248,13 +248,13 @@ def train(
                 jax.profiler.stop_trace()
             if step % log_every == 0 or step in (first + 1, steps) or preempted:
                 rows = jax.device_get(metrics)
-                figures = summary(rows) | speed.read(len(rows), len(rows) * size)
+                figures = mean_metrics(rows) | throughput.read(len(rows), len(rows) * size)
                 record(figures)
-                bar.set_postfix_str(line(figures))
+                bar.set_postfix_str(one_line(figures))
                 for row, source in zip(rows, sources, strict=True):
                     in_a_row = in_a_row + 1 if row["skipped"] else 0
                     if in_a_row == most_skipped:
-                        raise InputError(diverged(in_a_row, step, task.sources(source)))
+                        raise InputError(divergence_message(in_a_row, step, task.sources(source)))
                 metrics, sources = [], []
             if step % checkpoint_every == 0:
                 save()
@@ -268,10 +268,10 @@ def train(
             evaluate(f"step {step}", repeated)
 
     # ---- leave
-    weights = averaged()
+    weights = ema_weights()
     if not lead:
         return
-    logbook.close()
+    writer.close()
     if preempted:
         print(f"asked to stop: step {step} is saved; the same command goes on from it", flush=True)
         return

@@ -34,7 +34,7 @@ def make_mesh(model: int = 1) -> Mesh:
     return Mesh(np.array(devices).reshape(-1, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 
 
-def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
+def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
     """How the leaf at the dotted `path` is sharded: by `RULES`, but never a dimension that does not divide evenly.
 
     Moments of an optimiser lie under their parameter's name and follow its rule; what has other dimensions than the
@@ -49,7 +49,7 @@ def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> Par
     ))  # fmt: skip
 
 
-def without_data(sharding: NamedSharding) -> NamedSharding:
+def replicated_over_data(sharding: NamedSharding) -> NamedSharding:
     """The same, but whole along `data`."""
     return NamedSharding(sharding.mesh, PartitionSpec(*(None if axis == "data" else axis for axis in sharding.spec)))
 
@@ -59,12 +59,12 @@ def shardings(tree, mesh: Mesh):
 
     def sharding(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator=".")
-        return NamedSharding(mesh, spec_of(name, leaf.shape, mesh))
+        return NamedSharding(mesh, partition_spec(name, leaf.shape, mesh))
 
     return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
-def place(tree, layout):
+def distribute(tree, layout):
     """Arrays that every process has whole, laid out as `layout` says."""
 
     def put(array, sharding):
@@ -96,13 +96,13 @@ def shard_batch(batch: dict[str, np.ndarray | jax.Array], mesh: Mesh) -> dict[st
     return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
 
 
-def gathered(tree, mesh: Mesh):
+def replicated(tree, mesh: Mesh):
     """A state whole on this process's first device, for evaluation and export, which know of one device only."""
     if mesh.size == 1:
         return tree
-    return jax.tree.map(lambda leaf: leaf.addressable_data(0), _gather(mesh)(tree))
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), _replicator(mesh)(tree))
 
 
 @functools.cache
-def _gather(mesh: Mesh):
+def _replicator(mesh: Mesh):
     return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))

@@ -17,7 +17,7 @@ class TrainState(NamedTuple):
     step: Int[Array, ""]
     params: Any  # what the optimiser sees: all parameters, or those that `train.adaptation` chose or added
     frozen: nnx.State  # fixed tables, and parameters that are not trained
-    average: Any  # exponential moving average of params: what is evaluated and shipped
+    ema: Any  # exponential moving average of params, which is evaluated and exported
     optimizer: Any
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from spectrodiff.training.sharding import without_data
+from spectrodiff.training.sharding import replicated_over_data
 from spectrodiff.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -19,7 +19,7 @@ Metrics = dict[str, jax.Array]
 class Others(NamedTuple):
     """The networks that a loss may look at besides the one that learns; none of them gets gradients."""
 
-    average: Callable[[], nnx.Module]  # makes the network with the moving average of its parameters
+    ema: Callable[[], nnx.Module]  # makes the network with the moving average of its parameters
     frozen: Mapping[str, nnx.Module]  # those that the task names, such as a teacher
 
 
@@ -36,7 +36,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     key: jax.Array,
     *,
-    average_decay: float = 0.999,
+    ema_decay: float = 0.999,
     accumulate: int = 1,
     shardings: TrainState | None = None,
     frozen_modules: Mapping[str, nnx.Module] | None = None,
@@ -55,12 +55,12 @@ def make_train_step(
     def gather(parts):
         if shardings is None:
             return parts
-        where = jax.tree.map(without_data, (shardings.params, shardings.frozen))
+        where = jax.tree.map(replicated_over_data, (shardings.params, shardings.frozen))
         return jax.lax.with_sharding_constraint(parts, where)
 
     def gradients_of(state: TrainState, others_state: Any, batch: Batch, step_key: jax.Array):
         others = Others(
-            average=lambda: merge(*gather((jax.lax.stop_gradient(state.average), state.frozen))),
+            ema=lambda: merge(*gather((jax.lax.stop_gradient(state.ema), state.frozen))),
             frozen={name: nnx.merge(graph, others_state[name]) for name, graph in graphs.items()},
         )
 
@@ -96,15 +96,15 @@ def make_train_step(
         updates, opt_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         # Early on the average would be all initial values; a shorter memory until then.
-        decay = jnp.minimum(average_decay, (1.0 + state.step) / (10.0 + state.step))
-        average = optax.incremental_update(params, state.average, 1.0 - decay)
+        decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        ema = optax.incremental_update(params, state.ema, 1.0 - decay)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm) & jnp.isfinite(optax.global_norm(params))
-        params, average, opt_state = jax.tree.map(
+        params, ema, opt_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
-            (params, average, opt_state),
-            (state.params, state.average, state.optimizer),
+            (params, ema, opt_state),
+            (state.params, state.ema, state.optimizer),
         )
-        state = TrainState(state.step + 1, params, state.frozen, average, opt_state)
+        state = TrainState(state.step + 1, params, state.frozen, ema, opt_state)
         return state, {**metrics, "gradient_norm": norm, "skipped": 1.0 - finite}
 
     # An argument rather than a constant of the program, which would hold a copy of the weights.

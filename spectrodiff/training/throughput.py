@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from spectrodiff.training.flops import peak_flops
 
 
-class Speedometer:
+class ThroughputMeter:
     """Examples a second, the part of the time spent waiting for data, and that of `peak` operations a second used.
 
     `peak` is that of all devices together. A step asks for `flops` operations; where that is None, as it is until it
@@ -45,7 +45,7 @@ class Speedometer:
         return figures
 
 
-def peak_of(mesh: Mesh, dtype: str) -> float:
+def mesh_peak_flops(mesh: Mesh, dtype: str) -> float:
     """The peak of a mesh's devices together. CPU devices of one process share its cores: there each process is one."""
     device = jax.local_devices()[0]
     return peak_flops(device, dtype) * (jax.process_count() if device.platform == "cpu" else mesh.size)

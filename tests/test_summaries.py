@@ -1,6 +1,6 @@
 import pytest
 
-from spectrodiff.training.figures import diverged, line, summary
+from spectrodiff.training.summaries import divergence_message, mean_metrics, one_line
 
 
 def row(loss, skipped=0.0):
@@ -16,15 +16,15 @@ def row(loss, skipped=0.0):
     ],
 )
 def test_means_are_over_what_was_not_skipped(rows, expected):
-    assert summary(rows) == expected
+    assert mean_metrics(rows) == expected
 
 
 def test_a_run_that_diverged_names_examples_and_what_to_try():
-    words = diverged(7, 30, ["piano/a", "piano/b"])
+    words = divergence_message(7, 30, ["piano/a", "piano/b"])
     assert "7 steps in a row, to step 30" in words
     assert "piano/a, piano/b" in words
     assert "learning rate" in words
 
 
 def test_a_line_to_look_at():
-    assert line({"loss": 0.123456, "skipped": 2.0}) == "loss 0.123  skipped 2"
+    assert one_line({"loss": 0.123456, "skipped": 2.0}) == "loss 0.123  skipped 2"

@@ -18,7 +18,7 @@ from spectrodiff.files import replacing
 _FLUSH_EVERY = 10.0  # seconds: what TensorBoard may lose of a run that is killed; log.jsonl loses nothing
 
 
-class Logbook:
+class MetricWriter:
     """`workdir/log.jsonl`, a row {"step": n, name: figure, ...} a call of `scalars`, and `workdir/tensorboard`.
 
     A run that goes on from `step` opens it there: rows of later steps, which it will write again, are dropped from
@@ -46,7 +46,7 @@ class Logbook:
         # TensorBoard takes this for a restart, and forgets what earlier files have of this step and later ones.
         self._write(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
-    def scalars(self, step: int, figures: Mapping[str, Real]) -> None:
+    def write_scalars(self, step: int, figures: Mapping[str, Real]) -> None:
         from tensorboardX.summary import scalar
 
         figures = {name: float(value) for name, value in figures.items()}
@@ -54,18 +54,18 @@ class Logbook:
             self._rows.write((json.dumps({"step": step, **figures}) + "\n").encode())
         self._summarize(step, [scalar(name, value) for name, value in figures.items()])
 
-    def pictures(self, step: int, pictures: Mapping[str, UInt8[np.ndarray, "_h _w 3"]]) -> None:
+    def write_images(self, step: int, pictures: Mapping[str, UInt8[np.ndarray, "_h _w 3"]]) -> None:
         from tensorboardX.summary import image
 
         self._summarize(step, [image(name, picture, dataformats="HWC") for name, picture in pictures.items()])
 
-    def sounds(self, step: int, sounds: Mapping[str, Float32[np.ndarray, " _s"]]) -> None:
+    def write_audio(self, step: int, sounds: Mapping[str, Float32[np.ndarray, " _s"]]) -> None:
         """Audio at SAMPLE_RATE; what is louder than 1 is clipped."""
         from tensorboardX.summary import audio
 
         self._summarize(step, [audio(name, sound.clip(-1.0, 1.0), SAMPLE_RATE) for name, sound in sounds.items()])
 
-    def text(self, step: int, texts: Mapping[str, str]) -> None:
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
         """Texts as they stand, in letters of one width."""
         from tensorboardX.summary import text
 

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 
 
-def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def mean_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Means of what steps measured, over those that were not skipped, and how many were."""
     good = [row for row in rows if not row["skipped"]]
     means = {name: float(np.mean([row[name] for row in good])) for name in rows[0]} if good else {}
     return {**means, "skipped": float(len(rows) - len(good))}
 
 
-def diverged(count: int, step: int, examples: Sequence[str]) -> str:
+def divergence_message(count: int, step: int, examples: Sequence[str]) -> str:
     """Why a run ends of which so many steps in a row were skipped; `examples` are the last one's."""
     return (
         f"{count} steps in a row, to step {step} or just before, had a loss or gradients that are not finite: lower "
@@ -21,6 +21,6 @@ def diverged(count: int, step: int, examples: Sequence[str]) -> str:
     )
 
 
-def line(figures: Mapping[str, float]) -> str:
+def one_line(figures: Mapping[str, float]) -> str:
     """Figures as they are shown while a run goes on."""
     return "  ".join(f"{name} {value:.3g}" for name, value in figures.items())

@@ -10,7 +10,7 @@ import soundfile
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from spectrodiff.errors import InputError
-from spectrodiff.training.logbook import Logbook
+from spectrodiff.training.metric_writer import MetricWriter
 
 
 def rows(workdir):
@@ -35,12 +35,12 @@ def test_what_is_logged_can_be_read(tmp_path):
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
     sound = rng.uniform(-1.2, 1.2, 100).astype(np.float32)
-    logbook = Logbook(tmp_path, -1)
-    logbook.scalars(3, {"loss": np.float32(0.5), "heldout_loss/a": 2})
-    logbook.pictures(3, {"mel/0": picture})
-    logbook.sounds(4, {"audio/0": sound})
-    logbook.text(0, {"config": "a = 1\n\n# *b*"})
-    logbook.close()
+    writer = MetricWriter(tmp_path, -1)
+    writer.write_scalars(3, {"loss": np.float32(0.5), "heldout_loss/a": 2})
+    writer.write_images(3, {"mel/0": picture})
+    writer.write_audio(4, {"audio/0": sound})
+    writer.write_texts(0, {"config": "a = 1\n\n# *b*"})
+    writer.close()
     assert rows(tmp_path) == [{"step": 3, "loss": 0.5, "heldout_loss/a": 2.0}]
     (path,) = files(tmp_path)
     version, start, *logged = events(path)
@@ -62,55 +62,55 @@ def test_what_is_logged_can_be_read(tmp_path):
 
 
 def test_a_run_that_goes_on_lists_no_step_twice(tmp_path):
-    first = Logbook(tmp_path, -1)
+    first = MetricWriter(tmp_path, -1)
     for step in (0, 2, 4, 6):
-        first.scalars(step, {"loss": 1.0 / 3.0 + step})
+        first.write_scalars(step, {"loss": 1.0 / 3.0 + step})
     first.close()
     before = (tmp_path / "log.jsonl").read_text()
     with (tmp_path / "log.jsonl").open("a") as log:
         log.write('{"step": 8, "los')  # and there it was killed
-    second = Logbook(tmp_path, 4)
+    second = MetricWriter(tmp_path, 4)
     assert (tmp_path / "log.jsonl").read_text() == "".join(before.splitlines(keepends=True)[:3])
-    second.scalars(6, {"loss": 7.0})
+    second.write_scalars(6, {"loss": 7.0})
     second.close()
     assert [row["step"] for row in rows(tmp_path)] == [0, 2, 4, 6]
     assert rows(tmp_path)[-1]["loss"] == 7.0
     old, new = files(tmp_path)  # by name, as TensorBoard reads them
     assert [event.step for event in events(old) if event.summary.value] == [0, 2, 4, 6]
     assert [(event.session_log.status, event.step) for event in events(new)][1] == (SessionLog.START, 5)
-    Logbook(tmp_path, -1).close()
+    MetricWriter(tmp_path, -1).close()
     assert rows(tmp_path) == []
 
 
 def test_a_row_is_there_at_once(tmp_path):
-    logbook = Logbook(tmp_path, -1)
-    logbook.scalars(1, {"loss": 1.0})
+    writer = MetricWriter(tmp_path, -1)
+    writer.write_scalars(1, {"loss": 1.0})
     assert rows(tmp_path) == [{"step": 1, "loss": 1.0}]
-    logbook.close()
+    writer.close()
 
 
 def test_a_disk_that_fills_up_later(tmp_path):
     """Played by a limit on the size of a file; there is then no more to write than there was before."""
-    logbook, sound = Logbook(tmp_path, -1), np.zeros(10**6, np.float32)
+    writer, sound = MetricWriter(tmp_path, -1), np.zeros(10**6, np.float32)
     for step in range(5):
-        logbook.scalars(step, {"loss": 0.5})
+        writer.write_scalars(step, {"loss": 0.5})
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "log.jsonl").stat().st_size + 10, limits[1]))
     try:
-        logbook.scalars(5, {"loss": 0.5})  # of which there is room for half
-        for write in (lambda: logbook.scalars(6, {"loss": 0.5}), lambda: logbook.sounds(6, {"audio": sound})):
+        writer.write_scalars(5, {"loss": 0.5})  # of which there is room for half
+        for write in (lambda: writer.write_scalars(6, {"loss": 0.5}), lambda: writer.write_audio(6, {"audio": sound})):
             with pytest.raises(InputError) as error:
                 write()
             assert str(error.value) == f"cannot write to workdir {tmp_path}: File too large"
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    Logbook(tmp_path, 3).close()
+    MetricWriter(tmp_path, 3).close()
     assert [row["step"] for row in rows(tmp_path)] == [0, 1, 2, 3]
 
 
 def test_where_nothing_can_be_written(tmp_path):
     with pytest.raises(InputError, match=r"cannot write to workdir .*/nowhere: No such file"):
-        Logbook(tmp_path / "nowhere", -1)
+        MetricWriter(tmp_path / "nowhere", -1)
     (tmp_path / "log.jsonl").mkdir()
     with pytest.raises(InputError, match=r"cannot write to workdir .*: Is a directory"):
-        Logbook(tmp_path, -1)
+        MetricWriter(tmp_path, -1)
