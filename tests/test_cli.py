@@ -48,7 +48,7 @@ def refused(capsys, folder):
         assert "Traceback" not in captured.err
         assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
         *progress, message = captured.err.strip().splitlines()
-        assert all("synthesizing:" in line or "vocoding:" in line for line in filter(None, progress))
+        assert all("synthesizing:" in line for line in filter(None, progress))
         assert message.startswith("spectrodiff")
         return message
 
@@ -75,8 +75,12 @@ def test_no_such_midi(refused_midi):
     assert "nope.mid does not exist; name a MIDI file" in refused_midi("nope.mid")
 
 
-def test_a_folder_for_a_midi(refused_midi):
-    assert "is a folder; name a MIDI file" in refused_midi(".")
+def test_a_folder_for_a_midi(refused, folder, loaded):
+    """`synthesize` takes one of MIDI files."""
+    assert "is a folder; name a MIDI file" in refused("demo", "--midi", folder, "--out", folder)
+    (folder / "none").mkdir()
+    message = refused("synthesize", "--midi", folder / "none", "--out", folder / "out")
+    assert message.endswith("none holds no MIDI files (.mid, .midi, .kar, .smf, .rmi)")
 
 
 @pytest.mark.parametrize(
@@ -213,7 +217,7 @@ def outputs(folder):
     return [part for pair in paths.items() for part in pair]
 
 
-def silence(weights, tokens, context, *_, **__):
+def silence(tokens, context, *_, **__):
     return context
 
 
@@ -225,21 +229,21 @@ def stopped(error):
 
 
 def test_interrupted(refused, folder, loaded, outputs, monkeypatch):
-    monkeypatch.setattr(loaded, "_sample_window", stopped(KeyboardInterrupt))
+    monkeypatch.setattr(loaded.mel_sampler, "sample_windows", stopped(KeyboardInterrupt))
     message = refused("synthesize", "--midi", folder / "song.mid", *outputs, status=130)
     assert message == "spectrodiff: interrupted"
 
 
 def test_a_model_of_nothing_but_nan(refused, folder, loaded, outputs, monkeypatch):
-    monkeypatch.setattr(loaded, "_sample_window", lambda _, tokens, context, *rest, **options: context * np.nan)
+    monkeypatch.setattr(loaded.mel_sampler, "sample_windows", lambda tokens, context, *_, **__: context * np.nan)
     assert "the mel holds a value that is not a number" in refused(
         "synthesize", "--midi", folder / "song.mid", *outputs
     )
 
 
-@pytest.mark.parametrize("place", ["spectrodiff.audio.files.soundfile.write", "spectrodiff.plot.plot_piece"])
+@pytest.mark.parametrize("place", ["spectrodiff.audio.spool.soundfile.SoundFile", "spectrodiff.plot.plot_piece"])
 def test_failing_last_leaves_all_as_it_was(refused, folder, loaded, outputs, monkeypatch, place):
-    monkeypatch.setattr(loaded, "_sample_window", silence)
+    monkeypatch.setattr(loaded.mel_sampler, "sample_windows", silence)
     monkeypatch.setattr(place, stopped(OSError(28, "No space left on device")))
     assert "No space left on device" in refused("synthesize", "--midi", folder / "song.mid", *outputs)
 
@@ -254,7 +258,6 @@ def test_synthesize(folder, loaded, outputs, capsys):
     captured = capsys.readouterr()
     assert captured.out.startswith(f"{folder}/a.wav: 7.0 s of audio in ")
     assert "synthesizing: 100%" in captured.err
-    assert "vocoding: 100%" in captured.err
     assert sorted(path.name for path in folder.iterdir()) == ["a.npz", "a.png", "a.wav", "song.mid"]
 
     mel = np.load(folder / "a.npz")["mel"]
@@ -267,13 +270,13 @@ def test_synthesize(folder, loaded, outputs, capsys):
 
 
 def test_normalize(folder, loaded, monkeypatch):
-    monkeypatch.setattr(loaded, "_sample_window", silence)
+    monkeypatch.setattr(loaded.mel_sampler, "sample_windows", silence)
     main(["synthesize", "--midi", str(folder / "song.mid"), "--out", str(folder / "a.wav"), "--normalize"])
     assert np.abs(soundfile.read(folder / "a.wav")[0]).max() == pytest.approx(0.9, abs=1e-3)
 
 
 def test_thin_says_how_many(folder, loaded, capsys, monkeypatch):
-    monkeypatch.setattr(loaded, "_sample_window", silence)
+    monkeypatch.setattr(loaded.mel_sampler, "sample_windows", silence)
     write_midi(random_notes(1, seconds=4.0, voices=60, drums=3000), folder / "crowd.mid")
     main(["synthesize", "--midi", str(folder / "crowd.mid"), "--out", str(folder / "a.wav"), "--on_overflow", "thin"])
     assert "crowd.mid: dropped the " in capsys.readouterr().out
@@ -281,7 +284,7 @@ def test_thin_says_how_many(folder, loaded, capsys, monkeypatch):
 
 
 def test_demo(folder, loaded, monkeypatch):
-    monkeypatch.setattr(loaded, "_sample_window", silence)
+    monkeypatch.setattr(loaded.mel_sampler, "sample_windows", silence)
     main(["demo", "--midi", str(folder / "song.mid"), "--out", str(folder / "new" / "out")])
     assert sorted(path.name for path in (folder / "new" / "out").iterdir()) == ["song.png", "song.wav"]
 
@@ -306,7 +309,7 @@ def test_a_demo_of_two_pieces_of_one_name(refused, folder, loaded):
     ids=["long", "no text", "decomposed", "long in bytes"],
 )
 def test_names_of_any_bytes_and_length(folder, loaded, monkeypatch, stem):
-    monkeypatch.setattr(loaded, "_sample_window", silence)
+    monkeypatch.setattr(loaded.mel_sampler, "sample_windows", silence)
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
     monkeypatch.setattr("sys.stdout", terminal)
     midi = (folder / "song.mid").rename(folder / f"{stem}.mid")
@@ -329,7 +332,7 @@ def test_a_name_too_long_is_found_before_any_work(refused, folder, monkeypatch):
 
 
 def test_a_disk_too_full_is_found_before_rendering(refused, folder, loaded, monkeypatch):
-    monkeypatch.setattr(loaded, "_sample_window", lambda *_, **__: pytest.fail("renders"))
+    monkeypatch.setattr(loaded.mel_sampler, "sample_windows", lambda *_, **__: pytest.fail("renders"))
     monkeypatch.setattr("shutil.disk_usage", lambda path: types.SimpleNamespace(free=100_000))
     message = refused("synthesize", "--midi", folder / "song.mid", "--out", folder / "a.wav")
     assert message.endswith("a.wav: it takes 0.2 MB, 0.1 MB are free")
@@ -360,7 +363,18 @@ def refused_train(refused, folder):
         ("train.seed = 0.5", "the config binds train.seed to 0.5, which is no int"),
         ("ModelConfig.width = '32'", "the config binds ModelConfig.width to '32', which is no int"),
         ("muon.learning_rate = None", "the config binds muon.learning_rate to None, which is no float"),
-        ("DiffusionConfig.prediction = 'y'", "choose one of eps, v, x0"),
+        ("Process.objective = @Y()", "No configurable matching reference '@Y()'"),
+        ("Process.objective = 'y'", "the config binds Process.objective to 'y', which is no Objective"),
+        ("UniformTime.power = 0.0", "UniformTime.power is 0.0; choose a number above 0"),
+        (
+            "SpectrogramConfig.decoder = @Process()",
+            "the config binds SpectrogramConfig.decoder to @Process(), which is no DecoderConfig",
+        ),
+        ("Process.schedule = @X0", "the config binds Process.schedule to @X0(), which is no Schedule"),
+        ("MelError.every = 0", "MelError.every is 0; choose 1 or more"),
+        ("SpectrogramTask.loader = 'disk'", "the config binds SpectrogramTask.loader to 'disk', which is no"),
+        ("Loader.threads = 0", "Loader.threads is 0; choose 1 or more"),
+        ("train.evaluators = @MelError()", "the config binds train.evaluators to @MelError(), which is no Sequence"),
         ("train.optimizer = @sgd()", "No configurable matching reference '@sgd()'"),
         ("ModelConfig.compact_notes = False", "note_roll = True needs ModelConfig.compact_notes = True"),
         ("Mixture.data_dir = '/nope'", "no dataset 'rendered' in /nope (there: none); make it with `spectro"),

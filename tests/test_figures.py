@@ -1,6 +1,6 @@
 import pytest
 
-from spectrodiff.training.figures import bound, line, summary
+from spectrodiff.training.figures import diverged, line, summary
 
 
 def row(loss, skipped=0.0):
@@ -19,9 +19,11 @@ def test_means_are_over_what_was_not_skipped(rows, expected):
     assert summary(rows) == expected
 
 
-def test_names_of_bindings():
-    config = "# a.b = 1\nimport x.y\nN = 3\nadamw.warmup = %N\nscope/only.pattern = \\\n    'x.y = 1'\n"
-    assert bound(config) == {"adamw.warmup", "scope/only.pattern"}
+def test_a_run_that_diverged_names_examples_and_what_to_try():
+    words = diverged(7, 30, ["piano/a", "piano/b"])
+    assert "7 steps in a row, to step 30" in words
+    assert "piano/a, piano/b" in words
+    assert "learning rate" in words
 
 
 def test_a_line_to_look_at():

@@ -22,7 +22,7 @@ SHORT = [
     "train.steps = 3",
     "muon.warmup = 0",
     "SpectrogramTask.heldout_windows = 4",
-    "SpectrogramTask.heldout_steps = 2",
+    "MelError.sampling = {'steps': 2}",
 ]
 
 

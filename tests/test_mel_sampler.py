@@ -287,6 +287,17 @@ def test_rows_of_a_batch_keep_their_own_context_and_key(sampler, seen):
         np.testing.assert_array_equal(jax.random.key_data(first.keys[row]), jax.random.key_data(expected))
 
 
+def test_a_batch_has_a_row_for_each_device(sampler, seen, monkeypatch):
+    """A song's copies fill those that are too many, and are thrown away."""
+    monkeypatch.setattr(sampler, "_devices", 4)
+    assert sorted(dict(sampler.songs(SONGS, batch=2, **FAST))) == [*range(5)]
+    assert {len(call.tokens) for call in seen} == {4}
+    ((_, alone),) = sampler.songs(SONGS[1:2], batch=1, **FAST)
+    assert alone.mel.shape == (200, 128)
+    filled = seen[-1].tokens
+    np.testing.assert_array_equal(filled, np.broadcast_to(filled[0], (4, 512)))
+
+
 def test_work_is_timed_once_there_is_a_program(sampler, seen):
     """Of three windows in one bucket, the first may have been compiled; of one window, nothing is known."""
     found = dict(sampler.songs([SONGS[0]], batch=1, **FAST))

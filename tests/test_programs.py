@@ -76,7 +76,7 @@ def test_it_begins_by_sounding_as_its_relative_does(weights):
     call = jitted(lambda model, tokens: model(tokens, empty, empty[..., 0] > 0, empty, jnp.zeros(1)))
     new, relative, violin = (np.asarray(call(model, window)) for window in tokens)
     np.testing.assert_array_equal(new, relative)
-    assert np.abs(new - violin).max() > 1e-3
+    assert np.abs(new - violin).max() > 1e-4
 
 
 def test_what_weights_learnt_as_new_is_not_begun_again(weights):

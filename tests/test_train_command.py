@@ -7,9 +7,12 @@ from processes import finish, free_port, start_python
 
 from spectrodiff.cli import main
 from spectrodiff.commands.train import read_config
+from spectrodiff.data.resident import ResidentLoader
 from spectrodiff.errors import InputError
-from spectrodiff.training import loop
+from spectrodiff.models.autoregressive_decoder import AutoregressiveConfig
+from spectrodiff.training import loop, optimizers
 from spectrodiff.training.adaptation import Adaptation
+from spectrodiff.training.evaluators import HeldoutLoss, MelError
 from spectrodiff.training.spectrogram import SpectrogramTask
 
 TINY = ["train", "--gin_file", "configs/tiny.gin"]
@@ -45,14 +48,35 @@ def test_the_window_to_trace_reaches_the_loop(tmp_path, monkeypatch):
     assert (given["workdir"], given["profile"]) == (str(tmp_path), (20, 30))
 
 
+def test_a_run_is_described_by_all_that_it_uses_and_what_nothing_uses_is_named(tmp_path, monkeypatch, capsys):
+    """A scoped binding and one over several lines are names as well; comments and values are none."""
+    said = []
+
+    def train(workdir, *, describe, **_):
+        optimizers.muon()
+        with gin.config_scope("inner"):
+            optimizers.adafactor()
+        said.append(describe())
+
+    monkeypatch.setattr(loop, "train", train)
+    config = tmp_path / "mine.gin"
+    config.write_text(
+        "include 'configs/tiny.gin'\n# lora.scale = 1.0\nadafactor.warmup = 5\nadamw.warmup = 3\n"
+        "some/only.pattern = \\\n    'lora.rank = 1'\nmuon.warmup = 9\n"
+    )
+    main(["train", "--gin_file", str(config), "--workdir", str(tmp_path / "run")])
+    (unused,) = [line for line in capsys.readouterr().out.splitlines() if "nothing uses" in line]
+    names = set(unused.removeprefix("of the config nothing uses ").split(", "))
+    assert names >= {"adamw.warmup", "some/only.pattern", "train.steps"}  # `train` itself was not called
+    assert not names & {"muon.warmup", "adafactor.warmup", "lora.scale", "lora.rank"}
+    assert "muon.warmup = 9\n" in said[0]
+    assert "adamw.warmup" not in said[0]
+
+
 JOINED = """
 import sys, jax
 from spectrodiff.cli import main
-from spectrodiff.commands.train import read_config
-from spectrodiff.errors import InputError
 from spectrodiff.training import loop
-from spectrodiff.training.adaptation import Adaptation
-from spectrodiff.training.spectrogram import SpectrogramTask
 loop.train = lambda workdir, **options: print("process", jax.process_index(), "of", jax.process_count(), "for", workdir)
 main(sys.argv[1:])
 """
@@ -135,3 +159,21 @@ def test_a_parameter_that_takes_a_function_gets_it():
     read_config(["configs/melgan_gan.gin"], [])
     losses = gin.get_bindings("AdversarialTask")["verdict_loss"]
     assert losses.__name__ == "least_squares"
+
+
+def test_evaluators_loaders_and_decoders_are_bound_by_name():
+    read_config(
+        ["configs/tiny.gin"],
+        [
+            "train.evaluators = (@MelError(), @HeldoutLoss)",
+            "HeldoutLoss.every = 7",
+            "SpectrogramTask.loader = @ResidentLoader()",
+            "ResidentLoader.stride = 16",
+            "SpectrogramConfig.decoder = @AutoregressiveConfig()",
+            "AutoregressiveConfig.components = 3",
+        ],
+    )
+    train = gin.get_bindings("train")
+    assert train["evaluators"] == (MelError(sampling={"steps": 2}), HeldoutLoss(every=7))
+    assert train["task"].loader == ResidentLoader(stride=16)
+    assert train["task"].config.decoder == AutoregressiveConfig(mean=0.0, std=1.0, components=3)

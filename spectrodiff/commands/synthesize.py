@@ -226,18 +226,20 @@ def _render(options, synthesizer, midi, out, plot, mel_out) -> None:
     def mels() -> Iterator:
         nonlocal sampling_time
         windows = synthesizer.mels(notes, seed=options.seed, progress=True, **_sampling(options))
-        while True:
-            begin = time.perf_counter()
-            mel = next(windows, None)
-            sampling_time += time.perf_counter() - begin
-            if mel is None:
-                return
-            if plot or mel_out:
-                kept.append(mel)
-            yield mel
+        with contextlib.closing(windows):
+            while True:
+                begin = time.perf_counter()
+                mel = next(windows, None)
+                sampling_time += time.perf_counter() - begin
+                if mel is None:
+                    return
+                if plot or mel_out:
+                    kept.append(mel)
+                yield mel
 
-    with AudioSpool(pathlib.Path(out).parent) as spool:
-        for chunk in synthesizer.vocoder.stream(mels()):
+    # Closing ends the progress bar before an error is printed.
+    with AudioSpool(pathlib.Path(out).parent) as spool, contextlib.closing(mels()) as sampled:
+        for chunk in synthesizer.vocoder.stream(sampled):
             spool.write(chunk)
         seconds = time.perf_counter() - start
         with contextlib.ExitStack() as files:  # all are complete before the first is renamed

@@ -14,11 +14,8 @@ from spectrodiff.config import misfit
 from spectrodiff.errors import InputError, reason
 
 _INCLUDE = re.compile(r"""^include[ \t]+(['"])(?P<path>.+?)\1[ \t]*(#.*)?$""", re.MULTILINE)
-_MADE = (
-    "train.task",
-    "train.optimizer",
-    "train.adaptation",
-)  # parameters whose values functions return, although their types admit functions
+# Parameters whose values are returned by calls, although their types may admit functions.
+_MADE = ("train.task", "train.optimizer", "train.adaptation", "train.evaluators")
 
 
 def add(commands) -> None:
@@ -86,7 +83,8 @@ def _used_config() -> str:
     import gin
 
     config = gin.operative_config_str()
-    if unused := sorted(_bound(gin.config_str()) - _bound(config)):
+    used = {known for name in _bound(config) for known in (name, name.rpartition("/")[2])}  # in a scope is used too
+    if unused := sorted(_bound(gin.config_str()) - used):
         print(f"of the config nothing uses {', '.join(unused)}", flush=True)
     return config
 
@@ -200,14 +198,37 @@ def _checked(config: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
     for (scope, selector), bindings in config.items():
         hints, configurable = typing.get_type_hints(gin.get_configurable(selector)), selector.split(".")[-1]
         for name, value in bindings.items():
-            if name not in hints or (isinstance(value, list | tuple) and any(map(_is_reference, value))):
+            if name not in hints:
                 continue
-            if not _is_reference(value):
-                if kind := misfit(value, hints[name]):
-                    raise InputError(f"the config binds {configurable}.{name} to {value!r}, which is no {kind}")
-            elif not value.evaluate:
-                made = f"{configurable}.{name}" in _MADE
-                if made or misfit(value.scoped_configurable_fn, hints[name]):
-                    call = gin.config.ConfigurableReference(value.scoped_selector, True)
-                    called[f"{scope}/{selector}.{name}".removeprefix("/")] = call
+            hint, made = hints[name], f"{configurable}.{name}" in _MADE
+            if isinstance(value, list | tuple) and any(map(_is_reference, value)):
+                fits, value = True, tuple(map(_call, value)) if made else value
+            elif _is_reference(value):
+                if value.evaluate or made or misfit(value.scoped_configurable_fn, hint):
+                    value = _call(value)
+                fits = not value.evaluate or _may_make(value, hint)
+            else:
+                fits = not misfit(value, hint)
+            if not fits:
+                kind = getattr(hint, "__name__", str(hint))
+                raise InputError(f"the config binds {configurable}.{name} to {value!r}, which is no {kind}")
+            called[f"{scope}/{selector}.{name}".removeprefix("/")] = value
     return called
+
+
+def _call(value: Any) -> Any:
+    """A reference with the parentheses of a call; anything else as it is."""
+    import gin
+
+    return gin.config.ConfigurableReference(value.scoped_selector, True) if _is_reference(value) else value
+
+
+def _may_make(reference: Any, hint: Any) -> bool:
+    """Whether calling a reference can give what the type `hint` says: known of classes alone."""
+    from beartype.door import is_subhint
+
+    made = reference.configurable.wrapped
+    try:
+        return not isinstance(made, type) or is_subhint(made, hint)
+    except TypeError:  # protocols with attributes tell of instances only
+        return True
