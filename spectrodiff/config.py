@@ -73,6 +73,8 @@ class TokenizerConfig:
     # As published: a window after the last event lists as sounding what sounded just before that event. Off, nothing.
     ghost_ties: bool = True
     own_programs: Sequence[int] = ()  # what the program map leaves as it is: instruments learnt later
+    # Whether volume and expression of a MIDI file's channels are folded into velocities, which is off as published.
+    channel_volume: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "own_programs", tuple(self.own_programs))  # JSON has only lists

@@ -95,5 +95,6 @@ class Synthesizer:
           InputError: the file is not usable MIDI, a window has too many notes, or an option is out of range.
         """
         self.mel_sampler.sampling(**sampling)  # before a long file is read
-        notes = midi if isinstance(midi, Notes) else read_midi(midi)
+        volume = self.config.tokenizer.channel_volume
+        notes = midi if isinstance(midi, Notes) else read_midi(midi, channel_volume=volume)
         return self.mel_sampler.stream(notes, seed=seed, progress=progress, **sampling)

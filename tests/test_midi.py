@@ -1,13 +1,10 @@
 """Files built with mido, read as notes; and everything that is no such file, refused in one line."""
 
-import contextlib
 import struct
 
 import mido
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from spectrodiff.errors import InputError
 from spectrodiff.notes.midi import Notes, read_midi, write_midi
@@ -120,9 +117,13 @@ def test_a_pedal_never_lifted_does_not_end_the_piece_before_its_drums(midi):
     assert notes.total_time == notes.end.max() == pytest.approx(5.1)
 
 
-def test_notes_of_zero_length_are_left_out(midi):
-    notes = read_midi(midi([on(60), off(60), on(62), off(62, 100), on(64), off(64)]))
-    assert rows(notes) == [(0.0, 0.1, 62, 80, 0)]
+def test_notes_of_no_length_sound_as_long_as_a_synthesizer_has_them_last(midi):
+    drum = [on(38, channel=9), off(38, channel=9)]
+    notes = read_midi(midi([on(60), off(60), on(62), off(62, 100), on(64), off(64)], drum))
+    times = [(0.0, 0.01, 38, 80, "drum"), (0.0, 0.01, 60, 80, 0), (0.0, 0.1, 62, 80, 0), (0.1, 0.11, 64, 80, 0)]
+    assert rows(notes) == times
+    again = read_midi(midi([on(60), off(60), on(60), off(60), on(60), off(60, 3), on(60, 2), off(60), on(60, 4)]))
+    assert rows(again) == [(0.0, 0.003, 60, 80, 0), (0.005, 0.009, 60, 80, 0), (0.009, 0.019, 60, 80, 0)]
 
 
 HARMLESS = {
@@ -175,19 +176,21 @@ def test_a_long_file_with_many_notes_is_read(midi):
         (np.random.default_rng(0).bytes(5000), "is not a MIDI file"),
         (b"MThd", "cut short"),
         (b"MThd" + np.random.default_rng(0).bytes(5000), "."),
+        (b"PK\3\4" + raw(NOTE + END), "is a zip archive"),
         (raw(NOTE + END)[:-6], "cut short"),
         (raw(NOTE + END)[:13], "cut short"),
-        (raw(NOTE + END, declared=2), "cut short"),
+        (raw(NOTE + END, declared=2), "cut short: its header counts 2 tracks, of which 1 are there"),
         (raw(NOTE + bytes([0, 0xFF, 0x01, 100, 65])), "cut short"),
         (raw(NOTE + bytes([0, 0xF4, 0]) + END), "0xf4 is no event"),
-        (raw(bytes([0, 0x90, 60, 200]) + NOTE + END), "corrupt"),
-        (raw(NOTE + bytes([0xFF, 0xFF, 0xFF, 0x7F, 0x90, 60, 80]) + END), "at tick 268435955"),
-        (raw(NOTE + END, division=0xE728), "SMPTE"),
-        (raw(NOTE + END, division=0), "SMPTE"),
+        (raw(bytes([0, 60, 80]) + NOTE + END), "begins with data of no event"),
+        (raw(bytes([0x80, 0x80, 0x80, 0x80]) + NOTE + END), "a number in it has over four bytes"),
+        (raw(NOTE + bytes([0xFF, 0xFF, 0xFF, 0x7F, 0x90, 60, 80]) + END), "ends after 75 hours"),
+        (raw(NOTE + END, division=0xE028), "SMPTE"),
+        (raw(NOTE + END, division=0xE700), "SMPTE"),
+        (raw(NOTE + END, division=0), "no ticks to a beat"),
         (raw(END), "no notes"),
         (raw(declared=0), "no notes"),
-        (raw(bytes([0, 0x90, 60, 80, 0, 0x80, 60, 0]) + END), "no notes"),  # one note, of zero length
-        (raw(bytes([0, 0x90, 60, 80]) + END), "no notes"),  # one note, never ended
+        (raw(bytes([0, 0x90, 60, 200]) + END), "no notes"),  # one note, its velocity out of range
     ],
 )
 def test_what_cannot_be_read_is_refused_in_one_line_that_names_it(tmp_path, content, message):
@@ -199,6 +202,13 @@ def test_what_cannot_be_read_is_refused_in_one_line_that_names_it(tmp_path, cont
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("format_", "second"), [(0xE8, 24), (0xE7, 25), (0xE3, 30_000 / 1001), (0xE2, 30)])
+def test_time_in_smpte_frames_knows_no_tempo(tmp_path, format_, second):
+    path = tmp_path / "song.mid"
+    path.write_bytes(raw(bytes([0, 0xFF, 0x51, 3, 1, 0, 0]) + NOTE + END, division=format_ << 8 | 40))
+    assert rows(read_midi(path)) == [(0.0, round(500 / (40 * second), 6), 60, 80, 0)]
+
+
 def test_no_file_and_no_folder_can_be_read(tmp_path):
     with pytest.raises(InputError, match=r"missing\.mid does not exist"):
         read_midi(tmp_path / "missing.mid")
@@ -206,19 +216,6 @@ def test_no_file_and_no_folder_can_be_read(tmp_path):
         read_midi(tmp_path)
     with pytest.raises(InputError, match="cannot read"):
         read_midi(tmp_path / ("x" * 300))
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.data())
-def test_a_damaged_file_is_read_or_refused(tmp_path_factory, data):
-    """Whatever bytes change, no other error than ours comes out."""
-    content = bytearray(raw(NOTE + END, NOTE * 5 + bytes([0, 0xFF, 0x59, 2, 0, 0]) + END))
-    for at in data.draw(st.lists(st.integers(4, len(content) - 1), min_size=1, max_size=4)):
-        content[at] = data.draw(st.integers(0, 255))
-    path = tmp_path_factory.getbasetemp() / "damaged.mid"
-    path.write_bytes(content[: data.draw(st.integers(1, len(content)))])
-    with contextlib.suppress(InputError):
-        assert len(read_midi(path))
 
 
 def make(*rows, total_time):
@@ -248,7 +245,10 @@ def test_written_notes_come_back(tmp_path):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
     for name in ("start", "end"):
         np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=0, atol=0.00026)
-    assert len(mido.MidiFile(tmp_path / "out.mid").tracks) == 1 + 19 + 1  # tempo, programs, drums
+    tracks = mido.MidiFile(tmp_path / "out.mid").tracks
+    assert len(tracks) == 1 + 19 + 1  # tempo, programs, drums
+    ports = [message.port for track in tracks for message in track if message.type == "midi_port"]
+    assert ports == [0] * 15 + [1] * 4 + [0]
 
 
 def test_repeated_notes_that_touch_and_notes_of_no_length_survive_writing(tmp_path):

@@ -124,7 +124,9 @@ def test_clipping():
     assert denoise(jnp.array([-2.0, 0.2, 2.0]), jnp.array(0.0)).tolist() == pytest.approx([-0.5, 0.2, 1.0])
 
 
-@pytest.mark.parametrize("std", [0.0, -1.0, float("nan"), float("inf")])
-def test_data_of_no_spread(std):
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_numbers_that_cannot_be(value):
     with pytest.raises(InputError, match=r"^Preconditioned\.std is .*; choose a number above 0$"):
-        Preconditioned(std)
+        Preconditioned(value)
+    with pytest.raises(InputError, match=r"^V\.gamma is .*; choose a number above 0$"):
+        V(value)

@@ -76,12 +76,12 @@ from inputs import PAPER
 from spectrodiff.models.spectrogram_model import SpectrogramModel
 from spectrodiff.training import state as states
 from spectrodiff.training.optimizers import adamw
-from spectrodiff.training.sharding import make_mesh, shardings, spread
+from spectrodiff.training.sharding import make_mesh, place, shardings
 
 parts = states.split(SpectrogramModel(PAPER, rngs=nnx.Rngs(0)))[1:]
 create = functools.partial(states.create, optimizer=adamw())
 layout = shardings(jax.eval_shape(create, *parts), make_mesh(2))
-state = jax.jit(create, out_shardings=layout)(*spread(list(parts), [layout.params, layout.frozen]))
+state = jax.jit(create, out_shardings=layout)(*place(list(parts), [layout.params, layout.frozen]))
 for part in (state.params, state.average, state.optimizer):
     leaves = [leaf for leaf in jax.tree.leaves(part) if leaf.ndim == 2]
     print("share", sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves) / sum(leaf.nbytes for leaf in leaves))

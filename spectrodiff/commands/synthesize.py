@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import pathlib
 import sys
 import time
@@ -193,7 +194,8 @@ def _read(options, synthesizer, midi, out):
     from spectrodiff.audio.files import check_audio_path
     from spectrodiff.notes.midi import read_midi
 
-    notes = read_midi(midi)
+    tell = functools.partial(print, file=sys.stderr, flush=True)
+    notes = read_midi(midi, channel_volume=synthesizer.config.tokenizer.channel_volume, tell=tell)
     if notes.total_time > 60 * options.max_minutes:
         raise InputError(
             f"{midi} lasts {notes.total_time / 60:.0f} minutes, over the limit of {options.max_minutes:g}; "

@@ -14,7 +14,7 @@ from spectrodiff.config import misfit
 from spectrodiff.errors import InputError, reason
 
 _INCLUDE = re.compile(r"""^include[ \t]+(['"])(?P<path>.+?)\1[ \t]*(#.*)?$""", re.MULTILINE)
-# Parameters whose values are returned by calls, although their types may admit functions.
+# Parameters whose values functions return, although their types may admit functions.
 _MADE = ("train.task", "train.optimizer", "train.adaptation", "train.evaluators")
 
 

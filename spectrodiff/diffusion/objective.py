@@ -75,6 +75,10 @@ class V(Objective):
     kind = "v"
     gamma: float = 5.0
 
+    def __post_init__(self):
+        if not 0.0 < self.gamma < math.inf:
+            raise InputError(f"V.gamma is {self.gamma!r}; choose a number above 0")
+
     def target(self, x0, eps, level, about):
         return level.alpha * eps - level.sigma * x0
 

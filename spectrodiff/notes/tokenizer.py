@@ -73,7 +73,7 @@ class NoteTokenizer:
 
     def encode_file(self, path: str | os.PathLike) -> Int32[np.ndarray, "windows n"]:
         """The tokens of a MIDI file; raises InputError as `read_midi` and `encode` do."""
-        return self.encode(read_midi(path))
+        return self.encode(read_midi(path, channel_volume=self.config.channel_volume))
 
     def encode(self, notes: Notes) -> Int32[np.ndarray, "windows n"]:
         """A piece as rows of `config.max_tokens` tokens, each ended by EOS and padded, one row per 5.12 s.
