@@ -11,7 +11,7 @@ import scipy.signal
 from midi_cases import CASES, OURS_ALONE, plain
 
 from spectrodiff.audio.mel import SAMPLE_RATE, log_mel
-from spectrodiff.data.render import render
+from spectrodiff.data.soundfont import play
 from spectrodiff.errors import InputError
 from spectrodiff.notes.midi import read_midi
 from spectrodiff.notes.sequence import Notes, import_note_seq, notes_of
@@ -35,7 +35,7 @@ def synthesizers(name: str) -> tuple[np.ndarray, str]:
 
 
 def correlation(notes: Notes, theirs: np.ndarray) -> float:
-    return float(np.corrcoef(mel(render(notes)), theirs)[0, 1])
+    return float(np.corrcoef(mel(play(notes)), theirs)[0, 1])
 
 
 def by_note_seq(path: pathlib.Path) -> Notes:

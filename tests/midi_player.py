@@ -4,9 +4,9 @@ import ctypes
 
 import numpy as np
 
-from spectrodiff.data import render
+from spectrodiff.data import soundfont
 
-RATE, BLOCK = render.SYNTH_RATE, 64
+RATE, BLOCK = soundfont.SYNTH_RATE, 64
 
 
 def play(data: bytes, seconds: float) -> np.ndarray | None:
@@ -16,9 +16,9 @@ def play(data: bytes, seconds: float) -> np.ndarray | None:
     for name in (b"synth.reverb.active", b"synth.chorus.active"):
         call["fluid_settings_setint"](settings, name, 0)
     call["fluid_settings_setnum"](settings, b"synth.sample-rate", RATE)
-    call["fluid_settings_setnum"](settings, b"synth.gain", render.GAIN)
+    call["fluid_settings_setnum"](settings, b"synth.gain", soundfont.GAIN)
     synth = call["new_fluid_synth"](settings)
-    call["fluid_synth_sfload"](synth, render.SOUNDFONT.encode(), 1)
+    call["fluid_synth_sfload"](synth, soundfont.SOUNDFONT.encode(), 1)
     player = call["new_fluid_player"](synth)
     call["fluid_player_add_mem"](player, data, len(data))
     call["fluid_player_play"](player)
@@ -52,7 +52,7 @@ def _functions() -> dict:
         "delete_fluid_synth": (None, pointer),
         "delete_fluid_settings": (None, pointer),
     }
-    library = ctypes.CDLL(render.check().lib)
+    library = ctypes.CDLL(soundfont.require_fluidsynth().lib)
     for name, (result, *arguments) in signatures.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments

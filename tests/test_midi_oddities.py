@@ -13,13 +13,13 @@ from midi_writer import control, end, event, note, off, on, program, smf
 
 from spectrodiff.audio.mel import SAMPLE_RATE
 from spectrodiff.config import TokenizerConfig
-from spectrodiff.data.render import check, render
+from spectrodiff.data.soundfont import play, require_fluidsynth
 from spectrodiff.errors import InputError
 from spectrodiff.notes.midi import read_midi
 from spectrodiff.notes.tokenizer import NoteTokenizer
 
 try:
-    check()
+    require_fluidsynth()
     installed = True
 except InputError:
     installed = False
@@ -63,7 +63,7 @@ def test_balance_is_fluidsynths(read):
         controls = control(0, 7, volume) + control(0, 11, expression)
         data = smf(controls + note(0, 1000, 60, 70) + end())
         loudness = np.sqrt(np.mean(midi_player.play(data, 1.0) ** 2))
-        ours = np.sqrt(np.mean(render(read(data, channel_volume=True))[:SAMPLE_RATE] ** 2))
+        ours = np.sqrt(np.mean(play(read(data, channel_volume=True))[:SAMPLE_RATE] ** 2))
         assert 20 * abs(np.log10(ours / loudness)) < 0.6  # decibels; without, up to 25
 
 

@@ -239,7 +239,7 @@ def _render(options, synthesizer, midi, out, plot, mel_out) -> None:
                     kept.append(mel)
                 yield mel
 
-    # Closed before an error is shown, which would else stand beside the progress.
+    # Closing ends the progress bar before an error is printed.
     with AudioSpool(pathlib.Path(out).parent) as spool, contextlib.closing(mels()) as sampled:
         for chunk in synthesizer.vocoder.stream(sampled):
             spool.write(chunk)
