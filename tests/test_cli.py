@@ -99,7 +99,7 @@ def test_bytes_that_are_no_midi(refused_midi, folder, content, message):
 @pytest.mark.parametrize("size", [10, 20, 60, -1])
 def test_a_midi_cut_short(refused_midi, folder, size):
     (folder / "short.mid").write_bytes((folder / "song.mid").read_bytes()[:size])
-    assert "cut short; get a whole copy of it" in refused_midi("short.mid")
+    assert "cut short" in refused_midi("short.mid")
 
 
 def test_a_midi_without_notes(refused_midi, folder):
@@ -108,8 +108,8 @@ def test_a_midi_without_notes(refused_midi, folder):
 
 
 def test_a_midi_of_notes_that_never_sound(refused_midi, folder):
-    song(folder / "instant.mid", *note(0), *note(0, pitch=64))
-    assert "holds no notes" in refused_midi("instant.mid")
+    song(folder / "muted.mid", mido.Message("note_on", note=60, velocity=0), mido.Message("note_off", note=60, time=500))
+    assert "holds no notes" in refused_midi("muted.mid")
 
 
 def test_four_hours(refused_midi, folder):
