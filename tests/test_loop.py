@@ -160,9 +160,21 @@ def test_what_is_logged_is_of_the_steps_that_were_not_skipped(tmp_path):
         assert together[4][name] == pytest.approx(np.mean([each[step][name] for step in (3, 4)]))
 
 
-def test_many_in_a_row_stop_the_run_and_name_the_last_ones_examples(tmp_path):
+class OnDevice(Line):
+    """Makes its batches there, as a resident corpus does."""
+
+    def batches(self, seed, start=0):
+        yield from map(jax.device_put, super().batches(seed, start))
+
+    def sources(self, source):
+        assert all(isinstance(array, np.ndarray) for array in source.values())
+        return super().sources(source)
+
+
+@pytest.mark.parametrize("kind", [Line, OnDevice])
+def test_many_in_a_row_stop_the_run_and_name_the_last_ones_examples(tmp_path, kind):
     with pytest.raises(InputError) as error:
-        fit(tmp_path, Line(spoilt=range(2 * BATCH, 2**20)), 20, most_skipped=3, log_every=4, checkpoint_every=1)
+        fit(tmp_path, kind(spoilt=range(2 * BATCH, 2**20)), 20, most_skipped=3, log_every=4, checkpoint_every=1)
     assert str(error.value).splitlines()[0] == (
         "3 steps in a row, to step 8 or just before, had a loss or gradients that are not finite: lower the learning "
         "rate, clip gradients, or look at the last one's examples, line/16, line/17, line/18, line/19"

@@ -134,7 +134,7 @@ def _draw(
     begins = np.concatenate([[0], np.cumsum(counts)[:-1]])
     record, since = np.asarray(corpus.record), np.asarray(corpus.since)
     firsts = [np.flatnonzero((record[:, 0] == which) & (since == 0)) for which in range(len(counts))]
-    most = max(map(len, firsts))  # shorter rows are filled by repetition
+    most = max(1, *map(len, firsts))  # shorter rows are filled by repetition
     firsts = jnp.array([np.resize(some, most) if len(some) else np.full(most, -1) for some in firsts])
     counts, begins, cumulative = jnp.array(counts), jnp.array(begins), jnp.array(np.cumsum(shares)[:-1], jnp.float32)
 

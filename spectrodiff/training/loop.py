@@ -254,7 +254,7 @@ def train(
                 for row, source in zip(rows, sources, strict=True):
                     in_a_row = in_a_row + 1 if row["skipped"] else 0
                     if in_a_row == most_skipped:
-                        raise InputError(divergence_message(in_a_row, step, task.sources(source)))
+                        raise InputError(divergence_message(in_a_row, step, task.sources(jax.device_get(source))))
                 metrics, sources = [], []
             if step % checkpoint_every == 0:
                 save()
