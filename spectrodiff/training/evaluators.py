@@ -158,7 +158,7 @@ class CropError(Every):
     """A vocoder's spectral losses on held-out crops, from their true mels and but for their margins."""
 
     def __call__(self, task: Any, weights: Weights) -> Findings:
-        terms = task.terms(task.played(weights), jnp.asarray(task.heldout))
+        terms = task.heldout_losses(task.vocoder_weights(weights), jnp.asarray(task.heldout))
         return Findings({f"heldout_{name}": float(value) for name, value in terms.items()})
 
 
@@ -171,4 +171,4 @@ class CropGallery(Every):
 
     def __call__(self, task: Any, weights: Weights) -> Findings:
         true = task.heldout[[0, -1]]
-        return Findings({}, *heldout.show_audio(true, task.made(task.played(weights), true)))
+        return Findings({}, *heldout.show_audio(true, task.reconstruct(task.vocoder_weights(weights), true)))
