@@ -1,4 +1,4 @@
-"""The task of learning audio from mels against discriminators, which learn to tell it from recordings meanwhile."""
+"""The task of training a MelGAN vocoder against discriminators (a generative adversarial network)."""
 
 import dataclasses
 import pathlib
@@ -20,7 +20,7 @@ from spectrodiff.vocoder.losses import VerdictLoss, adversarial_losses, least_sq
 
 
 class Adversaries(nnx.Module):
-    """A generator and those that judge it, which learn in one step."""
+    """A generator and its discriminators, which are trained in one step."""
 
     def __init__(self, generator: Generator, discriminators: Discriminators):
         self.generator = generator
@@ -30,10 +30,10 @@ class Adversaries(nnx.Module):
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class AdversarialTask(VocoderTask):
-    """Trains a MelGAN `Generator` against `Discriminators`, of which only the generator is evaluated and exported.
+    """Trains a MelGAN `Generator` against `Discriminators`. Only the generator is evaluated and exported.
 
-    `loss_weights` weigh what the generator is told: the spectral terms, `adversarial` and `features`. The
-    discriminators' own term always has weight 1. `verdict_loss` is `least_squares` or `hinge`.
+    `loss_weights` are the weights of the generator's losses: the spectral losses, `adversarial` and `features` (feature
+    matching). The weight of the discriminators' loss is always 1. `verdict_loss` is `least_squares` or `hinge`.
     """
 
     discriminators: DiscriminatorConfig = DiscriminatorConfig()
@@ -46,38 +46,43 @@ class AdversarialTask(VocoderTask):
         super().__post_init__()
         if self.crop_frames * HOP < (longest := max(self.discriminators.windows, default=0)):
             raise InputError(
-                f"crop_frames is {self.crop_frames}; a discriminator's window of {longest} samples needs "
+                f"crop_frames is {self.crop_frames}; the discriminator with a window of {longest} samples needs "
                 f"{-(-longest // HOP)} frames or more"
             )
         if "discriminator" in self.loss_weights:
             raise InputError("loss_weights name discriminator, whose weight is always 1; leave it out")
 
     def build(self, rngs: nnx.Rngs) -> Adversaries:
+        """Builds a generator and discriminators with newly initialised parameters."""
         return Adversaries(super().build(rngs), Discriminators(self.discriminators, rngs=rngs))
 
     def load(self, checkpoint: str) -> Adversaries:
-        """The generator of a checkpoint's folder, as `VocoderTask.load`, and discriminators that know nothing yet."""
+        """Loads the generator of a checkpoint, as `VocoderTask` does, and initialises new discriminators."""
         return Adversaries(super().load(checkpoint), Discriminators(self.discriminators, rngs=nnx.Rngs(0)))
 
     def loss(self, model: Adversaries, batch: dict, key: jax.Array, others: Others) -> tuple[jax.Array, dict]:
-        """Of both: its gradient is the generator's loss's for the generator, the discriminators' for these.
+        """Returns the sum of the losses of generator and discriminators, and its terms.
 
-        So each side moves against the other as it was before the step.
+        Gradients are stopped such that the generator's loss trains the generator alone and the discriminators' loss the
+        discriminators alone. Both are updated in the same step, against the other's parameters before it.
         """
-        made, audio = self.made_and_true(model.generator, batch, key)
-        judges = model.discriminators
-        graph, parameters = nnx.split(judges)
-        bystanders = nnx.merge(graph, jax.lax.stop_gradient(parameters))
-        real = bystanders(audio)
-        told = adversarial_losses(real, bystanders(made), self.verdict_loss)
-        learnt = adversarial_losses(judges(audio), judges(jax.lax.stop_gradient(made)), self.verdict_loss)
-        terms = spectral_losses(made, audio) | {name: told[name] for name in ("adversarial", "features")}
-        terms["discriminator"] = learnt["discriminator"]
+        generated, audio = self.generated_and_true(model.generator, batch, key)
+        discriminators = model.discriminators
+        graph, parameters = nnx.split(discriminators)
+        fixed = nnx.merge(graph, jax.lax.stop_gradient(parameters))
+        real = fixed(audio)
+        generator_terms = adversarial_losses(real, fixed(generated), self.verdict_loss)
+        constant = jax.lax.stop_gradient(generated)
+        discriminator_terms = adversarial_losses(discriminators(audio), discriminators(constant), self.verdict_loss)
+        terms = spectral_losses(generated, audio)
+        terms |= {name: generator_terms[name] for name in ("adversarial", "features")}
+        terms["discriminator"] = discriminator_terms["discriminator"]
         return total(terms, {**self.loss_weights, "discriminator": 1.0}), terms
 
-    def played(self, weights: Weights) -> Weights:
-        """See `AudioTask`: the generator."""
+    def vocoder_weights(self, weights: Weights) -> Weights:
+        """Returns the weights of the generator."""
         return states.split(nnx.merge(*weights).generator)
 
     def save(self, folder: pathlib.Path, model: Adversaries, card: dict) -> None:
+        """Exports the generator."""
         super().save(folder, model.generator, card)

@@ -1,4 +1,4 @@
-"""What the tasks of learning audio from mels share: crops of recordings to learn from, and held-out ones."""
+"""The base class of the tasks of training vocoders, which are trained and evaluated on crops of recordings."""
 
 import abc
 import dataclasses
@@ -28,14 +28,14 @@ from spectrodiff.pretrained.kinds import Kind
 from spectrodiff.pretrained.native import load, save
 from spectrodiff.training.steps import Others
 
-Given = Float[Array | np.ndarray, "b ..."]
+AnyArray = Float[Array | np.ndarray, "b ..."]
 Weights = tuple[nnx.GraphDef, nnx.State, nnx.State]
-_FIRST_SHARE = 0.05  # of predicted windows that have none before them
+_FIRST_SHARE = 0.05  # fraction of predicted windows without context
 
 
 @dataclasses.dataclass(frozen=True)
 class AudioTask(abc.ABC):
-    """What is learnt from crops of `crop_frames` frames, with `margin` more on either side to look at."""
+    """A task of training a vocoder on crops of `crop_frames` frames, with `margin` more on either side as context."""
 
     mixture: Mixture = Mixture()
     config: Any = None
@@ -45,8 +45,8 @@ class AudioTask(abc.ABC):
     heldout_crops: int = 32
     augmentation: Augmentation = OFF
     loader: Loader = Loader()
-    # A spectrogram model, by name or folder, whose mels are learnt from in place of those of the recordings, so that
-    # its errors are known; held-out figures remain those of true mels.
+    # The name or folder of a spectrogram model. If given, the training inputs are mels that it samples from the notes,
+    # so that the vocoder learns to correct its errors. Evaluation uses the mels of the recordings in any case.
     predicted_by: str | None = None
     dtype = "float32"
     kind: ClassVar[Kind]
@@ -54,18 +54,23 @@ class AudioTask(abc.ABC):
     @property
     @abc.abstractmethod
     def margin(self) -> int:
-        """Frames before and after its own that an output depends on."""
+        """The number of frames on either side of a frame that its output depends on."""
 
     @property
     def frames(self) -> int:
-        """Of the mel of a crop, the margins included."""
+        """The number of frames of a crop's mel, including the margins."""
         return self.crop_frames + 2 * self.margin
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
+        """Builds the network with newly initialised parameters."""
         return self.kind.network(self.config, rngs=rngs)
 
     def load(self, checkpoint: str) -> nnx.Module:
-        """The network of a checkpoint's folder. Raises InputError where there is none, or one of another config."""
+        """Loads the network of a checkpoint.
+
+        Raises:
+          InputError: the checkpoint has no network of this kind, or one of another config.
+        """
         network, config = load(find_checkpoint(checkpoint), self.kind)
         if config != self.config:
             raise InputError(
@@ -74,68 +79,77 @@ class AudioTask(abc.ABC):
         return network
 
     def frozen_modules(self) -> dict[str, nnx.Module]:
-        """Networks that the loss looks at, and that are neither trained nor saved: none."""
+        """Returns the modules that the loss uses but that are not trained or saved; there are none."""
         return {}
 
     @abc.abstractmethod
     def loss(self, model: nnx.Module, batch: dict, key: jax.Array, others: Others) -> tuple[jax.Array, dict]:
-        """The weighted sum of the task's losses, and each of them."""
+        """Returns the weighted sum of the task's losses, and its terms by name."""
 
-    def played(self, weights: Weights) -> Weights:
-        """Of what trains, the part that plays: what evaluators look at."""
+    def vocoder_weights(self, weights: Weights) -> Weights:
+        """Returns those of the trained weights that belong to the vocoder, which are evaluated."""
         return weights
 
     @abc.abstractmethod
-    def terms(self, weights: Weights, audio: Float[Array, "n s"]) -> dict[str, jax.Array]:
-        """The losses on crops of audio, from their true mels and but for their margins."""
+    def heldout_losses(self, weights: Weights, audio: Float[Array, "n s"]) -> dict[str, jax.Array]:
+        """Returns the losses on crops of audio, given the mels of that audio, without the margins of the crops."""
 
     @abc.abstractmethod
-    def made(self, weights: Weights, audio: Float[np.ndarray, "n s"]) -> Float[np.ndarray, "n r"]:
-        """What becomes of crops of audio by way of their mels."""
+    def reconstruct(self, weights: Weights, audio: Float[np.ndarray, "n s"]) -> Float[np.ndarray, "n r"]:
+        """Converts crops of audio to mels and back to audio."""
 
     @abc.abstractmethod
     def baseline(self) -> dict[str, Any]:
-        """The losses, named after it, of what knows nothing."""
+        """Returns the losses of a trivial vocoder on the held-out crops, with its name as a prefix."""
 
     def save(self, folder: pathlib.Path, model: nnx.Module, card: dict) -> None:
-        """Writes the network that plays."""
+        """Exports the vocoder to `folder`."""
         save(folder, self.kind, model, self.config, card)
 
     def batches(self, seed: int, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
+        """Yields batches indefinitely, starting at example number `start`."""
         if self.predicted_by is not None:
             return PredictedMels(self, seed, start)
         crops = Crops(self.frames, self.augmentation)
         return self.loader.batches(self.mixture, crops, batch_size=self.batch_size, seed=seed, start=start)
 
     def sources(self, source: dict[str, np.ndarray]) -> list[str]:
-        """Where a batch's examples come from, for people."""
+        """Returns a readable description of the source of each example of a batch."""
         return self.mixture.sources(source)
 
     @functools.cached_property
     def heldout(self) -> np.ndarray:
-        """Two-second crops of the validation split, spread evenly over its music, the same every time."""
+        """Two-second crops of audio [n, s], evenly spaced in the validation split and the same in every run.
+
+        Raises:
+          InputError: no recording of the validation split lasts two seconds.
+        """
         samples = 2 * SAMPLE_RATE
-        places = [
+        crops = [
             (part, index, start)
             for part in self.mixture.heldout("validation")
             for index, length in enumerate(part.samples)
             for start in range(0, length - samples + 1, samples)
         ]
-        if not places:
+        if not crops:
             raise InputError(f"no validation recording of {', '.join(self.mixture.names)} lasts two seconds")
-        chosen = np.linspace(0, len(places) - 1, min(len(places), self.heldout_crops)).astype(int)
-        progress = tqdm([places[i] for i in chosen], "held-out crops", delay=2.0)
+        chosen = np.linspace(0, len(crops) - 1, min(len(crops), self.heldout_crops)).astype(int)
+        progress = tqdm([crops[i] for i in chosen], "held-out crops", delay=2.0)
         return np.stack([open_piece(part[index]).read(start, samples) for part, index, start in progress])
 
 
 class PredictedMels:
-    """Batches of crops of recordings with the `mel` [b, t, m] that a spectrogram model samples for them, unscaled.
+    """An iterator over batches of crops of recordings, with unscaled mels [b, t, m] sampled by a spectrogram model.
 
-    It is told the notes and the true window before, as when it learnt.
+    The model is conditioned on the notes and on the true previous window, as in its own training.
     """
 
     def __init__(self, task: AudioTask, seed: int, start: int = 0):
-        """Raises InputError: there is no such checkpoint, or the data cannot be used."""
+        """Loads the spectrogram model `task.predicted_by`, and starts at example number `start`.
+
+        Raises:
+          InputError: the checkpoint does not exist, or the data cannot be used.
+        """
         if task.frames > WINDOW_FRAMES:
             raise InputError(
                 f"a crop and its margins are {task.frames} frames, and a predicted mel has {WINDOW_FRAMES} at most"
@@ -163,7 +177,7 @@ class PredictedMels:
         rng = np.random.default_rng([self.seed, self.step, jax.process_index()])
         first = int(rng.integers(WINDOW_FRAMES - self.frames + 1))
         samples = slice(first * HOP, (first + self.frames + EXTRA_FRAMES) * HOP)
-        # Of both, after sampling: the model cannot know how loud a recording was made that has no window before.
+        # The gain is applied to mel and audio after sampling: without context, the model could not know it.
         gain = (rng.uniform(*self.gain_db, len(mel)) * np.log(10) / 20).astype(np.float32)
         self.step += 1
         mel = np.asarray(unscale_mel(mel))[:, first : first + self.frames] + gain[:, None, None]
@@ -175,9 +189,10 @@ class PredictedMels:
         }
 
     def close(self) -> None:
+        """Stops the workers that load examples."""
         self._windows.close()
 
 
-def mel_of(batch: dict, frames: int) -> Given:
-    """The mel [b, frames, m] that a batch says, else that of its audio."""
+def mel_of(batch: dict, frames: int) -> AnyArray:
+    """Returns the `mel` of a batch if it has one, else the first `frames` frames of the mel of its audio."""
     return batch["mel"] if "mel" in batch else jax.lax.stop_gradient(log_mel(batch["audio"]))[:, :frames]

@@ -1,4 +1,4 @@
-"""What is found out about a model while it trains, each by an object of its own that a config names and times."""
+"""Evaluators, which evaluate a model on held-out data during training. Configs list them in `train.evaluators`."""
 
 import dataclasses
 import functools
@@ -19,13 +19,13 @@ from spectrodiff.errors import InputError
 from spectrodiff.models.diffusion_decoder import DiffusionDecoder
 from spectrodiff.training import heldout
 
-Weights = tuple[nnx.GraphDef, nnx.State, nnx.State]  # a module as `state.split` takes it apart
+Weights = tuple[nnx.GraphDef, nnx.State, nnx.State]  # graph, parameters and buffers; see `state.split`
 Pictures = Mapping[str, UInt8[np.ndarray, "_h _w 3"]]
 Sounds = Mapping[str, Float32[np.ndarray, " _s"]]
 
 
 class Findings(NamedTuple):
-    """Figures, pictures and sounds by their names in the log."""
+    """The results of an evaluator by their names in the log: scalars, images, and audio."""
 
     figures: Mapping[str, float] = types.MappingProxyType({})
     pictures: Pictures = types.MappingProxyType({})
@@ -34,16 +34,20 @@ class Findings(NamedTuple):
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """Looks at a task's averaged weights every so many steps and after the last one; `every` None: before the first."""
+    """An object that evaluates the EMA weights of a task every `every` steps and after the last step.
+
+    If `every` is None, it is called once, before the first step.
+    """
 
     every: int | None
 
-    def __call__(self, task: Any, weights: Weights) -> Findings: ...
+    def __call__(self, task: Any, weights: Weights) -> Findings:
+        """Evaluates `weights`, which are those of the task's model."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Every:
-    """What evaluators share: how many steps lie between two evaluations."""
+    """The base class of evaluators that are called every `every` steps."""
 
     every: int = 1000
 
@@ -55,7 +59,7 @@ class Every:
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class Guesses:
-    """What guesses score on the held-out windows, in nats: their mean, another window, the mean of the context."""
+    """Log-mel L1 of trivial predictions of the held-out windows, in nats; see `heldout.guesses`."""
 
     every = None
 
@@ -66,13 +70,13 @@ class Guesses:
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class MelError(Every):
-    """Windows sampled after their true contexts, against the true ones; of several datasets each apart too.
+    """The error of held-out windows that are sampled given their true contexts, in all and per dataset if several.
 
-    `heldout_mel_l1` is log-mel L1 in nats; `heldout_roughness` the mean absolute second difference of log-mels over
-    frames, relative to that of the true ones: below 1 a model blurs in time.
+    `heldout_mel_l1` is the log-mel L1 in nats. `heldout_roughness` is the mean absolute second difference of log-mels
+    over frames, relative to that of the true ones: it is below 1 if samples are too smooth in time.
     """
 
-    sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # {"steps": 20}; else the config's
+    sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # sampling options, such as {"steps": 20}
 
     def __call__(self, task: Any, weights: Weights) -> Findings:
         sampled = heldout.sample_windows(weights, task.config.decoder.sampled(**self.sampling), task.heldout)
@@ -82,7 +86,7 @@ class MelError(Every):
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class HeldoutLoss(Every):
-    """`heldout_loss`: the training loss on the held-out windows, with random numbers that are always the same."""
+    """The training loss on the held-out windows, `heldout_loss`, with the same random numbers at every evaluation."""
 
     def __call__(self, task: Any, weights: Weights) -> Findings:
         losses = heldout.over_batches(functools.partial(_losses, *weights), task.heldout)
@@ -92,10 +96,11 @@ class HeldoutLoss(Every):
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class LossByTime(Every):
-    """A diffusion decoder's loss by noise level, nothing dropped, at fixed times that are uniform in [0, 1).
+    """The held-out loss of a diffusion decoder by noise level, without condition dropout.
 
-    `heldout_loss` is over all times; `heldout_loss_band/0` to `/3` are of four equal bands of time, from the least
-    noise (time 0 has none) to the most (time 1 is nothing else).
+    The times of the noise levels are stratified over [0, 1) and the same at every evaluation. `heldout_loss` is the
+    mean over all times; `heldout_loss_band/0` to `heldout_loss_band/3` are means over four equal bands of time, from
+    the lowest noise levels to the highest.
     """
 
     def __call__(self, task: Any, weights: Weights) -> Findings:
@@ -108,7 +113,7 @@ class LossByTime(Every):
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class Gallery(Every):
-    """A few held-out windows, true beside sampled: mels in one picture, and audio by Griffin-Lim."""
+    """Images of the true and sampled mels of a few held-out windows, and their audio by Griffin-Lim."""
 
     every: int = 5000
     windows: int = 3
@@ -144,7 +149,7 @@ def _losses_by_time(graph, params, buffers, batch, key):
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class CropBaseline:
-    """What a vocoder scores on the held-out crops that knows nothing; see the task's `baseline`."""
+    """The losses of a trivial vocoder on the held-out crops; see the task's `baseline`."""
 
     every = None
 
@@ -155,20 +160,20 @@ class CropBaseline:
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class CropError(Every):
-    """A vocoder's spectral losses on held-out crops, from their true mels and but for their margins."""
+    """The losses of a vocoder on held-out crops, given their true mels."""
 
     def __call__(self, task: Any, weights: Weights) -> Findings:
-        terms = task.terms(task.played(weights), jnp.asarray(task.heldout))
+        terms = task.heldout_losses(task.vocoder_weights(weights), jnp.asarray(task.heldout))
         return Findings({f"heldout_{name}": float(value) for name, value in terms.items()})
 
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class CropGallery(Every):
-    """Two held-out crops as recorded and as made from their mels: mels in one picture, and audio."""
+    """Images of the mels of two held-out crops, recorded and generated, and their audio."""
 
     every: int = 5000
 
     def __call__(self, task: Any, weights: Weights) -> Findings:
         true = task.heldout[[0, -1]]
-        return Findings({}, *heldout.show_audio(true, task.made(task.played(weights), true)))
+        return Findings({}, *heldout.show_audio(true, task.reconstruct(task.vocoder_weights(weights), true)))

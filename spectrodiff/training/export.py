@@ -1,4 +1,4 @@
-"""A run's weights, at any step that it kept, in the format that is handed around."""
+"""Export of the weights of a run at any of its checkpoints, in the format that `Synthesizer.from_pretrained` reads."""
 
 import pathlib
 
@@ -21,13 +21,13 @@ def export(
     step: int | None = None,
     ema: bool = True,
 ) -> int:
-    """Writes the weights of `step`, by default the newest, into `folder`, and returns the step.
+    """Writes the weights of `step`, by default of the newest checkpoint, to `folder`, and returns the step.
 
-    `task`, `adaptation` and `seed` are those that the run in `workdir` was given. `average` takes the moving averages
-    of parameters, else the parameters themselves.
+    `task`, `adaptation` and `seed` must be those of the run in `workdir`. The weights are the EMA of the parameters if
+    `ema`, else the parameters themselves.
 
     Raises:
-      InputError: the run has no checkpoint of that step.
+      InputError: the run has no checkpoint of that step, or it cannot be read.
     """
     adaptation = everything() if adaptation is None else adaptation
     graph, params, frozen = nnx.eval_shape(lambda: adaptation.split(task.build(nnx.Rngs(seed)), nnx.Rngs(seed)))

@@ -1,4 +1,4 @@
-"""Held-out windows: which they are, what a spectrogram model scores on them, and how it looks and sounds there."""
+"""Evaluation of spectrogram models on held-out windows: selection, sampling, metrics, images and audio."""
 
 from collections.abc import Callable, Sequence
 
@@ -18,10 +18,10 @@ from spectrodiff.models.sampling import window_sampler
 from spectrodiff.notes.tokenizer import NoteTokenizer
 from spectrodiff.vocoder.griffin_lim import GriffinLim
 
-NATS = (LOG_CEILING - LOG_FLOOR) / 2.0  # of log-mel in one unit of scaled mel
-BANDS = 4  # of noise times, in which the loss is measured apart
-_BATCH = 16  # windows at once
-_GOLDEN = 0.5 * (5**0.5 - 1)  # multiples of it, but for their whole parts, lie evenly, however many one takes
+NATS = (LOG_CEILING - LOG_FLOOR) / 2.0  # nats of log-mel per unit of scaled mel
+BANDS = 4  # bands of time for which the loss is reported separately
+_BATCH = 16  # windows per batch
+_GOLDEN = 0.5 * (5**0.5 - 1)  # the fractional parts of its multiples are a low-discrepancy sequence
 _GAP = 4  # pixels of white between mels
 
 Windows = dict[str, np.ndarray]
@@ -31,14 +31,15 @@ Sounds = dict[str, Float32[np.ndarray, " _s"]]
 
 
 def cut_windows(mixture: Mixture, split: str, count: int, tokenizer: NoteTokenizer, tokens_per_note: int) -> Windows:
-    """About `count` windows of a split, as many of each dataset, spread evenly over its music; the same every time.
+    """Cuts about `count` windows of a split, equally many per dataset and evenly spaced in each.
 
-    Stacked `cut_window`s, with no more tokens than are needed, and `dataset`: each one's place in `mixture.names`.
+    The result, which is the same in every run, stacks the results of `cut_window`, with tokens truncated to the number
+    needed, and adds `dataset`, the index of each window's dataset in `mixture.names`.
 
     Raises:
-      InputError: a dataset is not there, none has the split, or all of the windows have too many tokens.
+      InputError: a dataset does not exist, none has the split, or all of the windows have too many tokens.
     """
-    places = [
+    positions = [
         [
             (part, index, start)
             for index, samples in enumerate(part.samples)
@@ -46,11 +47,11 @@ def cut_windows(mixture: Mixture, split: str, count: int, tokenizer: NoteTokeniz
         ]
         for part in mixture.heldout(split)
     ]
-    shares = equal_shares([len(some) for some in places], count)
+    shares = equal_shares([len(of_dataset) for of_dataset in positions], count)
     chosen = [
-        some[i]
-        for some, share in zip(places, shares, strict=True)
-        for i in np.linspace(0, len(some) - 1, share).astype(int)
+        of_dataset[i]
+        for of_dataset, share in zip(positions, shares, strict=True)
+        for i in np.linspace(0, len(of_dataset) - 1, share).astype(int)
     ]
     limit = tokenizer.config.max_tokens
     count_notes = tokenizer.vocabulary.count_notes
@@ -64,13 +65,16 @@ def cut_windows(mixture: Mixture, split: str, count: int, tokenizer: NoteTokeniz
     if not windows:
         raise InputError(f"every held-out window of {', '.join(mixture.names)} has over {limit} tokens")
     needed = max(max(np.count_nonzero(w["tokens"]), tokens_per_note * count_notes(w["tokens"])) for w in windows)
-    for window in windows:  # padded to what is needed, not to the limit
+    for window in windows:
         window["tokens"] = window["tokens"][: -(-needed // 512) * 512]
     return {name: np.stack([window[name] for window in windows]) for name in windows[0]}
 
 
 def equal_shares(sizes: Sequence[int], count: int) -> list[int]:
-    """How much to take of each, `count` in all: equally much where there is as much, and of each at least one."""
+    """Returns how many items to take from groups of the given sizes, `count` in all.
+
+    The numbers are equal, except that smaller groups are taken whole; they are at least 1.
+    """
     shares, left = [0] * len(sizes), count
     for taken, i in enumerate(sorted(range(len(sizes)), key=lambda i: sizes[i])):
         shares[i] = min(sizes[i], max(1, left // (len(sizes) - taken)))
@@ -79,14 +83,17 @@ def equal_shares(sizes: Sequence[int], count: int) -> list[int]:
 
 
 def pick(windows: Windows, count: int) -> Windows:
-    """`count` of the windows, spread over them, or all where there are fewer."""
+    """Returns `count` of the windows, evenly spaced, or all if there are fewer."""
     total = len(windows["tokens"])
     rows = np.linspace(0, total - 1, min(count, total)).astype(int)
     return {name: value[rows] for name, value in windows.items()}
 
 
 def over_batches(function: Callable, windows: Windows) -> np.ndarray:
-    """`function` of some windows and a key, over all of them, in batches of one shape; rows and keys never change."""
+    """Applies `function(batch, key)` to all windows in batches, and concatenates the results.
+
+    All batches have the same size; the last one repeats the last window. Batches and keys are the same at every call.
+    """
     total = len(windows["tokens"])
     results = []
     for first in range(0, total, _BATCH):
@@ -96,9 +103,9 @@ def over_batches(function: Callable, windows: Windows) -> np.ndarray:
 
 
 def sample_windows(weights: tuple, decoder: DecoderConfig, windows: Windows) -> Float[np.ndarray, "w t m"]:
-    """Scaled mels sampled for the windows as `decoder` says, with the true window before each as its context.
+    """Samples the scaled mels of the windows, given their true contexts, with the sampling options of `decoder`.
 
-    `weights` are a `SpectrogramModel`'s graph and the states that were split off it.
+    `weights` are graph and states from `nnx.split` of a `SpectrogramModel`.
     """
     graph, *states = weights
     sampler, options = window_sampler(graph), decoder.options()
@@ -111,50 +118,54 @@ def sample_windows(weights: tuple, decoder: DecoderConfig, windows: Windows) -> 
 
 
 def stratified_times(count: int) -> Float32[np.ndarray, "{count} n"]:
-    """For each of `count` windows a time in each of BANDS equal bands of [0, 1).
+    """Returns, for each of `count` windows, one time in each of BANDS equal bands of [0, 1).
 
-    They lie at the same place of each band, and those of successive windows evenly.
+    The offset within the band is the same in all bands; over the windows it is a low-discrepancy sequence.
     """
-    place = np.arange(count) * _GOLDEN % 1.0
-    return ((np.arange(BANDS) + place[:, None]) / BANDS).astype(np.float32)
+    offset = np.arange(count) * _GOLDEN % 1.0
+    return ((np.arange(BANDS) + offset[:, None]) / BANDS).astype(np.float32)
 
 
 def _groups(windows: Windows, names: Sequence[str]) -> dict[str, Bool[np.ndarray, " w"]]:
-    """Which windows figures are of, by the ending of their names: all, and those of each dataset of several."""
+    """Returns masks of the windows that metrics are averaged over, by suffix: all, and if several, each dataset."""
     groups = {"": np.ones(len(windows["tokens"]), bool)}
     if len(names) > 1:
-        groups |= {f"/{name}": windows["dataset"] == place for place, name in enumerate(names)}
-    return {ending: chosen for ending, chosen in groups.items() if chosen.any()}
+        groups |= {f"/{name}": windows["dataset"] == index for index, name in enumerate(names)}
+    return {suffix: chosen for suffix, chosen in groups.items() if chosen.any()}
 
 
 def mel_figures(windows: Windows, names: Sequence[str], sampled: Float[np.ndarray, "w t m"]) -> dict[str, float]:
-    """`heldout_mel_l1` and `heldout_roughness`, over all windows, and over those of each of `names` if several."""
+    """Returns `heldout_mel_l1` and `heldout_roughness` over all windows and, if there are several, per dataset."""
     target, mask, figures = windows["target"], windows["target_mask"], {}
-    for ending, of in _groups(windows, names).items():
-        figures[f"heldout_mel_l1{ending}"] = mel_l1(sampled[of], target[of], mask[of])
+    for suffix, of in _groups(windows, names).items():
+        figures[f"heldout_mel_l1{suffix}"] = mel_l1(sampled[of], target[of], mask[of])
         true = roughness(target[of], mask[of])
-        figures[f"heldout_roughness{ending}"] = roughness(sampled[of], mask[of]) / max(true, 1e-9)
+        figures[f"heldout_roughness{suffix}"] = roughness(sampled[of], mask[of]) / max(true, 1e-9)
     return figures
 
 
 def loss_figures(windows: Windows, names: Sequence[str], losses: Float[np.ndarray, " w"]) -> dict[str, float]:
-    """`heldout_loss`, the mean over all windows, and over those of each of `names` if these are several."""
-    return {f"heldout_loss{ending}": float(losses[of].mean()) for ending, of in _groups(windows, names).items()}
+    """Returns `heldout_loss`, averaged over all windows and, if there are several, per dataset."""
+    return {f"heldout_loss{suffix}": float(losses[of].mean()) for suffix, of in _groups(windows, names).items()}
 
 
 def roughness(scaled: np.ndarray, mask: Bool[np.ndarray, "w t"]) -> float:
-    """Mean absolute second difference over real frames of log-mels, in nats, from scaled ones."""
+    """Returns the mean absolute second difference of log-mels over valid frames, in nats, given scaled mels."""
     difference = np.abs(np.diff(scaled, 2, axis=1)).mean(-1)
     return float(NATS * difference[mask[:, 2:]].mean()) if mask[:, 2:].any() else 0.0
 
 
 def mel_l1(scaled: np.ndarray, target: np.ndarray, mask: Bool[np.ndarray, "*w t"]) -> float:
-    """Mean absolute difference of log-mels in nats over real frames, from scaled ones."""
+    """Returns the mean absolute difference of log-mels over valid frames, in nats, given scaled mels."""
     return float(NATS * np.abs(scaled - target).mean(-1)[mask].mean())
 
 
 def guesses(windows: Windows) -> dict[str, float]:
-    """What guesses score on the windows, in nats: their mean, another window, the mean of the context."""
+    """Returns the log-mel L1 of trivial predictions of the windows, in nats.
+
+    The predictions are the mean frame of all windows (`mean_mel`), the target of another window (`wrong_window`), and
+    the mean frame of the window's context (`context_mean`).
+    """
     target, mask = windows["target"], windows["target_mask"]
     context, context_mask = windows["context"], windows["context_mask"][..., None]
     frames = np.maximum(context_mask.sum(1, keepdims=True), 1)
@@ -169,8 +180,8 @@ def guesses(windows: Windows) -> dict[str, float]:
 
 
 def side_by_side(*mels: Mel) -> UInt8[np.ndarray, "_m _w 3"]:
-    """Scaled mels as a picture, low frequencies at the bottom, in the same colours; a pixel is a frame of a mel bin."""
-    from matplotlib import colormaps  # without pyplot: no display is looked for
+    """Returns an image of scaled mels side by side, one pixel per frame and mel bin, low frequencies at the bottom."""
+    from matplotlib import colormaps  # pyplot would look for a display
 
     colours = [colormaps["magma"]((mel.T[::-1] + 1.0) / 2.0, bytes=True)[..., :3] for mel in mels]
     gap = np.full((mels[0].shape[1], _GAP, 3), 255, np.uint8)
@@ -178,12 +189,12 @@ def side_by_side(*mels: Mel) -> UInt8[np.ndarray, "_m _w 3"]:
 
 
 def show_windows(windows: Windows, sampled: Float[np.ndarray, "w t m"]) -> tuple[Pictures, Sounds]:
-    """Each window's true mel, to the left, beside the sampled one, and both through Griffin-Lim."""
+    """Returns images of each window's true mel (left) and sampled mel, and audio of both by Griffin-Lim."""
     pictures, sounds = {}, {}
     vocoder = GriffinLim()
     for i, mask in enumerate(windows["target_mask"]):
         mels = {"true": windows["target"][i][mask], "sampled": sampled[i][mask]}
-        # Of a model that went astray, which samples what is no number: silence, rather than an end to the run.
+        # A model that diverged may sample NaN, which becomes silence: it should not end the run.
         mels = {name: np.nan_to_num(mel, nan=SILENCE) for name, mel in mels.items()}
         pictures[f"heldout_mel/{i}"] = side_by_side(*mels.values())
         sounds |= {f"heldout_audio/{i}_{name}": _audible(mel, vocoder) for name, mel in mels.items()}
@@ -191,7 +202,7 @@ def show_windows(windows: Windows, sampled: Float[np.ndarray, "w t m"]) -> tuple
 
 
 def _audible(scaled: Mel, vocoder: GriffinLim) -> Float32[np.ndarray, " _s"]:
-    """Audio of a scaled mel, and silence of one that the vocoder takes for none, for the same reason."""
+    """Returns audio of a scaled mel, or silence if the vocoder rejects it, so that the run does not end."""
     try:
         return vocoder(unscale_mel(scaled))
     except InputError:
@@ -199,7 +210,7 @@ def _audible(scaled: Mel, vocoder: GriffinLim) -> Float32[np.ndarray, " _s"]:
 
 
 def show_audio(true: Float[np.ndarray, "n s"], made: Float[np.ndarray, "n s"]) -> tuple[Pictures, Sounds]:
-    """Crops as recorded and as made from their mels: mels side by side, and audio."""
+    """Returns images of the mels of true and generated crops of audio, side by side, and their audio."""
     audio = {"true": true, "generated": made}
     mels = {name: np.asarray(scale_mel(log_mel(both))) for name, both in audio.items()}
     pictures = {f"heldout_mel/{i}": side_by_side(*(both[i] for both in mels.values())) for i in range(len(true))}

@@ -115,7 +115,7 @@ def train(
     workdir = pathlib.Path(workdir)
     adaptation = everything() if adaptation is None else adaptation
     deadline = time.monotonic() + 60 * stop_after_minutes if stop_after_minutes else float("inf")
-    lead = jax.process_index() == 0  # the process that talks and writes
+    is_main = jax.process_index() == 0  # the process that talks and writes
 
     if stop_after_minutes and jax.process_count() > 1:
         raise InputError("train.stop_after_minutes is for one process: several would stop at different steps")
@@ -159,20 +159,20 @@ def train(
     data = task.batches(seed, examples)
 
     # ---- log
-    writer = MetricWriter(workdir, step if resuming else -1) if lead else None
+    writer = MetricWriter(workdir, step if resuming else -1) if is_main else None
     throughput = ThroughputMeter(mesh_peak_flops(mesh, task.dtype))
 
     def record(figures: dict[str, float], title: str = "") -> None:
-        if lead:
+        if is_main:
             writer.write_scalars(step, figures)
-        if lead and title:
+        if is_main and title:
             tqdm.write(f"{title}: {one_line(figures)}")
 
     def evaluate(title: str, due: Sequence[Evaluator]) -> None:
         if not due:
             return
         weights = ema_weights()  # of which every process has a part to give
-        if lead:
+        if is_main:
             figures = {}
             for found in (evaluator(task, weights) for evaluator in due):
                 figures |= found.figures
@@ -185,11 +185,11 @@ def train(
     def save() -> None:
         checkpoints.save(step, state, {"examples": examples, "seed": seed})
 
-    if lead:
+    if is_main:
         print(f"{sum(x.size for x in jax.tree.leaves(state.params)) / 1e6:.2f} M parameters to train", flush=True)
-    if resuming and lead:
+    if resuming and is_main:
         print(f"resuming at step {step}", flush=True)
-    if describe is not None and lead:
+    if describe is not None and is_main:
         config = describe()
         with replacing(workdir / "config.gin") as temporary:
             temporary.write_text(config)
@@ -221,7 +221,7 @@ def train(
     # ---- loop
     metrics, sources, in_a_row, preempted = [], [], 0, False
     bar = tqdm(
-        total=steps, initial=step, desc="training", unit="step", mininterval=2.0, smoothing=0.05, disable=not lead
+        total=steps, initial=step, desc="training", unit="step", mininterval=2.0, smoothing=0.05, disable=not is_main
     )
     with bar, preemption() as asked_to_stop:
         while step < steps and time.monotonic() < deadline and not preempted:
@@ -269,7 +269,7 @@ def train(
 
     # ---- leave
     weights = ema_weights()
-    if not lead:
+    if not is_main:
         return
     writer.close()
     if preempted:

@@ -1,4 +1,4 @@
-"""What a run writes down as it goes: figures for anyone, and these with pictures and sounds for TensorBoard."""
+"""The metric writer of training runs: scalars as JSON lines, and scalars, images, audio and text for TensorBoard."""
 
 import contextlib
 import json
@@ -15,18 +15,18 @@ from spectrodiff.audio.mel import SAMPLE_RATE
 from spectrodiff.errors import InputError
 from spectrodiff.files import replacing
 
-_FLUSH_EVERY = 10.0  # seconds: what TensorBoard may lose of a run that is killed; log.jsonl loses nothing
+_FLUSH_EVERY = 10.0  # seconds between flushes of TensorBoard events; log.jsonl is not buffered
 
 
 class MetricWriter:
-    """`workdir/log.jsonl`, a row {"step": n, name: figure, ...} a call of `scalars`, and `workdir/tensorboard`.
+    """Writes `workdir/log.jsonl` and `workdir/tensorboard`.
 
-    A run that goes on from `step` opens it there: rows of later steps, which it will write again, are dropped from
-    both, and so is half a row of a run that was killed. A run that starts afresh opens it at -1. Of several processes
-    only one may open it.
+    Each call of `write_scalars` appends a line {"step": n, name: value, ...} to `log.jsonl`. A run that resumes at
+    `step` drops the entries of later steps, which it will write again, and an incomplete last line. A new run passes
+    step -1. In a run of several processes, only one may create a writer.
 
     Raises:
-      InputError: `workdir` cannot be written, now or, by any method, later.
+      InputError: `workdir` cannot be written to. All methods raise it too.
     """
 
     def __init__(self, workdir: pathlib.Path, step: int):
@@ -37,16 +37,17 @@ class MetricWriter:
         path, events = self._workdir / "log.jsonl", self._workdir / "tensorboard"
         with self._writing():
             _drop_later(path, step)
-            self._rows = path.open("ab", buffering=0)  # what a full disk refuses should not come up again at the end
+            self._rows = path.open("ab", buffering=0)  # a buffer that a full disk refused would be written on closing
             events.mkdir(exist_ok=True)
-            # Not its SummaryWriter: that hands events to a thread, and hangs when a full disk has killed this.
+            # Not SummaryWriter, which writes in a thread: it hangs if the thread died because the disk was full.
             self._events = RecordWriter(str(events / f"events.out.tfevents.{time.time_ns()}"))
         self._flushed = time.monotonic()
         self._write(Event(file_version="brain.Event:2"))
-        # TensorBoard takes this for a restart, and forgets what earlier files have of this step and later ones.
+        # On this event, TensorBoard discards what earlier files contain of this step and later ones.
         self._write(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def write_scalars(self, step: int, figures: Mapping[str, Real]) -> None:
+        """Writes scalars to `log.jsonl` and to TensorBoard."""
         from tensorboardX.summary import scalar
 
         figures = {name: float(value) for name, value in figures.items()}
@@ -54,25 +55,27 @@ class MetricWriter:
             self._rows.write((json.dumps({"step": step, **figures}) + "\n").encode())
         self._summarize(step, [scalar(name, value) for name, value in figures.items()])
 
-    def write_images(self, step: int, pictures: Mapping[str, UInt8[np.ndarray, "_h _w 3"]]) -> None:
+    def write_images(self, step: int, images: Mapping[str, UInt8[np.ndarray, "_h _w 3"]]) -> None:
+        """Writes RGB images to TensorBoard."""
         from tensorboardX.summary import image
 
-        self._summarize(step, [image(name, picture, dataformats="HWC") for name, picture in pictures.items()])
+        self._summarize(step, [image(name, pixels, dataformats="HWC") for name, pixels in images.items()])
 
     def write_audio(self, step: int, sounds: Mapping[str, Float32[np.ndarray, " _s"]]) -> None:
-        """Audio at SAMPLE_RATE; what is louder than 1 is clipped."""
+        """Writes audio at SAMPLE_RATE to TensorBoard, clipped to [-1, 1]."""
         from tensorboardX.summary import audio
 
         self._summarize(step, [audio(name, sound.clip(-1.0, 1.0), SAMPLE_RATE) for name, sound in sounds.items()])
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-        """Texts as they stand, in letters of one width."""
+        """Writes texts to TensorBoard, verbatim and in a monospaced font."""
         from tensorboardX.summary import text
 
         verbatim = {name: "\n".join("    " + line for line in words.splitlines()) for name, words in texts.items()}
         self._summarize(step, [text(name, words) for name, words in verbatim.items()])
 
     def close(self) -> None:
+        """Flushes and closes the files."""
         with self._writing():
             self._rows.close()
             self._events.close()
@@ -102,7 +105,7 @@ class MetricWriter:
 
 
 def _drop_later(path: pathlib.Path, step: int) -> None:
-    """Leaves of a log the whole rows of steps up to `step`."""
+    """Removes incomplete lines of a log, and those of steps after `step`."""
     if not path.exists():
         return
     text = path.read_text(errors="replace")
@@ -115,5 +118,5 @@ def _drop_later(path: pathlib.Path, step: int) -> None:
 def _step_of(line: str) -> Real:
     try:
         return json.loads(line)["step"]
-    except (ValueError, TypeError, KeyError):  # half a row
+    except (ValueError, TypeError, KeyError):  # an incomplete line
         return float("inf")

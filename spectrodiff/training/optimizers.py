@@ -1,4 +1,4 @@
-"""The optimisers that configs choose from."""
+"""The optimisers that configs can refer to, each a function that returns an optax transformation."""
 
 import gin
 import jax
@@ -9,7 +9,13 @@ from spectrodiff.errors import InputError
 
 
 def warmup_cosine(peak: float, warmup: int, steps: int | None) -> optax.Schedule:
-    """Linear from 0 over `warmup` steps, then constant, or with `steps` a half cosine down to 0 at that step."""
+    """Returns a learning rate schedule with linear warmup from 0 to `peak`, and then a constant rate.
+
+    If `steps` is given, the warmup is followed by a cosine decay to 0 at that step.
+
+    Raises:
+      InputError: `steps` is not greater than `warmup`.
+    """
     if steps is not None and steps <= warmup:
         raise InputError(f"an optimiser's steps are {steps}; choose more than its warmup, {warmup}")
     after = optax.constant_schedule(peak) if steps is None else optax.cosine_decay_schedule(peak, steps - warmup)
@@ -17,7 +23,7 @@ def warmup_cosine(peak: float, warmup: int, steps: int | None) -> optax.Schedule
 
 
 def _clipped(clip: float | None, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`optimizer` on gradients clipped to global norm `clip`; None does not clip."""
+    """Returns `optimizer` preceded by clipping of gradients to the global norm `clip`, if that is not None."""
     return optimizer if clip is None else optax.chain(optax.clip_by_global_norm(clip), optimizer)
 
 
@@ -25,7 +31,10 @@ def _clipped(clip: float | None, optimizer: optax.GradientTransformation) -> opt
 def adafactor(
     learning_rate: float = 1e-3, warmup: int = 0, steps: int | None = None, clip: float | None = None
 ) -> optax.GradientTransformation:
-    """The paper's: decay 0.8 (Shazeer & Stern 2018), there at a constant rate and without clipping by global norm."""
+    """Adafactor (Shazeer & Stern 2018) with decay rate 0.8.
+
+    The defaults are the paper's: a constant learning rate of 1e-3, without clipping by global norm.
+    """
     return _clipped(clip, optax.adafactor(warmup_cosine(learning_rate, warmup, steps), decay_rate=0.8))
 
 
@@ -37,12 +46,15 @@ def adamw(
     weight_decay: float = 0.0,
     clip: float | None = 1.0,
 ) -> optax.GradientTransformation:
-    """AdamW (Loshchilov & Hutter 2019) on gradients clipped to global norm `clip`."""
+    """AdamW (Loshchilov & Hutter 2019), with gradients clipped to the global norm `clip`."""
     return _clipped(clip, optax.adamw(warmup_cosine(learning_rate, warmup, steps), weight_decay=weight_decay))
 
 
 def _muon_dimensions(params):
-    """The matrices of attention and MLPs; embeddings, inputs and outputs stay with Adam, as does FiLM, for speed."""
+    """Selects the matrices of attention and MLPs for Muon.
+
+    Embeddings, input and output layers use Adam, as is usual, and so does FiLM, for speed.
+    """
 
     def dimensions(path, leaf):
         inner = any(name in str(part) for part in path for name in ("attention", "mlp")) and "film" not in str(path)
@@ -59,7 +71,7 @@ def muon(
     adam_rate: float = 1e-3,
     clip: float | None = None,
 ) -> optax.GradientTransformation:
-    """Orthogonalised momentum for matrices (Jordan et al. 2024), Adam at `adam_rate` for the rest."""
+    """Muon (Jordan et al. 2024) for the matrices of attention and MLPs, and Adam at `adam_rate` for the rest."""
     optimizer = contrib.muon(
         warmup_cosine(learning_rate, warmup, steps),
         adam_learning_rate=warmup_cosine(adam_rate, warmup, steps),
@@ -78,7 +90,10 @@ def adversarial(
     b2: float = 0.99,
     clip: float | None = 10.0,
 ) -> optax.GradientTransformation:
-    """Adam for `Adversaries`, each side at its own rate and with its own clipping; betas as in Kong et al. (2020)."""
+    """Adam for `Adversaries`, with separate learning rates and clipping for generator and discriminators.
+
+    The betas are those of Kong et al. (2020, HiFi-GAN).
+    """
 
     def side(path, _):
         return "discriminators" if "discriminators" in str(path[0]) else "generator"

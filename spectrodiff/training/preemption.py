@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM, as schedulers send it before they take a machine away."""
+"""Preemption: on SIGTERM, which schedulers send before they take a machine away, a run saves its state and stops."""
 
 import contextlib
 import signal
@@ -11,16 +11,16 @@ from jax.experimental import multihost_utils
 
 @contextlib.contextmanager
 def preemption() -> Iterator[Callable[[int], bool]]:
-    """Yields a function that says, asked at every step, whether this step is the one to save and stop after.
+    """Yields a function that, called with the number of each step, returns whether to stop after that step.
 
-    In a run of several processes that is the same step for all, shortly after a signal to any one of them: there JAX
-    listens, from `jax.distributed.initialize` on.
+    It handles SIGTERM within the context. In a run of several processes, where JAX handles the signal, all processes
+    stop after the same step, shortly after one of them received it.
     """
     if jax.process_count() > 1:
         yield multihost_utils.reached_preemption_sync_point
         return
     asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
+    if threading.current_thread() is not threading.main_thread():  # Python allows no signal handlers elsewhere
         yield lambda step: False
         return
     before = signal.signal(signal.SIGTERM, lambda number, frame: asked.set())

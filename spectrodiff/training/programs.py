@@ -1,4 +1,4 @@
-"""Instruments that a model gains: programs of their own, that begin as copies of others."""
+"""Addition of instruments to a model: new MIDI programs, whose embeddings are initialised from existing ones."""
 
 from collections.abc import Iterable, Mapping
 
@@ -13,14 +13,19 @@ _EVERY = np.arange(128)
 
 
 def check_range(programs: Iterable[int], what: str) -> None:
-    """Raises InputError for what is no MIDI program."""
+    """Raises InputError if one of `programs` is not a MIDI program; `what` is their name in the message."""
     for program in programs:
         if not is_whole(program, 0, 127):
             raise InputError(f"{what} have {program!r}; choose programs from 0 to 127")
 
 
 def check_new(new: Mapping[int, int], tokenizer: TokenizerConfig) -> None:
-    """Raises InputError unless each program in `new`, relatives by program, is played as itself and it alone is."""
+    """Checks the programs to be added; `new` maps each to the related program that its embedding is copied from.
+
+    Raises:
+      InputError: the program map of `tokenizer` maps a new program to another one, or another program to it, or a
+        related program is new too.
+    """
     check_range([*new, *new.values()], "new_programs")
     played_as = NoteTokenizer(tokenizer).mapped(_EVERY)
     for program, relative in new.items():
@@ -38,13 +43,13 @@ def check_new(new: Mapping[int, int], tokenizer: TokenizerConfig) -> None:
 def add_programs(
     model: SpectrogramModel, new: Mapping[int, int], theirs: TokenizerConfig, ours: TokenizerConfig
 ) -> None:
-    """Gives each program in `new` the token embedding of its relative, which is the one that this is played as.
+    """Initialises the token embedding of each program in `new` with that of its related program, mapped by `theirs`.
 
-    No other parameter of a network is one program's. `theirs` is the tokenizer that the weights were trained with; what
-    they learnt as new stays what they learnt.
+    No other parameters are specific to a program. `theirs` is the config of the tokenizer that the weights were trained
+    with, `ours` that of the model. Programs that the weights were already trained with keep their embeddings.
 
     Raises:
-      InputError: they know no programs, or learnt one as new that `ours` plays as another.
+      InputError: the weights know no programs, or were trained with an added program that `ours` maps to another one.
     """
     kept = NoteTokenizer(ours).mapped(_EVERY)
     for program in theirs.own_programs:

@@ -1,4 +1,4 @@
-"""The task of learning the magnitudes that a mel leaves open."""
+"""The task of training a refiner, which predicts the magnitude spectrogram of a mel for Griffin-Lim."""
 
 import dataclasses
 import functools
@@ -25,7 +25,10 @@ from spectrodiff.vocoder.stft import FINE, stft
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class RefinerTask(AudioTask):
-    """Trains a `Refiner`. With `predicted_by` its config should have no `agreement` with mels that are not true."""
+    """Trains a `Refiner` on the weighted sum of the magnitude losses named in `loss_weights`.
+
+    With `predicted_by`, `config.agreement` must be 0: predicted mels have errors, which the output should not keep.
+    """
 
     config: RefinerConfig = RefinerConfig()
     loss_weights: Mapping[str, float] = dataclasses.field(
@@ -38,21 +41,22 @@ class RefinerTask(AudioTask):
             raise InputError(f"crop_frames is {self.crop_frames}; choose 1 or more")
         if self.predicted_by is not None and self.config.agreement:
             raise InputError(
-                "with RefinerTask.predicted_by, RefinerConfig.agreement has to be 0: what a refiner mends of predicted "
-                "mels would be undone by agreeing with them"
+                "with RefinerTask.predicted_by, RefinerConfig.agreement has to be 0: agreement would keep the errors "
+                "of predicted mels"
             )
 
     @property
     def margin(self) -> int:
-        """See `AudioTask`."""
+        """The receptive field of the refiner on either side."""
         return receptive_frames(self.config)
 
     def loss(self, model: Callable, batch: dict, key: jax.Array, others: Others) -> tuple[jax.Array, dict]:
+        """Returns the weighted sum of the magnitude losses, and its terms."""
         terms = self._terms(model, batch)
         return total(terms, self.loss_weights), terms
 
     def _terms(self, model: Callable, batch: dict) -> dict[str, jax.Array]:
-        """Of all frames whose neighbours and samples are there."""
+        """Returns the losses over all frames whose receptive field and samples are within the crop."""
         frames = batch["audio"].shape[1] // HOP - EXTRA_FRAMES
         inner = slice(FINE * self.margin, FINE * (frames - self.margin))
         true = jnp.abs(jax.vmap(stft)(batch["audio"]))
@@ -66,20 +70,20 @@ class RefinerTask(AudioTask):
 
         return losses
 
-    def terms(self, weights: Weights, audio: Float[Array, "n s"]) -> dict[str, jax.Array]:
-        """See `AudioTask`."""
+    def heldout_losses(self, weights: Weights, audio: Float[Array, "n s"]) -> dict[str, jax.Array]:
+        """Returns the magnitude losses; see `AudioTask.heldout_losses`."""
         return self._losses(*weights, audio)
 
-    def made(self, weights: Weights, audio: Float[np.ndarray, "n s"]) -> Float[np.ndarray, "n r"]:
-        """See `AudioTask`."""
+    def reconstruct(self, weights: Weights, audio: Float[np.ndarray, "n s"]) -> Float[np.ndarray, "n r"]:
+        """Reconstructs crops of audio from their mels, by the refiner and Griffin-Lim."""
         vocoder = GriffinLim(nnx.merge(*weights))
         return np.stack([vocoder(log_mel(crop)) for crop in audio])
 
     def baseline(self) -> dict[str, jax.Array]:
-        """What the mel spread evenly over its bins scores."""
+        """Returns the losses of the mel spread evenly over its STFT bins, on the held-out crops."""
 
-        def as_it_is(mel):
+        def interpolated(mel):
             return jnp.repeat(spread_over_bins(mel), FINE, axis=1)
 
-        terms = self._terms(as_it_is, {"audio": jnp.asarray(self.heldout)})
+        terms = self._terms(interpolated, {"audio": jnp.asarray(self.heldout)})
         return {f"spread_{name}": value for name, value in terms.items()}

@@ -1,4 +1,4 @@
-"""What training changed: held-out figures before and after, of each dataset."""
+"""The report of a fine-tuning run: held-out metrics before and after training."""
 
 import json
 import pathlib
@@ -7,10 +7,10 @@ from spectrodiff.files import replacing
 
 
 def write_report(workdir: pathlib.Path) -> str:
-    """Writes `workdir/report.md`, a table of the held-out figures of step 0 and of the last step, and returns it.
+    """Writes `workdir/report.md`, a Markdown table of the held-out metrics before and after training, and returns it.
 
-    Less is better, but for roughness, which should be 1. "/NAME" in a figure is what it is on the dataset NAME alone.
-    Where nothing was held out, nothing is written, and the result is empty.
+    Lower is better, except for roughness, which should be 1. A suffix "/NAME" means the dataset NAME alone. If the log
+    has no held-out metrics, nothing is written and the result is empty.
     """
     rows = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
     evaluated = [row for row in rows if any(name.startswith("heldout_") for name in row)]

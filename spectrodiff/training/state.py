@@ -1,4 +1,4 @@
-"""What training carries from step to step."""
+"""The state of a training run."""
 
 from typing import Any, NamedTuple
 
@@ -12,20 +12,21 @@ from spectrodiff.models.layers import Buffer
 
 
 class TrainState(NamedTuple):
-    """Everything a run needs to go on as if it had never stopped, but for its place in the data."""
+    """The state that each training step updates. With the number of examples seen, it suffices to resume a run."""
 
     step: Int[Array, ""]
-    params: Any  # what the optimiser sees: all parameters, or those that `train.adaptation` chose or added
-    frozen: nnx.State  # fixed tables, and parameters that are not trained
+    params: Any  # trainable parameters: all of them, or those that `train.adaptation` selects or adds
+    frozen: nnx.State  # parameters that are not trained, and buffers
     ema: Any  # exponential moving average of params, which is evaluated and exported
     optimizer: Any
 
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-    """A module as its structure, its parameters and its fixed tables."""
+    """Splits a module into its graph, its parameters and its buffers."""
     return nnx.split(model, nnx.Param, Buffer)
 
 
 def create(params: Any, frozen: nnx.State, optimizer: optax.GradientTransformation) -> TrainState:
-    # A copy, because the step donates its state and one buffer cannot be donated twice.
+    """Returns the state at step 0, with the EMA equal to `params`."""
+    # The EMA is a copy, because the step donates its state and one buffer cannot be donated twice.
     return TrainState(jnp.int32(0), params, frozen, jax.tree.map(jnp.copy, params), optimizer.init(params))

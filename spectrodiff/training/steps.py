@@ -1,4 +1,4 @@
-"""One update: gradients, optimiser, moving average."""
+"""The training step: gradients, the optimiser's update, and the exponential moving average (EMA) of parameters."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -17,14 +17,16 @@ Metrics = dict[str, jax.Array]
 
 
 class Others(NamedTuple):
-    """The networks that a loss may look at besides the one that learns; none of them gets gradients."""
+    """The networks that a loss may use besides the one that is trained. They receive no gradients."""
 
-    ema: Callable[[], nnx.Module]  # makes the network with the moving average of its parameters
-    frozen: Mapping[str, nnx.Module]  # those that the task names, such as a teacher
+    ema: Callable[[], nnx.Module]  # builds the network with the EMA of its parameters
+    frozen: Mapping[str, nnx.Module]  # the modules of `Task.frozen_modules`, such as a teacher
 
 
 @runtime_checkable
 class Loss(Protocol):
+    """A function that returns the scalar loss of a batch and scalar metrics for the log; `key` draws random numbers."""
+
     def __call__(
         self, model: nnx.Module, batch: Batch, key: jax.Array, others: Others
     ) -> tuple[jax.Array, Metrics]: ...
@@ -41,12 +43,13 @@ def make_train_step(
     shardings: TrainState | None = None,
     frozen_modules: Mapping[str, nnx.Module] | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The jitted step. Its randomness is `fold_in(key, step)`: restarts repeat nothing and skip nothing.
+    """Returns the jitted training step (state, batch) -> (state, metrics). It donates its state.
 
-    `merge` makes the module of trained and frozen parameters. A batch is computed in `accumulate` parts, one after
-    another, whose gradients are averaged: memory for one part at a time. A step whose loss, gradients or result are not
-    finite changes nothing but the step's number, and has the metric `skipped` at 1. `shardings` keeps the state where
-    it lies. `frozen_modules` are handed to the loss as `Others.frozen`.
+    `merge` builds the module from trainable and frozen parameters. Random numbers are drawn by `fold_in(key, step)`, so
+    that a resumed run draws the same ones. Gradients are accumulated over `accumulate` microbatches, which takes the
+    memory of one. If the loss, the gradients or the updated parameters are not finite, the state is not changed except
+    for its step, and the metric `skipped` is 1. `shardings` are the shardings of the state. The loss receives
+    `frozen_modules` as `Others.frozen`.
     """
     graphs, others_state = {}, {}
     for name, module in (frozen_modules or {}).items():
@@ -65,7 +68,7 @@ def make_train_step(
         )
 
         def loss_of(params):
-            # Gathered over `data` before they are used: left to itself, XLA moves activations instead.
+            # Parameters are all-gathered over `data` before use. Otherwise XLA would communicate activations instead.
             params, frozen = gather((params, state.frozen))
             value, metrics = loss(merge(params, frozen), batch, step_key, others)
             return value, {"loss": value, **metrics}
@@ -73,7 +76,7 @@ def make_train_step(
         return jax.grad(loss_of, has_aux=True)(state.params)
 
     def accumulated(state: TrainState, others_state: Any, batch: Batch, step_key: jax.Array):
-        # Every k-th example, so that each device's share of the batch has its share of every part.
+        # A microbatch is every k-th example, so that each device has an equal part of each microbatch.
         parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
 
         def add(total, part):
@@ -95,7 +98,7 @@ def make_train_step(
         norm = optax.global_norm(gradients)
         updates, opt_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        # Early on the average would be all initial values; a shorter memory until then.
+        # The decay is lower in early steps, when the EMA would be dominated by the initial parameters.
         decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
         ema = optax.incremental_update(params, state.ema, 1.0 - decay)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm) & jnp.isfinite(optax.global_norm(params))
@@ -107,5 +110,5 @@ def make_train_step(
         state = TrainState(state.step + 1, params, state.frozen, ema, opt_state)
         return state, {**metrics, "gradient_norm": norm, "skipped": 1.0 - finite}
 
-    # An argument rather than a constant of the program, which would hold a copy of the weights.
+    # Passed as an argument, because a captured array would be copied into the program as a constant.
     return functools.partial(train_step, others_state=others_state) if others_state else train_step

@@ -1,4 +1,4 @@
-"""How fast a run goes, and what holds it back."""
+"""Measurement of training throughput: examples per second, time spent waiting for data, and utilisation."""
 
 import contextlib
 import time
@@ -11,10 +11,10 @@ from spectrodiff.training.flops import peak_flops
 
 
 class ThroughputMeter:
-    """Examples a second, the part of the time spent waiting for data, and that of `peak` operations a second used.
+    """Measures examples per second, the fraction of time spent waiting for data, and the utilisation of the devices.
 
-    `peak` is that of all devices together. A step asks for `flops` operations; where that is None, as it is until it
-    is set, how much of the peak is used is unknown, and that figure is left out.
+    Utilisation is relative to `peak`, the peak FLOP/s of all devices together. It needs the attribute `flops`, the
+    floating-point operations of a step; while that is None, utilisation is not reported.
     """
 
     def __init__(self, peak: float):
@@ -23,17 +23,18 @@ class ThroughputMeter:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets the time since `read`: what passed was no training."""
+        """Restarts the measurement, to exclude the time since the last reading."""
         self._since, self._waited = time.monotonic(), 0.0
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
+        """Counts the time within the context as waiting for data."""
         asked = time.monotonic()
         yield
         self._waited += time.monotonic() - asked
 
     def read(self, steps: int, examples: int) -> dict[str, float]:
-        """The figures of the `steps` steps and `examples` examples since it last was read or reset."""
+        """Returns the metrics of the `steps` steps and `examples` examples since the last reading, and restarts."""
         elapsed = time.monotonic() - self._since
         figures = {
             "examples_per_second": examples / elapsed,
@@ -46,6 +47,9 @@ class ThroughputMeter:
 
 
 def mesh_peak_flops(mesh: Mesh, dtype: str) -> float:
-    """The peak of a mesh's devices together. CPU devices of one process share its cores: there each process is one."""
+    """Returns the peak FLOP/s of all devices of a mesh.
+
+    CPU devices of one process share its cores, so that each process counts as one device.
+    """
     device = jax.local_devices()[0]
     return peak_flops(device, dtype) * (jax.process_count() if device.platform == "cpu" else mesh.size)

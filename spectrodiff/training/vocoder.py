@@ -1,4 +1,4 @@
-"""The task of learning audio from mels by spectral losses alone."""
+"""The task of training a MelGAN vocoder with spectral losses, without discriminators."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from spectrodiff.audio.mel import HOP, log_mel
 from spectrodiff.errors import InputError
 from spectrodiff.pretrained.kinds import MELGAN
-from spectrodiff.training.audio import AudioTask, Given, Weights, mel_of
+from spectrodiff.training.audio import AnyArray, AudioTask, Weights, mel_of
 from spectrodiff.training.steps import Others
 from spectrodiff.vocoder.generator import Generator, GeneratorConfig, receptive_frames
 from spectrodiff.vocoder.losses import MEL_SCALES, STFT_WINDOWS, spectral_losses, total
@@ -23,7 +23,7 @@ from spectrodiff.vocoder.losses import MEL_SCALES, STFT_WINDOWS, spectral_losses
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class VocoderTask(AudioTask):
-    """Trains a MelGAN `Generator`."""
+    """Trains a MelGAN `Generator` on the weighted sum of the spectral losses named in `loss_weights`."""
 
     config: GeneratorConfig = GeneratorConfig()
     loss_weights: Mapping[str, float] = dataclasses.field(
@@ -38,39 +38,40 @@ class VocoderTask(AudioTask):
 
     @property
     def margin(self) -> int:
-        """See `AudioTask`: past the ends of a crop the generator would see what no piece has there."""
+        """The receptive field of the generator on either side, so that padding does not reach the loss."""
         return receptive_frames(self.config)
 
-    def made_and_true(self, model: Generator, batch: dict, key: jax.Array) -> tuple[Float[Array, "b s"], Given]:
-        """What a generator makes of a batch's crops, and their audio; its noise is of frames drawn by `key`."""
+    def generated_and_true(self, model: Generator, batch: dict, key: jax.Array) -> tuple[Float[Array, "b s"], AnyArray]:
+        """Returns generated and true audio of a batch's crops. `key` draws the frames that index the input noise."""
         mel = mel_of(batch, self.frames)
         first = jax.random.randint(key, (len(mel),), 0, 2**30)
         inner = slice(self.margin * HOP, (self.margin + self.crop_frames) * HOP)
         return model(mel, first)[:, inner], batch["audio"][:, inner]
 
     def loss(self, model: Generator, batch: dict, key: jax.Array, others: Others) -> tuple[jax.Array, dict]:
-        terms = spectral_losses(*self.made_and_true(model, batch, key))
+        """Returns the weighted sum of the spectral losses, and its terms."""
+        terms = spectral_losses(*self.generated_and_true(model, batch, key))
         return total(terms, self.loss_weights), terms
 
     @functools.cached_property
     def _generate(self):
         @functools.partial(jax.jit, static_argnums=0)
         def generate(graph, params, buffers, audio):
-            made = nnx.merge(graph, params, buffers)(log_mel(audio))
+            generated = nnx.merge(graph, params, buffers)(log_mel(audio))
             inner = slice(self.margin * HOP, -self.margin * HOP)
-            return made, spectral_losses(made[:, inner], audio[:, inner])
+            return generated, spectral_losses(generated[:, inner], audio[:, inner])
 
         return generate
 
-    def terms(self, weights: Weights, audio: Float[Array, "n s"]) -> dict[str, jax.Array]:
-        """See `AudioTask`."""
+    def heldout_losses(self, weights: Weights, audio: Float[Array, "n s"]) -> dict[str, jax.Array]:
+        """Returns the spectral losses; see `AudioTask.heldout_losses`."""
         return self._generate(*weights, audio)[1]
 
-    def made(self, weights: Weights, audio: Float[np.ndarray, "n s"]) -> Float[np.ndarray, "n r"]:
-        """See `AudioTask`."""
+    def reconstruct(self, weights: Weights, audio: Float[np.ndarray, "n s"]) -> Float[np.ndarray, "n r"]:
+        """Generates audio from the mels of crops of audio."""
         return np.asarray(self._generate(*weights, jnp.asarray(audio))[0])
 
     def baseline(self) -> dict[str, jax.Array]:
-        """What silence scores."""
+        """Returns the spectral losses of silence on the held-out crops."""
         terms = spectral_losses(jnp.zeros_like(self.heldout), jnp.asarray(self.heldout))
         return {f"silence_{name}": value for name, value in terms.items()}
