@@ -125,7 +125,7 @@ def test_each_sampled_frame_is_what_is_put_out_for_those_before_it(case):
     decoder, given = case
     mel = sample(decoder, given, ROWS, options(decoder))
     assert mel.shape == (2, T, 128)
-    output = given.about + decode(decoder, given, scaled_back(mel))
+    output = given.prior + decode(decoder, given, scaled_back(mel))
     np.testing.assert_allclose(scaled_back(mel), np.clip(output, *CUT), atol=1e-4)
     assert 0.001 < np.mean(np.abs(mel) > 1.0 - 1e-6) < 0.5  # some are clipped, and are seen so
     assert float(jnp.abs(jnp.diff(mel, axis=1)).mean(-1).min()) > 1e-3
@@ -260,7 +260,7 @@ def losses_of(decoder, given, target, frame_mask):
 
 def test_the_loss_is_squared_error_as_a_mean_over_bins_and_real_frames(case):
     decoder, given = case
-    output = given.about + decode(decoder, given, FRAMES)
+    output = given.prior + decode(decoder, given, FRAMES)
     error = np.square(np.asarray(output - FRAMES))
     expected = [error[0].mean(), error[1, :5].mean()]
     losses = losses_of(decoder, given, MEAN + STD * FRAMES, FRAME_MASK)
