@@ -1,4 +1,4 @@
-"""Checkpoints of a run: asynchronous, complete or absent, the newest few kept, and milestones."""
+"""Checkpoints of a training run, which are written asynchronously and atomically."""
 
 import contextlib
 import errno
@@ -23,21 +23,21 @@ from spectrodiff.files import utf8_path
 from spectrodiff.training.state import TrainState
 
 _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
-# What is raised for files that are missing or cut short, and what TensorStore says of them and of wrong checksums.
+# Exceptions, and status codes in TensorStore's messages, for missing or truncated files and wrong checksums.
 _DAMAGE = (OSError, KeyError, json.JSONDecodeError)
 _DAMAGED = ("NOT_FOUND:", "DATA_LOSS:", "OUT_OF_RANGE:")
 
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Lets the coroutines and futures that a failed restoration leaves behind end without a word on stderr."""
+    """Suppresses the messages on stderr of coroutines and futures that a failed restoration leaves behind."""
     hook, log = sys.unraisablehook, logging.getLogger("asyncio")
     sys.unraisablehook, log.disabled = lambda _: None, True
     try:
         yield
     except Exception as error:
         for raised in filter(None, (error, error.__cause__, error.__context__)):
-            traceback.clear_frames(raised.__traceback__)  # which hold on to them
+            traceback.clear_frames(raised.__traceback__)  # frames keep the coroutines alive
         gc.collect()
         raise
     finally:
@@ -45,7 +45,7 @@ def _quietly() -> Iterator[None]:
 
 
 def _items(state: TrainState) -> dict[str, dict]:
-    """A state in the parts that somebody may want alone."""
+    """Returns the items of a checkpoint, which can be restored separately."""
     return {
         "model": {"params": state.params, "frozen": state.frozen},
         "average": {"params": state.ema},
@@ -54,18 +54,21 @@ def _items(state: TrainState) -> dict[str, dict]:
 
 
 class Checkpoints:
-    """Saves and restores a `TrainState`, and a run's place in its data and randomness, under `workdir/checkpoints`.
+    """Saves and restores a `TrainState` and the progress of a run under `workdir/checkpoints`.
 
-    Example n and the randomness of step n follow from the seed and n: `place`, a dict {"examples": seen, "seed": seed},
-    is all the state that the data's iterator and the random numbers have.
+    The progress is a dict {"examples": number seen, "seed": seed}. It is the whole state of data iterator and random
+    numbers, since example n and the random numbers of step n depend on the seed and n alone.
 
-    Every process of a run makes one and calls the same methods.
+    In a run of several processes, each creates an instance and calls the same methods.
     """
 
     def __init__(self, workdir: pathlib.Path, keep: int | None, keep_every: int | None = None):
-        """The newest `keep` stay, or all, and for good those of steps that `keep_every` divides.
+        """Opens or creates the folder. The newest `keep` checkpoints are kept (None: all).
 
-        Raises InputError where `workdir` cannot be written, is an address or no UTF-8.
+        Checkpoints of steps that are multiples of `keep_every` are never deleted.
+
+        Raises:
+          InputError: `workdir` cannot be written to, is an URL or is not valid UTF-8.
         """
         self._workdir = utf8_path(workdir)
         folder = self._workdir / "checkpoints"
@@ -80,18 +83,18 @@ class Checkpoints:
 
     @property
     def newest(self) -> int | None:
-        """The step of the newest checkpoint, or None in a fresh workdir."""
+        """The step of the newest checkpoint, or None if there is none."""
         return self.manager.latest_step()
 
-    def save(self, step: int, state: TrainState, place: dict[str, int]) -> None:
-        """Starts to write a checkpoint, unless this step has one; training goes on meanwhile.
+    def save(self, step: int, state: TrainState, progress: dict[str, int]) -> None:
+        """Starts to write a checkpoint asynchronously, unless this step has one.
 
         Raises:
-          InputError: this checkpoint, or the one before it, cannot be written.
+          InputError: this checkpoint or the previous one cannot be written.
         """
         if self.newest == step:
             return
-        # Beforehand, because the threads that write have much to say about a disk that fills up under them.
+        # Checked first, because the writing threads print many errors when a disk is full.
         needed, free = sum(x.nbytes for x in jax.tree.leaves(state)), shutil.disk_usage(self.manager.directory).free
         if free < needed:
             raise InputError(
@@ -101,16 +104,16 @@ class Checkpoints:
         items = {name: ocp_args.StandardSave(item) for name, item in _items(state).items()}
         with self._writing():
             self.manager.check_for_errors()
-            self.manager.save(step, args=ocp_args.Composite(**items, data=ocp_args.JsonSave(place)))
+            self.manager.save(step, args=ocp_args.Composite(**items, data=ocp_args.JsonSave(progress)))
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, int]]:
-        """The newest state and its `place`. `like`, abstract, gives shapes, types, shardings.
+        """Restores the newest state and the progress. `like` has the shapes, dtypes and shardings of the state.
 
-        A run of one process passes over checkpoints that are damaged, says so, and puts them aside in the workdir, as
-        steps that are to be saved again.
+        In a run of one process, damaged checkpoints are skipped with a message and moved to the workdir, so that their
+        steps can be saved again.
 
         Raises:
-          InputError: the checkpoint is of another config, or all of them are damaged.
+          InputError: the checkpoint has another structure than `like`, or all checkpoints are damaged.
         """
         items = {name: ocp_args.StandardRestore(item) for name, item in _items(like).items()}
         found = self._restore_newest({**items, "data": ocp_args.JsonRestore()})
@@ -124,16 +127,23 @@ class Checkpoints:
         return state, found["data"]
 
     def restore_parameters(self, step: int, params: Any, frozen: nnx.State, *, ema: bool) -> tuple[Any, nnx.State]:
-        """Trained parameters (or their moving average) and frozen ones of a step, without what only training needs.
+        """Restores the trainable parameters of a step (with `ema`, their EMA) and the frozen ones.
 
-        `params` and `frozen`, abstract, give shapes and types. Raises as `restore`.
+        `params` and `frozen` have their shapes, dtypes and shardings.
+
+        Raises:
+          InputError: the checkpoint has another structure, or is damaged.
         """
         items = {"model": {"params": params, "frozen": frozen}, "average": {"params": params}}
         found = self._restore(step, {name: ocp_args.StandardRestore(item) for name, item in items.items()})
         return found["average" if ema else "model"]["params"], found["model"]["frozen"]
 
     def close(self) -> None:
-        """Waits for what is being written. Raises InputError where that fails."""
+        """Waits until the last checkpoint has been written.
+
+        Raises:
+          InputError: it cannot be written.
+        """
         with self._writing():
             self.manager.wait_until_finished()
             self.manager.close()
@@ -143,10 +153,10 @@ class Checkpoints:
         try:
             return self._restore(steps[0], items)
         except InputError as error:
-            if jax.process_count() > 1:  # others may have read their parts of it
+            if jax.process_count() > 1:  # other processes may have restored it
                 raise
             first = error
-        for age, step in enumerate(steps[1:], start=1):  # of another config, all would fail
+        for age, step in enumerate(steps[1:], start=1):  # with another config, none can be restored
             with contextlib.suppress(InputError):
                 found = self._restore(step, items)
                 self._put_aside(steps[:age])
@@ -160,14 +170,14 @@ class Checkpoints:
             shutil.rmtree(aside, ignore_errors=True)
             with self._writing():
                 (self.manager.directory / str(step)).rename(aside)
-            print(f"the checkpoint of step {step} is damaged and now lies in {aside}", flush=True)
+            print(f"the checkpoint of step {step} is damaged and was moved to {aside}", flush=True)
         self.manager.reload()
 
     def _restore(self, step: int, items: dict[str, Any]) -> Any:
         try:
             with _quietly():
                 return self.manager.restore(step, args=ocp_args.Composite(**items))
-        except Exception as error:  # orbax raises what it likes
+        except Exception as error:  # orbax raises exceptions of many types
             why = error.__cause__ or error
             where = f"the checkpoint of step {step} in {self.manager.directory}"
             if isinstance(why, _DAMAGE) or any(status in str(why) for status in _DAMAGED):
@@ -179,6 +189,6 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
-            known = (os.strerror(number) for number in _WRITE_ERRORS)  # what matters is far back in a long message
+            known = (os.strerror(number) for number in _WRITE_ERRORS)  # the cause is at the end of a long message
             why = next((words for words in known if words in str(error)), reason(error))
             raise InputError(f"cannot write a checkpoint to {self.manager.directory}: {why}") from error

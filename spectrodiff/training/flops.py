@@ -1,7 +1,7 @@
-"""How many operations a model asks for and how many a device can do: what they say together is utilisation.
+"""Floating-point operations of programs and peak rates of devices, from which utilisation is computed.
 
-An operation is one addition or multiplication of floating-point numbers in a matrix product or a convolution; all else
-is small beside these, and left out, as is usual (Chowdhery et al. 2022, PaLM, appendix B).
+Additions and multiplications in matrix products and convolutions are counted. All others are negligible, and not
+counted, as is usual (Chowdhery et al. 2022, PaLM, appendix B).
 """
 
 import functools
@@ -21,32 +21,33 @@ from spectrodiff.errors import reason
 
 
 def count_flops(function: Callable, *args: Any) -> int:
-    """The operations of `function(*args)`, which is traced but not run: `args` may be jax.ShapeDtypeStructs.
+    """Returns the number of operations of `function(*args)`, on all devices together.
 
-    It counts what the program says, on all devices together, and knows no backend. Of a `cond` the dearest branch
-    counts; of a convolution only products with numbers of its input, not with padding or with the zeros between them
-    that make it a transposed one. Kernels that are no JAX, such as cuDNN's attention, count as nothing.
+    The function is traced but not run, and `args` may be jax.ShapeDtypeStructs. For a `cond`, the branch with the most
+    operations counts; for a convolution, products with padding or with the zeros of a dilated input do not count.
+    Kernels outside JAX, such as cuDNN's attention, are not counted.
 
     Raises:
-      ValueError: there are products in a `while` loop, whose turns are not known, or in what says only what a part
-        does: a `shard_map` or a Pallas kernel.
+      ValueError: there are products in a `while` loop, whose number of iterations is unknown, or in a `shard_map` or a
+        Pallas kernel, whose programs are those of one shard or block.
     """
     return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
 
 def step_flops(loss: Callable, *args: Any) -> int | None:
-    """Those of a training step: three times those of `loss(*args)`, as the gradient takes two products for each one.
+    """Returns the number of operations of a training step: three times that of `loss(*args)`.
 
-    The field's convention (Chowdhery et al. 2022, appendix B): what is recomputed to save memory does not count. Where
-    parameters are frozen, one of the two products is spared, and this is up to half as much again as what is done.
+    The gradient takes two products for each product of the loss. By convention (Chowdhery et al. 2022, appendix B),
+    recomputation to save memory does not count. With frozen parameters, one of the two products may be unnecessary, so
+    that the result is up to half again as large as the actual number.
 
-    None where `count_flops` cannot count them. Training goes on without a figure of its log, so that is no error; the
-    first process of a run says why on stderr.
+    Returns None if the operations cannot be counted, and the first process of a run prints the reason to stderr. This
+    is not an error, since only the utilisation depends on it.
     """
-    traced = jax.make_jaxpr(loss)(*args).jaxpr  # what fails here fails in the step as well, and is the caller's
+    traced = jax.make_jaxpr(loss)(*args).jaxpr  # not in the try: an error here would be one of the step as well
     try:
         return 3 * _count(traced)
-    except Exception as error:  # also a mistake in counting, as of a primitive that JAX changed: no reason to end a run
+    except Exception as error:  # including errors of counting itself, which should not end a run
         if jax.process_index() == 0:
             print(f"utilisation is unknown: {reason(error)}", file=sys.stderr, flush=True)
         return None
@@ -86,19 +87,18 @@ def _of_convolution(equation: JaxprEqn) -> int:
         params["window_strides"], params["rhs_dilation"], params["lhs_dilation"], params["padding"], strict=True
     )
     for axis, (stride, kernel_dilation, image_dilation, (before, _)) in enumerate(settings, 2):
-        place = stride * np.arange(result[of_result[axis]])[:, None] - before
-        place = place + kernel_dilation * np.arange(kernel[of_kernel[axis]])
+        position = stride * np.arange(result[of_result[axis]])[:, None] - before
+        position = position + kernel_dilation * np.arange(kernel[of_kernel[axis]])
         last = image_dilation * (image[of_image[axis]] - 1)
-        products *= int(((place >= 0) & (place <= last) & (place % image_dilation == 0)).sum())
+        products *= int(((position >= 0) & (position <= last) & (position % image_dilation == 0)).sum())
     return 2 * products
 
 
 _HALF = ("bfloat16", "float16")
-# What is in jax.Device.device_kind: (16-bit types, operations a second of these, and of float32), dense, of what JAX
-# calls one device: half a chip in the case of TPU v2 and v3. float32 is what JAX makes of it unless told otherwise:
-# TF32 on NVIDIA's from Ampere on, one pass of bfloat16 on TPUs. Sources: NVIDIA's datasheets of H200, H100, A100, L4,
-# V100 and T4, whose figures with sparsity are halved; Jouppi et al. 2020 (TPU v2, v3); Google Cloud's pages on TPU v4,
-# v5e, v5p and v6e.
+# Pattern of jax.Device.device_kind: (16-bit dtypes, their dense FLOP/s, FLOP/s of float32), per JAX device, which is
+# half a chip for TPU v2 and v3. float32 is computed at JAX's default precision: TF32 on NVIDIA GPUs since Ampere, one
+# pass of bfloat16 on TPUs. Sources: NVIDIA's datasheets of H200, H100, A100, L4, V100 and T4, with figures for sparse
+# matrices halved; Jouppi et al. 2020 (TPU v2, v3); Google Cloud's documentation of TPU v4, v5e, v5p and v6e.
 _PEAKS = {
     r"\bH100 PCIe": (_HALF, 756e12, 378e12),
     r"\bH[12]00 NVL": (_HALF, 835e12, 417e12),
@@ -118,21 +118,21 @@ _PEAKS = {
 
 
 def peak_flops(device: jax.Device, dtype: Any) -> float:
-    """Operations a second of matrix products of `dtype` on one device, at best.
+    """Returns the peak FLOP/s of matrix products of `dtype` on one device.
 
-    Of the accelerators in the table above, what their maker says. Of any other device, so of every CPU, what a large
-    product reached here and now, looked for once in a process: utilisation is then relative to that, not to what the
-    device could do, and what else keeps the device busy makes it look better. All the devices that a CPU is divided
-    into share its cores, each seeing all of them.
+    For the accelerators in the table above, it is the manufacturer's figure. For other devices, including all CPUs, it
+    is the speed of a large matrix product, measured once per process; it is underestimated, and utilisation is
+    overestimated, if the device is busy otherwise. If a CPU is split into several devices, each is measured with all
+    cores.
     """
     dtype = jnp.dtype(dtype).name
     return datasheet_peak(device.device_kind, dtype) or _measured_peak(device, dtype)
 
 
 def datasheet_peak(kind: str, dtype: str) -> float | None:
-    """The maker's figure for a device of this `device_kind`, where there is one in the table above."""
+    """Returns the manufacturer's FLOP/s for a device of this `device_kind`, or None if it is not in the table above."""
     found = [peaks for pattern, peaks in _PEAKS.items() if re.search(pattern, kind)]
-    if not found or "MIG" in kind:  # a part of a device
+    if not found or "MIG" in kind:  # MIG instances are parts of a device
         return None
     halves, half, single = found[0]
     return half if dtype in halves else single if dtype == "float32" else None

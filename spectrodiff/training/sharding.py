@@ -1,4 +1,4 @@
-"""Where arrays lie: a mesh of all devices, rules that shard parameters by name, batches shared out among processes."""
+"""Sharding of the training state and of batches over a mesh of all devices."""
 
 import functools
 import re
@@ -9,9 +9,9 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from spectrodiff.errors import InputError
 
-# The first rule whose pattern is found in a leaf's dotted path says which mesh axis shards which dimension. `model`
-# splits what one matrix widens and the next narrows again, so that a block needs one sum over devices for attention and
-# one for the MLP (Shoeybi et al. 2019); `data` splits what is left, as FSDP does (Zhao et al. 2023).
+# The mesh axis that shards each dimension of a leaf, by the first pattern that is found in its dotted path. `model` is
+# tensor parallelism (Shoeybi et al. 2019): it shards heads and hidden units, so that a block needs one all-reduce for
+# attention and one for the MLP. `data` shards the other dimension, as FSDP does (Zhao et al. 2023).
 RULES = (
     (r"\b(query|key|value|wi_0|wi_1)\.kernel\b", ("data", "model")),
     (r"\b(out|wo)\.kernel\b", ("model", "data")),
@@ -21,24 +21,25 @@ RULES = (
 
 
 def make_mesh(model: int = 1) -> Mesh:
-    """All devices of all processes as `data` x `model`, `model` of them sharing each example.
+    """Returns a mesh of all devices of all processes with the axes `data` and `model`; the latter has size `model`.
 
     Raises:
-      InputError: a process's devices do not divide into groups of `model`.
+      InputError: `model` does not divide the number of devices of a process.
     """
     local = jax.local_device_count()
     if model < 1 or local % model:
         raise InputError(f"train.model_parallel is {model}; choose a divisor of {local}, the devices of a process")
-    # Not jax.make_mesh: it refuses devices of several hosts that no interconnect joins, and may let a group span hosts.
+    # Not jax.make_mesh, which rejects hosts without an interconnect and may place a `model` group on several hosts.
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     return Mesh(np.array(devices).reshape(-1, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 
 
 def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
-    """How the leaf at the dotted `path` is sharded: by `RULES`, but never a dimension that does not divide evenly.
+    """Returns the partition of the leaf at the dotted `path` by `RULES`.
 
-    Moments of an optimiser lie under their parameter's name and follow its rule; what has other dimensions than the
-    rule, such as Adafactor's row and column averages, is small and kept whole everywhere.
+    Dimensions that an axis does not divide evenly are not sharded. The moments of an optimiser have the names of their
+    parameters and follow the same rules. A leaf with another number of dimensions than its rule, such as Adafactor's
+    row and column statistics, is small and replicated.
     """
     axes = next((axes for pattern, axes in RULES if re.search(pattern, path)), ())
     if len(axes) != len(shape):
@@ -50,12 +51,12 @@ def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh)
 
 
 def replicated_over_data(sharding: NamedSharding) -> NamedSharding:
-    """The same, but whole along `data`."""
+    """Returns the sharding with the axis `data` removed, over which the array is then replicated."""
     return NamedSharding(sharding.mesh, PartitionSpec(*(None if axis == "data" else axis for axis in sharding.spec)))
 
 
 def shardings(tree, mesh: Mesh):
-    """The sharding of every leaf of a state, abstract or real."""
+    """Returns the sharding of every leaf of a state of arrays or jax.ShapeDtypeStructs."""
 
     def sharding(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator=".")
@@ -65,19 +66,19 @@ def shardings(tree, mesh: Mesh):
 
 
 def distribute(tree, layout):
-    """Arrays that every process has whole, laid out as `layout` says."""
+    """Distributes arrays, which every process has in full, by the shardings `layout`."""
 
     def put(array, sharding):
         if sharding.is_fully_addressable:
             return jax.device_put(array, sharding)
-        whole = np.asarray(array)
-        return jax.make_array_from_callback(array.shape, sharding, lambda index: whole[index])
+        full = np.asarray(array)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: full[index])
 
     return jax.tree.map(put, tree, layout)
 
 
 def check_batch(size: int, mesh: Mesh | AbstractMesh, accumulate: int) -> None:
-    """Raises InputError for a batch of `size` examples that cannot be shared out in `accumulate` parts."""
+    """Raises InputError if `size` examples cannot be divided into `accumulate` microbatches over the axis `data`."""
     if accumulate < 1:
         raise InputError(f"train.accumulate is {accumulate}; choose 1 or more")
     shares = mesh.shape["data"] * accumulate
@@ -89,15 +90,15 @@ def check_batch(size: int, mesh: Mesh | AbstractMesh, accumulate: int) -> None:
 
 
 def shard_batch(batch: dict[str, np.ndarray | jax.Array], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's part of a batch as its part of global arrays, sharded over `data`."""
+    """Returns global arrays that are sharded over `data`, given this process's part of a batch."""
     sharding = NamedSharding(mesh, PartitionSpec("data"))
-    if all(isinstance(array, jax.Array) for array in batch.values()):  # on a device already, and of one process
+    if all(isinstance(array, jax.Array) for array in batch.values()):  # a resident corpus, in a run of one process
         return jax.device_put(batch, sharding)
     return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
 
 
 def replicated(tree, mesh: Mesh):
-    """A state whole on this process's first device, for evaluation and export, which know of one device only."""
+    """Returns the arrays replicated, on this process's first device, for evaluation and export on one device."""
     if mesh.size == 1:
         return tree
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), _replicator(mesh)(tree))
