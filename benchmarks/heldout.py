@@ -1,5 +1,7 @@
 """How near sampled mels come to true ones on held-out windows, beside what guessing scores; and a picture.
 
+Errors are log-mel L1 in nats; roughness is relative to that of the true mels, so that below 1 a model blurs in time.
+
 python benchmarks/heldout.py --checkpoint demo --dataset rendered --plot heldout.png
 """
 
@@ -10,13 +12,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from spectrodiff.audio.mel import log_mel_on_host, scale_mel, unscale_mel
+from spectrodiff.config import to_dict
 from spectrodiff.data.mixture import Mixture
 from spectrodiff.data.recordings import Recording, decode
-from spectrodiff.pretrained.formats import open_checkpoint
-from spectrodiff.pretrained.hub import find_checkpoint
-from spectrodiff.synthesizer import Synthesizer
+from spectrodiff.mel_sampler import MelSampler
+from spectrodiff.training import heldout
 from spectrodiff.training import state as states
-from spectrodiff.training.heldout import NATS, mel_l1
+from spectrodiff.training.evaluators import Guesses
 from spectrodiff.training.spectrogram import SpectrogramTask
 
 
@@ -35,37 +37,55 @@ def main() -> None:
     parser.add_argument("--plot", help="picture of three windows: true above, sampled below")
     options = parser.parse_args()
 
-    found = open_checkpoint(find_checkpoint(options.checkpoint))
-    model, config = found.build(), found.config
-    graph, params, buffers = states.split(model)
+    sampler = MelSampler.from_pretrained(options.checkpoint)
+    decoder, weights = sampler.config.decoder, states.split(sampler.model)
     mixture = Mixture(options.data_dir, options.dataset)
-    task = SpectrogramTask(mixture, config, heldout_windows=options.windows, heldout_split=options.split)
-    target, mask = task.heldout["target"], task.heldout["target_mask"]
+    task = SpectrogramTask(mixture, sampler.config, heldout_windows=options.windows, heldout_split=options.split)
+    windows = task.heldout
+    target = windows["target"]
 
-    print(f"log-mel L1 in nats, {len(target)} windows of the {options.split} split, after the true window before each")
-    for name, value in task.baselines().items():
-        print(f"{name:>28}  {value:.3f}")
-    own = (config.sampling.steps, config.sampling.guidance)
-    for steps, guidance in dict.fromkeys([own, *itertools.product(options.steps, options.guidance)]):
-        sampled = task.sample_heldout(graph, params, buffers, steps=steps, guidance=guidance)
-        print(
-            f"{f'sampled, {steps} steps, guidance {guidance:g}':>28}  {mel_l1(sampled, target, mask):.3f}", flush=True
-        )
-        if options.plot and (steps, guidance) == own:
+    print(
+        f"{len(target)} windows of the {options.split} split, after the true window before each: L1 in nats, roughness"
+    )
+    for name, value in Guesses()(task, weights).figures.items():
+        row(name, value)
+    grid = {"steps": options.steps, "guidance": options.guidance}
+    grid = {name: values for name, values in grid.items() if name in to_dict(decoder.sampling)}
+    asked = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    for some in dict.fromkeys([decoder, *(decoder.sampled(**values) for values in asked)]):
+        sampled = heldout.sample_windows(weights, some, windows)
+        for name, value in (figures := heldout.mel_figures(windows, mixture.names, sampled)).items():
+            if name.startswith("heldout_mel_l1"):
+                of = name.removeprefix("heldout_mel_l1")
+                row(f"{described(some.sampling)} {of}".strip(), value, figures[f"heldout_roughness{of}"])
+        if options.plot and some == decoder:
             plot(options.plot, target, sampled)
     records = [(part, index) for part in mixture.heldout(options.split) for index in range(len(part))]
     chosen = np.linspace(0, len(records) - 1, min(len(records), options.pieces)).astype(int)
-    synthesizer = Synthesizer(model, config)
-    errors = [whole_piece(synthesizer, decode(part[index])) for part, index in (records[i] for i in chosen)]
-    print(f"{f'{len(chosen)} whole pieces':>28}  {np.mean(np.concatenate(errors)):.3f}")
+    recordings = [decode(part[index]) for part, index in (records[i] for i in chosen)]
+    if recordings:
+        row(f"{len(recordings)} whole pieces", *whole_pieces(sampler, recordings))
 
 
-def whole_piece(synthesizer: Synthesizer, recording: Recording) -> np.ndarray:
-    """The error of each frame, in nats, when every window's context is the sampled window before it."""
-    true = scale_mel(log_mel_on_host(recording.audio))
-    mel = scale_mel(np.concatenate(list(synthesizer.mels(recording.notes))))
-    frames = min(len(mel), len(true))
-    return NATS * np.abs(mel[:frames] - true[:frames]).mean(-1)
+def row(name: str, error: float, roughness: float | None = None) -> None:
+    print(f"{name:>40}  {error:.3f}" + ("" if roughness is None else f"  {roughness:.3f}"), flush=True)
+
+
+def described(sampling) -> str:
+    return ", ".join(f"{name} {value}" for name, value in to_dict(sampling).items()) or "sampled"
+
+
+def whole_pieces(sampler: MelSampler, recordings: list[Recording]) -> tuple[float, float]:
+    """Error and roughness over all frames of pieces, when every window's context is the sampled window before it."""
+    errors, roughness = [], []
+    for place, song in sampler.songs((recording.notes, 0) for recording in recordings):
+        true = scale_mel(log_mel_on_host(recordings[place].audio))
+        frames = min(len(song.mel), len(true))
+        mels = [mel[:frames] for mel in (np.asarray(scale_mel(song.mel)), true)]
+        errors.append(heldout.NATS * np.abs(mels[0] - mels[1]).mean(-1))
+        roughness.append([frames * heldout.roughness(mel[None], np.ones((1, frames), bool)) for mel in mels])
+    sampled, true = np.sum(roughness, axis=0)
+    return float(np.concatenate(errors).mean()), float(sampled / true)
 
 
 def plot(path: str, target: np.ndarray, sampled: np.ndarray) -> None:

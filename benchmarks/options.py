@@ -37,9 +37,10 @@ def main() -> None:
             command += ["--gin_param", binding]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         log = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
-        score = next(row["heldout_mel_l1"] for row in reversed(log) if "heldout_mel_l1" in row)
+        last = next(row for row in reversed(log) if "heldout_mel_l1" in row)
         speeds = sorted(row["examples_per_second"] for row in log if "examples_per_second" in row)
-        print(f"{name:>24}  held-out mel L1 {score:.3f} nats, {speeds[len(speeds) // 2]:.1f} examples/s", flush=True)
+        score = f"{last['heldout_mel_l1']:.3f} nats, roughness {last['heldout_roughness']:.3f}"
+        print(f"{name:>24}  held-out mel L1 {score}, {speeds[len(speeds) // 2]:.1f} examples/s", flush=True)
 
 
 if __name__ == "__main__":

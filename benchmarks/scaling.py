@@ -29,7 +29,7 @@ from spectrodiff.commands.train import read_config
 from spectrodiff.config import WINDOW_FRAMES
 from spectrodiff.training import state as states
 from spectrodiff.training.flops import peak_flops, step_flops
-from spectrodiff.training.steps import make_train_step
+from spectrodiff.training.steps import Others, make_train_step
 
 TOKENS = 2048
 GIB = 2**30
@@ -72,7 +72,8 @@ def cost_of(name: str, bindings: list[str]) -> Cost:
     key = jax.eval_shape(lambda: jax.random.key(0))
 
     def loss(params, buffers, batch, key):
-        return task.loss(nnx.merge(graph, params, buffers), batch, key)[0]
+        model = nnx.merge(graph, params, buffers)
+        return task.loss(model, batch, key, Others(lambda: model, task.frozen_modules()))[0]
 
     def kept(size):
         """What the backward pass holds on to, less the parameters, which it holds anyway."""
