@@ -1,4 +1,4 @@
-"""How near sampled mels come to true ones on held-out windows, beside what guessing scores; and a picture.
+"""Log-mel error of samples on held-out windows and whole pieces, with that of trivial predictions, and a picture.
 
 python benchmarks/heldout.py --checkpoint demo --dataset rendered --plot heldout.png
 """
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 4, 20], help="to compare with the checkpoint's own")
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0])
     parser.add_argument(
-        "--pieces", type=int, default=8, help="rendered whole, each window hearing the sampled one before"
+        "--pieces", type=int, default=8, help="pieces to sample in full, each window given the sampled previous one"
     )
     parser.add_argument("--plot", help="picture of three windows: true above, sampled below")
     options = parser.parse_args()
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def whole_piece(synthesizer: Synthesizer, recording: Recording) -> np.ndarray:
-    """The error of each frame, in nats, when every window's context is the sampled window before it."""
+    """Returns the log-mel L1 of each frame of a piece in nats. The context of a window is the sampled previous one."""
     true = scale_mel(log_mel_on_host(recording.audio))
     mel = scale_mel(np.concatenate(list(synthesizer.mels(recording.notes))))
     frames = min(len(mel), len(true))
@@ -69,7 +69,7 @@ def whole_piece(synthesizer: Synthesizer, recording: Recording) -> np.ndarray:
 
 
 def plot(path: str, target: np.ndarray, sampled: np.ndarray) -> None:
-    """Three windows spread over the held-out ones."""
+    """Plots true and sampled mels of three of the held-out windows."""
     figure = Figure(figsize=(13, 6), layout="constrained")
     axes = figure.subplots(2, 3, sharex=True, sharey=True)
     for column, window in zip(axes.T, np.linspace(0, len(target) - 1, 5).astype(int)[1:4], strict=True):

@@ -215,7 +215,7 @@ def train(
             evaluate(f"{init_from}, before training", repeated)
 
     # ---- step
-    key = jax.random.fold_in(jax.random.key(seed), 2**31)  # differs from the keys of nnx.Rngs(seed), which folds in counts from 0
+    key = jax.random.fold_in(jax.random.key(seed), 2**31)  # no key of nnx.Rngs(seed), which counts from 0
     frozen_modules = task.frozen_modules()
     train_step = make_train_step(
         merge,
