@@ -139,6 +139,8 @@ class MelSampler:
           InputError: a window has too many notes, or an option or a seed is out of range.
         """
         self.sampling(**sampling)
+        if batch < 1:
+            raise InputError(f"batch is {batch}; choose 1 or more")
         waiting, active, compiled, rows = enumerate(pieces), [], set(), 0
         with tqdm(total=windows, desc="rendering", unit="window", disable=windows == 0) as bar:
             while True:

@@ -214,8 +214,8 @@ def test_the_spread_of_components_is_bounded(mixed):
     assert float(mixture.std.max()) == pytest.approx(1.0, abs=1e-3)
     raw = output[..., 3 + 3 * 128 :].reshape(2, T, 3, 128)
     np.testing.assert_allclose(mixture.std, 0.1 + 0.9 * scipy.special.expit(np.float64(raw)), atol=1e-5)
-    about = mixed._mixture(output, SKETCH)
-    np.testing.assert_allclose(about.mean - mixture.mean, np.repeat(SKETCH[:, :, None], 3, 2), atol=1e-4)
+    prior = mixed._mixture(output, SKETCH)
+    np.testing.assert_allclose(prior.mean - mixture.mean, np.repeat(SKETCH[:, :, None], 3, 2), atol=1e-4)
 
 
 def test_frames_are_drawn_from_the_mixture(mixed):

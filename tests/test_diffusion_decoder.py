@@ -154,7 +154,7 @@ def test_the_loss_is_of_noise_levels_and_conditioning_drawn_by_its_key(sketched,
 
 
 def test_the_loss_at_a_level_is_the_processes_in_the_decoders_space(sketched):
-    """With the sketch as what the objective is about, and without dropout unless it is asked for."""
+    """With the sketch as the prior, and without dropout unless it is asked for."""
     decoder, given = sketched
     target = jax.random.uniform(KEYS[0], (2, 16, 128), minval=-1.0)
     frame_mask = jnp.arange(16) < jnp.array([[16], [7]])

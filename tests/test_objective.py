@@ -21,11 +21,11 @@ def test_these_are_all():
     }
 
 
-@pytest.mark.parametrize("about", [0.0, SKETCH], ids=["", "about"])
+@pytest.mark.parametrize("prior", [0.0, SKETCH], ids=["", "prior"])
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
-def test_a_perfect_output_gives_the_data_back(objective, about):
-    output = objective.target(DATA, NOISE, LEVEL, about)
-    np.testing.assert_allclose(objective.to_x0(output, Z, LEVEL, about), DATA, atol=1e-4)
+def test_a_perfect_output_gives_the_data_back(objective, prior):
+    output = objective.target(DATA, NOISE, LEVEL, prior)
+    np.testing.assert_allclose(objective.to_x0(output, Z, LEVEL, prior), DATA, atol=1e-4)
 
 
 def test_v_is_the_velocity_of_the_angle():
@@ -44,10 +44,10 @@ def test_one_estimate_says_the_same_in_every_parameterisation():
     residual = np.float64(guess - SKETCH)
     noisy = np.float64(Z / LEVEL.alpha - SKETCH)
     f = (residual - std**2 / (s**2 + std**2) * noisy) / (s * std / np.sqrt(s**2 + std**2))
-    about = {X0(): guess - SKETCH, Preconditioned(std): jnp.array(f, jnp.float32)}
+    prior = {X0(): guess - SKETCH, Preconditioned(std): jnp.array(f, jnp.float32)}
     for objective, output in ({Eps(): eps, V(): v, X0(): guess}).items():
         np.testing.assert_allclose(objective.to_x0(output, Z, LEVEL, 0.0), guess, atol=1e-4)
-    for objective, output in about.items():
+    for objective, output in prior.items():
         np.testing.assert_allclose(objective.to_x0(output, Z, LEVEL, SKETCH), guess, atol=1e-4)
 
 
@@ -68,10 +68,10 @@ def test_those_without_preconditioning_see_z_and_begin_with_noise(objective):
 def test_preconditioned_inputs_and_targets_have_unit_variance_at_every_level(logsnr, std):
     """And are uncorrelated: what can be told of Gaussian data without a network is in c_skip already."""
     objective, level = Preconditioned(std), NoiseLevel(jnp.array(logsnr))
-    residual, noise, about = (jax.random.normal(key, (1, 400, 500)) for key in jax.random.split(jax.random.key(1), 3))
-    x0 = about + std * residual
-    inputs = objective.inputs(level.alpha * x0 + level.sigma * noise, level, about)
-    target = objective.target(x0, noise, level, about)
+    residual, noise, prior = (jax.random.normal(key, (1, 400, 500)) for key in jax.random.split(jax.random.key(1), 3))
+    x0 = prior + std * residual
+    inputs = objective.inputs(level.alpha * x0 + level.sigma * noise, level, prior)
+    target = objective.target(x0, noise, level, prior)
     covariance = np.cov(np.ravel(inputs), np.ravel(target))
     np.testing.assert_allclose(covariance, np.eye(2), atol=0.015)  # of 200 000 numbers: four standard errors
     assert abs(float(inputs.mean())) < 0.01
@@ -80,17 +80,17 @@ def test_preconditioned_inputs_and_targets_have_unit_variance_at_every_level(log
 
 @pytest.mark.parametrize("logsnr", [-20.0, -4.0, 0.0, 12.0])
 def test_preconditioned_zero_is_the_exact_denoiser_of_gaussian_data(logsnr):
-    """E[x0 | z] of data N(about, std^2), in float64."""
+    """E[x0 | z] of data N(prior, std^2), in float64."""
     objective, level = Preconditioned(0.4), NoiseLevel(jnp.array(logsnr))
-    z, about = np.float64(NOISE), np.float64(SKETCH)
+    z, prior = np.float64(NOISE), np.float64(SKETCH)
     alpha2, sigma2 = 1 / (1 + np.exp(-logsnr)), 1 / (1 + np.exp(logsnr))
-    expected = about + np.sqrt(alpha2) * 0.4**2 * (z - np.sqrt(alpha2) * about) / (alpha2 * 0.4**2 + sigma2)
+    expected = prior + np.sqrt(alpha2) * 0.4**2 * (z - np.sqrt(alpha2) * prior) / (alpha2 * 0.4**2 + sigma2)
     np.testing.assert_allclose(objective.to_x0(0.0, NOISE, level, SKETCH), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("logsnr", [-20.0, -4.0, 3.0])
 def test_preconditioned_sampling_begins_with_noised_data(logsnr):
-    """Mean alpha * about, variance alpha^2 std^2 + sigma^2, and so what the network sees is the noise itself."""
+    """Mean alpha * prior, variance alpha^2 std^2 + sigma^2, and so what the network sees is the noise itself."""
     objective, level = Preconditioned(0.4), NoiseLevel(jnp.array(logsnr))
     alpha2, sigma2 = 1 / (1 + np.exp(-logsnr)), 1 / (1 + np.exp(logsnr))
     expected = np.sqrt(alpha2) * SKETCH + np.sqrt(alpha2 * 0.4**2 + sigma2) * NOISE

@@ -23,7 +23,7 @@ ALL = jnp.ones((4, 6), bool)
 OBJECTIVES = [Eps(), V(), X0(), Preconditioned(), Preconditioned(std=1.3)]
 
 
-def perfect(objective, about):
+def perfect(objective, prior):
     """A network that knows the data, and so the noise in whatever it is shown of z."""
 
     def network(inputs, logsnr):
@@ -31,18 +31,18 @@ def perfect(objective, about):
         z = inputs
         if objective.kind == "preconditioned":
             total = jnp.sqrt((level.alpha * objective.std) ** 2 + level.sigma**2)
-            z = inputs * total + level.alpha * about
-        return objective.target(DATA, (z - level.alpha * DATA) / level.sigma, level, about)
+            z = inputs * total + level.alpha * prior
+        return objective.target(DATA, (z - level.alpha * DATA) / level.sigma, level, prior)
 
     return network
 
 
-@pytest.mark.parametrize("about", [0.0, SKETCH], ids=["", "about"])
+@pytest.mark.parametrize("prior", [0.0, SKETCH], ids=["", "prior"])
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
-def test_a_perfect_network_has_no_loss_and_denoises_perfectly(objective, about):
-    process, network = Process(objective), perfect(objective, about)
-    np.testing.assert_allclose(process.loss(network, DATA, ALL, LOGSNR, KEY, about), np.zeros(4), atol=1e-4)
-    denoise = process.denoiser(network, about)
+def test_a_perfect_network_has_no_loss_and_denoises_perfectly(objective, prior):
+    process, network = Process(objective), perfect(objective, prior)
+    np.testing.assert_allclose(process.loss(network, DATA, ALL, LOGSNR, KEY, prior), np.zeros(4), atol=1e-4)
+    denoise = process.denoiser(network, prior)
     for logsnr in LOGSNR:
         level = NoiseLevel(logsnr)
         z = level.alpha * DATA + level.sigma * jax.random.normal(KEY, DATA.shape)
@@ -55,9 +55,9 @@ def test_the_loss_of_a_network_that_always_says_zero():
     nothing = lambda z, logsnr: jnp.zeros_like(z)  # noqa: E731
     losses = Process().loss(nothing, data, mask, LOGSNR[:2], KEY)
     np.testing.assert_allclose(losses, np.full(2, np.sqrt(2 / np.pi)), atol=0.02)
-    about = jax.random.normal(jax.random.key(1), data.shape)
-    data = about + 0.5 * jax.random.normal(jax.random.key(2), data.shape)
-    losses = Process(Preconditioned(0.5)).loss(nothing, data, mask, LOGSNR[:2], KEY, about)
+    prior = jax.random.normal(jax.random.key(1), data.shape)
+    data = prior + 0.5 * jax.random.normal(jax.random.key(2), data.shape)
+    losses = Process(Preconditioned(0.5)).loss(nothing, data, mask, LOGSNR[:2], KEY, prior)
     np.testing.assert_allclose(losses, np.ones(2), atol=0.03)
 
 
@@ -95,14 +95,14 @@ MEAN, STD = 1.5, 0.4
 def test_gaussian_data_about_a_given_mean_comes_out_as_it_is(name, schedule):
     """A network that says zero is its exact denoiser (see test_objective.py)."""
     process = Process(Preconditioned(STD), schedule=schedule)
-    about = MEAN * jnp.where(jnp.arange(128) < 64, -1.0, 1.0) * jnp.ones((2, 64, 128))
+    prior = MEAN * jnp.where(jnp.arange(128) < 64, -1.0, 1.0) * jnp.ones((2, 64, 128))
     logsnrs, keys = schedule(200), jax.random.split(KEY, 2)
-    start = process.objective.start(jax.random.normal(jax.random.key(1), about.shape), NoiseLevel(logsnrs[0]), about)
-    denoise = process.denoiser(lambda z, logsnr: jnp.zeros_like(z), about)
-    rest = sample(denoise, STEPS[name], logsnrs, start, keys) - about
+    start = process.objective.start(jax.random.normal(jax.random.key(1), prior.shape), NoiseLevel(logsnrs[0]), prior)
+    denoise = process.denoiser(lambda z, logsnr: jnp.zeros_like(z), prior)
+    rest = sample(denoise, STEPS[name], logsnrs, start, keys) - prior
     assert float(jnp.abs(rest.mean((0, 1)).reshape(2, 64).mean(1)).max()) < 0.02
     assert float(rest.std()) == pytest.approx(STD, rel=0.03)
-    assert float(jnp.abs(start - about).mean()) > MEAN / 2  # else there was nothing to do
+    assert float(jnp.abs(start - prior).mean()) > MEAN / 2  # else there was nothing to do
 
 
 # ---- in JSON
@@ -161,7 +161,7 @@ def test_of_anybodys_own_making():
         kind = "halfway"
         share: float = 0.5
 
-        def to_x0(self, output, z, level, about):
+        def to_x0(self, output, z, level, prior):
             return self.share * output
 
     process = Process(Halfway(0.25))
