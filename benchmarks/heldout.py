@@ -16,7 +16,7 @@ from spectrodiff.pretrained.formats import open_checkpoint
 from spectrodiff.pretrained.hub import find_checkpoint
 from spectrodiff.synthesizer import Synthesizer
 from spectrodiff.training import state as states
-from spectrodiff.training.heldout import NATS, mel_l1
+from spectrodiff.training.heldout import NATS, guesses, mel_l1, sample_windows
 from spectrodiff.training.spectrogram import SpectrogramTask
 
 
@@ -37,17 +37,17 @@ def main() -> None:
 
     found = open_checkpoint(find_checkpoint(options.checkpoint))
     model, config = found.build(), found.config
-    graph, params, buffers = states.split(model)
     mixture = Mixture(options.data_dir, options.dataset)
     task = SpectrogramTask(mixture, config, heldout_windows=options.windows, heldout_split=options.split)
     target, mask = task.heldout["target"], task.heldout["target_mask"]
 
     print(f"log-mel L1 in nats, {len(target)} windows of the {options.split} split, after the true window before each")
-    for name, value in task.baselines().items():
+    for name, value in guesses(task.heldout).items():
         print(f"{name:>28}  {value:.3f}")
-    own = (config.sampling.steps, config.sampling.guidance)
+    own = (config.decoder.sampling.steps, config.decoder.sampling.guidance)
     for steps, guidance in dict.fromkeys([own, *itertools.product(options.steps, options.guidance)]):
-        sampled = task.sample_heldout(graph, params, buffers, steps=steps, guidance=guidance)
+        decoder = config.decoder.sampled(steps=steps, guidance=guidance)
+        sampled = sample_windows(states.split(model), decoder, task.heldout)
         print(
             f"{f'sampled, {steps} steps, guidance {guidance:g}':>28}  {mel_l1(sampled, target, mask):.3f}", flush=True
         )
