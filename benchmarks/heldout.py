@@ -1,4 +1,4 @@
-"""How near sampled mels come to true ones on held-out windows, beside what guessing scores; and a picture.
+"""Log-mel error of samples on held-out windows and whole pieces, with that of trivial predictions, and a picture.
 
 Errors are log-mel L1 in nats; roughness is relative to that of the true mels, so that below 1 a model blurs in time.
 
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 4, 20], help="to compare with the checkpoint's own")
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0])
     parser.add_argument(
-        "--pieces", type=int, default=8, help="rendered whole, each window hearing the sampled one before"
+        "--pieces", type=int, default=8, help="pieces to sample in full, each window given the sampled previous one"
     )
     parser.add_argument("--plot", help="picture of three windows: true above, sampled below")
     options = parser.parse_args()
@@ -89,7 +89,7 @@ def whole_pieces(sampler: MelSampler, recordings: list[Recording]) -> tuple[floa
 
 
 def plot(path: str, target: np.ndarray, sampled: np.ndarray) -> None:
-    """Three windows spread over the held-out ones."""
+    """Plots true and sampled mels of three of the held-out windows."""
     figure = Figure(figsize=(13, 6), layout="constrained")
     axes = figure.subplots(2, 3, sharex=True, sharey=True)
     for column, window in zip(axes.T, np.linspace(0, len(target) - 1, 5).astype(int)[1:4], strict=True):

@@ -1,4 +1,4 @@
-"""How long weights of the paper's size take to load from each format, and how much memory at its peak.
+"""Time and peak memory of loading weights of the paper's size from each format.
 
 python benchmarks/loading.py [--size base] [--formats t5x spectrodiff] [--folder FOLDER]
 
@@ -48,7 +48,8 @@ def main() -> None:
 
 
 def write(path: pathlib.Path, kind: str, size: str) -> None:
-    sys.path.insert(0, str(ROOT / "tests"))  # where what writes the formats of others is
+    """Writes random weights of the given format and size to `path`."""
+    sys.path.insert(0, str(ROOT / "tests"))  # for the writers of other formats
     from weights import random_arrays, write_weights
 
     width, heads, head_dim, mlp_width, layers = SIZES[size]
@@ -59,12 +60,12 @@ def write(path: pathlib.Path, kind: str, size: str) -> None:
 
 
 def measure(path: str) -> tuple[float, float, float]:
-    """Seconds to load, peak memory over the parameters' size, and that size in MB."""
-    import tensorstore  # noqa: F401 (it is imported on first use, and should not count)
+    """Returns the seconds to load weights, peak memory divided by the parameters' size, and that size in MB."""
+    import tensorstore  # noqa: F401 (imported on first use, which should not be measured)
 
     open_checkpoint(find_checkpoint("demo")).build()
     before = resident("VmRSS")
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     start = time.perf_counter()
     model = jax.block_until_ready(open_checkpoint(path).build())
     seconds = time.perf_counter() - start
@@ -73,7 +74,7 @@ def measure(path: str) -> tuple[float, float, float]:
 
 
 def resident(name: str) -> int:
-    """A size of this process in bytes, as /proc/self/status has it."""
+    """Returns a size of this process in bytes, by its name in /proc/self/status."""
     lines = pathlib.Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 

@@ -1,4 +1,4 @@
-"""What each option of the demo model is worth: short runs of `configs/demo.gin`, each with one thing changed, one seed.
+"""Ablation of the options of the demo model: short runs of `configs/demo.gin`, each with one change, with one seed.
 
 python benchmarks/options.py --steps 500 --workdir runs/options
 """

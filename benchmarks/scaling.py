@@ -1,7 +1,7 @@
-"""What training asks for, counted without running it: operations, bytes of state, bytes kept for the gradient.
+"""FLOPs and memory of training steps (state, residuals of the backward pass), counted without running them.
 
 python benchmarks/scaling.py                                    the table of docs/scaling.md
-python benchmarks/scaling.py --check demo --batch 8             one config's, against XLA's account and steps timed here
+python benchmarks/scaling.py --check demo --batch 8             one config, compared with XLA's analysis and timed steps
 python benchmarks/scaling.py --check small --batch 1 --steps 3
 """
 
@@ -53,15 +53,15 @@ def batch_of(size: int, tokens: int, make=jax.ShapeDtypeStruct):
 
 
 def size_of(tree) -> int:
-    """Bytes."""
+    """Returns the size of a pytree in bytes."""
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
     parameters: int
-    state: int  # bytes of parameters, their average, and the optimiser
-    kept: float  # bytes an example leaves for the backward pass
+    state: int  # bytes of parameters, EMA and optimiser state
+    kept: float  # bytes of residuals of the backward pass, per example
     flops: float  # of a step, per example
 
 
@@ -76,7 +76,7 @@ def cost_of(name: str, bindings: list[str]) -> Cost:
         return task.loss(model, batch, key, Others(lambda: model, task.frozen_modules()))[0]
 
     def kept(size):
-        """What the backward pass holds on to, less the parameters, which it holds anyway."""
+        """Returns the bytes of residuals of the backward pass for a batch of `size`, and of the parameters."""
         backward = jax.eval_shape(lambda *a: jax.vjp(loss, *a)[1], params, buffers, batch_of(size, tokens), key)
         return size_of(backward)
 

@@ -1,4 +1,4 @@
-"""How fast examples are read and cut, how fast training takes them, and how long it waits for them.
+"""Throughput of the data pipeline alone and of training, and the time that training waits for data.
 
 python benchmarks/throughput.py --gin_file configs/demo.gin [--gin_param "Mixture.data_dir = 'data'"]
 python benchmarks/throughput.py --gin_file configs/small.gin --gin_param "SpectrogramTask.batch_size = 1" --steps 5
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def alone(task: loop.Task, examples: int) -> None:
-    """Batches that nobody uses: the first pass reads records as well, the second finds most of them kept."""
+    """Measures the data pipeline alone, while it reads records and again when most of them are cached."""
     batches = task.batches(seed=0)
     size = len(next(iter(next(batches).values())))
     count = -(-examples // size)

@@ -1,4 +1,4 @@
-"""How well vocoders give back recordings from their true mels, by measures that fail in different ways, and how fast.
+"""Quality and speed of vocoders on recordings, given their true mels, by several metrics.
 
 python benchmarks/vocoder.py --vocoder griffin_lim runs/refiner/export runs/melgan/export --plot vocoders.png
 """
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--pieces", type=int, default=12)
     parser.add_argument(
-        "--plot", help="picture of five seconds of a piece, as recorded and as each vocoder gives it back"
+        "--plot", help="picture of five seconds of a piece, as recorded and as reconstructed by each vocoder"
     )
     options = parser.parse_args()
 
@@ -72,10 +72,10 @@ def main() -> None:
 
 
 def phases_alone(recordings: list[Recording]) -> list[np.ndarray]:
-    """What Griffin-Lim makes of the magnitudes that a refiner should find: what having to find phases costs."""
+    """Reconstructs recordings from true magnitudes by Griffin-Lim, an upper bound for what a refiner can achieve."""
     samples = -(-max(len(recording.audio) for recording in recordings) // FINE_HOP) * FINE_HOP
     settings, before = GriffinLim(), BEFORE * HOP
-    nothing = np.zeros(before, np.float32)  # that is known of the audio beforehand
+    nothing = np.zeros(before, np.float32)  # no audio precedes the first frame
 
     def rebuild(audio):
         padded = np.pad(audio, (before, samples - len(audio) + WINDOW))
@@ -86,7 +86,7 @@ def phases_alone(recordings: list[Recording]) -> list[np.ndarray]:
 
 
 def judge(audios: list, recordings: list[Recording], reference: list, embed, transcriber) -> dict[str, float | None]:
-    """The columns of the table; `recordings`' own audio gives what is best possible."""
+    """Returns the columns of the table. With the recordings' own audio, they are the best possible values."""
     embedded = [embed(audio) for audio in audios]
     row = mean_scores([
         compare(audio, recording.audio) | {"musicnn L2": embedding_distance(ours, theirs)}

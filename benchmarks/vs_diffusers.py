@@ -1,4 +1,4 @@
-"""Sampling and training time of the paper's network here and in the diffusers library: same weights, same tokens.
+"""Sampling and training time of the paper's network in this package and in diffusers, with equal weights and inputs.
 
 python benchmarks/vs_diffusers.py --peer .venv-peers/bin/python [--size base] [--steps 10] [--repeats 3] [--train]
 
@@ -43,8 +43,8 @@ def main() -> None:
 
 
 def write(folder: pathlib.Path, size: str) -> None:
-    """Random weights as diffusers lays them out, and the inputs of one window."""
-    sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]  # where what writes the formats of others is
+    """Writes random weights in diffusers' format, and the inputs of one window."""
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]  # for the writers of other formats
     from weights import random_arrays, write_weights
 
     from spectrodiff.commands import weights
@@ -63,7 +63,7 @@ def write(folder: pathlib.Path, size: str) -> None:
 
 
 def compare(options: argparse.Namespace, folder: str) -> None:
-    """Has both workers repeat their tasks in turns, and prints medians."""
+    """Runs the tasks of both workers in turns, and prints medians."""
     flags = ["--size", options.size, "--steps", str(options.steps), "--folder", folder]
     flags += ["--train"] if options.train else []
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -96,7 +96,7 @@ def compare(options: argparse.Namespace, folder: str) -> None:
 
 
 def work(options: argparse.Namespace) -> None:
-    """Times every task once for each line on stdin, and at its end tells the peak of this process's memory, in MB."""
+    """Times every task once for each line on stdin, and at the end prints this process's peak memory in MB."""
     inputs = np.load(options.folder / "inputs.npz")
     make = {"ours": our_tasks, "theirs": their_tasks}[options.worker]
     tasks = make(options.folder / "weights", inputs, options.steps, options.train)

@@ -1,7 +1,7 @@
-"""What of a model trains: all of it, what a pattern names, or low-rank additions to that.
+"""The choice of trainable parameters: all, those whose names match a pattern, or low-rank updates (LoRA) of these.
 
-Parameters are named by dotted paths, such as `decoder.blocks.0.mlp.wo.kernel`; `re.search` decides what a pattern
-matches. What is frozen gets no gradient and no memory of the optimiser's.
+Parameters are named by dotted paths, such as `decoder.blocks.0.mlp.wo.kernel`, and patterns are matched by `re.search`.
+Frozen parameters have no gradients and no optimiser state.
 """
 
 import math
@@ -20,16 +20,16 @@ from spectrodiff.errors import InputError
 from spectrodiff.training import state as states
 from spectrodiff.training.programs import check_range
 
-_EMBEDDINGS = "note_encoder.embedding.embedding"  # of tokens: the one table that knows programs
+_EMBEDDINGS = "note_encoder.embedding.embedding"  # token embeddings, the only parameters specific to a program
 _ATTENTION = r"attention\.(query|key|value|out)\.kernel"
 
 
 class Adaptation(NamedTuple):
-    """How a model is taken apart into what trains and what stays, and put together again.
+    """A pair of functions that split a model into trainable and frozen parameters, and merge them again.
 
-    `split(model, rngs)` is its structure, what trains (a pytree of float32), and an nnx.State of all else; `rngs` draws
-    what is new. `merge(graph, trained, frozen)` is the whole model, which knows nothing of this: it is differentiated,
-    evaluated and exported like any other.
+    `split(model, rngs)` returns the model's graph, its trainable parameters (a pytree of float32 arrays) and an
+    nnx.State of everything else; `rngs` initialises parameters that it adds. `merge(graph, trained, frozen)` returns
+    the model, which has the same structure for every adaptation.
     """
 
     split: Callable[[nnx.Module, nnx.Rngs], tuple[nnx.GraphDef, Any, nnx.State]]
@@ -38,18 +38,18 @@ class Adaptation(NamedTuple):
 
 @gin.configurable
 def everything() -> Adaptation:
-    """Every parameter trains."""
+    """Trains all parameters."""
     return Adaptation(lambda model, rngs: states.split(model), nnx.merge)
 
 
 @gin.configurable
 def only(pattern: str, programs: Sequence[int] = ()) -> Adaptation:
-    """The parameters that `pattern` matches train, and of the token embeddings the rows of `programs`.
+    """Trains the parameters whose names match `pattern`, and the rows of token embeddings of `programs`.
 
-    A program that was just added is a copy of its relative. With neither its row nor the table among what trains,
-    nothing can tell the two apart, and the relative would become the new instrument. Rows of other programs stay.
+    The embedding of an added program starts as a copy of a related program's. Unless it is trained, the model cannot
+    distinguish the two, and training would change both.
 
-    `split` raises InputError for a pattern that matches nothing, and for programs that cannot be.
+    The returned `split` raises InputError if `pattern` matches no parameter, or `programs` are not MIDI programs.
     """
 
     def split(model: nnx.Module, rngs: nnx.Rngs) -> tuple[nnx.GraphDef, Any, nnx.State]:
@@ -65,14 +65,14 @@ def only(pattern: str, programs: Sequence[int] = ()) -> Adaptation:
 
 @gin.configurable
 def lora(pattern: str = _ATTENTION, rank: int = 8, scale: float = 16.0, programs: Sequence[int] = ()) -> Adaptation:
-    """To each matrix that `pattern` matches, scale / rank * a @ b is added, and only a and b train (Hu et al. 2021).
+    """Trains low-rank updates of the matrices whose names match `pattern` (LoRA, Hu et al. 2021).
 
-    a [inputs, rank] begins random and b [rank, outputs] at zero, so that the model begins as what it was. Rows of
-    `programs` in the table of token embeddings train too; see `only`.
+    The matrix W becomes W + scale / rank * a @ b, where a [inputs, rank] is initialised at random and b [rank, outputs]
+    to 0. The rows of token embeddings of `programs` are trained too; see `only`.
 
     Raises:
-      InputError: `rank` or `scale` is out of range. `split` raises it for a pattern that matches no matrix, and for
-        programs that cannot be.
+      InputError: `rank` or `scale` is out of range. The returned `split` raises it if `pattern` matches no matrix, or
+        `programs` are not MIDI programs.
     """
     if not is_whole(rank):
         raise InputError(f"lora.rank is {rank!r}; choose 1 or more")
@@ -86,7 +86,7 @@ def lora(pattern: str = _ATTENTION, rank: int = 8, scale: float = 16.0, programs
         for name, (_, leaf) in _leaves(frozen).items():
             if name in names:
                 inputs, outputs = leaf.shape
-                # Of unit-variance features, a makes unit-variance features.
+                # Initialised so that x @ a has unit variance if x has.
                 a = jax.random.normal(rngs.params(), (inputs, rank), jnp.float32) / math.sqrt(inputs)
                 low_rank[name] = {"a": a, "b": jnp.zeros((rank, outputs), jnp.float32)}
         return graph, {"low_rank": low_rank, "rows": _rows(model, programs, names)}, frozen
@@ -103,12 +103,16 @@ def _name(path: Iterable[Any]) -> str:
 
 
 def _leaves(state: nnx.State) -> dict[str, tuple[tuple, nnx.Variable]]:
-    """Paths and leaves by name, in the order of names."""
+    """Returns paths and leaves by name, sorted by name."""
     return {_name(path): (path, leaf) for path, leaf in sorted(nnx.to_flat_state(state), key=lambda x: _name(x[0]))}
 
 
 def _matching(model: nnx.Module, pattern: str, rule: str, dimensions: int | None = None) -> set[str]:
-    """Names of the parameters, or of those of so many dimensions, that `pattern` matches; there are some."""
+    """Returns the names that `pattern` matches, of all parameters or of those with the given number of dimensions.
+
+    Raises:
+      InputError: there are none.
+    """
     try:
         search = re.compile(pattern).search
     except re.error as error:
@@ -124,7 +128,7 @@ def _matching(model: nnx.Module, pattern: str, rule: str, dimensions: int | None
 
 
 def _rows(model: nnx.Module, programs: Sequence[int], training: set[str]) -> dict[str, jax.Array]:
-    """The embeddings of `programs` by their row, unless the whole table is `training` anyway."""
+    """Returns the embeddings of `programs` by row number, or nothing if the whole table is in `training`."""
     if not programs or _EMBEDDINGS in training:
         return {}
     check_range(programs, "the programs whose embeddings train")
@@ -135,7 +139,7 @@ def _rows(model: nnx.Module, programs: Sequence[int], training: set[str]) -> dic
 
 
 def _replaced(state: nnx.State, added: Mapping[str, jax.Array], rows: Mapping[str, jax.Array]) -> nnx.State:
-    """`state` with arrays added to leaves by their name, and with other rows in the table of token embeddings."""
+    """Returns `state` with the arrays `added` to the leaves of those names and `rows` of token embeddings replaced."""
     leaves = _leaves(state)
     for name, change in added.items():
         path, leaf = leaves[name]

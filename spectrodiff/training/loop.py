@@ -1,4 +1,4 @@
-"""The train loop, top to bottom."""
+"""The training loop."""
 
 import functools
 import pathlib
@@ -32,28 +32,28 @@ from spectrodiff.training.throughput import ThroughputMeter, mesh_peak_flops
 
 @runtime_checkable
 class Task(Protocol):
-    """What is learnt: a model, data for it, and a loss."""
+    """A training task: a model, its data and its loss."""
 
     loss: Loss
-    dtype: str  # that the model computes in
+    dtype: str  # dtype of the model's activations
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
-        """The model with new parameters."""
+        """Builds the model with newly initialised parameters."""
 
     def load(self, checkpoint: str) -> nnx.Module:
-        """The model with those of a checkpoint."""
+        """Builds the model with the parameters of a checkpoint, given by name or folder."""
 
     def frozen_modules(self) -> Mapping[str, nnx.Module]:
-        """Networks that the loss looks at and that are never trained or saved, such as a teacher."""
+        """Returns modules that the loss uses but that are not trained or saved, such as a teacher."""
 
     def batches(self, seed: int, start: int = 0) -> Iterator[dict[str, Any]]:
-        """Endless batches from example number `start` on, with `SOURCE` and a method `close` where one is needed."""
+        """Yields batches indefinitely, starting at example number `start`. They contain the arrays of `SOURCE`."""
 
     def sources(self, source: dict[str, np.ndarray]) -> list[str]:
-        """Where a batch's examples come from, for people, of its `SOURCE`."""
+        """Returns a readable description of the source of each example, given the arrays of `SOURCE`."""
 
     def save(self, folder: pathlib.Path, model: nnx.Module, card: dict) -> None:
-        """Writes what is handed around of a trained model."""
+        """Exports a trained model to `folder`, with the model card `card`."""
 
 
 @gin.configurable
@@ -79,24 +79,38 @@ def train(
     profile: Sequence[int] | None = None,
     describe: Callable[[], str] | None = None,
 ) -> None:
-    """Trains `task` for `steps` steps in `workdir`, from its newest checkpoint when it has one.
+    """Trains `task` until step `steps`, and resumes from the newest checkpoint in `workdir` if there is one.
 
-    A fresh run starts from random parameters, or from those of `init_from`: a checkpoint's name or folder. What of them
-    is trained says `adaptation`, by default everything. A batch is shared out over all devices of all processes, each
-    example over `model_parallel` of them, and computed in `accumulate` parts. Every so many steps figures are logged,
-    each of `evaluators` looks at the averaged weights, and the state is saved; so it is on SIGTERM and after
-    `stop_after_minutes`, which end the run early. The newest `checkpoints_kept` of what is saved are kept, and those of
-    steps that `keep_every` divides. Steps whose loss or gradients are not finite are skipped, and counted: what is
-    logged as `skipped` is how many there were since the last row, and of the other figures the mean over the rest.
-    `profile` (from, to) has JAX trace the steps of that range, counted from where this process starts.
-
-    Writes `log.jsonl` (every figure, with its step), `tensorboard/`, `checkpoints/`, `profile/`, and `export/`, the
-    averaged weights in the format that `Synthesizer.from_pretrained` reads; with `init_from` also `report.md`, the
-    held-out figures before and after; and `config.gin`, which is what `describe` returns.
+    Args:
+      workdir: the folder for `log.jsonl` and `tensorboard/` (metrics), `checkpoints/`, `export/` (the EMA weights in
+        the format that `Synthesizer.from_pretrained` reads) and, depending on other arguments, `config.gin`,
+        `report.md` and `profile/`.
+      task: the model, its data and its loss.
+      optimizer: the optimiser of the trainable parameters.
+      steps: the number of training steps.
+      evaluators: evaluators of the EMA weights, each called at its own interval.
+      init_from: the name or folder of a checkpoint whose parameters a new run starts from, instead of random ones. Such
+        a run also writes `report.md`, the held-out metrics before and after training.
+      adaptation: which parameters are trained; by default all.
+      seed: the seed of parameters, data and all random numbers.
+      accumulate: the number of microbatches that a batch is divided into.
+      model_parallel: the number of devices that share each example (tensor parallelism). The batch is sharded over the
+        others.
+      average_decay: the decay of the exponential moving average (EMA) of parameters.
+      log_every: the interval in steps at which metrics are logged. Each is the mean over the steps since the last
+        entry, without skipped steps; `skipped` is their number.
+      checkpoint_every: the interval in steps at which the state is saved.
+      checkpoints_kept: the number of newest checkpoints that are kept.
+      keep_every: checkpoints of steps that are multiples of this are kept for good.
+      most_skipped: the number of consecutive steps with a loss or gradients that are not finite, and which are
+        therefore skipped, that ends the run.
+      stop_after_minutes: the time after which the run saves its state and stops, as it does on SIGTERM.
+      profile: a range (from, to) of steps to trace with JAX's profiler, counted from the start of this process.
+      describe: returns the content of `config.gin`.
 
     Raises:
-      InputError: the config or the data cannot be used, `workdir` cannot be written or has a run of another seed, or
-        `most_skipped` steps in a row were skipped; the message names the examples of the last of these.
+      InputError: the config or the data cannot be used, `workdir` cannot be written to or has a run of another seed, or
+        `most_skipped` consecutive steps were skipped.
     """
     for name, value, least in (
         ("steps", steps, 0),
@@ -115,7 +129,7 @@ def train(
     workdir = pathlib.Path(workdir)
     adaptation = everything() if adaptation is None else adaptation
     deadline = time.monotonic() + 60 * stop_after_minutes if stop_after_minutes else float("inf")
-    is_main = jax.process_index() == 0  # the process that talks and writes
+    is_main = jax.process_index() == 0  # the process that prints and writes
 
     if stop_after_minutes and jax.process_count() > 1:
         raise InputError("train.stop_after_minutes is for one process: several would stop at different steps")
@@ -171,7 +185,7 @@ def train(
     def evaluate(title: str, due: Sequence[Evaluator]) -> None:
         if not due:
             return
-        weights = ema_weights()  # of which every process has a part to give
+        weights = ema_weights()  # in every process, as it communicates
         if is_main:
             figures = {}
             for found in (evaluator(task, weights) for evaluator in due):
@@ -201,7 +215,7 @@ def train(
             evaluate(f"{init_from}, before training", repeated)
 
     # ---- step
-    key = jax.random.fold_in(jax.random.key(seed), 2**31)  # new parameters count from 0, and never come to this
+    key = jax.random.fold_in(jax.random.key(seed), 2**31)  # no key of nnx.Rngs(seed), which counts from 0
     frozen_modules = task.frozen_modules()
     train_step = make_train_step(
         merge,
@@ -237,7 +251,7 @@ def train(
             if profile and step - first == profile[0]:
                 jax.profiler.start_trace(workdir / "profile")
             state, measured = train_step(state, batch)
-            # One step ahead of the device and no more: or waiting for data while it still has much to do would count.
+            # At most one step is dispatched ahead, or waiting for data would be counted while the device is busy.
             jax.block_until_ready(metrics[-1:])
             metrics.append(measured)
             step, examples = step + 1, examples + size
@@ -260,20 +274,20 @@ def train(
                 save()
             if step < steps and not preempted:
                 evaluate(f"step {step}", [evaluator for evaluator in repeated if step % evaluator.every == 0])
-        if profile and profile[0] < step - first < profile[1]:  # the run ended in the middle of it
+        if profile and profile[0] < step - first < profile[1]:  # the run ended within the range
             jax.profiler.stop_trace()
         save()
         checkpoints.close()
         if not preempted:
             evaluate(f"step {step}", repeated)
 
-    # ---- leave
+    # ---- export
     weights = ema_weights()
     if not is_main:
         return
     writer.close()
     if preempted:
-        print(f"asked to stop: step {step} is saved; the same command goes on from it", flush=True)
+        print(f"asked to stop: step {step} is saved; the same command resumes from it", flush=True)
         return
     task.save(workdir / "export", nnx.merge(*weights), {"steps": step, "examples": examples, "seed": seed})
     print(f"step {step}: averaged weights are in {workdir / 'export'}", flush=True)

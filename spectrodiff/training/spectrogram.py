@@ -1,4 +1,4 @@
-"""The task of learning spectrograms from notes: its model, its data, its loss."""
+"""The task of training a spectrogram model."""
 
 import dataclasses
 import functools
@@ -31,7 +31,7 @@ from spectrodiff.training.heldout import cut_windows
 from spectrodiff.training.programs import add_programs, check_new
 from spectrodiff.training.steps import Others
 
-# What a model's weights do not depend on: how they are computed, learnt and sampled.
+# Settings of computation, training and sampling, in which a task may differ from the checkpoint that it loads.
 _CHANGEABLE = {
     *("dropout", "dtype", "remat", "tokens_per_note"),
     *("condition_drop", "sampling", "process.levels", "process.schedule"),
@@ -43,9 +43,9 @@ _CHANGEABLE = {
 class SpectrogramTask:
     """Trains a `SpectrogramModel` on a mixture of prepared datasets.
 
-    `tokens`, `first_share`, `on_overflow` and `augmentation` are those of `data.windows.Windows`; `loader` reads
-    records from disk or keeps all of them on the device. `new_programs` are instruments that weights which training
-    starts from never knew: their MIDI programs, each with that of a relative, whose embedding they begin with.
+    `tokens`, `first_share`, `on_overflow` and `augmentation` are those of `data.windows.Windows`. `loader` either reads
+    examples from disk or keeps all of them on the device. `new_programs` adds instruments to the checkpoint that
+    training starts from: it maps their MIDI programs to the related programs that their embeddings are copied from.
     """
 
     mixture: Mixture = Mixture()
@@ -65,22 +65,23 @@ class SpectrogramTask:
 
     @functools.cached_property
     def tokenizer(self) -> NoteTokenizer:
+        """The tokenizer of the model."""
         return NoteTokenizer(self.config.tokenizer)
 
     @property
     def dtype(self) -> str:
-        """What the model computes in."""
+        """The dtype of the model's activations."""
         return self.config.model.dtype
 
     def build(self, rngs: nnx.Rngs) -> SpectrogramModel:
-        """A model with new parameters."""
+        """Builds the model with newly initialised parameters."""
         return SpectrogramModel(self.config, rngs=rngs)
 
     def load(self, checkpoint: str) -> SpectrogramModel:
-        """The model of this task's config with the weights of a checkpoint, and with `new_programs`.
+        """Builds the model with the weights of a checkpoint, and with `new_programs` added.
 
         Raises:
-          InputError: there is no such checkpoint, or its weights mean something else; the message names what.
+          InputError: the checkpoint does not exist, or its config differs in a setting that its weights depend on.
         """
         found, decoder = open_checkpoint(find_checkpoint(checkpoint)), self.config.decoder
         arrays, as_mean = found.arrays, False
@@ -94,7 +95,7 @@ class SpectrogramTask:
             if theirs.get(name) != ours.get(name) and not any(name.startswith(some) for some in _CHANGEABLE):
                 values = f"its {name} is {theirs.get(name)!r}, the config's {ours.get(name)!r}"
                 raise InputError(f"cannot train from {checkpoint}: {values}")
-        if as_mean:  # a diffusion decoder becomes the mean of one with texture, which is new
+        if as_mean:  # the diffusion decoder predicts the mean; the U-Net is new
             new = flatten(nnx.state(self.build(nnx.Rngs(0)), nnx.Any(nnx.Param, Buffer)))
             renamed = {name.replace("decoder.", "decoder.average.", 1): arrays[name] for name in arrays}
             arrays = {**new, **renamed}
@@ -103,11 +104,11 @@ class SpectrogramTask:
         return model
 
     def frozen_modules(self) -> dict[str, nnx.Module]:
-        """Networks that the loss looks at, and that are neither trained nor saved: none."""
+        """Returns the modules that the loss uses but that are not trained or saved; there are none."""
         return {}
 
     def batches(self, seed: int, start: int = 0) -> Iterator[dict[str, Any]]:
-        """Endless batches from example number `start` on; see the loader."""
+        """Yields batches indefinitely, starting at example number `start`; see the loader."""
         windows = Windows(
             *(self.tokenizer, self._tokens_per_note, self.tokens, self.first_share, self.on_overflow),
             augmentation=self.augmentation,
@@ -119,11 +120,11 @@ class SpectrogramTask:
         return self.config.model.tokens_per_note if self.config.model.compact_notes else 1
 
     def sources(self, source: dict[str, np.ndarray]) -> list[str]:
-        """Where a batch's examples come from, for people."""
+        """Returns a readable description of the source of each example of a batch."""
         return self.mixture.sources(source)
 
     def loss(self, model: SpectrogramModel, batch: dict, key: jax.Array, others: Others) -> tuple[jax.Array, dict]:
-        """The decoder's loss as a mean over the real frames of a batch, as in the paper."""
+        """Returns the decoder's loss averaged over the valid frames of a batch, as in the paper, and its metrics."""
         loss_key, dropout_key = jax.random.split(key)
         rngs = nnx.Rngs(dropout=dropout_key)
         conditioning = model.encode(batch["tokens"], batch["context"], batch["context_mask"], WINDOW_FRAMES, rngs)
@@ -135,19 +136,19 @@ class SpectrogramTask:
 
     @functools.cached_property
     def heldout(self) -> dict[str, np.ndarray]:
-        """Windows of the held-out split, spread evenly over its music, the same every time."""
+        """Evenly spaced windows of the held-out split, the same in every run; see `heldout.cut_windows`."""
         return cut_windows(
             self.mixture, self.heldout_split, self.heldout_windows, self.tokenizer, self._tokens_per_note
         )
 
     def save(self, folder: pathlib.Path, model: SpectrogramModel, card: dict) -> None:
-        """Writes the weights; how training computed them is not part of what they are."""
+        """Exports the model, with the defaults of settings that only matter in training (dtype and remat)."""
         plain = dataclasses.replace(self.config.model, dtype="float32", remat=False)
         save(folder, SPECTROGRAM, model, dataclasses.replace(self.config, model=plain), card)
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Nested settings by dotted names."""
+    """Flattens nested settings to dotted names."""
     flat = {}
     for name, value in values.items():
         flat |= _flat(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value}
