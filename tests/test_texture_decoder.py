@@ -23,7 +23,7 @@ from spectrodiff.training.spectrogram import SpectrogramTask
 
 STD = 0.2
 CLEAN = Process(Preconditioned(STD), LogNormal(19.0, 0.1), EvenLogSNR(-2.8, 9.2))  # learns where there is no noise
-DECODER = TextureConfig(mean=-0.3, std=0.375, average=OURS.decoder, channels=(4, 8), crop_frames=32)
+DECODER = TextureConfig(mean=-0.3, std=0.375, mean_decoder=OURS.decoder, channels=(4, 8), crop_frames=32)
 CONFIG = dataclasses.replace(OURS, decoder=DECODER)
 KEYS = jax.random.split(jax.random.key(0), 2)
 
@@ -50,7 +50,7 @@ def sampled(model, given, steps, keys=KEYS):
 def test_without_steps_the_mean_is_played(model, given):
     """That is the diffusion decoder's x0 of no signal and no noise: the sketch and what it adds to it."""
     conditioning = model.encode(*given, 256)
-    network = model.decoder.average
+    network = model.decoder.mean_decoder
     output = network(network.cache(conditioning), jnp.zeros((2, 256, 128)), jnp.float32(-20.0))
     expected = np.clip(-0.3 + 0.375 * (conditioning.sketch + output), -1.0, 1.0)
     np.testing.assert_allclose(sampled(model, given, 0), expected, atol=1e-4)
@@ -80,7 +80,9 @@ def test_the_mean_does_not_learn_from_the_texture(model, given):
             return whole.decoder.loss(whole.encode(*given, 256), target, mask, jax.random.key(2))[0].sum()
 
         found = jax.jit(jax.grad(loss))(params)["decoder"]
-        return (max(float(jnp.abs(x).max()) for x in jax.tree.leaves(found[part])) for part in ("average", "texture"))
+        return (
+            max(float(jnp.abs(x).max()) for x in jax.tree.leaves(found[part])) for part in ("mean_decoder", "texture")
+        )
 
     average, texture = gradients(0.0, 1.0)
     assert average == 0.0
@@ -122,7 +124,7 @@ def test_a_crop_goes_on_from_the_frames_before_it(given, monkeypatch):
 
 def test_a_diffusion_decoder_becomes_the_mean(checkpoint, our_model, corpus):
     model = SpectrogramTask(Mixture(str(corpus)), CONFIG).load(str(checkpoint))
-    theirs, ours = (nnx.to_flat_state(nnx.state(part)) for part in (our_model.decoder, model.decoder.average))
+    theirs, ours = (nnx.to_flat_state(nnx.state(part)) for part in (our_model.decoder, model.decoder.mean_decoder))
     for (name, a), (same, b) in zip(theirs, ours, strict=True):
         assert name == same
         np.testing.assert_array_equal(a[...], b[...])
@@ -132,7 +134,9 @@ def test_its_config_goes_through_json():
     assert from_dict(SpectrogramConfig, to_dict(CONFIG)) == CONFIG
 
 
-@pytest.mark.parametrize("wrong", [{"crop_frames": 31}, {"crop_frames": 512}, {"channels": ()}, {"channels": (0,)}])
+@pytest.mark.parametrize(
+    "wrong", [{"crop_frames": 31}, {"crop_frames": 512}, {"channels": ()}, {"channels": (0,)}, {"process": Process()}]
+)
 def test_settings_that_cannot_be(wrong):
     with pytest.raises(InputError):
         dataclasses.replace(DECODER, **wrong)

@@ -53,14 +53,14 @@ class TextureOptions(NamedTuple):
 class TextureConfig(DecoderConfig):
     """The config of a texture decoder.
 
-    The mean is the estimate of x0 by one evaluation of the diffusion decoder `average` at the lowest log-SNR. `process`
+    The mean is the estimate of x0 by one evaluation of the diffusion decoder `mean_decoder` at the lowest log-SNR. `process`
     is the diffusion process of the texture. Its objective should predict the difference from the prior, as
     `Preconditioned` does, whose `std` is that of the texture. The U-Net has `channels` at each scale and is trained on
     crops of `crop_frames` frames. The loss is the weighted sum of the losses of mean and texture.
     """
 
     kind = "texture"
-    average: DiffusionConfig = DiffusionConfig()
+    mean_decoder: DiffusionConfig = DiffusionConfig()
     process: Process = Process(Preconditioned(0.2), LogNormal(3.2, 2.4), EvenLogSNR(-2.8, 9.2))
     channels: Sequence[int] = (24, 48, 96)
     crop_frames: int = 64
@@ -73,6 +73,8 @@ class TextureConfig(DecoderConfig):
         object.__setattr__(self, "channels", tuple(self.channels))  # a list if read from JSON
         if not self.channels or not all(is_whole(width) for width in self.channels):
             raise InputError(f"channels is {self.channels}; choose whole numbers from 1 to {MAX_SIZE}")
+        if not isinstance(self.process.objective, Preconditioned):
+            raise InputError(f"a texture's objective is {self.process.objective.kind}; choose Preconditioned")
         multiple = 2 ** (len(self.channels) - 1)
         if not is_whole(self.crop_frames, 1, WINDOW_FRAMES) or self.crop_frames % multiple or _BEFORE % multiple:
             raise InputError(
@@ -98,7 +100,7 @@ class TextureDecoder(nnx.Module):
 
     def __init__(self, config: TextureConfig, model: ModelConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.average = DiffusionDecoder(config.average, model, rngs=rngs)
+        self.mean_decoder = DiffusionDecoder(config.mean_decoder, model, rngs=rngs)
         self.texture = UNet(5, config.channels, rngs=rngs)
 
     def mean(
@@ -106,8 +108,8 @@ class TextureDecoder(nnx.Module):
     ) -> Float[Array, "b {frames} m"]:
         """Returns the diffusion decoder's estimate of x0 at the lowest log-SNR, with z = 0."""
         nothing = jnp.zeros((len(conditioning.mask), frames, conditioning.context.shape[-1]))
-        cache, process = self.average.cache(conditioning), self.config.average.process
-        denoise = process.denoiser(lambda z, logsnr: self.average(cache, z, logsnr, rngs), conditioning.prior)
+        cache, process = self.mean_decoder.cache(conditioning), self.config.mean_decoder.process
+        denoise = process.denoiser(lambda z, logsnr: self.mean_decoder(cache, z, logsnr, rngs), conditioning.prior)
         return denoise(nothing, jnp.float32(-LOGSNR_BOUND))
 
     def _denoiser(

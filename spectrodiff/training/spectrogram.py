@@ -86,7 +86,7 @@ class SpectrogramTask:
         found, decoder = open_checkpoint(find_checkpoint(checkpoint)), self.config.decoder
         arrays, as_mean = found.arrays, False
         if isinstance(decoder, TextureConfig) and isinstance(found.config.decoder, DiffusionConfig):
-            decoder, as_mean = decoder.average, True
+            decoder, as_mean = decoder.mean_decoder, True
         theirs, ours = (
             _flat({**to_dict(config.model), **to_dict(some), "velocity_bins": config.tokenizer.velocity_bins})
             for config, some in ((found.config, found.config.decoder), (self.config, decoder))
@@ -97,7 +97,7 @@ class SpectrogramTask:
                 raise InputError(f"cannot train from {checkpoint}: {values}")
         if as_mean:  # the diffusion decoder predicts the mean; the U-Net is new
             new = flatten(nnx.state(self.build(nnx.Rngs(0)), nnx.Any(nnx.Param, Buffer)))
-            renamed = {name.replace("decoder.", "decoder.average.", 1): arrays[name] for name in arrays}
+            renamed = {name.replace("decoder.", "decoder.mean_decoder.", 1): arrays[name] for name in arrays}
             arrays = {**new, **renamed}
         model = build(SPECTROGRAM, self.config, arrays, str(found.folder))
         add_programs(model, self.new_programs, theirs=found.config.tokenizer, ours=self.config.tokenizer)
