@@ -53,10 +53,10 @@ class TextureOptions(NamedTuple):
 class TextureConfig(DecoderConfig):
     """The config of a texture decoder.
 
-    The mean is the estimate of x0 by one evaluation of the diffusion decoder `mean_decoder` at the lowest log-SNR. `process`
-    is the diffusion process of the texture. Its objective should predict the difference from the prior, as
-    `Preconditioned` does, whose `std` is that of the texture. The U-Net has `channels` at each scale and is trained on
-    crops of `crop_frames` frames. The loss is the weighted sum of the losses of mean and texture.
+    The mean is the estimate of x0 by one evaluation of the diffusion decoder `mean_decoder` at the lowest log-SNR.
+    `process` is the diffusion process of the texture; its objective is `Preconditioned`, whose `std` is that of the
+    texture. The U-Net has `channels` at each scale and is trained on crops of `crop_frames` frames. The loss is the
+    weighted sum of the losses of mean and texture.
     """
 
     kind = "texture"
