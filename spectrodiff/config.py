@@ -129,6 +129,9 @@ class ModelConfig:
     # Whether a note roll computes a sketch of the mel from the notes, as an input of the decoder and as the prior of
     # its objective. Needs compact_notes.
     note_roll: bool = False
+    # Frames (of 20 ms) from a note's offset to the peak of the note roll's last release kernel, a power of 2. What rings
+    # for more than twice as long is not in the sketch.
+    roll_release: int = 16
     # The maximum number of compact notes in a window is its number of tokens divided by this. A larger value makes the
     # encoder faster; windows with more notes are skipped in training and padded to more tokens in synthesis.
     tokens_per_note: int = 2
@@ -141,6 +144,8 @@ class ModelConfig:
         if not is_fraction(self.dropout):
             raise InputError(f"dropout is {self.dropout!r}; choose a number from 0 to below 1")
         check_choice(self, "dtype", DTYPES)
+        if self.roll_release not in (1, 2, 4, 8, 16, 32, 64, 128):
+            raise InputError(f"roll_release is {self.roll_release!r}; choose a power of 2 from 1 to 128")
         if self.note_roll and not self.compact_notes:
             raise InputError("ModelConfig.note_roll = True needs ModelConfig.compact_notes = True")
 

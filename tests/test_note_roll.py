@@ -7,13 +7,14 @@ from inputs import OURS
 
 from spectrodiff.audio.mel import LOG_FLOOR
 from spectrodiff.models.note_events import NoteEvents
-from spectrodiff.models.note_roll import _SINCE_OFFSET, _SINCE_ONSET, KERNELS, NoteRoll, roll_kernels
+from spectrodiff.models.note_roll import _SINCE_ONSET, NoteRoll, kernel_count, roll_kernels, since_offset
 
 FRAMES = 256
-ONSETS, OFFSETS = slice(0, len(_SINCE_ONSET)), slice(len(_SINCE_ONSET), len(_SINCE_ONSET) + len(_SINCE_OFFSET))
+KERNELS = kernel_count(16)
+ONSETS, OFFSETS = slice(0, len(_SINCE_ONSET)), slice(len(_SINCE_ONSET), len(_SINCE_ONSET) + len(since_offset(16)))
 STARTS = slice(OFFSETS.stop, KERNELS)
 TIME = np.arange(FRAMES) + 1.0  # the centre of each frame's window of 640 samples
-kernels_of = jax.jit(roll_kernels, static_argnums=1)
+kernels_of = jax.jit(roll_kernels, static_argnums=(1, 2))
 
 
 def events(*rows):
@@ -50,6 +51,16 @@ def test_the_body_ends_with_the_note_and_the_release_begins(kernels):
     assert not kernels[TIME >= 60.5, 0][:, ONSETS].any()
     assert not kernels[TIME <= 59, 0][:, OFFSETS].any()
     np.testing.assert_allclose(kernels[(TIME >= 60.5) & (TIME <= 76), 0][:, OFFSETS].sum(-1), 1.0, atol=1e-6)
+
+
+def test_a_longer_release_adds_kernels_and_leaves_the_others_as_they_are(kernels):
+    longer = np.asarray(kernels_of(events((20.5, 60.0, False)), FRAMES, 64))
+    assert longer.shape[-1] == kernel_count(64) == KERNELS + 2
+    added = slice(OFFSETS.stop, OFFSETS.stop + 2)
+    np.testing.assert_array_equal(np.delete(longer[:, 0], added, axis=1), kernels[:, 0])
+    ringing = longer[(TIME >= 60.5) & (TIME <= 60 + 64), 0]
+    np.testing.assert_allclose(ringing[:, OFFSETS.start : added.stop].sum(-1), 1.0, atol=1e-6)
+    assert not longer[TIME >= 60 + 128, 0].any()
 
 
 def test_which_phases_which_notes_have(kernels):

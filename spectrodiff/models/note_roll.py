@@ -15,11 +15,19 @@ from spectrodiff.models.note_events import NoteEvents
 # Peaks of the triangular kernels, in frames (20 ms) after a note's onset, after its offset and, for a note that began
 # before the window, after the start of the window. They are dense at first, where the sound changes fast.
 _SINCE_ONSET = (-2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
-_SINCE_OFFSET = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 _SINCE_START = (0.0, 64.0, 192.0)
-KERNELS = len(_SINCE_ONSET) + len(_SINCE_OFFSET) + len(_SINCE_START)
 _FIRST_GUESS = -3.0  # log magnitude of a note at initialisation, well above the floor, so that gradients do not vanish
 _LOUDEST = 8.0  # largest log magnitude, against overflow
+
+
+def since_offset(release: int) -> tuple[float, ...]:
+    """Returns the peaks after a note's offset: 0 and the powers of 2 up to `release`."""
+    return (0.0, *(2.0**i for i in range(release.bit_length())))
+
+
+def kernel_count(release: int) -> int:
+    """Returns the number of kernels of a note, given the peak of the last release kernel in frames."""
+    return len(_SINCE_ONSET) + len(since_offset(release)) + len(_SINCE_START)
 
 
 def _triangular(time: Float[Array, "*n"], knots: tuple[float, ...], stays: bool) -> Float[Array, "*n k"]:
@@ -38,22 +46,22 @@ def _triangular(time: Float[Array, "*n"], knots: tuple[float, ...], stays: bool)
     return jnp.clip(jnp.minimum(rising, falling), 0.0, 1.0)
 
 
-def roll_kernels(notes: NoteEvents, frames: int) -> Float[Array, "t n k"]:
+def roll_kernels(notes: NoteEvents, frames: int, release: int = 16) -> Float[Array, "t n k"]:
     """Returns the weight of each phase of each note (after its onset, after its offset, ...) in each frame.
 
-    `notes` are those of one window; the kernels of notes that are not valid are 0. The time of a frame is the centre
+    The last release kernel peaks `release` frames after the offset, and ends at twice that. `notes` are those of one window; the kernels of notes that are not valid are 0. The time of a frame is the centre
     of its analysis window of 640 samples, which is one frame after its first sample.
     """
     time = jnp.arange(frames)[:, None] + 1.0
     tied, drum = jnp.isneginf(notes.onset), notes.drum
     held = jnp.where(drum, 1.0, jnp.clip(notes.offset - time + 0.5, 0.0, 1.0))  # 1 until the offset
     never = jnp.full_like(time, -9.0)
-    since_onset = _triangular(jnp.where(tied, never, time - notes.onset), _SINCE_ONSET, stays=True)
-    since_offset = _triangular(
-        jnp.where(jnp.isposinf(notes.offset), never, time - notes.offset), _SINCE_OFFSET, stays=False
+    attack = _triangular(jnp.where(tied, never, time - notes.onset), _SINCE_ONSET, stays=True)
+    decay = _triangular(
+        jnp.where(jnp.isposinf(notes.offset), never, time - notes.offset), since_offset(release), stays=False
     )
-    since_start = _triangular(jnp.where(tied, time, never), _SINCE_START, stays=True)
-    kernels = jnp.concatenate([since_onset * held[..., None], since_offset, since_start * held[..., None]], -1)
+    sustain = _triangular(jnp.where(tied, time, never), _SINCE_START, stays=True)
+    kernels = jnp.concatenate([attack * held[..., None], decay, sustain * held[..., None]], -1)
     return jnp.where(notes.valid[:, None], kernels, 0.0)
 
 
@@ -65,7 +73,7 @@ class NoteRoll(nnx.Module):
 
     def __init__(self, cfg: ModelConfig, mean: float, std: float, *, rngs: nnx.Rngs):
         self.mean, self.std = mean, std
-        self.project = Dense(cfg.width, KERNELS * MEL_BINS, rngs=rngs)
+        self.project = Dense(cfg.width, kernel_count(cfg.roll_release) * MEL_BINS, rngs=rngs)
 
     def __call__(self, encoded: Float[Array, "b n d"], kernels: Float[Array, "b t n k"]) -> Float[Array, "b t m"]:
         """Returns the sketch, normalised as decoders' targets are: (scaled mel - mean) / std.

@@ -38,6 +38,7 @@ class SpectrogramModel(nnx.Module):
         self.decoder = cfg.decoder.build(cfg.model, rngs=rngs)
         mean, std = cfg.decoder.mean, cfg.decoder.std
         self.note_roll = NoteRoll(cfg.model, mean, std, rngs=rngs) if cfg.model.note_roll else None
+        self.roll_release = cfg.model.roll_release
 
     def encode(
         self,
@@ -55,7 +56,7 @@ class SpectrogramModel(nnx.Module):
         encoded, mask, notes = self.note_encoder(tokens, rngs)
         sketch = None
         if self.note_roll is not None:
-            kernels = jax.vmap(lambda row: roll_kernels(row, frames))(notes)
+            kernels = jax.vmap(lambda row: roll_kernels(row, frames, self.roll_release))(notes)
             sketch = self.note_roll(encoded, kernels)
         if self.context_encoder is not None:
             encoded = jnp.concatenate([encoded, self.context_encoder(context, context_mask, rngs)], 1)

@@ -55,14 +55,16 @@ class TextureConfig(DecoderConfig):
 
     The mean is the estimate of x0 by one evaluation of the diffusion decoder `mean_decoder` at the lowest log-SNR.
     `process` is the diffusion process of the texture; its objective is `Preconditioned`, whose `std` is that of the
-    texture. The U-Net has `channels` at each scale and is trained on crops of `crop_frames` frames. The loss is the
-    weighted sum of the losses of mean and texture.
+    texture. The U-Net has `channels` at each scale, the first of which has one position for each `patch` x `patch`
+    square of the mel; it is trained on crops of `crop_frames` frames. The loss is the weighted sum of the losses of mean
+    and texture.
     """
 
     kind = "texture"
     mean_decoder: DiffusionConfig = DiffusionConfig()
     process: Process = Process(Preconditioned(0.2), LogNormal(3.2, 2.4), EvenLogSNR(-2.8, 9.2))
     channels: Sequence[int] = (24, 48, 96)
+    patch: int = 1
     crop_frames: int = 64
     mean_weight: float = 1.0
     texture_weight: float = 1.0
@@ -75,7 +77,8 @@ class TextureConfig(DecoderConfig):
             raise InputError(f"channels is {self.channels}; choose whole numbers from 1 to {MAX_SIZE}")
         if not isinstance(self.process.objective, Preconditioned):
             raise InputError(f"a texture's objective is {self.process.objective.kind}; choose Preconditioned")
-        multiple = 2 ** (len(self.channels) - 1)
+        check_whole(self, 1, _BEFORE, "patch")
+        multiple = self.patch * 2 ** (len(self.channels) - 1)
         if not is_whole(self.crop_frames, 1, WINDOW_FRAMES) or self.crop_frames % multiple or _BEFORE % multiple:
             raise InputError(
                 f"crop_frames is {self.crop_frames}; choose a multiple of {multiple} up to {WINDOW_FRAMES}"
@@ -101,7 +104,7 @@ class TextureDecoder(nnx.Module):
     def __init__(self, config: TextureConfig, model: ModelConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.mean_decoder = DiffusionDecoder(config.mean_decoder, model, rngs=rngs)
-        self.texture = UNet(5, config.channels, rngs=rngs)
+        self.texture = UNet(5, config.channels, config.patch, rngs=rngs)
 
     def mean(
         self, conditioning: Conditioning, frames: int, rngs: nnx.Rngs | None = None

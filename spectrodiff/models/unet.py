@@ -38,16 +38,32 @@ class ResidualBlock(nnx.Module):
         return h + (x if self.shortcut is None else self.shortcut(x))
 
 
+def _folded(planes: Float[Array, "b t m c"], patch: int) -> Float[Array, "b rows columns channels"]:
+    """Moves each square of `patch` frames by `patch` bins to the channels."""
+    batch, frames, bins, channels = planes.shape
+    squares = planes.reshape(batch, frames // patch, patch, bins // patch, patch, channels).swapaxes(2, 3)
+    return squares.reshape(*squares.shape[:3], -1)
+
+
+def _unfolded(patches: Float[Array, "b rows columns squares"], patch: int) -> Float[Array, "b t m"]:
+    """Moves the channels back to squares of one plane."""
+    batch, frames, bins, _ = patches.shape
+    squares = patches.reshape(batch, frames, bins, patch, patch).swapaxes(2, 3)
+    return squares.reshape(batch, frames * patch, bins * patch)
+
+
 class UNet(nnx.Module):
     """A U-Net from `inputs` planes to one plane.
 
-    `channels` are the widths of its scales, each of half the resolution of the one before. The numbers of frames and
-    bins must be multiples of 2^(scales - 1).
+    The first scale has one position for each square of `patch` frames by `patch` bins. `channels` are the widths of the
+    scales, each of half the resolution of the one before. The numbers of frames and bins must be multiples of
+    patch 2^(scales - 1).
     """
 
-    def __init__(self, inputs: int, channels: Sequence[int], blocks: int = 2, *, rngs: nnx.Rngs):
-        self.enter = Conv(inputs, channels[0], rngs=rngs)
-        self.bins = nnx.Param(jnp.zeros((MEL_BINS, channels[0])))  # an embedding of each mel bin
+    def __init__(self, inputs: int, channels: Sequence[int], patch: int = 1, blocks: int = 2, *, rngs: nnx.Rngs):
+        self.patch = patch
+        self.enter = Conv(inputs * patch**2, channels[0], rngs=rngs)
+        self.bins = nnx.Param(jnp.zeros((MEL_BINS // patch, channels[0])))  # an embedding of each position in frequency
         self.embed = Dense(_EMBEDDING, _EMBEDDING, rngs=rngs)
         before = [channels[0], *channels]
         self.down = nnx.List(
@@ -60,12 +76,12 @@ class UNet(nnx.Module):
             for i, width in enumerate(channels)
         )
         self.norm = nnx.RMSNorm(channels[0], epsilon=1e-6, rngs=rngs)
-        self.leave = Conv(channels[0], 1, rngs=rngs)
+        self.leave = Conv(channels[0], patch**2, rngs=rngs)
 
     def __call__(self, planes: Float[Array, "b t m c"], logsnr: Float[Array, " #b"]) -> Float[Array, "b t m"]:
         """Returns the output plane. `logsnr` has one value per row, or one for all."""
         noise = nnx.silu(self.embed(sinusoids(25.0 * logsnr, _EMBEDDING, _LONGEST)))
-        x = self.enter(planes) + self.bins[...]
+        x = self.enter(_folded(planes, self.patch)) + self.bins[...]
         kept = []
         for scale, blocks in enumerate(self.down):
             if scale:
@@ -79,4 +95,4 @@ class UNet(nnx.Module):
             x = jnp.concatenate([x, kept[scale]], -1)
             for block in blocks:
                 x = block(x, noise)
-        return self.leave(nnx.silu(self.norm(x)))[..., 0]
+        return _unfolded(self.leave(nnx.silu(self.norm(x))), self.patch)
