@@ -4,19 +4,32 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from spectrodiff.models.unet import UNet
+from spectrodiff.models.unet import UNet, _folded, _unfolded
 
 PLANES = jax.random.normal(jax.random.key(0), (2, 16, 128, 3))
 
 
 @pytest.fixture(scope="module")
 def network():
-    graph, state = nnx.split(UNet(3, (4, 8), 1, rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(UNet(3, (4, 8), blocks=1, rngs=nnx.Rngs(0)))
     return jax.jit(lambda planes, logsnr: nnx.merge(graph, state)(planes, logsnr))
 
 
 def test_planes_become_one_plane(network):
     assert network(PLANES, jnp.zeros(2)).shape == (2, 16, 128)
+
+
+def test_patches_are_put_back_where_they_were_taken():
+    planes = jax.random.normal(jax.random.key(2), (2, 8, 128, 1))
+    folded = _folded(planes, 2)
+    assert folded.shape == (2, 4, 64, 4)
+    np.testing.assert_array_equal(folded[0, 1, 3], planes[0, 2:4, 6:8].ravel())
+    np.testing.assert_array_equal(_unfolded(folded, 2), planes[..., 0])
+
+
+def test_a_network_on_patches(network):
+    patched = UNet(3, (4, 8), patch=2, blocks=1, rngs=nnx.Rngs(0))
+    assert patched(PLANES, jnp.zeros(2)).shape == (2, 16, 128)
 
 
 def test_one_level_is_that_of_all(network):
@@ -26,7 +39,7 @@ def test_one_level_is_that_of_all(network):
 
 def test_far_frames_do_not_matter_and_near_ones_do(network):
     """Three by three convolutions at two scales, one block each, see some 20 frames to either side and no more."""
-    network = UNet(3, (4, 8), 1, rngs=nnx.Rngs(0))
+    network = UNet(3, (4, 8), blocks=1, rngs=nnx.Rngs(0))
     planes = jax.random.normal(jax.random.key(1), (1, 96, 128, 3))
     slope = jax.grad(lambda planes: network(planes, jnp.zeros(1))[0, 48].sum())(planes)
     frames = np.flatnonzero(np.abs(slope[0]).max((1, 2)))
