@@ -129,8 +129,8 @@ class ModelConfig:
     # Whether a note roll computes a sketch of the mel from the notes, as an input of the decoder and as the prior of
     # its objective. Needs compact_notes.
     note_roll: bool = False
-    # Frames (of 20 ms) from a note's offset to the peak of the note roll's last release kernel, a power of 2. What rings
-    # for more than twice as long is not in the sketch.
+    # Frames (of 20 ms) from a note's offset to the peak of the note roll's last release kernel, a power of 2. The
+    # sketch has nothing of a note after twice as long.
     roll_release: int = 16
     # The maximum number of compact notes in a window is its number of tokens divided by this. A larger value makes the
     # encoder faster; windows with more notes are skipped in training and padded to more tokens in synthesis.

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spectrodiff.diffusion.guidance import guide
+from spectrodiff.diffusion.guidance import guide, within
 from spectrodiff.diffusion.objective import Eps
 from spectrodiff.diffusion.schedule import NoiseLevel
 
@@ -33,3 +33,9 @@ def test_one_evaluation_a_step():
 
     guide(pair, 2.0)(Z, LOGSNR)
     assert calls == [(4, 5, 3)]
+
+
+@pytest.mark.parametrize(("logsnr", "factor"), [(-2.1, 3.0), (-2.0, 2.0), (0.0, 2.0), (1.0, 2.0), (1.1, 3.0)])
+def test_an_interval_is_closed(logsnr, factor):
+    denoise = within(jnp.array([-2.0, 1.0]), lambda z, logsnr: 2.0 * z, lambda z, logsnr: 3.0 * z)
+    np.testing.assert_allclose(denoise(Z, jnp.float32(logsnr)), factor * Z)

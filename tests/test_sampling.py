@@ -82,6 +82,21 @@ def test_one_step_by_hand(looked_at_once, guidance):
     np.testing.assert_allclose(ours, expected, atol=2e-4)
 
 
+def test_guidance_within_an_interval(our_model):
+    """Levels of five steps: an interval without any is no guidance, one with all is full guidance, others differ."""
+    levels = OURS.decoder.process.schedule(5)
+
+    def guided(*interval):
+        return sampled(our_model, OURS, steps=5, guidance=3.0, guidance_interval=interval)
+
+    unguided, always = (sampled(our_model, OURS, steps=5, guidance=weight) for weight in (1.0, 3.0))
+    low, high = float(levels[1]), float(levels[3])
+    np.testing.assert_allclose(guided(low + 0.1, low + 0.2), unguided, atol=1e-5)
+    np.testing.assert_allclose(guided(float(levels[0]) - 0.1, float(levels[-1]) + 0.1), always, atol=1e-5)
+    some = guided(low, high)
+    assert min(float(jnp.abs(some - other).max()) for other in (unguided, always)) > 1e-3
+
+
 def test_samples_lie_in_the_range_of_a_mel_and_differ_by_key(our_model):
     first, second = (
         sampled(our_model, OURS, jax.random.split(jax.random.key(i), 2), sampler="ddpm", steps=3) for i in (0, 1)

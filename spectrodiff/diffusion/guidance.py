@@ -1,5 +1,6 @@
 """Classifier-free guidance."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -19,3 +20,13 @@ def guide(pair: Denoiser, weight: float | Float[Array, ""]) -> Denoiser:
         return weight * conditional + (1.0 - weight) * unconditional
 
     return denoise
+
+
+def within(interval: Float[Array, "2"], inside: Denoiser, outside: Denoiser) -> Denoiser:
+    """Returns a denoiser that is `inside` at log-SNRs within the closed `interval`, and `outside` elsewhere.
+
+    With a guided and an unguided denoiser this is a guidance interval (Kynkäänniemi et al. 2024). Only one of the two
+    is evaluated; the log-SNR must be the same for all rows.
+    """
+    low, high = interval
+    return lambda z, logsnr: jax.lax.cond((low <= logsnr) & (logsnr <= high), inside, outside, z, logsnr)

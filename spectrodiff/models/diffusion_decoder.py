@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import gin
@@ -12,11 +13,11 @@ from jaxtyping import Array, Bool, Float
 
 from spectrodiff.audio.mel import MEL_BINS
 from spectrodiff.config import WINDOW_FRAMES, ModelConfig, check_choice, check_whole, is_fraction
-from spectrodiff.diffusion.guidance import guide
+from spectrodiff.diffusion.guidance import guide, within
 from spectrodiff.diffusion.objective import Denoiser, clipped
 from spectrodiff.diffusion.process import Process
 from spectrodiff.diffusion.samplers import STEPS, Keys, sample, standard_normal
-from spectrodiff.diffusion.schedule import NoiseLevel, Schedule, time_at
+from spectrodiff.diffusion.schedule import LOGSNR_BOUND, NoiseLevel, Schedule, time_at
 from spectrodiff.errors import InputError
 from spectrodiff.models.decoder import Conditioning, DecoderConfig, KVCache, Metrics
 from spectrodiff.models.layers import MLP, Attention, Dense, KeyValue, Positions, dropout, remat, rms_norm, sinusoids
@@ -29,25 +30,36 @@ _MAX_GUIDANCE = 20.0
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-    """The sampling options of a diffusion decoder. With a guidance weight of 1, there is no guidance."""
+    """The sampling options of a diffusion decoder. With a guidance weight of 1, there is no guidance.
+
+    Guidance applies at log-SNRs within `guidance_interval`; steps outside it take one evaluation instead of two.
+    """
 
     sampler: str = "dpmpp"  # ddpm | ddim | dpmpp
     steps: int = 20
     guidance: float = 2.0
+    guidance_interval: Sequence[float] = (-LOGSNR_BOUND, LOGSNR_BOUND)
 
     def __post_init__(self):
+        object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))  # a list if read from JSON
         check_choice(self, "sampler", STEPS)
         check_whole(self, 1, _MAX_STEPS, "steps")
         if not 0.0 <= self.guidance <= _MAX_GUIDANCE:
             raise InputError(f"guidance is {self.guidance}; choose 0 to {_MAX_GUIDANCE:g} (1 is none)")
+        if len(self.guidance_interval) != 2 or not self.guidance_interval[0] < self.guidance_interval[1]:
+            raise InputError(f"guidance_interval is {self.guidance_interval}; choose two log-SNRs, the lower first")
 
 
 class SamplingOptions(NamedTuple):
-    """The sampling options as a pytree: step function, log-SNR of each step, and guidance weight (None if it is 1)."""
+    """The sampling options as a pytree: step function, log-SNR of each step, and guidance weight (None if it is 1).
+
+    The interval of log-SNRs with guidance is None if it is all of them.
+    """
 
     step: jax.tree_util.Partial
     logsnrs: Float[Array, " steps"]
     guidance: Float[Array, ""] | None
+    interval: Float[Array, "2"] | None
 
 
 @gin.register
@@ -74,8 +86,11 @@ class DiffusionConfig(DecoderConfig):
 
     def options(self) -> SamplingOptions:
         guidance = None if self.sampling.guidance == 1.0 else jnp.float32(self.sampling.guidance)
+        low, high = self.sampling.guidance_interval
+        always = guidance is None or (low <= -LOGSNR_BOUND and high >= LOGSNR_BOUND)
         step = jax.tree_util.Partial(STEPS[self.sampling.sampler])
-        return SamplingOptions(step, _levels(self.process.schedule, self.sampling.steps), guidance)
+        levels = _levels(self.process.schedule, self.sampling.steps)
+        return SamplingOptions(step, levels, guidance, None if always else jnp.float32([low, high]))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -214,15 +229,15 @@ class DiffusionDecoder(nnx.Module):
         self, conditioning: Conditioning, frames: int, keys: Keys, options: SamplingOptions
     ) -> Float[Array, "b {frames} m"]:
         """See `Decoder.sample`. With guidance, the network is evaluated on two rows for each window."""
-        guided, mean, std = options.guidance is not None, self.config.mean, self.config.std
-        prior = conditioning.prior
-        if guided:  # [conditional; unconditional] along the batch, the latter without a prior
-            prior = prior if conditioning.sketch is None else jnp.concatenate([prior, jnp.zeros_like(prior)])
-        denoise = self.config.process.denoiser(self._network(conditioning), prior)
-        if guided:
-            denoise = guide(denoise, options.guidance)
+        mean, std, process = self.config.mean, self.config.std, self.config.process
+        network, prior = self._network(conditioning), conditioning.prior
+        denoise = process.denoiser(network, prior)
+        if options.guidance is not None:  # [conditional; unconditional] along the batch, the latter without a prior
+            both = prior if conditioning.sketch is None else jnp.concatenate([prior, jnp.zeros_like(prior)])
+            guided = guide(process.denoiser(network, both), options.guidance)
+            denoise = guided if options.interval is None else within(options.interval, guided, denoise)
         denoise = clipped(denoise, (-1.0 - mean) / std, (1.0 - mean) / std)
         noise_keys, step_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
         noise = standard_normal(noise_keys, jnp.zeros((len(keys), frames, MEL_BINS)))
-        start = self.config.process.objective.start(noise, NoiseLevel(options.logsnrs[0]), conditioning.prior)
+        start = process.objective.start(noise, NoiseLevel(options.logsnrs[0]), prior)
         return mean + std * sample(denoise, options.step, options.logsnrs, start, step_keys)

@@ -49,8 +49,9 @@ def _triangular(time: Float[Array, "*n"], knots: tuple[float, ...], stays: bool)
 def roll_kernels(notes: NoteEvents, frames: int, release: int = 16) -> Float[Array, "t n k"]:
     """Returns the weight of each phase of each note (after its onset, after its offset, ...) in each frame.
 
-    The last release kernel peaks `release` frames after the offset, and ends at twice that. `notes` are those of one window; the kernels of notes that are not valid are 0. The time of a frame is the centre
-    of its analysis window of 640 samples, which is one frame after its first sample.
+    The last release kernel peaks `release` frames after the offset, and ends at twice that. `notes` are those of one
+    window; the kernels of notes that are not valid are 0. The time of a frame is the centre of its analysis window of
+    640 samples, which is one frame after its first sample.
     """
     time = jnp.arange(frames)[:, None] + 1.0
     tied, drum = jnp.isneginf(notes.onset), notes.drum

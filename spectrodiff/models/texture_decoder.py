@@ -56,8 +56,8 @@ class TextureConfig(DecoderConfig):
     The mean is the estimate of x0 by one evaluation of the diffusion decoder `mean_decoder` at the lowest log-SNR.
     `process` is the diffusion process of the texture; its objective is `Preconditioned`, whose `std` is that of the
     texture. The U-Net has `channels` at each scale, the first of which has one position for each `patch` x `patch`
-    square of the mel; it is trained on crops of `crop_frames` frames. The loss is the weighted sum of the losses of mean
-    and texture.
+    square of the mel; it is trained on crops of `crop_frames` frames. The loss is the weighted sum of the losses of
+    mean and texture.
     """
 
     kind = "texture"
