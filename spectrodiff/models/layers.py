@@ -3,13 +3,14 @@
 As in T5 1.1, no layer has a bias, normalisation is RMSNorm, and attention logits are not scaled.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Key
 
 from spectrodiff.config import ModelConfig
 
@@ -116,6 +117,29 @@ def _logits_jvp(primals, tangents):
     return _logits(query, key), tangent.astype(jnp.float32)
 
 
+@functools.partial(jax.checkpoint, static_argnums=3)
+def _attend(
+    query: Float[Array, "bh t k"],
+    keys_values: KeyValue,
+    mask: Bool[Array, "b #t n"] | None,
+    rate: float,
+    key: Key[Array, ""] | None,
+) -> Float[Array, "bh t k"]:
+    """Returns the attended values, with dropout of the weights at `rate` if there is a `key`.
+
+    The backward pass computes the weights again, as in FlashAttention (Dao et al. 2022), because storing them for every
+    head would take most of a training step's memory.
+    """
+    logits = _logits(query, keys_values.key)
+    if mask is not None:
+        logits = jnp.where(jnp.repeat(mask, len(query) // len(mask), 0), logits, _HIDDEN)
+    # The softmax is normalised after the product with the values, on fewer elements: half the time on a CPU.
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+    kept = dropout(weights, rate, None if key is None else nnx.Rngs(dropout=key))
+    attended = kept.astype(query.dtype) @ keys_values.value
+    return (attended / weights.sum(-1, keepdims=True)).astype(query.dtype)
+
+
 class Attention(nnx.Module):
     """Multi-head attention without logit scaling: the factor 1/sqrt(head_dim) is in the query's initialiser."""
 
@@ -149,14 +173,10 @@ class Attention(nnx.Module):
         is false everywhere.
         """
         b, t, _ = x.shape
-        logits = _logits(self._split(self.query(x)), keys_values.key)
         if mask is not None:
             mask = mask[:, None] if mask.ndim == 2 else jnp.broadcast_to(mask, (b, *mask.shape[1:]))
-            logits = jnp.where(jnp.repeat(mask, self.heads, 0), logits, _HIDDEN)
-        # The softmax is normalised after the product with the values, on fewer elements: half the time on a CPU.
-        weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
-        attended = dropout(weights, self.rate, rngs).astype(x.dtype) @ keys_values.value
-        attended = (attended / weights.sum(-1, keepdims=True)).astype(x.dtype)
+        key = rngs.dropout() if rngs is not None and self.rate else None
+        attended = _attend(self._split(self.query(x)), keys_values, mask, self.rate, key)
         attended = attended.reshape(b, self.heads, t, -1).transpose(0, 2, 1, 3).reshape(b, t, -1)
         found = self.out(attended)
         return found if mask is None else jnp.where(mask.any(-1)[..., None], found, 0.0)
