@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from spectrodiff.audio.mel import MEL_BINS
 from spectrodiff.config import WINDOW_FRAMES, to_dict
 from spectrodiff.data.augmentation import OFF, Augmentation
 from spectrodiff.data.mixture import Mixture
@@ -114,6 +115,15 @@ class SpectrogramTask:
             augmentation=self.augmentation,
         )
         return self.loader.batches(self.mixture, windows, batch_size=self.batch_size, seed=seed, start=start)
+
+    def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns the shapes of a batch, for a dry run without data."""
+        mel, mask = (self.batch_size, WINDOW_FRAMES, MEL_BINS), (self.batch_size, WINDOW_FRAMES)
+        shapes = {"tokens": jax.ShapeDtypeStruct((self.batch_size, self.tokens), np.int32)}
+        for name in ("target", "context"):
+            shapes[name] = jax.ShapeDtypeStruct(mel, np.float32)
+            shapes[f"{name}_mask"] = jax.ShapeDtypeStruct(mask, np.bool_)
+        return shapes
 
     @property
     def _tokens_per_note(self) -> int:

@@ -1,0 +1,140 @@
+"""A dry run of training: compiles the step for the devices of this process, without data, and reports what it needs."""
+
+import dataclasses
+import functools
+import math
+import re
+import time
+from typing import Any
+
+import jax
+import optax
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from spectrodiff.errors import InputError
+from spectrodiff.training import state as states
+from spectrodiff.training.adaptation import Adaptation, everything
+from spectrodiff.training.flops import step_flops
+from spectrodiff.training.sharding import check_batch, make_mesh, shardings
+from spectrodiff.training.steps import Others, make_train_step
+
+_GIB = 2**30
+_LARGEST = 8  # arrays that are listed
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?(\S+) .*\{$")
+_ARRAY = re.compile(r"^\s+(?:ROOT )?%?\S+ = (\w+)\[([\d,]+)\]\S* (?!parameter|get-tuple-element|bitcast)")
+_OPERATION = re.compile(r'op_name="([^"]*)"')
+
+
+@dataclasses.dataclass(frozen=True)
+class DryRun:
+    """What a compiled training step needs. Sizes are in bytes on each device."""
+
+    devices: int
+    batch: int
+    parameters: int
+    flops: int | None  # of a step, on all devices together
+    seconds: float  # of compilation
+    state: int  # parameters, their average and the optimiser's state
+    arguments: int  # state and batch
+    temporaries: int  # XLA's working memory: activations, gradients and gathered parameters
+    largest: list[tuple[int, str, str]]  # arrays of the program: size, shape and operation
+
+    def __str__(self) -> str:
+        flops = "unknown" if self.flops is None else f"{self.flops / 1e12:.2f} TFLOP"
+        lines = [
+            f"{self.parameters / 1e6:.1f} M parameters, {self.batch} examples a step on {self.devices} devices",
+            f"a step: {flops} on all devices together; compiled in {self.seconds:.0f} s",
+            f"memory of each device: {(self.arguments + self.temporaries) / _GIB:.2f} GiB, of which state "
+            f"{self.state / _GIB:.2f}, batch {(self.arguments - self.state) / _GIB:.2f}, "
+            f"temporaries {self.temporaries / _GIB:.2f}",
+            "largest arrays on each device:",
+            *(f"  {size / _GIB:7.3f} GiB  {shape}  {name}" for size, shape, name in self.largest),
+        ]
+        return "\n".join(lines)
+
+
+def dry_run(
+    *,
+    task: Any,
+    optimizer: optax.GradientTransformation,
+    accumulate: int = 1,
+    model_parallel: int = 1,
+    adaptation: Adaptation | None = None,
+    **_: Any,
+) -> DryRun:
+    """Compiles the training step of `task` for all devices of this process; nothing is allocated or computed.
+
+    The arguments are those of `training.loop.train`, of which others are ignored. The memory is what XLA's buffer
+    assignment for this backend reports: on virtual CPU devices, that of an accelerator can differ, since XLA fuses and
+    schedules differently there.
+
+    Raises:
+      InputError: the task's batches are only known when data is read, or the batch does not fit the devices.
+    """
+    if not hasattr(task, "batch_shapes"):
+        raise InputError(f"a dry run is for spectrogram models; {type(task).__name__} has no fixed batch")
+    adaptation = everything() if adaptation is None else adaptation
+    mesh, batch = make_mesh(model_parallel), task.batch_shapes()
+    size = len(batch["tokens"])
+    check_batch(size, mesh, accumulate)
+
+    graph, *parts = nnx.eval_shape(lambda: adaptation.split(task.build(nnx.Rngs(0)), nnx.Rngs(0)))
+    state = jax.eval_shape(functools.partial(states.create, optimizer=optimizer), *parts)
+    layout = shardings(state, mesh)
+
+    def placed(tree, where):
+        return jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), tree, where)
+
+    def merge(params, frozen):
+        return adaptation.merge(graph, params, frozen)
+
+    def loss(state, batch):
+        others = Others(lambda: merge(state.ema, state.frozen), task.frozen_modules())
+        return task.loss(merge(state.params, state.frozen), batch, jax.random.key(0), others)
+
+    state = placed(state, layout)
+    batch = placed(batch, jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec("data")), batch))
+    step = make_train_step(merge, task.loss, optimizer, jax.random.key(0), accumulate=accumulate, shardings=layout)
+    start = time.perf_counter()
+    compiled = step.lower(state, batch).compile()
+    seconds = time.perf_counter() - start
+    memory = compiled.memory_analysis()
+    return DryRun(
+        devices=mesh.size,
+        batch=size,
+        parameters=sum(math.prod(x.shape) for x in jax.tree.leaves(state.params)),
+        flops=step_flops(loss, state, batch),
+        seconds=seconds,
+        state=sum(_shard_bytes(x) for x in jax.tree.leaves(state)),
+        arguments=memory.argument_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+        largest=largest_arrays(compiled.as_text(), _LARGEST),
+    )
+
+
+def _shard_bytes(x: jax.ShapeDtypeStruct) -> int:
+    return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+
+
+def largest_arrays(program: str, count: int) -> list[tuple[int, str, str]]:
+    """Returns size in bytes, shape and operation of the `count` largest arrays of an optimised HLO program.
+
+    Arrays within fusions, which are not stored, are left out; of several with equal shape and operation one is listed.
+    """
+    found, stored = set(), True
+    for line in program.splitlines():
+        if named := _COMPUTATION.match(line):
+            stored = "fused" not in named[1]
+        elif stored and (array := _ARRAY.match(line)):
+            shape = [int(n) for n in array[2].split(",")]
+            operation = _OPERATION.search(line)
+            name = operation[1].split("/", 1)[-1] if operation else ""
+            found.add((math.prod(shape) * _itemsize(array[1]), f"{array[1]}[{array[2]}]", name))
+    return sorted(found, reverse=True)[:count]
+
+
+def _itemsize(dtype: str) -> int:
+    """Returns the bytes of an element of an HLO type, such as f32, bf16, u8 or pred."""
+    bits = re.search(r"\d+", dtype)
+    return max(1, int(bits[0]) // 8) if bits else 1

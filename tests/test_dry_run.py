@@ -1,0 +1,63 @@
+import gin
+import jax
+import pytest
+from flax import nnx
+
+from spectrodiff.commands.train import read_config
+from spectrodiff.errors import InputError
+from spectrodiff.training import state as states
+from spectrodiff.training.dry_run import dry_run, largest_arrays
+
+PROGRAM = """
+%fused_computation (p: f32[512,512]) -> f32[512,512] {
+  %p = f32[512,512]{1,0} parameter(0)
+  ROOT %m = f32[512,512]{1,0} multiply(%p, %p)
+}
+ENTRY %main (x: f32[1000,1000]) -> bf16[8,4] {
+  %x = f32[1000,1000]{1,0} parameter(0)
+  %a = bf16[100,100]{1,0} dot(%x, %x), metadata={op_name="jit(step)/attention/dot_general"}
+  %b = bf16[100,100]{1,0} dot(%x, %x), metadata={op_name="jit(step)/attention/dot_general"}
+  %c = (f32[7,7]{1,0}) tuple(%a)
+  ROOT %d = f32[8,4]{1,0} fusion(%a), kind=kLoop, calls=%fused_computation
+}
+"""
+
+
+def test_largest_arrays_are_those_that_are_stored():
+    assert largest_arrays(PROGRAM, 5) == [
+        (20000, "bf16[100,100]", "attention/dot_general"),
+        (128, "f32[8,4]", ""),
+    ]
+    assert len(largest_arrays(PROGRAM, 1)) == 1
+
+
+@pytest.fixture(scope="module")
+def train():
+    read_config(["configs/tiny.gin"], [])
+    yield gin.get_bindings("train")
+    gin.clear_config()
+
+
+def test_sizes_are_those_of_the_real_arrays(train):
+    found = dry_run(**train)
+    task = train["task"]
+    state = states.create(*states.split(task.build(nnx.Rngs(0)))[1:], train["optimizer"])
+    arrays = jax.tree.leaves(state)
+    assert found.parameters == sum(x.size for x in jax.tree.leaves(state.params))
+    assert found.state == sum(x.nbytes for x in arrays)
+    batch = sum(x.size * x.dtype.itemsize for x in task.batch_shapes().values())
+    assert 0 <= found.arguments - found.state - batch <= 64 * len(arrays)  # XLA aligns each
+    activations = 4 * task.batch_size * 256 * task.config.model.mlp_width
+    assert found.temporaries > activations
+    assert found.largest[0][0] >= found.largest[-1][0] > 0
+    assert f"{found.batch} examples" in str(found)
+
+
+def test_tasks_without_a_fixed_batch_are_refused(train):
+    with pytest.raises(InputError, match="RefinerTask"):
+        dry_run(**{**train, "task": type("RefinerTask", (), {})()})
+
+
+def test_a_batch_that_does_not_fit_is_refused(train):
+    with pytest.raises(InputError, match="multiple of"):
+        dry_run(**train, accumulate=3)
