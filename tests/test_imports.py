@@ -3,6 +3,8 @@
 import ast
 import graphlib
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -63,3 +65,11 @@ def test_there_are_no_cycles():
 def test_the_checker_sees_imports():
     assert imported(pathlib.Path("models/diffusion_decoder.py")) >= {"audio", "config", "diffusion"}
     assert "models" not in imported(pathlib.Path("diffusion/samplers.py"))
+
+
+def test_synthesis_imports_nothing_that_only_others_need():
+    """Each of these would delay the first sound by a quarter of a second or more."""
+    code = "import sys, spectrodiff; spectrodiff.Synthesizer; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "spectrodiff.synthesizer" in modules
+    assert not {"scipy.signal", "scipy.sparse", "matplotlib", "note_seq", "grain", "orbax.checkpoint"} & set(modules)

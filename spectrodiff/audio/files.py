@@ -5,7 +5,6 @@ import os
 import pathlib
 
 import numpy as np
-import scipy.signal
 import soundfile
 from jaxtyping import Float
 
@@ -54,6 +53,8 @@ def read_audio(path: str | os.PathLike) -> Float[np.ndarray, " s"]:
         raise InputError(f"cannot use {path}: it holds samples that are not numbers; export it again")
     mono = _mono(channels)
     if rate != SAMPLE_RATE:
+        import scipy.signal  # a second, which synthesis need not spend
+
         common = math.gcd(rate, SAMPLE_RATE)
         mono = scipy.signal.resample_poly(mono, SAMPLE_RATE // common, rate // common)
     return mono.astype(np.float32)

@@ -8,7 +8,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
 from jaxtyping import Array, Float
 
 SAMPLE_RATE = 16_000
@@ -91,7 +90,9 @@ def log_mel_on_host(audio: Float[np.ndarray, " s"]) -> Float[np.ndarray, "t m"]:
 
 
 @functools.cache
-def _sparse_mel_matrix() -> scipy.sparse.csr_array:
+def _sparse_mel_matrix():
+    import scipy.sparse  # only to read audio; synthesis starts sooner without it
+
     return scipy.sparse.csr_array(mel_matrix().T)
 
 
