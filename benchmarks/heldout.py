@@ -1,6 +1,8 @@
 """Log-mel error of samples on held-out windows and whole pieces, with that of trivial predictions, and a picture.
 
 Errors are log-mel L1 in nats; roughness is relative to that of the true mels, so that below 1 a model blurs in time.
+The flux is the mean absolute change of the log-mel from frame to frame; at the borders of windows, relative to all
+other frames, it should be near that of the true mels at the same frames, or there are seams.
 
 python benchmarks/heldout.py --checkpoint demo --dataset rendered --plot heldout.png
 """
@@ -11,11 +13,12 @@ import itertools
 import numpy as np
 from matplotlib.figure import Figure
 
-from spectrodiff.audio.mel import log_mel_on_host, scale_mel, unscale_mel
-from spectrodiff.config import to_dict
+from spectrodiff.audio.mel import FRAMES_PER_SECOND, LOG_FLOOR, log_mel_on_host, scale_mel, unscale_mel
+from spectrodiff.config import WINDOW_FRAMES, to_dict
 from spectrodiff.data.mixture import Mixture
 from spectrodiff.data.recordings import Recording, decode
 from spectrodiff.mel_sampler import MelSampler
+from spectrodiff.models.texture_decoder import TextureConfig
 from spectrodiff.training import heldout
 from spectrodiff.training import state as states
 from spectrodiff.training.evaluators import Guesses
@@ -34,7 +37,7 @@ def main() -> None:
     parser.add_argument(
         "--pieces", type=int, default=8, help="pieces to sample in full, each window given the sampled previous one"
     )
-    parser.add_argument("--plot", help="picture of three windows: true above, sampled below")
+    parser.add_argument("--plot", help="picture of five windows, true, mean and sampled")
     options = parser.parse_args()
 
     sampler = MelSampler.from_pretrained(options.checkpoint)
@@ -59,12 +62,18 @@ def main() -> None:
                 of = name.removeprefix("heldout_mel_l1")
                 row(f"{described(some.sampling)} {of}".strip(), value, figures[f"heldout_roughness{of}"])
         if options.plot and some == decoder:
-            plot(options.plot, target, sampled)
+            rows = {"true": target}
+            if isinstance(decoder, TextureConfig):
+                rows["mean"] = heldout.sample_windows(weights, decoder.sampled(steps=0), windows)
+            plot(options.plot, {**rows, "sampled": sampled})
     records = [(part, index) for part in mixture.heldout(options.split) for index in range(len(part))]
     chosen = np.linspace(0, len(records) - 1, min(len(records), options.pieces)).astype(int)
     recordings = [decode(part[index]) for part, index in (records[i] for i in chosen)]
     if recordings:
-        row(f"{len(recordings)} whole pieces", *whole_pieces(sampler, recordings))
+        error, roughness, flux, true_flux = whole_pieces(sampler, recordings)
+        row(f"{len(recordings)} whole pieces", error, roughness)
+        row("flux at borders, sampled", flux)
+        row("flux at borders, true", true_flux)
 
 
 def row(name: str, error: float, roughness: float | None = None) -> None:
@@ -75,33 +84,40 @@ def described(sampling) -> str:
     return ", ".join(f"{name} {value}" for name, value in to_dict(sampling).items()) or "sampled"
 
 
-def whole_pieces(sampler: MelSampler, recordings: list[Recording]) -> tuple[float, float]:
-    """Error and roughness over all frames of pieces, when every window's context is the sampled window before it."""
-    errors, roughness = [], []
+def whole_pieces(sampler: MelSampler, recordings: list[Recording]) -> tuple[float, float, float, float]:
+    """Error, roughness and flux over all frames of pieces, when every window's context is the sampled window before.
+
+    The flux at borders of windows, relative to other frames, is returned for the sampled and for the true mels.
+    """
+    errors, roughness, borders, others = [], [], [], []
     for place, song in sampler.songs((recording.notes, 0) for recording in recordings):
         true = scale_mel(log_mel_on_host(recordings[place].audio))
         frames = min(len(song.mel), len(true))
-        mels = [mel[:frames] for mel in (np.asarray(scale_mel(song.mel)), true)]
+        mels = np.stack([mel[:frames] for mel in (np.asarray(scale_mel(song.mel)), true)])
         errors.append(heldout.NATS * np.abs(mels[0] - mels[1]).mean(-1))
         roughness.append([frames * heldout.roughness(mel[None], np.ones((1, frames), bool)) for mel in mels])
+        flux = np.abs(np.diff(mels, axis=1)).mean(-1)
+        at_border = np.arange(1, frames) % WINDOW_FRAMES == 0
+        borders.append(flux[:, at_border])
+        others.append(flux[:, ~at_border])
     sampled, true = np.sum(roughness, axis=0)
-    return float(np.concatenate(errors).mean()), float(sampled / true)
+    ratios = np.concatenate(borders, 1).mean(1) / np.concatenate(others, 1).mean(1)
+    return float(np.concatenate(errors).mean()), float(sampled / true), *map(float, ratios)
 
 
-def plot(path: str, target: np.ndarray, sampled: np.ndarray) -> None:
-    """Plots true and sampled mels of three of the held-out windows."""
-    figure = Figure(figsize=(13, 6), layout="constrained")
-    axes = figure.subplots(2, 3, sharex=True, sharey=True)
-    for column, window in zip(axes.T, np.linspace(0, len(target) - 1, 5).astype(int)[1:4], strict=True):
-        for axis, mel, name in zip(column, (target[window], sampled[window]), ("true", "sampled"), strict=True):
-            image = np.asarray(unscale_mel(mel)).T
-            axis.imshow(
-                image, origin="lower", aspect="auto", extent=(0, 5.12, 0, 128), cmap="magma", vmin=-11.5, vmax=4
-            )
+def plot(path: str, rows: dict[str, np.ndarray]) -> None:
+    """Plots the mels of five of the held-out windows, one column each, with the given rows."""
+    figure = Figure(figsize=(16, 2.4 * len(rows)), layout="constrained")
+    chosen = np.linspace(0, len(rows["true"]) - 1, 7).astype(int)[1:6]
+    for line, (name, mels) in zip(figure.subplots(len(rows), 5, sharex=True, sharey=True), rows.items(), strict=True):
+        for axis, window in zip(line, chosen, strict=True):
+            image = np.asarray(unscale_mel(mels[window])).T
+            extent = (0, WINDOW_FRAMES / FRAMES_PER_SECOND, 0, image.shape[0])
+            axis.imshow(image, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=LOG_FLOOR, vmax=4)
             axis.set_title(f"{name}, window {window}", fontsize="small")
     figure.supxlabel("seconds")
     figure.supylabel("mel bin")
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=80)
 
 
 if __name__ == "__main__":

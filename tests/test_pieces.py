@@ -20,6 +20,17 @@ def test_a_piece_gives_any_part_of_its_recording():
     assert piece.notes is piece.notes
 
 
+def test_silence_follows_a_piece_and_its_stems():
+    piece = open_piece(RECORD, stems=True)
+    longer = piece.with_silence(0.5)
+    assert longer.samples == longer.stems[0].samples == piece.samples + 8000
+    whole = np.pad(piece.read(0, piece.samples), (0, 8000))
+    for start, count in ((0, 10**6), (piece.samples - 100, 300), (piece.samples + 50, 300), (longer.samples - 9, 20)):
+        np.testing.assert_array_equal(longer.read(start, count), whole[start : start + count])
+    assert len(longer.notes) == len(piece.notes)
+    assert piece.with_silence(0.0) is piece
+
+
 def test_stems_come_when_asked_for():
     assert open_piece(RECORD).stems == ()
     (stem,) = open_piece(RECORD, stems=True).stems

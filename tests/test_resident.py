@@ -16,7 +16,7 @@ from spectrodiff.data.dataset import open_dataset
 from spectrodiff.data.mixture import Mixture
 from spectrodiff.data.pieces import open_piece
 from spectrodiff.data.resident import ResidentLoader
-from spectrodiff.data.windows import Windows, cut_window
+from spectrodiff.data.windows import SILENCE, Windows, cut_window
 from spectrodiff.errors import InputError
 from spectrodiff.notes.tokenizer import NoteTokenizer
 from spectrodiff.training import loop
@@ -95,6 +95,17 @@ def test_windows_lie_a_stride_apart_and_every_one_is_drawn(drawn, data_dir):
         assert 0 < rest[0] <= 48
         assert set(np.diff(rest)) <= {48}
         assert piece.frames - 64 - 48 <= max(rest) < piece.frames - 64
+
+
+def test_windows_after_the_end_are_silent(data_dir):
+    (batch,) = take(Mixture(str(data_dir), {"one": 1.0}), 1, batch_size=200, silence_after=12.0)
+    (record,) = open_dataset(data_dir, "one")["train"]
+    after = batch["start"] >= open_piece(record).frames + 256
+    assert after.any()
+    assert batch["context_mask"][after].all()
+    assert batch["target_mask"][after].sum(1).min() >= 64
+    for name in ("context", "target"):
+        assert (batch[name][after] == SILENCE).all()
 
 
 def test_a_batch_is_as_the_other_loader_makes_it(mixture):

@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 from jaxtyping import Float
 
-from spectrodiff.audio.mel import HOP
+from spectrodiff.audio.mel import HOP, SAMPLE_RATE
 from spectrodiff.data.recordings import from_flac
 from spectrodiff.notes.sequence import Notes, from_note_sequence
 
@@ -39,6 +39,20 @@ class Piece:
     def frames(self) -> int:
         """The number of frames of its log-mel."""
         return -(-self.samples // HOP)
+
+    def with_silence(self, seconds: float) -> "Piece":
+        """Returns the piece with `seconds` of silence after its end, and after those of its stems."""
+        if not seconds:
+            return self
+        samples = self.samples + round(seconds * SAMPLE_RATE)
+
+        def read(start: int, count: int) -> Float[np.ndarray, " s"]:
+            before_end = min(count, max(0, self.samples - start))
+            audio = self.read(start, before_end) if before_end else np.zeros(0, np.float32)
+            return np.pad(audio, (0, min(count, samples - start) - len(audio)))
+
+        stems = tuple(stem.with_silence(seconds) for stem in self.stems)
+        return dataclasses.replace(self, samples=samples, read=read, stems=stems)
 
 
 def open_piece(record: dict[str, Any], stems: bool = False) -> Piece:

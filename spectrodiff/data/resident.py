@@ -19,7 +19,6 @@ from spectrodiff.audio.mel import HOP, MEL_BINS, log_mel_on_host, scale_mel
 from spectrodiff.config import WINDOW_FRAMES
 from spectrodiff.data.augmentation import OFF
 from spectrodiff.data.mixture import Mixture
-from spectrodiff.data.pieces import open_piece
 from spectrodiff.data.pipeline import check_stream
 from spectrodiff.data.windows import SILENCE, Windows
 from spectrodiff.errors import InputError
@@ -91,9 +90,9 @@ class ResidentLoader:
 def _windows_of(job: tuple) -> tuple[np.ndarray, int, int, np.ndarray, np.ndarray]:
     """Returns a record's scaled mel, the numbers of its dataset and of itself, and its windows' starts and tokens."""
     part, which, index, examples, stride = job
-    piece = open_piece(part[index])
+    (piece, timeline), _ = examples.read(part[index])
     mel = scale_mel(log_mel_on_host(piece.read(0, piece.samples)))[: piece.frames].astype(np.float16)
-    timeline, tokenizer = examples.tokenizer.timeline(piece.notes), examples.tokenizer
+    tokenizer = examples.tokenizer
     first = int(np.random.default_rng(index).integers(stride))  # a different grid of windows for each record
     starts, rows = [], []
     for start in (0, *range(first or stride, max(1, len(mel) - WINDOW_FRAMES // 4), stride)):

@@ -74,8 +74,9 @@ class Windows:
     A window may have `tokens` tokens, and `tokens / tokens_per_note` notes. If it has more, `on_overflow` "skip" draws
     another one, and "thin" drops its quietest notes. An example's `overfull` (int32) is the number of windows with too
     many tokens that were met before it was found; `start` (int32) is the first frame of its target. The share
-    `first_share` of the windows is the first of a piece, without context. With `audio`, an example also has the audio
-    of its target, float32 [(256 + EXTRA_FRAMES) * HOP], with silence after the end of the piece.
+    `first_share` of the windows is the first of a piece, without context. Each piece is followed by `silence_after`
+    seconds of silence, from which a model learns that nothing sounds without notes. With `audio`, an example also has
+    the audio of its target, float32 [(256 + EXTRA_FRAMES) * HOP], with silence after the end of the piece.
     """
 
     tokenizer: NoteTokenizer
@@ -85,8 +86,11 @@ class Windows:
     on_overflow: str = "skip"
     augmentation: Augmentation = OFF
     audio: bool = False
+    silence_after: float = 0.0
 
     def __post_init__(self):
+        if not 0.0 <= self.silence_after <= 60.0:
+            raise InputError(f"silence_after is {self.silence_after}; choose 0 to 60 seconds")
         if self.on_overflow not in ("skip", "thin"):
             raise InputError(f"on_overflow is {self.on_overflow!r}; choose one of skip, thin")
         if not 0.0 <= self.first_share <= 1.0:
@@ -94,7 +98,7 @@ class Windows:
 
     def read(self, record: dict[str, Any]) -> tuple[tuple[Piece, Timeline], int]:
         """Returns the piece of a record, still encoded, with its timeline; and the size in bytes."""
-        piece = open_piece(record, stems=self.augmentation.sub_mix > 0)
+        piece = open_piece(record, stems=self.augmentation.sub_mix > 0).with_silence(self.silence_after)
         return (piece, self.tokenizer.timeline(piece.notes)), piece.size
 
     def draw(self, candidates: Iterator[tuple[Piece, Timeline]], rng: np.random.Generator) -> dict[str, np.ndarray]:

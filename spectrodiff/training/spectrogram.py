@@ -44,9 +44,10 @@ _CHANGEABLE = {
 class SpectrogramTask:
     """Trains a `SpectrogramModel` on a mixture of prepared datasets.
 
-    `tokens`, `first_share`, `on_overflow` and `augmentation` are those of `data.windows.Windows`. `loader` either reads
-    examples from disk or keeps all of them on the device. `new_programs` adds instruments to the checkpoint that
-    training starts from: it maps their MIDI programs to the related programs that their embeddings are copied from.
+    `tokens`, `first_share`, `on_overflow`, `augmentation` and `silence_after` are those of `data.windows.Windows`.
+    `loader` either reads examples from disk or keeps all of them on the device. `new_programs` adds instruments to the
+    checkpoint that training starts from: it maps their MIDI programs to the related programs that their embeddings are
+    copied from.
     """
 
     mixture: Mixture = Mixture()
@@ -56,6 +57,7 @@ class SpectrogramTask:
     first_share: float = 0.05
     on_overflow: str = "skip"
     augmentation: Augmentation = OFF
+    silence_after: float = 0.0
     loader: Loader | ResidentLoader = Loader()
     heldout_windows: int = 64
     heldout_split: str = "validation"
@@ -113,6 +115,7 @@ class SpectrogramTask:
         windows = Windows(
             *(self.tokenizer, self._tokens_per_note, self.tokens, self.first_share, self.on_overflow),
             augmentation=self.augmentation,
+            silence_after=self.silence_after,
         )
         return self.loader.batches(self.mixture, windows, batch_size=self.batch_size, seed=seed, start=start)
 
