@@ -18,6 +18,7 @@ NEW, RELATIVE = 98, 8
 TABLE = "note_encoder.embedding.embedding"
 SMALL = ["ModelConfig.width = 32", "ModelConfig.heads = 2", "ModelConfig.head_dim = 16", "ModelConfig.mlp_width = 64"]
 SMALL += ["ModelConfig.note_layers = 1", "ModelConfig.decoder_layers = 1", "SpectrogramTask.batch_size = 2"]
+SMALL += ["TextureConfig.channels = (4, 8)"]
 SHORT = [
     "train.steps = 3",
     "muon.warmup = 0",
