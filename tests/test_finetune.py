@@ -52,10 +52,14 @@ def known(tmp_path_factory):
     return folder, arrays
 
 
-# Bindings, and a pattern of what they have train.
+# Bindings, and a pattern of what they have train: all but tables of positions, and the projection of z for the mean,
+# which is evaluated at z = 0.
 RULES = {
-    "everything": ([], r"^(?!.*positions)"),
-    "only": (["train.adaptation = @only()", "only.pattern = 'decoder'"], r"^decoder(?!.*positions)"),
+    "everything": ([], r"^(?!.*positions|decoder\.mean_decoder\.project\.)"),
+    "only": (
+        ["train.adaptation = @only()", "only.pattern = 'decoder'"],
+        r"^decoder\.(?!.*positions|mean_decoder\.project\.)",
+    ),
     "lora": (["train.adaptation = @lora()", "lora.rank = 2"], r"attention\.(query|key|value|out)\."),
 }
 

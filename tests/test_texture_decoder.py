@@ -13,7 +13,7 @@ from spectrodiff.config import from_dict, to_dict
 from spectrodiff.data.mixture import Mixture
 from spectrodiff.diffusion.objective import Preconditioned
 from spectrodiff.diffusion.process import Process
-from spectrodiff.diffusion.schedule import EvenLogSNR, LogNormal
+from spectrodiff.diffusion.schedule import EvenLogSNR, LogNormal, NoiseLevel
 from spectrodiff.errors import InputError
 from spectrodiff.models.sampling import window_sampler
 from spectrodiff.models.spectrogram_model import SpectrogramConfig, SpectrogramModel
@@ -54,6 +54,18 @@ def test_without_steps_the_mean_is_played(model, given):
     output = network(network.cache(conditioning), jnp.zeros((2, 256, 128)), jnp.float32(-20.0))
     expected = np.clip(-0.3 + 0.375 * (conditioning.sketch + output), -1.0, 1.0)
     np.testing.assert_allclose(sampled(model, given, 0), expected, atol=1e-4)
+
+
+def test_one_step_is_one_evaluation_of_the_network(model, given):
+    """`model(...)` predicts the objective's target; from it follows the only estimate of x0 that one step has."""
+    objective, levels = DECODER.process.objective, DECODER.process.schedule(1)
+    level = NoiseLevel(levels[0])
+    mean = model.decoder.mean(model.encode(*given, 256), 256)
+    noise = jnp.stack([jax.random.normal(jax.random.split(key)[0], (256, 128)) for key in KEYS])
+    z = objective.start(noise, level, mean)
+    output = model(*given, objective.inputs(z, level, mean), levels[0])
+    x0 = objective.to_x0(output, z, level, mean)
+    np.testing.assert_allclose(sampled(model, given, 1), np.clip(-0.3 + 0.375 * x0, -1.0, 1.0), atol=1e-4)
 
 
 def test_textures_are_of_their_keys(model, given):

@@ -6,6 +6,7 @@ sampled by a diffusion model of its own, a two-dimensional network over frames a
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from spectrodiff.config import MAX_SIZE, WINDOW_FRAMES, ModelConfig, check_choice, check_whole, is_whole
-from spectrodiff.diffusion.objective import Denoiser, Preconditioned, clipped
+from spectrodiff.diffusion.objective import Preconditioned, clipped
 from spectrodiff.diffusion.process import Process, masked_mean
 from spectrodiff.diffusion.samplers import STEPS, Keys, sample, standard_normal
 from spectrodiff.diffusion.schedule import LOGSNR_BOUND, EvenLogSNR, LogNormal, NoiseLevel
@@ -98,6 +99,18 @@ class TextureConfig(DecoderConfig):
         return TextureOptions(step, self.process.schedule(self.sampling.steps))
 
 
+class TextureCache(NamedTuple):
+    """What the U-Net sees besides z and the noise level, the same in all sampling steps; all mels are normalised.
+
+    The frames `before` the window are prepended to the window's as further context; `known` is 1 where they are valid.
+    """
+
+    mean: Float[Array, "b t m"]
+    sketch: Float[Array, "b t m"]
+    before: Float[Array, "b k m"]
+    known: Float[Array, "b k m"]
+
+
 class TextureDecoder(nnx.Module):
     """A diffusion decoder that predicts the mean, and a U-Net that samples the texture; see `TextureConfig`."""
 
@@ -115,24 +128,28 @@ class TextureDecoder(nnx.Module):
         denoise = process.denoiser(lambda z, logsnr: self.mean_decoder(cache, z, logsnr, rngs), conditioning.prior)
         return denoise(nothing, jnp.float32(-LOGSNR_BOUND))
 
-    def _denoiser(
-        self, mean: Float[Array, "b t m"], sketch: Float[Array, "b t m"], before: Float[Array, "b k m"], known: Array
-    ) -> Denoiser:
-        """Returns the U-Net as a function of z and log-SNR.
+    def cache(self, conditioning: Conditioning) -> TextureCache:
+        """Computes the mean of a window, of as many frames as the sketch or else of 256, and what else is fixed."""
+        frames = WINDOW_FRAMES if conditioning.sketch is None else conditioning.sketch.shape[1]
+        mean = self.mean(conditioning, frames)
+        return TextureCache(mean, conditioning.prior + jnp.zeros_like(mean), *self._before(conditioning))
 
-        The frames `before` are prepended to the window's as further context, with a plane that is 1 where they are
-        `known`.
+    def __call__(
+        self,
+        cache: TextureCache,
+        z: Float[Array, "b t m"],
+        logsnr: Float[Array, "b"] | Float[Array, ""],
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "b t m"]:
+        """Returns the output of the U-Net for its preconditioned input z: the target of `Preconditioned`.
+
+        `logsnr` has one value per row, or one for all. There is no dropout, so that `rngs` is not used.
         """
-        std = self.config.process.objective.std
-        slope = jnp.diff(mean, axis=1, prepend=mean[:, :1])
-        ahead = jnp.stack([0.0 * before, before, 0.0 * before, before, jnp.broadcast_to(known, before.shape)], -1)
-
-        def network(z, logsnr):
-            planes = jnp.stack([z, mean, slope / std, sketch, jnp.zeros_like(mean)], -1)
-            planes = jnp.concatenate([ahead, planes], 1)
-            return self.texture(planes, jnp.atleast_1d(logsnr))[:, ahead.shape[1] :]
-
-        return network
+        mean, before = cache.mean, cache.before
+        slope = jnp.diff(mean, axis=1, prepend=mean[:, :1]) / self.config.process.objective.std
+        ahead = jnp.stack([0.0 * before, before, 0.0 * before, before, cache.known], -1)
+        planes = jnp.stack([z, mean, slope, cache.sketch, jnp.zeros_like(mean)], -1)
+        return self.texture(jnp.concatenate([ahead, planes], 1), jnp.atleast_1d(logsnr))[:, before.shape[1] :]
 
     def loss(
         self,
@@ -161,9 +178,9 @@ class TextureDecoder(nnx.Module):
             return (slices(array, start) for array in arrays)
 
         x0, mean, sketch, frame_mask = cut(config.crop_frames, x0, mean, sketch, frame_mask)
-        network = self._denoiser(mean, sketch, *cut(_BEFORE, ahead, known))
+        cache = TextureCache(mean, sketch, *cut(_BEFORE, ahead, known))
         logsnr = config.process.levels.logsnr(jax.random.uniform(level_key, (len(x0),)))
-        texture_loss = config.process.loss(network, x0, frame_mask, logsnr, noise_key, mean)
+        texture_loss = config.process.loss(functools.partial(self, cache), x0, frame_mask, logsnr, noise_key, mean)
         losses = config.mean_weight * mean_loss + config.texture_weight * texture_loss
         return losses, {"mean_loss": mean_loss.mean(), "texture_loss": texture_loss.mean()}
 
@@ -181,13 +198,11 @@ class TextureDecoder(nnx.Module):
         """See `Decoder.sample`. The mean is computed once, the U-Net evaluated once per step."""
         mean, std = self.config.mean, self.config.std
         low, high = (-1.0 - mean) / std, (1.0 - mean) / std
-        average = self.mean(conditioning, frames)
         if options.step is None:
-            return mean + std * jnp.clip(average, low, high)
-        sketch = conditioning.prior + jnp.zeros_like(average)
-        network = self._denoiser(average, sketch, *self._before(conditioning))
-        denoise = clipped(self.config.process.denoiser(network, average), low, high)
+            return mean + std * jnp.clip(self.mean(conditioning, frames), low, high)
+        process, cache = self.config.process, self.cache(conditioning)
+        denoise = clipped(process.denoiser(functools.partial(self, cache), cache.mean), low, high)
         noise_keys, step_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-        noise = standard_normal(noise_keys, average)
-        start = self.config.process.objective.start(noise, NoiseLevel(options.logsnrs[0]), average)
+        noise = standard_normal(noise_keys, cache.mean)
+        start = process.objective.start(noise, NoiseLevel(options.logsnrs[0]), cache.mean)
         return mean + std * sample(denoise, options.step, options.logsnrs, start, step_keys)
