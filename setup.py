@@ -12,8 +12,15 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
-    packages=find_packages(include=["spectrodiff", "spectrodiff.*"]),
-    package_data={"spectrodiff.pretrained": ["weights/*/*"], "spectrodiff.evaluation": ["weights/*/*"]},
+    # configs/ and examples/ lie at the top of the repository and are installed inside the package.
+    packages=[*find_packages(include=["spectrodiff", "spectrodiff.*"]), "spectrodiff.configs", "spectrodiff.examples"],
+    package_dir={"spectrodiff.configs": "configs", "spectrodiff.examples": "examples"},
+    package_data={
+        "spectrodiff.configs": ["*.gin", "parts/*.gin"],
+        "spectrodiff.evaluation": ["weights/*/*"],
+        "spectrodiff.examples": ["*.mid", "README.md"],
+        "spectrodiff.pretrained": ["weights/*/*"],
+    },
     install_requires=[
         "jax>=0.10",
         "flax>=0.12",

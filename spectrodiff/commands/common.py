@@ -7,7 +7,16 @@ import importlib.util
 import os
 import pathlib
 
-ROOT = pathlib.Path(__file__).parent.parent.parent  # of a checkout, with configs/ and examples/
+_PACKAGE = pathlib.Path(__file__).parent.parent
+
+
+def packaged(name: str) -> pathlib.Path:
+    """Returns the folder `configs` or `examples`, of an installed package or of a checkout.
+
+    The files lie at the top of the repository, and setup.py installs them as parts of the package.
+    """
+    installed = _PACKAGE / name
+    return installed if installed.is_dir() else _PACKAGE.parent / name
 
 
 def keep_compiled_programs() -> None:

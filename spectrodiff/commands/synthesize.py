@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 
-from spectrodiff.commands.common import ROOT, keep_compiled_programs
+from spectrodiff.commands.common import keep_compiled_programs, packaged
 from spectrodiff.errors import InputError
 
 
@@ -96,9 +96,7 @@ def _synthesize(options) -> None:
 
 
 def _demo(options) -> None:
-    midis = sorted((ROOT / "examples").glob("*.mid")) if options.midi is None else options.midi
-    if not midis:
-        raise InputError("the examples are only in a checkout of spectrodiff; name your own with --midi")
+    midis = sorted(packaged("examples").glob("*.mid")) if options.midi is None else options.midi
     by_name = _outputs(map(pathlib.Path, midis), _folder(options.out), ".wav")
     synthesizer = _load(options)
     for out, midi in by_name.items():

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-from spectrodiff.commands.common import ROOT, keep_compiled_programs, keep_freed_memory
+from spectrodiff.commands.common import keep_compiled_programs, keep_freed_memory, packaged
 from spectrodiff.config import misfit
 from spectrodiff.errors import InputError, reason
 
@@ -95,7 +95,7 @@ def _bound(config: str) -> set[str]:
 
 
 def read_config(files: Sequence[str], bindings: Sequence[str]) -> None:
-    """Reads a training config into gin: files, relative to the working directory or the checkout, then bindings.
+    """Reads a training config into gin: files, or packaged configs by name, then bindings.
 
     It replaces the config that gin had before.
 
@@ -119,7 +119,7 @@ def read_config(files: Sequence[str], bindings: Sequence[str]) -> None:
     gin.clear_config()
     try:
         for path in files:
-            _parse(_find(path, "name a gin file, such as configs/tiny.gin"))
+            _parse(_find(path))
         gin.parse_config(list(bindings))
         gin.finalize()
     except InputError:
@@ -130,19 +130,26 @@ def read_config(files: Sequence[str], bindings: Sequence[str]) -> None:
         try:
             gin.query_parameter(f"train.{name}")
         except ValueError:
-            raise InputError(f"the config does not set train.{name}; include one of configs/ in it") from None
+            raise InputError(
+                f"the config does not set train.{name}; include a packaged one, such as demo.gin"
+            ) from None
 
 
-def _find(path: str, otherwise: str) -> pathlib.Path:
-    """Returns the config at `path`, relative to the working directory or else to the checkout.
+def _find(name: str, above: pathlib.Path | None = None) -> pathlib.Path:
+    """Returns the config file at the path `name`, or else the packaged config of that name.
+
+    `demo.gin` and `configs/demo.gin` both name a packaged config, from any working directory.
 
     Raises:
-      InputError: there is none; `otherwise` ends the message.
+      InputError: there is neither; the message lists the packaged configs, and the file `above` that includes it.
     """
-    found = next((at for at in (pathlib.Path(path).absolute(), ROOT / path) if at.is_file()), None)
-    if found is None:
-        raise InputError(f"no config {path}; {otherwise}")
-    return found
+    configs = packaged("configs")
+    for path in (pathlib.Path(name).absolute(), configs / name.removeprefix("configs/")):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(path.name for path in configs.glob("*.gin")))
+    asked = f", which {above} includes" if above else ""
+    raise InputError(f"no config {name}{asked}; name a gin file or one of {known}")
 
 
 def _parse(path: pathlib.Path, above: tuple[pathlib.Path, ...] = ()) -> None:
@@ -165,7 +172,7 @@ def _parse(path: pathlib.Path, above: tuple[pathlib.Path, ...] = ()) -> None:
 
     for include in _INCLUDE.finditer(text):
         parse(include.start())
-        _parse(_find(include["path"], f"{path} includes it"), (*above, path))
+        _parse(_find(include["path"], path), (*above, path))
         parsed = include.end()
     parse(len(text))
 
