@@ -4,6 +4,19 @@ import pathlib
 
 from setuptools import find_packages, setup
 
+FEATURES = {
+    "data": ["array-record>=0.8", "pyyaml>=6.0", "tensorflow-datasets>=4.9.9"],
+    "render": ["music21>=9"],  # and pyfluidsynth, installed with --no-deps: see the Makefile
+    "hub": ["huggingface_hub>=0.25"],
+    "onnx": ["onnxruntime>=1.19"],
+    "eval": ["mir_eval>=0.8", "onnxruntime>=1.19"],  # and basic-pitch, installed with --no-deps: see the Makefile
+    "tf": ["tensorflow>=2.16"],
+    "beam": ["apache-beam>=2.60"],
+    "app": ["gradio>=5"],
+    "completion": ["shtab>=1.13"],
+}
+TOGETHER = ("data", "render", "hub", "onnx", "eval", "app", "completion")  # without the heavy ones: tf and beam
+
 setup(
     name="spectrodiff",
     version="0.1.0",
@@ -36,6 +49,7 @@ setup(
         "msgpack>=1.0",
         "note-seq>=0.0.5",
         "numpy>=2.0",
+        "pyloudnorm>=0.2",
         "safetensors>=0.5",
         "scipy>=1.13",
         "soundfile>=0.12",
@@ -45,15 +59,9 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "data": ["array-record>=0.8", "pyyaml>=6.0", "tensorflow-datasets>=4.9.9"],
-        "render": ["music21>=9"],  # and pyfluidsynth, installed with --no-deps: see the Makefile
-        "hub": ["huggingface_hub>=0.25"],
-        "onnx": ["onnxruntime>=1.19"],
-        "eval": ["mir_eval>=0.8", "onnxruntime>=1.19"],  # and basic-pitch, installed with --no-deps: see the Makefile
-        "tf": ["tensorflow>=2.16"],
-        "beam": ["apache-beam>=2.60"],
+        **FEATURES,
+        "all": sorted({requirement for name in TOGETHER for requirement in FEATURES[name]}),
         "peers": ["diffusers==0.42.1", "note-seq==0.0.5", "torch==2.13.0", "transformers==5.16.1"],
-        "app": ["gradio>=5"],
         "dev": [
             "huggingface_hub>=0.25",
             "hypothesis>=6.100",
@@ -62,6 +70,7 @@ setup(
             "onnxruntime>=1.19",
             "pytest>=8",
             "ruff>=0.6",
+            "shtab>=1.13",
         ],
     },
     entry_points={"console_scripts": ["spectrodiff = spectrodiff.cli:main"]},

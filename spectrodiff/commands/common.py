@@ -19,12 +19,19 @@ def packaged(name: str) -> pathlib.Path:
     return installed if installed.is_dir() else _PACKAGE.parent / name
 
 
+def compilation_cache() -> pathlib.Path:
+    """Returns the folder of compiled programs: the one JAX_COMPILATION_CACHE_DIR names, or else the user's."""
+    configured = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    default = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "spectrodiff" / "jax"
+    return pathlib.Path(configured or default).expanduser()
+
+
 def keep_compiled_programs() -> None:
     """Caches compiled programs on disk, so that only the first run compiles them."""
     import jax
 
     if not jax.config.jax_compilation_cache_dir:
-        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "spectrodiff" / "jax"
+        cache = compilation_cache()
         with contextlib.suppress(OSError):  # without a cache if the home folder cannot be written
             cache.mkdir(parents=True, exist_ok=True)
             jax.config.update("jax_compilation_cache_dir", str(cache))

@@ -19,21 +19,37 @@ _MADE = ("train.task", "train.optimizer", "train.adaptation", "train.evaluators"
 
 
 def add(commands) -> None:
-    parser = commands.add_parser("train", help="train a model from a gin config")
-    parser.add_argument("--gin_file", action="append", required=True, help="a config; may be given more than once")
-    parser.add_argument("--gin_param", action="append", default=[], help='one binding, such as "train.steps = 1000"')
-    parser.add_argument("--workdir", required=True, help="folder for checkpoints, logs and exported weights")
-    parser.add_argument("--profile", type=_steps, metavar="FROM:TO", help="profile these steps into WORKDIR/profile")
-    parser.add_argument(
+    parser = commands.add_parser(
+        "train",
+        help="train a model from a gin config",
+        examples=[
+            "train --gin_file demo.gin --workdir runs/demo",
+            'train --gin_file small.gin --gin_param "train.steps = 1000" --workdir runs/small',
+        ],
+        usage="%(prog)s --gin_file GIN_FILE --workdir WORKDIR [options]",
+    )
+    config = parser.add_argument_group("config")
+    config.add_argument(
+        "--gin_file",
+        action="append",
+        required=True,
+        help="a config: a file, or the name of a packaged one, such as demo.gin; may be given more than once",
+    )
+    config.add_argument("--gin_param", action="append", default=[], help='one binding, such as "train.steps = 1000"')
+    run = parser.add_argument_group("run")
+    run.add_argument("--workdir", required=True, help="folder for checkpoints, logs and exported weights")
+    run.add_argument("--profile", type=_steps, metavar="FROM:TO", help="profile these steps into WORKDIR/profile")
+    several = parser.add_argument_group("several processes")
+    several.add_argument(
         "--distributed",
         action="store_true",
         help="this is one of several processes, described by the environment of the cluster",
     )
-    parser.add_argument(
+    several.add_argument(
         "--coordinator", type=_address, metavar="HOST:PORT", help="address of the first of several processes"
     )
-    parser.add_argument("--processes", type=int, help="number of processes")
-    parser.add_argument("--process", type=int, help="number of this process, from 0")
+    several.add_argument("--processes", type=int, help="number of processes")
+    several.add_argument("--process", type=int, help="number of this process, from 0")
     parser.set_defaults(run=_train)
 
 
