@@ -1,6 +1,6 @@
 # make demo   sets everything up and renders examples/*.mid to out/
 # make test   sets everything up and passes the tests
-# make quick  passes a part of the tests, within a minute and a half on two cores, most of it the first time
+# make quick  sets everything up and passes a part of the tests, in about a minute on two cores
 # make peers  compares with another implementation of the published models
 # make tf     tests what needs TensorFlow
 # make beam   tests what needs Apache Beam
@@ -9,10 +9,10 @@ PYTHON ?= python3
 HOURS ?= 24
 BIN := .venv/bin
 SYSTEM := libfluidsynth3 fluidr3mono-gm-soundfont mma freedoom freedm
-# Modules whose tests take seconds, of every part but training, whole models and vocoders.
-QUICK := addresses alignment arrays audio_files cli config context_encoder crops doctor downloads files frechet gin_file \
-	grid guidance help imports layers loudness mel midi names note_events objective pieces samplers schedule sequence spool \
-	tokenizer train_command variations vocabulary windows
+# Modules whose tests take seconds: the command line, files, notes, audio, and the mathematics of diffusion.
+QUICK := addresses alignment arrays audio_files cli config crops doctor downloads files gin_file grid guidance help imports \
+	loudness mel midi names note_events objective pieces samplers schedule sequence spool tokenizer train_command variations \
+	vocabulary windows
 export JAX_PLATFORMS ?= cpu
 
 .PHONY: demo test quick lint peers tf beam data system clean

@@ -24,7 +24,7 @@ setup(
     long_description=(pathlib.Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11,<3.13",
+    python_requires=">=3.11,<3.14",
     # configs/ and examples/ lie at the top of the repository and are installed inside the package.
     packages=[*find_packages(include=["spectrodiff", "spectrodiff.*"]), "spectrodiff.configs", "spectrodiff.examples"],
     package_dir={"spectrodiff.configs": "configs", "spectrodiff.examples": "examples"},
@@ -40,6 +40,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "grain>=0.2.18",
+        "audioop-lts>=0.2; python_version >= '3.13'",  # of the standard library until then: note-seq imports it
         "beartype>=0.18",
         "gin-config>=0.5",
         "jaxtyping>=0.3",
