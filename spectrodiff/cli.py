@@ -1,18 +1,64 @@
-"""The command line: `spectrodiff synthesize | demo | train | export | evaluate | prepare | info | convert`."""
+"""The command line: `spectrodiff synthesize | demo | train | export | evaluate | prepare | info | convert | doctor`."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from spectrodiff.commands import evaluate, export, prepare, synthesize, train, weights
+import spectrodiff
+from spectrodiff.commands import doctor, evaluate, export, prepare, synthesize, train, weights
 from spectrodiff.errors import InputError
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """A parser whose help begins with examples, and whose errors are one line.
+
+    `examples` are commands without the leading `spectrodiff`.
+    """
+
+    def __init__(self, *args, examples: Sequence[str] = (), **options):
+        super().__init__(*args, **options)
+        self._examples = examples
+
+    def format_help(self):
+        if not self._examples:
+            return super().format_help()
+        lines = "\n".join(f"  spectrodiff {example}" for example in self._examples)
+        return f"{'examples' if len(self._examples) > 1 else 'example'}:\n{lines}\n\n{super().format_help()}"
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+class _PrintCompletion(argparse.Action):
+    """Prints the script that completes commands and options in a shell."""
+
+    def __call__(self, parser, namespace, shell, option_string=None):
+        try:
+            import shtab
+        except ImportError:
+            parser.error('completion needs shtab: pip install "spectrodiff[completion]"')
+        print(shtab.complete(parser, shell))
+        parser.exit()
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of all commands, without importing what they run."""
+    parser = _Parser(
+        prog="spectrodiff",
+        description="MIDI in, music out.",
+        examples=["demo", "synthesize --midi song.mid --out song.wav"],
+    )
+    parser.add_argument("--version", action="version", version=f"spectrodiff {spectrodiff.__version__}")
+    parser.add_argument(
+        "--print_completion",
+        choices=("bash", "zsh", "fish", "tcsh"),
+        action=_PrintCompletion,
+        help='print the script of completion for a shell, such as: eval "$(spectrodiff --print_completion bash)"',
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in (synthesize, train, export, evaluate, prepare, weights, doctor):
+        module.add(commands)
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -20,10 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show is no reason to stop
             stream.reconfigure(errors="backslashreplace")
-    parser = _Parser(prog="spectrodiff", description="MIDI in, music out.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (synthesize, train, export, evaluate, prepare, weights):
-        module.add(commands)
+    parser = make_parser()
     options = parser.parse_args(arguments)
     try:
         options.run(options)

@@ -1,4 +1,3 @@
-import argparse
 import dataclasses
 import functools
 import json
@@ -12,8 +11,7 @@ from inputs import make_recording
 from test_folder import write_pair
 from test_soundfont import needs_synth
 
-from spectrodiff.cli import main
-from spectrodiff.commands import prepare
+from spectrodiff.cli import main, make_parser
 from spectrodiff.data.builders import CORPORA, corpus
 from spectrodiff.data.builders.rendered import corpus as rendered_corpus
 from spectrodiff.data.dataset import open_dataset
@@ -58,8 +56,7 @@ def run(*arguments):
 
 
 def test_every_corpus_has_a_command_with_its_options():
-    parser = argparse.ArgumentParser()
-    prepare.add(parser.add_subparsers())
+    parser = make_parser()
     for name in CORPORA:
         options = vars(parser.parse_args(["prepare", name, "--data_dir", "data"]))
         assert options["data_dir"] == "data"

@@ -1,9 +1,12 @@
 import numpy as np
+import pyloudnorm
 import pytest
 import soundfile
 
 from spectrodiff.audio import spool as module
-from spectrodiff.audio.files import FORMATS
+from spectrodiff.audio.files import FORMATS, read_audio
+from spectrodiff.audio.loudness import LEVELS, LOUDNESS, TRUE_PEAK
+from spectrodiff.audio.mel import SAMPLE_RATE
 from spectrodiff.audio.spool import AudioSpool
 from spectrodiff.errors import InputError
 
@@ -33,17 +36,59 @@ def test_every_format(tmp_path, suffix):
     audio, rate = soundfile.read(tmp_path / f"a{suffix}")
     assert rate == 16000
     assert len(audio) == len(AUDIO)
-    if suffix != ".ogg":
+    if suffix in (".wav", ".flac"):
         np.testing.assert_allclose(audio, AUDIO, atol=1e-4)
 
 
+@pytest.mark.parametrize("suffix", [".ogg", ".mp3"])
+def test_formats_with_loss_keep_what_is_heard(tmp_path, suffix):
+    tone = (0.5 * np.sin(2 * np.pi * 440 * np.arange(48_000) / SAMPLE_RATE)).astype(np.float32)
+    with spool_of(tone) as spool:
+        spool.save(tmp_path / f"a{suffix}")
+    np.testing.assert_allclose(read_audio(tmp_path / f"a{suffix}")[2000:46_000], tone[2000:46_000], atol=0.05)
+
+
 @pytest.mark.parametrize(
-    ("scale", "peak", "expected"), [(1, None, 0.5), (4, None, 1.0), (4, 0.9, 0.9), (0.01, 0.9, 0.9)]
+    ("scale", "level", "expected"), [(1, "raw", 0.5), (4, "raw", 1.0), (4, "peak", 0.9), (0.01, "peak", 0.9)]
 )
-def test_levels(tmp_path, scale, peak, expected):
+def test_peaks(tmp_path, scale, level, expected):
     with spool_of(scale * AUDIO) as spool:
-        spool.save(tmp_path / "a.wav", peak)
+        spool.save(tmp_path / "a.wav", level)
     assert np.abs(soundfile.read(tmp_path / "a.wav")[0]).max() == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("scale", [0.01, 4.0])
+def test_the_loudness_of_what_is_written(tmp_path, monkeypatch, scale):
+    monkeypatch.setattr(module, "_BLOCK", 1000)
+    with spool_of(scale * AUDIO) as spool:
+        spool.save(tmp_path / "a.wav", "loudness")
+    written = soundfile.read(tmp_path / "a.wav")[0]
+    assert pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(written) == pytest.approx(LOUDNESS, abs=0.05)
+
+
+def test_a_loud_peak_keeps_the_gain_low_and_is_not_clipped(tmp_path):
+    click = np.zeros(40_000, np.float32)
+    click[20_000] = 1.0
+    with spool_of(0.001 * AUDIO + click) as spool:
+        spool.save(tmp_path / "a.wav", "loudness")
+    written = soundfile.read(tmp_path / "a.wav")[0]
+    assert np.abs(written).max() == pytest.approx(TRUE_PEAK, abs=0.01)
+    assert pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(written) < LOUDNESS - 3
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("audio", [AUDIO[:0], AUDIO[:1], np.zeros(10, np.float32), np.zeros(40_000, np.float32)])
+def test_short_and_silent_audio_has_a_level(tmp_path, audio, level):
+    with spool_of(audio) as spool:
+        spool.save(tmp_path / "a.wav", level)
+    written = soundfile.read(tmp_path / "a.wav")[0]
+    assert len(written) == len(audio)
+    assert np.abs(written).max(initial=0.0) <= 1.0
+
+
+def test_a_level_that_does_not_exist(tmp_path):
+    with spool_of(AUDIO) as spool, pytest.raises(InputError, match="loud"):
+        spool.save(tmp_path / "a.wav", "loud")
 
 
 def test_samples_that_are_no_numbers():

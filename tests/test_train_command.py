@@ -105,6 +105,17 @@ def test_after_a_config_that_cannot_be_another_can():
     assert gin.query_parameter("train.steps") == 20
 
 
+@pytest.mark.parametrize("name", ["tiny.gin", "configs/tiny.gin"])
+def test_packaged_configs_are_found_from_anywhere_unless_there_is_a_file_of_that_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    read_config([name], [])
+    assert gin.query_parameter("train.steps") == 20
+    (tmp_path / "configs").mkdir()
+    (tmp_path / name).write_text("include 'demo.gin'\ntrain.steps = 7\n")
+    read_config([name], [])
+    assert gin.query_parameter("train.steps") == 7
+
+
 def test_includes_are_found_where_one_stands_now(tmp_path, monkeypatch):
     """Not where one stood when the first config was read; and in the checkout."""
     for place, seed in (("first", 1), ("second", 2)):
@@ -130,7 +141,7 @@ def test_what_is_wrong_is_said_with_its_file_and_line(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"'colour'.*/mine\.gin\", line 4"):
         read_config(["mine.gin"], [])
     (tmp_path / "mine.gin").write_text("include 'configs/nope.gin'\n")
-    with pytest.raises(InputError, match=r"^no config configs/nope\.gin; .*mine\.gin includes it$"):
+    with pytest.raises(InputError, match=r"^no config configs/nope\.gin\b.*mine\.gin\b.*\bdemo\.gin\b"):
         read_config(["mine.gin"], [])
 
 

@@ -21,7 +21,10 @@ UNREADABLE = (
     *(".m4a", ".m4b", ".mp4", ".aac", ".alac", ".wma", ".asf", ".ape", ".wv", ".tta", ".tak", ".ac3", ".dts", ".mka"),
     *(".ra", ".amr", ".dsf", ".dff", ".mpc", ".spx", ".webm", ".mov", ".mkv", ".avi"),
 )
+# Formats and subtypes of the files that are written; libsndfile writes MP3 since 1.1.
 FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
+if "MP3" in soundfile.available_formats():
+    FORMATS[".mp3"] = ("MP3", "MPEG_LAYER_III")
 # Channels cancel if the power of their mean is below this share of what uncorrelated channels would give: two channels
 # that correlate by less than -0.8.
 _CANCELS = 0.2
@@ -78,7 +81,7 @@ def check_audio_path(path: str | os.PathLike, seconds: float = 0.0) -> None:
 
 
 def write_audio(path: str | os.PathLike, audio: Float[np.ndarray, " s"]) -> None:
-    """Writes mono audio at SAMPLE_RATE as wav, flac (both 16-bit) or ogg, by the suffix; never a partial file.
+    """Writes mono audio at SAMPLE_RATE as wav, flac (both 16-bit), ogg or mp3, by the suffix; never a partial file.
 
     Audio that peaks above 1 is scaled down to a peak of 1.
 

@@ -10,6 +10,7 @@ import soundfile
 from jaxtyping import Float
 
 from spectrodiff.audio.files import FORMATS
+from spectrodiff.audio.loudness import LEVELS, SAMPLE_PEAK, integrated_loudness, loudness_gain, true_peak
 from spectrodiff.audio.mel import SAMPLE_RATE
 from spectrodiff.errors import InputError
 
@@ -59,20 +60,33 @@ class AudioSpool:
         while block := self._file.read(4 * _BLOCK):
             yield np.frombuffer(block, np.float32)
 
-    def save(self, path: str | os.PathLike, peak: float | None = None) -> None:
-        """Writes the audio, scaled to `peak`, to a file whose suffix determines its format.
+    def gain(self, level: str) -> float:
+        """Returns the factor that brings the audio to one of LEVELS.
 
-        Without `peak`, audio is scaled only if it peaks above 1, to a peak of 1.
+        `raw` is the audio as it is, scaled down to a peak of 1 only if it is above. `peak` is a peak of SAMPLE_PEAK.
+        `loudness` is the integrated loudness LOUDNESS, or less, so that the true peak is at most TRUE_PEAK.
+        """
+        match level:
+            case "raw":
+                return 1.0 / max(1.0, self.peak)
+            case "peak":
+                return SAMPLE_PEAK / max(self.peak, 1e-6)
+            case "loudness":
+                return loudness_gain(integrated_loudness(self.blocks()), true_peak(self.blocks()))
+        raise InputError(f"level is {level!r}; choose one of {', '.join(LEVELS)}")
+
+    def save(self, path: str | os.PathLike, level: str = "raw") -> None:
+        """Writes the audio, at a level that `gain` describes, to a file whose suffix determines its format.
 
         Raises:
-          InputError: the file cannot be written.
+          InputError: the file cannot be written, or there is no such level.
         """
         path = pathlib.Path(path)
         kind, subtype = FORMATS[path.suffix.lower()]
-        gain = 1.0 / max(1.0, self.peak) if peak is None else peak / max(self.peak, 1e-6)
+        gain = np.float32(self.gain(level))
         try:
             with soundfile.SoundFile(os.fsencode(path), "w", SAMPLE_RATE, 1, subtype, format=kind) as file:
                 for block in self.blocks():
-                    file.write(np.float32(gain) * block)
+                    file.write(gain * block)
         except (soundfile.SoundFileError, OSError) as error:
             raise InputError(f"cannot write {path}: {error}") from error

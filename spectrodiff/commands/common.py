@@ -7,7 +7,23 @@ import importlib.util
 import os
 import pathlib
 
-ROOT = pathlib.Path(__file__).parent.parent.parent  # of a checkout, with configs/ and examples/
+_PACKAGE = pathlib.Path(__file__).parent.parent
+
+
+def packaged(name: str) -> pathlib.Path:
+    """Returns the folder `configs` or `examples`, of an installed package or of a checkout.
+
+    The files lie at the top of the repository, and setup.py installs them as parts of the package.
+    """
+    installed = _PACKAGE / name
+    return installed if installed.is_dir() else _PACKAGE.parent / name
+
+
+def compilation_cache() -> pathlib.Path:
+    """Returns the folder of compiled programs: the one JAX_COMPILATION_CACHE_DIR names, or else the user's."""
+    configured = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    default = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "spectrodiff" / "jax"
+    return pathlib.Path(configured or default).expanduser()
 
 
 def keep_compiled_programs() -> None:
@@ -15,7 +31,7 @@ def keep_compiled_programs() -> None:
     import jax
 
     if not jax.config.jax_compilation_cache_dir:
-        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "spectrodiff" / "jax"
+        cache = compilation_cache()
         with contextlib.suppress(OSError):  # without a cache if the home folder cannot be written
             cache.mkdir(parents=True, exist_ok=True)
             jax.config.update("jax_compilation_cache_dir", str(cache))

@@ -10,42 +10,66 @@ from spectrodiff.errors import InputError, reason
 
 
 def add(commands) -> None:
-    parser = commands.add_parser("evaluate", help="render songs of a dataset and compare them with their recordings")
-    parser.add_argument(
+    parser = commands.add_parser(
+        "evaluate",
+        help="render songs of a dataset and compare them with their recordings",
+        examples=[
+            "evaluate --checkpoint demo --data_dir data --dataset rendered --workdir runs/report",
+            "evaluate --checkpoint runs/a/export runs/b/export --guidance 1 2 --limit 20 --workdir runs/grid",
+        ],
+        usage="%(prog)s --workdir WORKDIR [options]",
+    )
+    _add_systems(parser.add_argument_group("models and sampling"))
+    _add_songs(parser.add_argument_group("songs"))
+    _add_measures(parser.add_argument_group("measures"))
+    report = parser.add_argument_group("report")
+    report.add_argument(
+        "--workdir",
+        required=True,
+        type=pathlib.Path,
+        help="folder for songs and report; an unfinished evaluation is continued",
+    )
+    report.add_argument("--examples", type=int, default=3, help="songs with audio in the report (default: 3)")
+    parser.set_defaults(run=_evaluate)
+
+
+def _add_systems(group) -> None:
+    group.add_argument(
         "--checkpoint",
         nargs="+",
         default=["demo"],
         help="weights, as for synthesize (default: demo); where there are several, or several --steps or --guidance, "
         "all their combinations are evaluated and joined in one table",
     )
-    parser.add_argument("--vocoder", help="as for synthesize (default: the checkpoint's)")
-    parser.add_argument("--data_dir", default="data", help="folder of all datasets (default: data)")
-    parser.add_argument("--dataset", default="rendered", help="a prepared dataset (default: rendered)")
-    parser.add_argument("--split", default="test", help="train, validation or test (default: test)")
-    parser.add_argument(
-        "--workdir",
-        required=True,
-        type=pathlib.Path,
-        help="folder for songs and report; an unfinished evaluation is continued",
-    )
-    parser.add_argument("--steps", type=int, nargs="+", help="sampling steps (default: the checkpoint's)")
-    parser.add_argument("--sampler", help="ddpm, ddim or dpmpp (default: the checkpoint's)")
-    parser.add_argument(
+    group.add_argument("--vocoder", help="as for synthesize (default: the checkpoint's)")
+    group.add_argument("--steps", type=int, nargs="+", help="sampling steps (default: the checkpoint's)")
+    group.add_argument("--sampler", help="ddpm, ddim or dpmpp (default: the checkpoint's)")
+    group.add_argument(
         "--guidance",
         type=float,
         nargs="+",
         help="weight of classifier-free guidance, 1 is none (default: the checkpoint's)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--dither",
         type=float,
         help="standard deviation of the noise added to an autoregressive decoder's frames (default: the checkpoint's)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same songs (default: 0)")
-    parser.add_argument("--limit", type=int, help="number of songs, from the first (default: all)")
-    parser.add_argument("--seconds", type=float, help="seconds of each song, from its beginning (default: all)")
-    parser.add_argument("--batch", type=int, default=4, help="songs rendered at once (default: 4)")
-    parser.add_argument(
+    group.add_argument("--seed", type=int, default=0, help="the same seed gives the same songs (default: 0)")
+
+
+def _add_songs(group) -> None:
+    group.add_argument("--data_dir", default="data", help="folder of all datasets (default: data)")
+    group.add_argument("--dataset", default="rendered", help="a prepared dataset (default: rendered)")
+    group.add_argument("--split", default="test", help="train, validation or test (default: test)")
+    group.add_argument("--limit", type=int, help="number of songs, from the first (default: all)")
+    group.add_argument("--seconds", type=float, help="seconds of each song, from its beginning (default: all)")
+    group.add_argument("--batch", type=int, default=4, help="songs rendered at once (default: 4)")
+    group.add_argument("--shard", help="one part of the songs, such as 2/8; run again without it for the report")
+
+
+def _add_measures(group) -> None:
+    group.add_argument(
         "--embedding",
         nargs="+",
         default=["musicnn"],
@@ -53,23 +77,20 @@ def add(commands) -> None:
         help="musicnn, vggish=SAVED_MODEL, trill=SAVED_MODEL or clap=FILE.onnx, one or more; each a path, or the "
         "address of a file, SavedModels as .tar.gz (default: musicnn)",
     )
-    parser.add_argument("--no_transcription", action="store_true", help="do not transcribe notes, which is slow")
-    parser.add_argument(
+    group.add_argument("--no_transcription", action="store_true", help="do not transcribe notes, which is slow")
+    group.add_argument(
         "--transcriber",
         metavar="MODULE:NAME",
         help="function that returns a transcriber, see spectrodiff.evaluation.transcription (default: basic-pitch)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--stems", action="store_true", help="render stems alone as well, and score notes by instrument family"
     )
-    parser.add_argument(
+    group.add_argument(
         "--soundfont",
         help="a SoundFont to compare with (default: FluidR3 if it is installed, except for the dataset `rendered`, "
         "which was played by it)",
     )
-    parser.add_argument("--shard", help="one part of the songs, such as 2/8; run again without it for the report")
-    parser.add_argument("--examples", type=int, default=3, help="songs with audio in the report (default: 3)")
-    parser.set_defaults(run=_evaluate)
 
 
 def _evaluate(options) -> None:

@@ -8,7 +8,11 @@ from spectrodiff.files import replacing_folder
 
 
 def add(commands) -> None:
-    parser = commands.add_parser("export", help="write a run's weights as safetensors and JSON")
+    parser = commands.add_parser(
+        "export",
+        help="write a run's weights as safetensors and JSON",
+        examples=["export runs/demo my_weights", "export runs/demo my_weights --step 20000 --last"],
+    )
     parser.add_argument(
         "workdir", metavar="WORKDIR", type=pathlib.Path, help="folder of the run, which may still be training"
     )

@@ -1,6 +1,5 @@
 """`synthesize` and `demo`: turn MIDI files into audio."""
 
-import argparse
 import contextlib
 import functools
 import pathlib
@@ -8,7 +7,8 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 
-from spectrodiff.commands.common import ROOT, keep_compiled_programs
+from spectrodiff.commands.common import keep_compiled_programs, packaged
+from spectrodiff.commands.options import add_rendering_options
 from spectrodiff.errors import InputError
 
 
@@ -17,63 +17,46 @@ def add(commands) -> None:
     _add_demo(commands)
 
 
-def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--checkpoint", default="demo", help="name or folder of the weights, or hf://owner/name (default: demo)"
-    )
-    parser.add_argument(
-        "--vocoder",
-        help="griffin_lim, demo, a folder that training exported, an .onnx file or the folder of a SavedModel "
-        "(default: the checkpoint's)",
-    )
-    parser.add_argument("--steps", type=int, help="sampling steps (default: the checkpoint's)")
-    parser.add_argument("--sampler", help="ddpm, ddim or dpmpp (default: the checkpoint's)")
-    parser.add_argument(
-        "--guidance", type=float, help="weight of classifier-free guidance, 1 is none (default: the checkpoint's)"
-    )
-    parser.add_argument(
-        "--dither",
-        type=float,
-        help="standard deviation of the noise added to an autoregressive decoder's frames (default: the checkpoint's)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same audio (default: 0)")
-    parser.add_argument(
-        "--on_overflow",
-        choices=("error", "thin"),
-        default="error",
-        help="a window with too many notes is an error, or loses its quietest ones (default: error)",
-    )
-    parser.add_argument("--normalize", action="store_true", help="scale the audio to a peak of 0.9")
-    parser.add_argument("--max_minutes", type=float, default=60.0, help="refuse longer pieces (default: 60)")
-
-
 def _add_synthesize(commands) -> None:
-    parser = commands.add_parser("synthesize", help="turn a MIDI file, or a folder of them, into audio")
-    parser.add_argument("--midi", required=True, help="a MIDI file, or a folder of MIDI files")
-    parser.add_argument(
+    parser = commands.add_parser(
+        "synthesize",
+        help="turn a MIDI file, or a folder of them, into audio",
+        examples=["synthesize --midi song.mid --out song.wav", "synthesize --midi songs/ --out rendered/ --format mp3"],
+        usage="%(prog)s --midi MIDI --out OUT [options]",
+    )
+    files = parser.add_argument_group("files")
+    files.add_argument("--midi", required=True, help="a MIDI file, or a folder of MIDI files")
+    files.add_argument(
         "--out",
         required=True,
-        help="the audio file to write: .wav, .flac or .ogg; for a folder of MIDI files a folder, in which "
+        help="the audio file to write: .wav, .flac, .ogg or .mp3; for a folder of MIDI files a folder, in which "
         "existing files are not rendered again",
     )
-    parser.add_argument("--plot", help="also write a plot of notes, mel and waveform (.png, .pdf or .svg)")
-    parser.add_argument("--mel_out", help="also write the unscaled log-mel into an .npz file, as `mel` [frames, 128]")
-    parser.add_argument("--batch", type=int, default=4, help="songs of a folder to render at once (default: 4)")
-    parser.add_argument(
+    files.add_argument("--plot", help="also write a plot of notes, mel and waveform (.png, .pdf or .svg)")
+    files.add_argument("--mel_out", help="also write the unscaled log-mel into an .npz file, as `mel` [frames, 128]")
+    folders = parser.add_argument_group("folders of MIDI files")
+    folders.add_argument("--batch", type=int, default=4, help="songs of a folder to render at once (default: 4)")
+    folders.add_argument(
         "--format",
-        choices=("wav", "flac", "ogg"),
+        choices=("wav", "flac", "ogg", "mp3"),
         default="wav",
         help="format of the audio files of a folder (default: wav)",
     )
-    _add_sampling(parser)
+    add_rendering_options(parser)
     parser.set_defaults(run=_synthesize)
 
 
 def _add_demo(commands) -> None:
-    parser = commands.add_parser("demo", help="turn the examples into audio")
-    parser.add_argument("--midi", nargs="+", default=None, help="MIDI files (default: the examples)")
-    parser.add_argument("--out", default="out", help="folder for audio and plots (default: out)")
-    _add_sampling(parser)
+    parser = commands.add_parser(
+        "demo",
+        help="turn the examples into audio",
+        examples=["demo", "demo --midi song.mid --out rendered"],
+        usage="%(prog)s [options]",
+    )
+    files = parser.add_argument_group("files")
+    files.add_argument("--midi", nargs="+", default=None, help="MIDI files (default: the examples)")
+    files.add_argument("--out", default="out", help="folder for audio and plots (default: out)")
+    add_rendering_options(parser)
     parser.set_defaults(run=_demo)
 
 
@@ -96,9 +79,7 @@ def _synthesize(options) -> None:
 
 
 def _demo(options) -> None:
-    midis = sorted((ROOT / "examples").glob("*.mid")) if options.midi is None else options.midi
-    if not midis:
-        raise InputError("the examples are only in a checkout of spectrodiff; name your own with --midi")
+    midis = sorted(packaged("examples").glob("*.mid")) if options.midi is None else options.midi
     by_name = _outputs(map(pathlib.Path, midis), _folder(options.out), ".wav")
     synthesizer = _load(options)
     for out, midi in by_name.items():
@@ -143,7 +124,7 @@ def _synthesize_folder(options) -> None:
             for chunk in synthesizer.vocoder.stream([song.mel]):
                 spool.write(chunk)
             with replacing(out) as temporary:
-                spool.save(temporary, 0.9 if options.normalize else None)
+                spool.save(temporary, options.level)
         print(f"{out}: {spool.samples / SAMPLE_RATE:.1f} s of audio", flush=True)
     if failed:
         raise InputError(f"{len(failed)} of {len(wanted)} files could not be rendered; the lines above say why")
@@ -250,7 +231,7 @@ def _render(options, synthesizer, midi, out, plot, mel_out) -> None:
             if plot:
                 audio = np.concatenate(list(spool.blocks()))
                 plot_piece(files.enter_context(replacing(plot)), notes, np.concatenate(kept), audio)
-            spool.save(files.enter_context(replacing(out)), 0.9 if options.normalize else None)
+            spool.save(files.enter_context(replacing(out)), options.level)
     length = spool.samples / SAMPLE_RATE
     print(
         f"{out}: {length:.1f} s of audio in {seconds:.1f} s ({length / seconds:.1f}x realtime; "

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-from spectrodiff.commands.common import ROOT, keep_compiled_programs, keep_freed_memory
+from spectrodiff.commands.common import keep_compiled_programs, keep_freed_memory, packaged
 from spectrodiff.config import misfit
 from spectrodiff.errors import InputError, reason
 
@@ -19,21 +19,37 @@ _MADE = ("train.task", "train.optimizer", "train.adaptation", "train.evaluators"
 
 
 def add(commands) -> None:
-    parser = commands.add_parser("train", help="train a model from a gin config")
-    parser.add_argument("--gin_file", action="append", required=True, help="a config; may be given more than once")
-    parser.add_argument("--gin_param", action="append", default=[], help='one binding, such as "train.steps = 1000"')
-    parser.add_argument("--workdir", required=True, help="folder for checkpoints, logs and exported weights")
-    parser.add_argument("--profile", type=_steps, metavar="FROM:TO", help="profile these steps into WORKDIR/profile")
-    parser.add_argument(
+    parser = commands.add_parser(
+        "train",
+        help="train a model from a gin config",
+        examples=[
+            "train --gin_file demo.gin --workdir runs/demo",
+            'train --gin_file small.gin --gin_param "train.steps = 1000" --workdir runs/small',
+        ],
+        usage="%(prog)s --gin_file GIN_FILE --workdir WORKDIR [options]",
+    )
+    config = parser.add_argument_group("config")
+    config.add_argument(
+        "--gin_file",
+        action="append",
+        required=True,
+        help="a config: a file, or the name of a packaged one, such as demo.gin; may be given more than once",
+    )
+    config.add_argument("--gin_param", action="append", default=[], help='one binding, such as "train.steps = 1000"')
+    run = parser.add_argument_group("run")
+    run.add_argument("--workdir", required=True, help="folder for checkpoints, logs and exported weights")
+    run.add_argument("--profile", type=_steps, metavar="FROM:TO", help="profile these steps into WORKDIR/profile")
+    several = parser.add_argument_group("several processes")
+    several.add_argument(
         "--distributed",
         action="store_true",
         help="this is one of several processes, described by the environment of the cluster",
     )
-    parser.add_argument(
+    several.add_argument(
         "--coordinator", type=_address, metavar="HOST:PORT", help="address of the first of several processes"
     )
-    parser.add_argument("--processes", type=int, help="number of processes")
-    parser.add_argument("--process", type=int, help="number of this process, from 0")
+    several.add_argument("--processes", type=int, help="number of processes")
+    several.add_argument("--process", type=int, help="number of this process, from 0")
     parser.set_defaults(run=_train)
 
 
@@ -95,7 +111,7 @@ def _bound(config: str) -> set[str]:
 
 
 def read_config(files: Sequence[str], bindings: Sequence[str]) -> None:
-    """Reads a training config into gin: files, relative to the working directory or the checkout, then bindings.
+    """Reads a training config into gin: files, or packaged configs by name, then bindings.
 
     It replaces the config that gin had before.
 
@@ -119,7 +135,7 @@ def read_config(files: Sequence[str], bindings: Sequence[str]) -> None:
     gin.clear_config()
     try:
         for path in files:
-            _parse(_find(path, "name a gin file, such as configs/tiny.gin"))
+            _parse(_find(path))
         gin.parse_config(list(bindings))
         gin.finalize()
     except InputError:
@@ -130,19 +146,26 @@ def read_config(files: Sequence[str], bindings: Sequence[str]) -> None:
         try:
             gin.query_parameter(f"train.{name}")
         except ValueError:
-            raise InputError(f"the config does not set train.{name}; include one of configs/ in it") from None
+            raise InputError(
+                f"the config does not set train.{name}; include a packaged one, such as demo.gin"
+            ) from None
 
 
-def _find(path: str, otherwise: str) -> pathlib.Path:
-    """Returns the config at `path`, relative to the working directory or else to the checkout.
+def _find(name: str, above: pathlib.Path | None = None) -> pathlib.Path:
+    """Returns the config file at the path `name`, or else the packaged config of that name.
+
+    `demo.gin` and `configs/demo.gin` both name a packaged config, from any working directory.
 
     Raises:
-      InputError: there is none; `otherwise` ends the message.
+      InputError: there is neither; the message lists the packaged configs, and the file `above` that includes it.
     """
-    found = next((at for at in (pathlib.Path(path).absolute(), ROOT / path) if at.is_file()), None)
-    if found is None:
-        raise InputError(f"no config {path}; {otherwise}")
-    return found
+    configs = packaged("configs")
+    for path in (pathlib.Path(name).absolute(), configs / name.removeprefix("configs/")):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(path.name for path in configs.glob("*.gin")))
+    asked = f", which {above} includes" if above else ""
+    raise InputError(f"no config {name}{asked}; name a gin file or one of {known}")
 
 
 def _parse(path: pathlib.Path, above: tuple[pathlib.Path, ...] = ()) -> None:
@@ -165,7 +188,7 @@ def _parse(path: pathlib.Path, above: tuple[pathlib.Path, ...] = ()) -> None:
 
     for include in _INCLUDE.finditer(text):
         parse(include.start())
-        _parse(_find(include["path"], f"{path} includes it"), (*above, path))
+        _parse(_find(include["path"], path), (*above, path))
         parsed = include.end()
     parse(len(text))
 

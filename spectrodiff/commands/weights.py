@@ -18,13 +18,15 @@ def add(commands) -> None:
 
 
 def _add_info(commands) -> None:
-    parser = commands.add_parser("info", help="describe a checkpoint")
+    parser = commands.add_parser("info", help="describe a checkpoint", examples=["info demo", "info runs/demo/export"])
     parser.add_argument("checkpoint", metavar="PATH", help="folder or name of the weights, or hf://owner/name")
     parser.set_defaults(run=_info)
 
 
 def _add_convert(commands) -> None:
-    parser = commands.add_parser("convert", help="write a checkpoint in another format")
+    parser = commands.add_parser(
+        "convert", help="write a checkpoint in another format", examples=["convert PATH NEW --to spectrodiff"]
+    )
     parser.add_argument("source", metavar="SRC", help="folder or name of the weights, or hf://owner/name")
     parser.add_argument("destination", metavar="DST", help="folder to write, which must not exist or be empty")
     parser.add_argument("--to", required=True, choices=("spectrodiff", "diffusers"), help="the format to write")

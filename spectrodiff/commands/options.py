@@ -1,0 +1,45 @@
+"""Options that several subcommands share."""
+
+import argparse
+
+
+def add_rendering_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of how MIDI files become audio, in groups."""
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--checkpoint", default="demo", help="name or folder of the weights, or hf://owner/name (default: demo)"
+    )
+    model.add_argument(
+        "--vocoder",
+        help="griffin_lim, demo, a folder that training exported, an .onnx file or the folder of a SavedModel "
+        "(default: the checkpoint's)",
+    )
+    sampling = parser.add_argument_group("sampling")
+    sampling.add_argument("--steps", type=int, help="sampling steps (default: the checkpoint's)")
+    sampling.add_argument("--sampler", help="ddpm, ddim or dpmpp (default: the checkpoint's)")
+    sampling.add_argument(
+        "--guidance", type=float, help="weight of classifier-free guidance, 1 is none (default: the checkpoint's)"
+    )
+    sampling.add_argument(
+        "--dither",
+        type=float,
+        help="standard deviation of the noise added to an autoregressive decoder's frames (default: the checkpoint's)",
+    )
+    sampling.add_argument("--seed", type=int, default=0, help="the same seed gives the same audio (default: 0)")
+    notes = parser.add_argument_group("notes")
+    notes.add_argument(
+        "--on_overflow",
+        choices=("error", "thin"),
+        default="error",
+        help="a window with too many notes is an error, or loses its quietest ones (default: error)",
+    )
+    notes.add_argument("--max_minutes", type=float, default=60.0, help="refuse longer pieces (default: 60)")
+    level = parser.add_argument_group("level of the audio").add_mutually_exclusive_group()
+    level.add_argument(
+        "--level",
+        choices=("loudness", "peak", "raw"),
+        default="loudness",
+        help="loudness: -16 LUFS (ITU-R BS.1770), or less, so that the true peak is at most -1 dBFS; peak: a peak of "
+        "0.9; raw: as the model was trained, scaled only where it would clip (default: loudness)",
+    )
+    level.add_argument("--normalize", action="store_const", const="peak", dest="level", help=argparse.SUPPRESS)
