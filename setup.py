@@ -16,6 +16,7 @@ setup(
     packages=[*find_packages(include=["spectrodiff", "spectrodiff.*"]), "spectrodiff.configs", "spectrodiff.examples"],
     package_dir={"spectrodiff.configs": "configs", "spectrodiff.examples": "examples"},
     package_data={
+        "spectrodiff.app": ["*.css", "*.html", "*.js"],
         "spectrodiff.configs": ["*.gin", "parts/*.gin"],
         "spectrodiff.evaluation": ["weights/*/*"],
         "spectrodiff.examples": ["*.mid", "README.md"],
@@ -53,7 +54,7 @@ setup(
         "tf": ["tensorflow>=2.16"],
         "beam": ["apache-beam>=2.60"],
         "peers": ["diffusers==0.42.1", "note-seq==0.0.5", "torch==2.13.0", "transformers==5.16.1"],
-        "app": ["gradio>=5"],
+        "app": ["gradio>=6"],
         "dev": [
             "huggingface_hub>=0.25",
             "hypothesis>=6.100",

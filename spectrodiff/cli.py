@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from spectrodiff.commands import evaluate, export, prepare, synthesize, train, weights
+from spectrodiff.commands import app, evaluate, export, prepare, synthesize, train, weights
 from spectrodiff.errors import InputError
 
 
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     parser = _Parser(prog="spectrodiff", description="MIDI in, music out.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (synthesize, train, export, evaluate, prepare, weights):
+    for module in (synthesize, train, export, evaluate, prepare, weights, app):
         module.add(commands)
     options = parser.parse_args(arguments)
     try:
