@@ -1,5 +1,6 @@
 """The page: what a visitor sees, and what happens when they choose a song, render it or leave."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -14,7 +15,7 @@ from typing import Any
 import gradio as gr
 
 from spectrodiff.app.rendering import Progress, load, render
-from spectrodiff.app.song import Limits, Song, arrange, general_midi, instruments, read_song, roll
+from spectrodiff.app.song import Limits, Song, arrange, general_midi, instruments, read_song, roll, title
 from spectrodiff.errors import InputError
 from spectrodiff.pretrained.formats import open_checkpoint
 from spectrodiff.pretrained.hub import find_checkpoint, packaged_weights
@@ -72,7 +73,10 @@ class Page(gr.Blocks):
             self._connect()
 
     def launch(self, **options: Any) -> tuple:
-        """Serves the page on this machine only, unless `options`, those of gradio's Blocks.launch, name another host."""
+        """Serves the page, to this machine only unless the options name another host.
+
+        The options are those of gradio's Blocks.launch, as is what is returned.
+        """
         system = ["system-ui", "sans-serif"]  # gradio's own fonts come from another host
         ours = {
             "share": False,
@@ -90,7 +94,8 @@ class Page(gr.Blocks):
 
     def _lay_out(self) -> None:
         options = self._options
-        controls = {name: _sampling_controls(name) for name in options.checkpoint_choices}  # errors belong at the start
+        names = options.checkpoint_choices
+        controls = [_sampling_controls(name) for name in names]  # of all of them, as errors belong at the start
         self._song = gr.State()
         gr.HTML("<h1>spectrodiff</h1><p>MIDI in, music out</p>", elem_id="heading")
         with gr.Row():
@@ -98,13 +103,11 @@ class Page(gr.Blocks):
                 self._file = gr.File(label="MIDI file", file_types=[".mid", ".midi"], height=130, elem_id="file")
                 with gr.Row(elem_id="examples"):
                     self._examples = {
-                        path: gr.Button(path.stem.replace("_", " ").capitalize(), size="sm", min_width=80)
-                        for path in options.examples
+                        path: gr.Button(title(path), size="sm", min_width=80) for path in options.examples
                     }
-                names = options.checkpoint_choices
                 self._checkpoint = gr.Dropdown(names, value=names[0], label="Checkpoint")
                 self._vocoder = gr.Dropdown(options.vocoder_choices, value=_OWN, label="Vocoder")
-                self._steps, self._guidance = controls[names[0]]
+                self._steps, self._guidance = (gr.Slider(**slider) for slider in controls[0])
                 self._seed = gr.Number(0, label="Seed", precision=0, minimum=0)
                 self._start = gr.Button("Render", variant="primary", interactive=False, elem_id="render")
                 self._cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id="cancel")
@@ -112,6 +115,7 @@ class Page(gr.Blocks):
                 self._view = gr.HTML(
                     html_template=(_HERE / "view.html").read_text(),
                     js_on_load=(_HERE / "view.js").read_text(),
+                    apply_default_css=False,
                     song=None,
                     elem_id="view",
                 )
@@ -124,6 +128,7 @@ class Page(gr.Blocks):
                     [],
                     html_template="<table></table>",
                     js_on_load=(_HERE / "instruments.js").read_text(),
+                    apply_default_css=False,
                     families=general_midi(),
                     elem_id="instruments",
                 )
@@ -152,9 +157,7 @@ class Page(gr.Blocks):
         self._file.upload(self._show_upload, self._file, shown, preprocess=False, **choosing)
         for path, button in self._examples.items():
             button.click(functools.partial(self._show, path), None, shown, **choosing)
-        self._checkpoint.change(
-            _sampling_controls, self._checkpoint, [self._steps, self._guidance], api_visibility="private"
-        )
+        self._checkpoint.change(_sliders, self._checkpoint, [self._steps, self._guidance], **at_once)
         self.unload(self._leave)
 
     def _show(self, path: str | os.PathLike) -> dict[Any, Any]:
@@ -187,8 +190,8 @@ class Page(gr.Blocks):
         rows: list[dict[str, Any]],
         checkpoint: str,
         vocoder: str,
-        steps: float | None,
-        guidance: float | None,
+        steps: float,
+        guidance: float,
         seed: int,
         request: gr.Request,
     ) -> Iterator[tuple]:
@@ -206,7 +209,7 @@ class Page(gr.Blocks):
             remark = f"; dropped the {dropped} quietest notes of over-full windows" if dropped else ""
             yield _message(f"Rendering the first seconds{remark}"), *no_files
             possible = synthesizer.config.decoder.sampling
-            chosen = {"steps": None if steps is None else int(steps), "guidance": guidance}
+            chosen = {"steps": int(steps), "guidance": guidance}
             options = {name: value for name, value in chosen.items() if hasattr(possible, name)}
             folder = visitors / secrets.token_hex(8)
             for progress in render(synthesizer, notes, folder, song.name, seed=seed, **options):
@@ -227,18 +230,28 @@ def _buttons(working: bool) -> tuple[gr.Button, gr.Button]:
     return gr.Button(visible=not working), gr.Button(visible=working)
 
 
-def _sampling_controls(checkpoint: str) -> tuple[gr.Slider, gr.Slider]:
-    """Returns the sliders of steps and guidance as a checkpoint has them by default; those it lacks are hidden."""
+def _sampling_controls(checkpoint: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the properties of the sliders of steps and guidance, hidden if the checkpoint's decoder lacks them."""
     decoder = open_checkpoint(find_checkpoint(checkpoint)).config.decoder
     steps, guidance = (getattr(decoder.sampling, name, None) for name in ("steps", "guidance"))
-    try:
-        fewest = int(steps is None or decoder.sampled(steps=0) is None)
-    except InputError:
-        fewest = 1
+    fewest = 1
+    with contextlib.suppress(InputError):
+        decoder.sampled(steps=0)
+        fewest = 0
     return (
-        gr.Slider(fewest, 100, steps, step=1, label="Steps", visible=steps is not None),
-        gr.Slider(0, 10, guidance, step=0.1, label="Guidance", visible=guidance is not None),
+        {
+            **{"label": "Steps", "minimum": fewest, "maximum": 100, "step": 1},
+            **{"value": fewest if steps is None else steps, "visible": steps is not None},
+        },
+        {
+            **{"label": "Guidance", "minimum": 0, "maximum": 10, "step": 0.1},
+            **{"value": 1 if guidance is None else guidance, "visible": guidance is not None},
+        },
     )
+
+
+def _sliders(checkpoint: str) -> tuple[gr.Slider, ...]:
+    return tuple(gr.Slider(**slider) for slider in _sampling_controls(checkpoint))
 
 
 def _message(text: object, failed: bool = False) -> dict[str, Any]:

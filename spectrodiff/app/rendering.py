@@ -30,9 +30,9 @@ def load(checkpoint: str, vocoder: str | None) -> Synthesizer:
 class Progress(NamedTuple):
     """How much of a song has been rendered.
 
-    `chunks` audio files and `mels` pictures lie in the song's folder, as `0.pcm`, `1.pcm`, ... and `0.png`, `1.png`, ...
-    `seconds` is the duration of that audio, `total` that of the whole song, and `spent` the time since the first chunk's
-    beginning. `files` are the whole song's files, which are there when it is finished.
+    The song's folder has `chunks` audio files, called 0.pcm, 1.pcm and so on, and `mels` pictures, called 0.png and so
+    on. `seconds` is the duration of that audio, `total` that of the whole song, and `spent` the time since the
+    rendering began. `files` are the whole song's files, which are there when it is finished.
     """
 
     chunks: int

@@ -78,6 +78,12 @@ def read_song(path: str | os.PathLike, limits: Limits) -> Song:
     return Song(path.stem, notes, without_volume, " ".join(remarks).replace(f"{path}: ", ""))
 
 
+def title(path: str | os.PathLike) -> str:
+    """Returns a file's name as the page shows it: without folder, suffix and underscores, and capitalised."""
+    name = pathlib.PurePath(path).stem.replace("_", " ")
+    return name[:1].upper() + name[1:]
+
+
 def general_midi() -> list[tuple[str, list[str]]]:
     """Returns the sixteen families of General MIDI with the names of the eight programs in each, in order."""
     pretty_midi = import_note_seq().midi_io.pretty_midi
@@ -89,10 +95,10 @@ def general_midi() -> list[tuple[str, list[str]]]:
 
 
 def instruments(notes: Notes) -> list[dict[str, Any]]:
-    """Returns the instruments of a piece in the order of their programs, drums last, each as a row of the page's table.
+    """Returns the instruments of a piece as rows of the page's table, in the order of their programs, drums last.
 
-    A row has the `program` (or DRUMS), the number of `notes`, a `colour`, and the visitor's choices: the `target`, which
-    is the program that plays its notes, and whether it is `muted`.
+    A row has the `program` (or DRUMS), the number of `notes`, a `colour`, and the visitor's choices: the `target`, the
+    program that plays its notes, and whether it is `muted`.
     """
     programs, counts = np.unique(np.where(notes.is_drum, 128, notes.program), return_counts=True)
     return [
@@ -115,27 +121,28 @@ def arrange(notes: Notes, rows: Sequence[dict[str, Any]]) -> Notes:
     Raises:
       InputError: every instrument is muted, or the rows are not those of the piece.
     """
-    drums, program = notes.is_drum, notes.program
-    source, played, kept = np.where(drums, DRUMS, program), program.copy(), np.ones(len(notes), bool)
+    source = np.where(notes.is_drum, DRUMS, notes.program)
+    played, kept = notes.program.copy(), np.ones(len(notes), bool)
     for row in rows:
-        these = source == row.get("program")
-        target, muted = row.get("target"), row.get("muted")
-        whole = isinstance(target, int) and not isinstance(target, bool)
-        if not (these.any() and isinstance(muted, bool) and whole and 0 <= target < 128 or row["program"] == DRUMS):
+        program, target, muted = (row.get(name) for name in ("program", "target", "muted"))
+        known = range(128) if program != DRUMS else (DRUMS,)
+        these = source == program
+        if target not in known or not isinstance(muted, bool) or not these.any():
             raise InputError("the instruments are not those of this song; choose it again")
-        if row["program"] != DRUMS:
+        if program != DRUMS:
             played[these] = target
-        kept &= ~(these & muted)
+        if muted:
+            kept &= ~these
     if not kept.any():
         raise InputError("every instrument is muted; let one of them play")
     return dataclasses.replace(notes, program=played).select(kept)
 
 
 def roll(song: Song) -> dict[str, Any]:
-    """Returns what the page draws: the song's name and duration, and columns of its notes, as JSON can hold them."""
+    """Returns what the page draws: the song's title and duration, and columns of its notes, as JSON can hold them."""
     notes = song.notes
     return {
-        "name": song.name,
+        "title": title(f"{song.name}.mid"),
         "seconds": round(song.seconds, 2),
         "start": np.round(notes.start, 3).tolist(),
         "end": np.round(notes.end, 3).tolist(),

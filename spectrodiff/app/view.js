@@ -7,7 +7,7 @@ const DELAY = 0.06; // seconds from scheduling audio to hearing it
 
 const find = (selector) => element.querySelector(selector);
 const [plot, roll, mel, playhead] = [".plot", ".roll", ".mel", ".playhead"].map(find);
-const [title, status, play, time] = [".title strong", ".status", ".play", ".time"].map(find);
+const [title, status, play, icon, time] = [".title strong", ".status", ".play", ".play path", ".time"].map(find);
 
 let voices = new Map(); // rows of the table of instruments, by program
 let folder = null; // of the song being rendered, on the server
@@ -62,7 +62,7 @@ function show() {
   const at = now();
   playhead.style.left = `${total() ? (100 * at) / total() : 0}%`;
   time.textContent = `${clock(at)} / ${clock(total())}`;
-  play.textContent = playing ? "\u275a\u275a" : "\u25b6";
+  icon.setAttribute("d", playing ? "M7 5h3v14h-3zM14 5h3v14h-3z" : "M8 5v14l11-7z");
   play.setAttribute("aria-label", playing ? "Pause" : "Play");
   play.disabled = !audio.length;
   plot.classList.toggle("empty", !props.song);
@@ -168,7 +168,7 @@ watch("value", () => {
 
 watch("song", () => {
   clear(null);
-  title.textContent = props.song?.name.replaceAll("_", " ") ?? "";
+  title.textContent = props.song?.title ?? "";
   show();
   drawRoll();
 });
@@ -185,6 +185,14 @@ plot.addEventListener("click", (event) => {
   position = Math.min(((event.clientX - box.left) / box.width) * total(), rendered() - 0.01);
   if (playing) from(position);
   show();
+});
+plot.addEventListener("dragover", (event) => event.preventDefault());
+plot.addEventListener("drop", (event) => {
+  event.preventDefault();
+  const input = document.querySelector("#file input[type=file]");
+  if (!input || !event.dataTransfer.files.length) return;
+  input.files = event.dataTransfer.files;
+  input.dispatchEvent(new Event("change"));
 });
 new ResizeObserver(() => {
   drawRoll();

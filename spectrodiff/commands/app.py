@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def add(commands) -> None:
     parser = commands.add_parser("app", help="open a local web page to hear a MIDI file")
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to serve at (default: 127.0.0.1, this machine only)"
+        "--host", default="127.0.0.1", help="address to serve at (default: 127.0.0.1, to this machine only)"
     )
     parser.add_argument("--port", type=int, default=7860, help="port to serve at (default: 7860)")
     parser.add_argument("--checkpoint", nargs="+", default=[], help="more weights to choose from, as for synthesize")
@@ -53,13 +53,8 @@ def page(
 def _app(options) -> None:
     keep_compiled_programs()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that temporary files are removed
-    served = page(
-        tuple(options.checkpoint),
-        tuple(options.vocoder),
-        options.max_minutes,
-        options.max_megabytes,
-        options.concurrency,
-    )
+    choices = tuple(options.checkpoint), tuple(options.vocoder)
+    served = page(*choices, options.max_minutes, options.max_megabytes, options.concurrency)
     try:
         _, address, _ = served.launch(server_name=options.host, server_port=options.port, prevent_thread_lock=True)
     except OSError as error:
