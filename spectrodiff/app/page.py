@@ -10,7 +10,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, no_type_check
 
 import gradio as gr
 
@@ -96,7 +96,7 @@ class Page(gr.Blocks):
         options = self._options
         names = options.checkpoint_choices
         controls = [_sampling_controls(name) for name in names]  # of all of them, as errors belong at the start
-        self._song = gr.State()
+        self._song, self._run_folder = gr.State(), gr.State()
         gr.HTML("<h1>spectrodiff</h1><p>MIDI in, music out</p>", elem_id="heading")
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
@@ -136,12 +136,12 @@ class Page(gr.Blocks):
     def _connect(self) -> None:
         buttons = [self._start, self._cancel]
         at_once = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        clicked = self._start.click(lambda: _buttons(working=True), None, buttons, **at_once)
+        clicked = self._start.click(self._begin, None, [*buttons, self._run_folder], **at_once)
         rendering_song = clicked.then(
             self._render_song,
             [
                 *(self._song, self._instruments, self._checkpoint, self._vocoder),
-                *(self._steps, self._guidance, self._seed),
+                *(self._steps, self._guidance, self._seed, self._run_folder),
             ],
             [self._view, *self._downloads],
             concurrency_limit=self._options.concurrency,
@@ -184,21 +184,25 @@ class Page(gr.Blocks):
         finally:
             path.unlink(missing_ok=True)
 
+    def _begin(self, request: gr.Request) -> tuple[gr.Button, gr.Button, pathlib.Path]:
+        """Removes the visitor's last song, and returns a folder for the next one."""
+        self._leave(request)
+        return *_buttons(working=True), self._visitors_folder(request) / secrets.token_hex(8)
+
+    @no_type_check  # a wrapper would hide from gradio that this is a generator
     def _render_song(
         self,
         song: Song | None,
         rows: list[dict[str, Any]],
         checkpoint: str,
         vocoder: str,
-        steps: float,
-        guidance: float,
+        steps: int | float,
+        guidance: int | float,
         seed: int,
-        request: gr.Request,
+        folder: pathlib.Path,
     ) -> Iterator[tuple]:
         """Yields the progress, and at the end the files. When it is closed, the song's rendering ends."""
         no_files = [_NO_FILE] * len(self._downloads)
-        visitors = self._visitors_folder(request)
-        shutil.rmtree(visitors, ignore_errors=True)
         try:
             if song is None:
                 raise InputError("choose a song first")
@@ -211,7 +215,6 @@ class Page(gr.Blocks):
             possible = synthesizer.config.decoder.sampling
             chosen = {"steps": int(steps), "guidance": guidance}
             options = {name: value for name, value in chosen.items() if hasattr(possible, name)}
-            folder = visitors / secrets.token_hex(8)
             for progress in render(synthesizer, notes, folder, song.name, seed=seed, **options):
                 files = [gr.DownloadButton(value=path, visible=True) for path in progress.files]
                 yield _progress(folder, progress, remark), *(files or no_files)
