@@ -1,4 +1,4 @@
-"""The command line: `spectrodiff synthesize | demo | train | export | evaluate | prepare | info | convert`."""
+"""The command line: `spectrodiff synthesize | demo | train | export | evaluate | prepare | info | convert | app`."""
 
 import argparse
 import sys

@@ -4,8 +4,13 @@ import dataclasses
 import os
 import pathlib
 import shutil
+import signal
+import socket
+import subprocess
 import sys
 import time
+import types
+import urllib.request
 
 import mido
 import numpy as np
@@ -18,6 +23,10 @@ from spectrodiff.app.song import DRUMS, Limits, Song, arrange, general_midi, ins
 from spectrodiff.cli import main
 from spectrodiff.errors import InputError
 from spectrodiff.mel_sampler import MelSampler
+from spectrodiff.models.autoregressive_decoder import AutoregressiveConfig
+from spectrodiff.models.diffusion_decoder import DiffusionConfig
+from spectrodiff.models.spectrogram_model import SpectrogramConfig
+from spectrodiff.models.texture_decoder import TextureConfig
 from spectrodiff.notes.midi import read_midi, write_midi
 
 FAST = {"steps": 1, "guidance": 1.0}
@@ -284,6 +293,18 @@ def upload(visitor, path):
     visitor.set_input_files("#file input[type=file]", path)
 
 
+def drop(visitor, name, text):
+    files = visitor.evaluate_handle(
+        """([name, text]) => {
+            const carried = new DataTransfer();
+            carried.items.add(new File([text], name));
+            return carried;
+        }""",
+        [name, text],
+    )
+    visitor.dispatch_event("#view .plot", "drop", {"dataTransfer": files})
+
+
 def press_render(visitor):
     visitor.locator("#render:not([disabled])").click()
 
@@ -303,13 +324,18 @@ def test_a_song_is_uploaded_played_and_downloaded(visit, site, midi, windows, tm
     press_render(visitor)
     visitor.wait_for_function("window.heard.length > 0")
     assert len(windows) < 3  # it plays while the rest is still being rendered
-    visitor.locator("#downloads a[download]").nth(2).wait_for()
+    visitor.locator("#downloads").get_by_text("MIDI").wait_for()
     total = float(visitor.evaluate("heard.reduce((sum, chunk) => sum + chunk.length, 0)"))
     assert total == pytest.approx(16000 * (read_midi(midi).total_time + 1.0), abs=320)
     assert visitor.evaluate("Math.max(...heard.map((chunk) => chunk.peak))") > 0.01
     assert visitor.get_attribute("#view .play", "aria-label") == "Pause"
     position = visitor.inner_text("#view .time")
     visitor.wait_for_function("(before) => document.querySelector('#view .time').innerText !== before", arg=position)
+    visitor.locator("#view .play").click()
+    assert visitor.get_attribute("#view .play", "aria-label") == "Play"
+    box = visitor.locator("#view .plot").bounding_box()
+    visitor.locator("#view .plot").click(position={"x": 0.75 * box["width"], "y": 20})
+    assert visitor.inner_text("#view .time").startswith("0:09 / 0:1")  # of some 12.5 seconds
 
     expected = arrange(PIECE, chosen(p0={"target": 73}, drums={"muted": True}))
     got = {}
@@ -338,8 +364,7 @@ def test_a_song_is_uploaded_played_and_downloaded(visit, site, midi, windows, tm
 
 def test_errors_are_said_and_the_next_song_is_welcome(visit, site, tmp_path, midi):
     visitor = visit()
-    (tmp_path / "words.mid").write_text("<b>hello</b>")
-    upload(visitor, tmp_path / "words.mid")
+    drop(visitor, "words.mid", "<b>hello</b>")
     visitor.locator("#view .status.failed", has_text="words.mid is not").wait_for()
     assert visitor.locator("#render").is_disabled()
 
@@ -365,23 +390,25 @@ def test_errors_are_said_and_the_next_song_is_welcome(visit, site, tmp_path, mid
 
 def test_cancelling_and_leaving_free_the_machine(visit, site, windows):
     first, second = visit(), visit()
+    (path,) = (path for path in site._options.examples if path.stem == "freedoom_e1m1")
+    whole = (read_midi(path).total_time + 1.0) / 5.12
     for visitor in (first, second):
-        visitor.get_by_role("button", name="Freedoom e1m1").click()  # many windows
+        visitor.get_by_role("button", name="Freedoom e1m1").click()
         visitor.locator("#instruments tr").first.wait_for()
     press_render(first)
     first.wait_for_function("window.heard.length > 0")
     press_render(second)
-    second.locator("#cancel").wait_for()
+    second.locator("#view .status", has_text="Waiting").wait_for()
     first.locator("#cancel").click()
     first.locator("#render").wait_for()
-    cancelled = len(windows)
+    first.locator("#view .status", has_text="Cancelled").wait_for()
     second.wait_for_function("window.heard.length > 0")
     second.context.close()
     wait_until(lambda: not files_of(site))
     time.sleep(1.0)
     stopped = len(windows)
     time.sleep(1.0)
-    assert len(windows) == stopped < cancelled + 12
+    assert len(windows) == stopped < whole  # both together have taken less than one whole song
 
 
 def test_the_hosted_page_is_the_same(monkeypatch):
@@ -393,9 +420,45 @@ def test_the_hosted_page_is_the_same(monkeypatch):
     assert isinstance(demo, Page)
 
 
-def test_a_port_that_is_taken_is_the_users_to_mend(site, capsys):
+@pytest.mark.parametrize("decoder", [DiffusionConfig(), TextureConfig(), AutoregressiveConfig()])
+def test_the_sliders_are_those_of_the_decoder(monkeypatch, decoder):
+    page = pytest.importorskip("spectrodiff.app.page", exc_type=ImportError)
+    checkpoint = types.SimpleNamespace(config=SpectrogramConfig(decoder=decoder))
+    monkeypatch.setattr(page, "open_checkpoint", lambda folder: checkpoint)
+    for name, slider in zip(("steps", "guidance"), page._sampling_controls("demo"), strict=True):
+        assert slider["visible"] == hasattr(decoder.sampling, name)
+        if slider["visible"]:
+            assert slider["value"] == getattr(decoder.sampling, name)
+            for end in ("minimum", "maximum", "value"):
+                decoder.sampled(**{name: slider[end]})
+    assert page._sampling_controls("demo")[0]["minimum"] == (not isinstance(decoder, TextureConfig))
+
+
+def test_the_command_serves_until_it_is_ended(tmp_path):
+    pytest.importorskip("gradio")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "spectrodiff", "app", "--port", str(port)]
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as served:
+        address = f"http://127.0.0.1:{port}/"
+        assert address in served.stdout.readline()
+        assert b"spectrodiff" in urllib.request.urlopen(address, timeout=20).read()
+        assert list(tmp_path.glob("spectrodiff-app-*"))
+        served.terminate()
+        assert served.wait(20) == 128 + signal.SIGTERM
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "place", [("--port", "TAKEN"), ("--port", "0"), ("--port", "70000"), ("--host", "no.such.host")]
+)
+def test_a_place_that_cannot_be_served_at_is_the_users_to_mend(site, capsys, monkeypatch, place):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # is put back
+    taken = site.address.rstrip("/").rsplit(":", 1)[1]
     with pytest.raises(SystemExit) as stopped:
-        main(["app", "--port", site.address.rstrip("/").rsplit(":", 1)[1]])
+        main(["app", *place.replace("TAKEN", taken).split()])
     assert stopped.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -121,7 +121,7 @@ class Page(gr.Blocks):
                 )
                 with gr.Row(elem_id="downloads"):
                     self._downloads = [
-                        gr.DownloadButton(label, size="sm", visible=False, min_width=80)
+                        gr.DownloadButton(f"\u2193 {label}", size="sm", visible=False, min_width=80)
                         for label in ("WAV", "FLAC", "MIDI")
                     ]
                 self._instruments = gr.HTML(
@@ -136,7 +136,7 @@ class Page(gr.Blocks):
     def _connect(self) -> None:
         buttons = [self._start, self._cancel]
         at_once = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        clicked = self._start.click(self._begin, None, [*buttons, self._run_folder], **at_once)
+        clicked = self._start.click(self._begin, None, [*buttons, self._view, self._run_folder], **at_once)
         rendering_song = clicked.then(
             self._render_song,
             [
@@ -149,7 +149,13 @@ class Page(gr.Blocks):
             api_visibility="private",
         )
         rendering_song.then(lambda: _buttons(working=False), None, buttons, **at_once)
-        self._cancel.click(lambda: _buttons(working=False), None, buttons, cancels=rendering_song, **at_once)
+        self._cancel.click(
+            lambda: (*_buttons(working=False), _message("Cancelled")),
+            None,
+            [*buttons, self._view],
+            cancels=rendering_song,
+            **at_once,
+        )
 
         shown = [self._song, self._view, self._instruments, *buttons, *self._downloads, self._file]
         choosing = {"cancels": rendering_song, "show_progress": "hidden", "api_visibility": "private"}
@@ -184,10 +190,11 @@ class Page(gr.Blocks):
         finally:
             path.unlink(missing_ok=True)
 
-    def _begin(self, request: gr.Request) -> tuple[gr.Button, gr.Button, pathlib.Path]:
-        """Removes the visitor's last song, and returns a folder for the next one."""
+    def _begin(self, request: gr.Request) -> tuple:
+        """Removes the visitor's last song, and names a folder for the next one, which may have to wait for its turn."""
         self._leave(request)
-        return *_buttons(working=True), self._visitors_folder(request) / secrets.token_hex(8)
+        folder = self._visitors_folder(request) / secrets.token_hex(8)
+        return *_buttons(working=True), _message("Waiting for other songs"), folder
 
     @no_type_check  # a wrapper would hide from gradio that this is a generator
     def _render_song(
@@ -271,5 +278,5 @@ def _progress(run: pathlib.Path, progress: Progress, remark: str) -> dict[str, A
         "folder": str(run),
         "chunks": progress.chunks,
         "mels": progress.mels,
-        "finished": bool(progress.files),
+        "running": not progress.files,
     }

@@ -70,14 +70,14 @@ function show() {
 
 function tick() {
   if (!playing) return;
-  if (props.value?.finished && audio.length === chunks.length && now() >= rendered()) pause(0);
+  if (!props.value?.running && audio.length === chunks.length && now() >= rendered()) pause(0);
   show();
   requestAnimationFrame(tick);
 }
 
 function schedule(chunk) {
   const skipped = Math.max(0, context.currentTime - origin - chunk.start);
-  if (skipped * RATE >= chunk.samples.length) return;
+  if (skipped * RATE >= chunk.samples.length) return; // it is over, or empty
   const buffer = context.createBuffer(1, chunk.samples.length, RATE);
   buffer.copyToChannel(chunk.samples, 0);
   const source = context.createBufferSource();
@@ -128,22 +128,22 @@ function arrived(samples) {
 
 const address = (name) => `${window.gradio_config?.root ?? ""}/gradio_api/file=${folder}/${name}`;
 
+// What is fetched may be gone when the rendering has been cancelled; then it is left out.
 async function fetchChunk(name, before) {
   const mine = folder;
-  const reply = await fetch(address(name));
-  if (!reply.ok) return;
-  const samples = Float32Array.from(new Int16Array(await reply.arrayBuffer()), (sample) => sample / 32768);
+  const reply = await fetch(address(name)).catch(() => null);
+  const bytes = reply?.ok ? await reply.arrayBuffer() : new ArrayBuffer(0);
   await before;
-  if (mine === folder) arrived(samples);
+  if (mine === folder) arrived(Float32Array.from(new Int16Array(bytes), (sample) => sample / 32768));
 }
 
 async function fetchPicture(name, before) {
   const mine = folder;
   const picture = new Image();
   picture.src = address(name);
-  await picture.decode();
+  await picture.decode().catch(() => null);
   await before;
-  if (mine !== folder) return;
+  if (mine !== folder || !picture.naturalWidth) return;
   drawn.push(picture);
   drawMel();
 }

@@ -51,6 +51,8 @@ def page(
 
 
 def _app(options) -> None:
+    if not 1 <= options.port <= 65535:
+        raise InputError(f"port is {options.port}; choose 1 to 65535")
     keep_compiled_programs()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that temporary files are removed
     choices = tuple(options.checkpoint), tuple(options.vocoder)
