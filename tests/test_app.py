@@ -18,7 +18,8 @@ import pytest
 import soundfile
 from inputs import random_notes
 
-from spectrodiff.app.rendering import load, render
+from spectrodiff.app import rendering
+from spectrodiff.app.rendering import load, render, sampling_controls
 from spectrodiff.app.song import DRUMS, Limits, Song, arrange, general_midi, instruments, read_song, roll, title
 from spectrodiff.cli import main
 from spectrodiff.errors import InputError
@@ -196,6 +197,27 @@ def test_an_error_leaves_nothing(synthesizer, tmp_path):
     with pytest.raises(InputError):
         list(render(synthesizer, PIECE, tmp_path / "run", "piece", steps=-1))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("decoder", [DiffusionConfig(), TextureConfig(), AutoregressiveConfig()])
+def test_the_sliders_are_those_of_the_decoder(monkeypatch, decoder):
+    checkpoint = types.SimpleNamespace(config=SpectrogramConfig(decoder=decoder))
+    monkeypatch.setattr(rendering, "open_checkpoint", lambda folder: checkpoint)
+    for name, slider in zip(("steps", "guidance"), sampling_controls("demo"), strict=True):
+        assert slider["visible"] == hasattr(decoder.sampling, name)
+        if slider["visible"]:
+            assert slider["value"] == getattr(decoder.sampling, name)
+            for end in ("minimum", "maximum", "value"):
+                decoder.sampled(**{name: slider[end]})
+    assert sampling_controls("demo")[0]["minimum"] == (not isinstance(decoder, TextureConfig))
+
+
+def test_synthesizers_are_kept(checkpoint):
+    assert load(str(checkpoint), None) is load(str(checkpoint), None)
+
+
+def test_a_song_knows_its_length():
+    assert Song("piece", PIECE, PIECE).seconds == PIECE.total_time + 1.0
 
 
 def test_without_gradio_one_line_says_what_to_install(monkeypatch, capsys):
@@ -420,20 +442,6 @@ def test_the_hosted_page_is_the_same(monkeypatch):
     assert isinstance(demo, Page)
 
 
-@pytest.mark.parametrize("decoder", [DiffusionConfig(), TextureConfig(), AutoregressiveConfig()])
-def test_the_sliders_are_those_of_the_decoder(monkeypatch, decoder):
-    page = pytest.importorskip("spectrodiff.app.page", exc_type=ImportError)
-    checkpoint = types.SimpleNamespace(config=SpectrogramConfig(decoder=decoder))
-    monkeypatch.setattr(page, "open_checkpoint", lambda folder: checkpoint)
-    for name, slider in zip(("steps", "guidance"), page._sampling_controls("demo"), strict=True):
-        assert slider["visible"] == hasattr(decoder.sampling, name)
-        if slider["visible"]:
-            assert slider["value"] == getattr(decoder.sampling, name)
-            for end in ("minimum", "maximum", "value"):
-                decoder.sampled(**{name: slider[end]})
-    assert page._sampling_controls("demo")[0]["minimum"] == (not isinstance(decoder, TextureConfig))
-
-
 def test_the_command_serves_until_it_is_ended(tmp_path):
     pytest.importorskip("gradio")
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -450,9 +458,7 @@ def test_the_command_serves_until_it_is_ended(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    "place", [("--port", "TAKEN"), ("--port", "0"), ("--port", "70000"), ("--host", "no.such.host")]
-)
+@pytest.mark.parametrize("place", ["--port TAKEN", "--port 0", "--port 70000", "--host no.such.host"])
 def test_a_place_that_cannot_be_served_at_is_the_users_to_mend(site, capsys, monkeypatch, place):
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # is put back
@@ -461,11 +467,3 @@ def test_a_place_that_cannot_be_served_at_is_the_users_to_mend(site, capsys, mon
         main(["app", *place.replace("TAKEN", taken).split()])
     assert stopped.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_synthesizers_are_kept(checkpoint):
-    assert load(str(checkpoint), None) is load(str(checkpoint), None)
-
-
-def test_a_song_knows_its_length():
-    assert Song("piece", PIECE, PIECE).seconds == PIECE.total_time + 1.0

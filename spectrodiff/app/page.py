@@ -1,6 +1,5 @@
 """The page: what a visitor sees, and what happens when they choose a song, render it or leave."""
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -14,11 +13,10 @@ from typing import Any, no_type_check
 
 import gradio as gr
 
-from spectrodiff.app.rendering import Progress, load, render
+from spectrodiff.app.rendering import Progress, load, render, sampling_controls
 from spectrodiff.app.song import Limits, Song, arrange, general_midi, instruments, read_song, roll, title
 from spectrodiff.errors import InputError
-from spectrodiff.pretrained.formats import open_checkpoint
-from spectrodiff.pretrained.hub import find_checkpoint, packaged_weights
+from spectrodiff.pretrained.hub import packaged_weights
 from spectrodiff.pretrained.kinds import SPECTROGRAM, vocoder_kind
 from spectrodiff.pretrained.vocoders import GRIFFIN_LIM
 
@@ -95,7 +93,7 @@ class Page(gr.Blocks):
     def _lay_out(self) -> None:
         options = self._options
         names = options.checkpoint_choices
-        controls = [_sampling_controls(name) for name in names]  # of all of them, as errors belong at the start
+        controls = [sampling_controls(name) for name in names]  # of all of them, as errors belong at the start
         self._song, self._run_folder = gr.State(), gr.State()
         gr.HTML("<h1>spectrodiff</h1><p>MIDI in, music out</p>", elem_id="heading")
         with gr.Row():
@@ -205,7 +203,7 @@ class Page(gr.Blocks):
         vocoder: str,
         steps: int | float,
         guidance: int | float,
-        seed: int,
+        seed: int | None,
         folder: pathlib.Path,
     ) -> Iterator[tuple]:
         """Yields the progress, and at the end the files. When it is closed, the song's rendering ends."""
@@ -222,7 +220,7 @@ class Page(gr.Blocks):
             possible = synthesizer.config.decoder.sampling
             chosen = {"steps": int(steps), "guidance": guidance}
             options = {name: value for name, value in chosen.items() if hasattr(possible, name)}
-            for progress in render(synthesizer, notes, folder, song.name, seed=seed, **options):
+            for progress in render(synthesizer, notes, folder, song.name, seed=seed or 0, **options):
                 files = [gr.DownloadButton(value=path, visible=True) for path in progress.files]
                 yield _progress(folder, progress, remark), *(files or no_files)
         except InputError as error:
@@ -240,28 +238,8 @@ def _buttons(working: bool) -> tuple[gr.Button, gr.Button]:
     return gr.Button(visible=not working), gr.Button(visible=working)
 
 
-def _sampling_controls(checkpoint: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the properties of the sliders of steps and guidance, hidden if the checkpoint's decoder lacks them."""
-    decoder = open_checkpoint(find_checkpoint(checkpoint)).config.decoder
-    steps, guidance = (getattr(decoder.sampling, name, None) for name in ("steps", "guidance"))
-    fewest = 1
-    with contextlib.suppress(InputError):
-        decoder.sampled(steps=0)
-        fewest = 0
-    return (
-        {
-            **{"label": "Steps", "minimum": fewest, "maximum": 100, "step": 1},
-            **{"value": fewest if steps is None else steps, "visible": steps is not None},
-        },
-        {
-            **{"label": "Guidance", "minimum": 0, "maximum": 10, "step": 0.1},
-            **{"value": 1 if guidance is None else guidance, "visible": guidance is not None},
-        },
-    )
-
-
 def _sliders(checkpoint: str) -> tuple[gr.Slider, ...]:
-    return tuple(gr.Slider(**slider) for slider in _sampling_controls(checkpoint))
+    return tuple(gr.Slider(**slider) for slider in sampling_controls(checkpoint))
 
 
 def _message(text: object, failed: bool = False) -> dict[str, Any]:

@@ -14,8 +14,11 @@ from jaxtyping import Float
 
 from spectrodiff.audio.mel import LOG_CEILING, LOG_FLOOR, SAMPLE_RATE
 from spectrodiff.audio.spool import AudioSpool
+from spectrodiff.errors import InputError
 from spectrodiff.mel_sampler import RELEASE_SECONDS
 from spectrodiff.notes.midi import Notes, write_midi
+from spectrodiff.pretrained.formats import open_checkpoint
+from spectrodiff.pretrained.hub import find_checkpoint
 from spectrodiff.synthesizer import Synthesizer
 
 AUDIO_FORMATS = (".wav", ".flac")
@@ -25,6 +28,32 @@ AUDIO_FORMATS = (".wav", ".flac")
 def load(checkpoint: str, vocoder: str | None) -> Synthesizer:
     """Loads a synthesizer, or returns the one that is loaded; see `Synthesizer.from_pretrained`."""
     return Synthesizer.from_pretrained(checkpoint, vocoder)
+
+
+def sampling_controls(checkpoint: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the properties of the sliders of steps and guidance, hidden if the checkpoint's decoder lacks them.
+
+    They begin at the checkpoint's defaults.
+
+    Raises:
+      InputError: the checkpoint does not exist or cannot be read.
+    """
+    decoder = open_checkpoint(find_checkpoint(checkpoint)).config.decoder
+    steps, guidance = (getattr(decoder.sampling, name, None) for name in ("steps", "guidance"))
+    fewest = 1
+    with contextlib.suppress(InputError):
+        decoder.sampled(steps=0)
+        fewest = 0
+    return (
+        {
+            **{"label": "Steps", "minimum": fewest, "maximum": 100, "step": 1},
+            **{"value": fewest if steps is None else steps, "visible": steps is not None},
+        },
+        {
+            **{"label": "Guidance", "minimum": 0, "maximum": 10, "step": 0.1},
+            **{"value": 1 if guidance is None else guidance, "visible": guidance is not None},
+        },
+    )
 
 
 class Progress(NamedTuple):
