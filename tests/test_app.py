@@ -25,7 +25,7 @@ from spectrodiff.cli import main
 from spectrodiff.errors import InputError
 from spectrodiff.mel_sampler import MelSampler
 from spectrodiff.models.autoregressive_decoder import AutoregressiveConfig
-from spectrodiff.models.diffusion_decoder import DiffusionConfig
+from spectrodiff.models.diffusion_decoder import DiffusionConfig, SamplingConfig
 from spectrodiff.models.spectrogram_model import SpectrogramConfig
 from spectrodiff.models.texture_decoder import TextureConfig
 from spectrodiff.notes.midi import read_midi, write_midi
@@ -199,14 +199,20 @@ def test_an_error_leaves_nothing(synthesizer, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("decoder", [DiffusionConfig(), TextureConfig(), AutoregressiveConfig()])
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        *(DiffusionConfig(), DiffusionConfig(sampling=SamplingConfig(steps=1000)), TextureConfig()),
+        AutoregressiveConfig(),
+    ],
+)
 def test_the_sliders_are_those_of_the_decoder(monkeypatch, decoder):
     checkpoint = types.SimpleNamespace(config=SpectrogramConfig(decoder=decoder))
     monkeypatch.setattr(rendering, "open_checkpoint", lambda folder: checkpoint)
     for name, slider in zip(("steps", "guidance"), sampling_controls("demo"), strict=True):
         assert slider["visible"] == hasattr(decoder.sampling, name)
         if slider["visible"]:
-            assert slider["value"] == getattr(decoder.sampling, name)
+            assert slider["minimum"] <= slider["value"] == getattr(decoder.sampling, name) <= slider["maximum"]
             for end in ("minimum", "maximum", "value"):
                 decoder.sampled(**{name: slider[end]})
     assert sampling_controls("demo")[0]["minimum"] == (not isinstance(decoder, TextureConfig))
