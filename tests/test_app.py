@@ -464,12 +464,15 @@ def test_the_command_serves_until_it_is_ended(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("place", ["--port TAKEN", "--port 0", "--port 70000", "--host no.such.host"])
-def test_a_place_that_cannot_be_served_at_is_the_users_to_mend(site, capsys, monkeypatch, place):
+WRONG = ("--checkpoint none", "--vocoder none", "--max_minutes 0", "--concurrency 0")
+
+
+@pytest.mark.parametrize("options", ["--port TAKEN", "--port 0", "--port 70000", "--host no.such.host", *WRONG])
+def test_options_that_cannot_be_used_are_the_users_to_mend(site, capsys, monkeypatch, options):
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # is put back
     taken = site.address.rstrip("/").rsplit(":", 1)[1]
     with pytest.raises(SystemExit) as stopped:
-        main(["app", *place.replace("TAKEN", taken).split()])
+        main(["app", *options.replace("TAKEN", taken).split()])
     assert stopped.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -18,7 +18,7 @@ from spectrodiff.app.song import Limits, Song, arrange, general_midi, instrument
 from spectrodiff.errors import InputError
 from spectrodiff.pretrained.hub import packaged_weights
 from spectrodiff.pretrained.kinds import SPECTROGRAM, vocoder_kind
-from spectrodiff.pretrained.vocoders import GRIFFIN_LIM
+from spectrodiff.pretrained.vocoders import GRIFFIN_LIM, find_vocoder
 
 _HERE = pathlib.Path(__file__).parent
 _OWN = "of the checkpoint"
@@ -28,8 +28,11 @@ _MAX_WAITING = 32  # visitors in the queue; the next one is told to come back
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the page offers: checkpoints and vocoders besides those of the package, examples, limits, and how many songs
-    are rendered at once."""
+    """What the page offers.
+
+    `checkpoints` and `vocoders` are names and paths to choose from besides those of the package; visitors can name no
+    others. `concurrency` is the number of songs that are rendered at once; other visitors wait.
+    """
 
     checkpoints: tuple[str, ...] = ()
     vocoders: tuple[str, ...] = ()
@@ -59,8 +62,10 @@ class Page(gr.Blocks):
         """Builds the page; `launch` serves it.
 
         Raises:
-          InputError: a checkpoint cannot be read.
+          InputError: a checkpoint or vocoder does not exist or cannot be read.
         """
+        for vocoder in options.vocoders:
+            find_vocoder(vocoder)  # its error belongs here, not on the page
         # gradio reads this variable when blocks are made, and when they are launched.
         self._folder = tempfile.TemporaryDirectory(prefix="spectrodiff-app-", ignore_cleanup_errors=True)
         os.environ["GRADIO_TEMP_DIR"] = self._folder.name
@@ -93,7 +98,7 @@ class Page(gr.Blocks):
     def _lay_out(self) -> None:
         options = self._options
         names = options.checkpoint_choices
-        controls = [sampling_controls(name) for name in names]  # of all of them, as errors belong at the start
+        controls = [sampling_controls(name) for name in names]  # of all of them, so that their errors are raised here
         self._song, self._run_folder = gr.State(), gr.State()
         gr.HTML("<h1>spectrodiff</h1><p>MIDI in, music out</p>", elem_id="heading")
         with gr.Row():
