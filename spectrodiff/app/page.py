@@ -152,13 +152,7 @@ class Page(gr.Blocks):
             api_visibility="private",
         )
         rendering_song.then(lambda: _buttons(working=False), None, buttons, **at_once)
-        self._cancel.click(
-            lambda: (*_buttons(working=False), _message("Cancelled")),
-            None,
-            [*buttons, self._view],
-            cancels=rendering_song,
-            **at_once,
-        )
+        self._cancel.click(lambda: _buttons(working=False), None, buttons, cancels=rendering_song, **at_once)
 
         shown = [self._song, self._view, self._instruments, *buttons, *self._downloads, self._file]
         choosing = {"cancels": rendering_song, "show_progress": "hidden", "api_visibility": "private"}
@@ -197,7 +191,7 @@ class Page(gr.Blocks):
         """Removes the visitor's last song, and names a folder for the next one, which may have to wait for its turn."""
         self._leave(request)
         folder = self._visitors_folder(request) / secrets.token_hex(8)
-        return *_buttons(working=True), _message("Waiting for other songs"), folder
+        return *_buttons(working=True), _message("Waiting for other songs", folder), folder
 
     @no_type_check  # a wrapper would hide from gradio that this is a generator
     def _render_song(
@@ -216,12 +210,12 @@ class Page(gr.Blocks):
         try:
             if song is None:
                 raise InputError("choose a song first")
-            yield _message("Loading the weights"), *no_files
+            yield _message("Loading the weights", folder), *no_files
             synthesizer = load(checkpoint, None if vocoder == _OWN else vocoder)
             notes = arrange(song.notes_for(synthesizer.config.tokenizer.channel_volume), rows)
             notes, dropped = synthesizer.tokenizer.thin(notes)
             remark = f"; dropped the {dropped} quietest notes of over-full windows" if dropped else ""
-            yield _message(f"Rendering the first seconds{remark}"), *no_files
+            yield _message(f"Rendering the first seconds{remark}", folder), *no_files
             possible = synthesizer.config.decoder.sampling
             chosen = {"steps": int(steps), "guidance": guidance}
             options = {name: value for name, value in chosen.items() if hasattr(possible, name)}
@@ -229,7 +223,7 @@ class Page(gr.Blocks):
                 files = [gr.DownloadButton(value=path, visible=True) for path in progress.files]
                 yield _progress(folder, progress, remark), *(files or no_files)
         except InputError as error:
-            yield _message(error, failed=True), *no_files
+            yield _message(error, folder, failed=True), *no_files
 
     def _leave(self, request: gr.Request) -> None:
         shutil.rmtree(self._visitors_folder(request), ignore_errors=True)
@@ -247,19 +241,23 @@ def _sliders(checkpoint: str) -> tuple[gr.Slider, ...]:
     return tuple(gr.Slider(**slider) for slider in sampling_controls(checkpoint))
 
 
-def _message(text: object, failed: bool = False) -> dict[str, Any]:
-    return {"message": str(text), "failed": failed}
+def _message(text: object, folder: pathlib.Path | None = None, failed: bool = False) -> dict[str, Any]:
+    """Returns what view.js shows above the plot; `folder` tells the messages of one rendering from another's."""
+    running = folder is not None and not failed
+    return {
+        "message": str(text),
+        "failed": failed,
+        "running": running,
+        "folder": None if folder is None else str(folder),
+    }
 
 
-def _progress(run: pathlib.Path, progress: Progress, remark: str) -> dict[str, Any]:
+def _progress(folder: pathlib.Path, progress: Progress, remark: str) -> dict[str, Any]:
     pace = progress.seconds / max(progress.spent, 1e-6)
-    if progress.files:
+    finished = bool(progress.files)
+    if finished:
         said = f"{progress.seconds:.1f} s of audio in {progress.spent:.1f} s ({pace:.1f}x real time)"
     else:
         said = f"{progress.seconds:.0f} of {progress.total:.0f} s ({pace:.1f}x real time)"
-    return _message(said + remark) | {
-        "folder": str(run),
-        "chunks": progress.chunks,
-        "mels": progress.mels,
-        "running": not progress.files,
-    }
+    counts = {"chunks": progress.chunks, "mels": progress.mels, "running": not finished}
+    return _message(said + remark, folder) | counts

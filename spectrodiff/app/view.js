@@ -10,12 +10,14 @@ const [plot, roll, mel, playhead] = [".plot", ".roll", ".mel", ".playhead"].map(
 const [title, status, play, icon, time] = [".title strong", ".status", ".play", ".play path", ".time"].map(find);
 
 let voices = new Map(); // rows of the table of instruments, by program
-let folder = null; // of the song being rendered, on the server
+let folder = null; // of the song being rendered, on the server; each rendering has another
+let cancelled = null; // the folder of a rendering of which no more is wanted
+let running = false;
 let chunks = []; // promises of Float32Array, in order
 let audio = []; // {start, samples}: the chunks that have arrived
 let pictures = []; // promises of images
 let drawn = []; // images
-let context = null; // made at the first click, as browsers demand
+let context = null; // made at the first click
 let sources = []; // audio nodes that play or are scheduled
 let origin = 0; // the context's time at which the song's time 0 is, or would have been
 let position = 0; // seconds, where playing is paused
@@ -70,7 +72,7 @@ function show() {
 
 function tick() {
   if (!playing) return;
-  if (!props.value?.running && audio.length === chunks.length && now() >= rendered()) pause(0);
+  if (!running && audio.length === chunks.length && now() >= rendered()) pause(0);
   show();
   requestAnimationFrame(tick);
 }
@@ -100,8 +102,6 @@ function from(seconds) {
 }
 
 function start() {
-  context ??= new AudioContext({ sampleRate: RATE });
-  context.resume();
   playing = true;
   from(position >= rendered() ? 0 : position);
   requestAnimationFrame(tick);
@@ -158,8 +158,10 @@ function clear(next) {
 
 watch("value", () => {
   const run = props.value ?? {};
+  if (run.folder && run.folder === cancelled) return; // said before the server knew
   status.textContent = run.message ?? "";
   status.classList.toggle("failed", Boolean(run.failed));
+  running = Boolean(run.running);
   if (run.folder && run.folder !== folder) clear(run.folder);
   while (chunks.length < (run.chunks ?? 0)) chunks.push(fetchChunk(`${chunks.length}.pcm`, chunks.at(-1)));
   while (pictures.length < (run.mels ?? 0)) pictures.push(fetchPicture(`${pictures.length}.png`, pictures.at(-1)));
@@ -167,6 +169,7 @@ watch("value", () => {
 });
 
 watch("song", () => {
+  cancelled = folder ?? cancelled;
   clear(null);
   title.textContent = props.song?.title ?? "";
   show();
@@ -177,7 +180,18 @@ document.addEventListener("instruments", (event) => {
   voices = new Map(event.detail.map((row) => [row.program, row]));
   drawRoll();
 });
-document.addEventListener("click", () => context?.resume(), true);
+document.addEventListener(
+  "click",
+  (event) => {
+    context ??= new AudioContext({ sampleRate: RATE }); // browsers permit sound from a click on
+    context.resume();
+    if (!event.target.closest("#cancel")) return;
+    cancelled = folder;
+    running = false;
+    status.textContent = "Cancelled";
+  },
+  true,
+);
 play.addEventListener("click", () => (playing ? pause() : start()));
 plot.addEventListener("click", (event) => {
   if (!audio.length) return;
