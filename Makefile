@@ -4,6 +4,7 @@
 # make peers  compares with another implementation of the published models
 # make tf     tests what needs TensorFlow
 # make beam   tests what needs Apache Beam
+# make app    tests the page of `spectrodiff app`
 # make data   renders a training corpus to data/ (HOURS=24)
 PYTHON ?= python3
 HOURS ?= 24
@@ -15,7 +16,7 @@ QUICK := addresses alignment arrays audio_files cli config crops doctor download
 	vocabulary windows
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test quick lint peers tf beam data system clean
+.PHONY: demo test quick lint peers tf beam app data system clean
 
 demo: .venv/ready
 	$(BIN)/spectrodiff demo --out out
@@ -41,6 +42,12 @@ beam: .venv-beam/ready
 	.venv-beam/bin/python -c "import apache_beam"
 	.venv-beam/bin/python -m pytest tests/test_beam.py
 
+# Playwright drives the system's Chromium and downloads none.
+app: .venv-app/ready | system
+	.venv-app/bin/pip install --quiet --disable-pip-version-check playwright
+	.venv-app/bin/python -c "import gradio"
+	.venv-app/bin/python -m pytest tests/test_app.py
+
 data: .venv/ready-dev
 	$(BIN)/spectrodiff prepare rendered --data_dir data --hours $(HOURS)
 
@@ -65,7 +72,7 @@ data: .venv/ready-dev
 	.venv-peers/bin/pip install --quiet --disable-pip-version-check -r .venv-peers/requirements.txt
 	touch $@
 
-.venv-tf/ready .venv-beam/ready: .venv-%/ready: setup.py
+.venv-tf/ready .venv-beam/ready .venv-app/ready: .venv-%/ready: setup.py
 	test -x .venv-$*/bin/pip || $(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/pip install --quiet --disable-pip-version-check -e ".[dev,data,$*]"
 	touch $@
@@ -82,4 +89,4 @@ system:
 	done
 
 clean:
-	rm -rf .venv .venv-peers .venv-tf .venv-beam out build *.egg-info
+	rm -rf .venv .venv-peers .venv-tf .venv-beam .venv-app out build *.egg-info

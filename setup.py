@@ -12,7 +12,7 @@ FEATURES = {
     "eval": ["mir_eval>=0.8", "onnxruntime>=1.19"],  # and basic-pitch, installed with --no-deps: see the Makefile
     "tf": ["tensorflow>=2.16"],
     "beam": ["apache-beam>=2.60"],
-    "app": ["gradio>=5"],
+    "app": ["gradio>=6"],
     "completion": ["shtab>=1.13"],
 }
 TOGETHER = ("data", "render", "hub", "onnx", "eval", "app", "completion")  # without the heavy ones: tf and beam
@@ -29,6 +29,7 @@ setup(
     packages=[*find_packages(include=["spectrodiff", "spectrodiff.*"]), "spectrodiff.configs", "spectrodiff.examples"],
     package_dir={"spectrodiff.configs": "configs", "spectrodiff.examples": "examples"},
     package_data={
+        "spectrodiff.app": ["*.css", "*.html", "*.js"],
         "spectrodiff.configs": ["*.gin", "parts/*.gin"],
         "spectrodiff.evaluation": ["weights/*/*"],
         "spectrodiff.examples": ["*.mid", "README.md"],

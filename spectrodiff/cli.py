@@ -1,11 +1,11 @@
-"""The command line: `spectrodiff synthesize | demo | train | export | evaluate | prepare | info | convert | doctor`."""
+"""The command line of spectrodiff: one subcommand a module of `spectrodiff.commands`."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
 import spectrodiff
-from spectrodiff.commands import doctor, evaluate, export, prepare, synthesize, train, weights
+from spectrodiff.commands import app, doctor, evaluate, export, prepare, synthesize, train, weights
 from spectrodiff.errors import InputError
 
 
@@ -56,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
         help='print the script of completion for a shell, such as: eval "$(spectrodiff --print_completion bash)"',
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (synthesize, train, export, evaluate, prepare, weights, doctor):
+    for module in (synthesize, app, train, export, evaluate, prepare, weights, doctor):
         module.add(commands)
     return parser
 

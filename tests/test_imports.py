@@ -14,9 +14,9 @@ RANKS = [
     {"notes", "audio", "diffusion"},
     {"models", "vocoder", "data"},
     {"pretrained", "mel_sampler", "synthesizer", "training", "plot"},
-    {"evaluation"},
+    {"evaluation", "app"},
     {"commands"},
-    {"cli"},
+    {"cli", "space"},
     {"__main__", "__init__"},
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}

@@ -21,6 +21,11 @@ _NEEDED = [
 ]
 
 
+def packaged_weights() -> dict[str, pathlib.Path]:
+    """Returns the folders of the weights that are part of this package, by name."""
+    return {folder.name: folder for folder in sorted(_WEIGHTS.glob("*/")) if folder.is_dir()}
+
+
 def find_checkpoint(checkpoint: str | os.PathLike) -> pathlib.Path:
     """Returns the folder of a checkpoint: one in the package by name, one on a hub, or the folder `checkpoint` itself.
 
@@ -32,17 +37,13 @@ def find_checkpoint(checkpoint: str | os.PathLike) -> pathlib.Path:
     if str(checkpoint).startswith(_HUB):
         return _download(str(checkpoint))
     path = local_path(checkpoint)
-    names = (
-        sorted(folder.name for folder in _WEIGHTS.iterdir() if SPECTROGRAM.exists_in(folder))
-        if _WEIGHTS.is_dir()
-        else []
-    )
-    if str(checkpoint) in names:
-        return _WEIGHTS / str(checkpoint)
+    packaged = {name: folder for name, folder in packaged_weights().items() if SPECTROGRAM.exists_in(folder)}
+    if str(checkpoint) in packaged:
+        return packaged[str(checkpoint)]
     with contextlib.suppress(OSError):  # the name is too long
         if path.is_dir():
             return path
-    known = f"one of {', '.join(names)}, or " if names else ""
+    known = f"one of {', '.join(packaged)}, or " if packaged else ""
     raise InputError(f"no checkpoint {str(checkpoint)!r}: give {known}a folder of weights, or hf://owner/name")
 
 

@@ -1,0 +1,478 @@
+"""`spectrodiff app`: songs and their rendering by themselves, and the page in a browser."""
+
+import dataclasses
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import types
+import urllib.request
+
+import mido
+import numpy as np
+import pytest
+import soundfile
+from inputs import random_notes
+
+from spectrodiff.app import rendering
+from spectrodiff.app.rendering import load, render, sampling_controls
+from spectrodiff.app.song import DRUMS, Limits, Song, arrange, general_midi, instruments, read_song, roll, title
+from spectrodiff.cli import main
+from spectrodiff.errors import InputError
+from spectrodiff.mel_sampler import MelSampler
+from spectrodiff.models.autoregressive_decoder import AutoregressiveConfig
+from spectrodiff.models.diffusion_decoder import DiffusionConfig, SamplingConfig
+from spectrodiff.models.spectrogram_model import SpectrogramConfig
+from spectrodiff.models.texture_decoder import TextureConfig
+from spectrodiff.notes.midi import read_midi, write_midi
+
+FAST = {"steps": 1, "guidance": 1.0}
+PIECE = random_notes(0, seconds=12.0)  # of programs 0, 5 and 40 and drums; and a second of silence: three windows
+
+
+@pytest.fixture
+def midi(tmp_path):
+    write_midi(PIECE, tmp_path / "my_piece.mid")
+    return tmp_path / "my_piece.mid"
+
+
+def chosen(**choices):
+    """The rows of PIECE's instruments, with choices by program, of which `drums` are one."""
+    rows = instruments(PIECE)
+    for row in rows:
+        row.update(choices.get("drums" if row["program"] == DRUMS else f"p{row['program']}", {}))
+    return rows
+
+
+def test_a_song_is_its_notes_by_instrument(midi):
+    song = read_song(midi, Limits())
+    assert song.name == "my_piece"
+    assert title(midi) == "My piece"
+    rows = instruments(song.notes)
+    assert [row["program"] for row in rows] == [0, 5, 40, DRUMS]
+    for row in rows:
+        these = PIECE.is_drum if row["program"] == DRUMS else ~PIECE.is_drum & (PIECE.program == row["program"])
+        assert row["notes"] == these.sum()
+    assert len({row["colour"] for row in rows}) == 4
+    drawn = roll(song)
+    assert sorted(zip(drawn["pitch"], drawn["program"], strict=True)) == sorted(
+        zip(PIECE.pitch, np.where(PIECE.is_drum, DRUMS, PIECE.program), strict=True)
+    )
+    assert drawn["seconds"] == pytest.approx(song.notes.total_time + 1.0, abs=0.01)
+
+
+def test_volume_is_for_models_that_heed_it(tmp_path):
+    track = mido.MidiTrack([mido.Message("control_change", control=7, value=50)])
+    track += [mido.Message("note_on", note=60, velocity=100), mido.Message("note_off", note=60, time=480)]
+    mido.MidiFile(tracks=[track]).save(tmp_path / "quiet.mid")
+    song = read_song(tmp_path / "quiet.mid", Limits())
+    for heeded in (False, True):
+        expected = read_midi(tmp_path / "quiet.mid", channel_volume=heeded)
+        np.testing.assert_array_equal(song.notes_for(heeded).velocity, expected.velocity)
+    assert song.notes_for(True).velocity[0] < song.notes_for(False).velocity[0] == 100
+
+
+def test_arranging_changes_programs_and_leaves_out_the_muted():
+    notes = arrange(PIECE, chosen(p0={"target": 73}, p5={"muted": True}, drums={"muted": True}))
+    kept = ~PIECE.is_drum & (PIECE.program != 5)
+    np.testing.assert_array_equal(notes.program, np.where(PIECE.program[kept] == 0, 73, PIECE.program[kept]))
+    for name in ("start", "end", "pitch", "velocity", "is_drum"):
+        np.testing.assert_array_equal(getattr(notes, name), getattr(PIECE, name)[kept])
+    assert notes.total_time == PIECE.total_time
+
+
+def test_two_instruments_may_swap_programs():
+    notes = arrange(PIECE, chosen(p0={"target": 40}, p40={"target": 0}))
+    swapped = np.select([PIECE.program == 0, PIECE.program == 40], [40, 0], PIECE.program)
+    np.testing.assert_array_equal(notes.program, np.where(PIECE.is_drum, PIECE.program, swapped))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{**row, "muted": True} for row in instruments(PIECE)],
+        chosen(p0={"target": 128}),
+        chosen(p0={"target": -1}),
+        chosen(p0={"target": "0"}),
+        chosen(p0={"target": None}),
+        chosen(p0={"program": 1}),
+        chosen(p0={"muted": "yes"}),
+        chosen(drums={"target": 0}),
+        [{}],
+    ],
+)
+def test_what_the_browser_sends_is_checked(rows):
+    with pytest.raises(InputError):
+        arrange(PIECE, rows)
+
+
+def test_there_are_128_programs_in_families_of_eight():
+    families = general_midi()
+    assert [len(names) for _, names in families] == [8] * 16
+    assert families[0][1][0] == "Acoustic Grand Piano"
+    assert families[9][1][1] == "Flute"
+
+
+def test_files_that_cannot_be_played_are_refused_by_name(tmp_path, midi):
+    (tmp_path / "words.mid").write_text("hello")
+    mido.MidiFile(tracks=[mido.MidiTrack()]).save(tmp_path / "empty.mid")
+    limits = {"words": Limits(), "empty": Limits(), "gone": Limits()}
+    limits["my_piece"] = Limits(minutes=0.1)
+    for name, limit in limits.items():
+        with pytest.raises(InputError, match=rf"^{name}\.mid ") as raised:
+            read_song(tmp_path / f"{name}.mid", limit)
+        assert str(tmp_path) not in str(raised.value)
+    with pytest.raises(InputError, match="MB"):
+        read_song(midi, Limits(megabytes=1e-4))
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan"), float("inf")])
+def test_limits_are_above_zero(wrong):
+    for name in ("megabytes", "minutes"):
+        with pytest.raises(InputError):
+            Limits(**{name: wrong})
+
+
+def pcm(folder, chunks):
+    return np.concatenate([np.frombuffer((folder / f"{i}.pcm").read_bytes(), "<i2") for i in range(chunks)])
+
+
+def test_chunks_are_the_songs_audio_and_files_follow(synthesizer, tmp_path):
+    folder = tmp_path / "visitor" / "run"
+    steps = list(render(synthesizer, PIECE, folder, "piece", seed=3, **FAST))
+    whole = synthesizer(PIECE, seed=3, **FAST)
+    assert [step.seconds for step in steps] == sorted(step.seconds for step in steps)
+    assert steps[0].mels == 1
+    assert steps[0].seconds < 6.0
+    last = steps[-1]
+    assert last.seconds == last.total == pytest.approx(len(whole) / 16000)
+    np.testing.assert_allclose(pcm(folder, last.chunks), 32767 * whole.clip(-1, 1), atol=1.0)
+    assert last.mels == 3
+    assert sorted(path.suffix for path in last.files) == [".flac", ".mid", ".wav"]
+    assert not any(step.files for step in steps[:-1])
+    for path in last.files[:2]:
+        heard, rate = soundfile.read(path)
+        assert rate == 16000
+        np.testing.assert_allclose(heard, whole / max(1.0, np.abs(whole).max()), atol=1e-4)
+    assert len(read_midi(last.files[2])) == len(PIECE)
+
+
+@pytest.fixture
+def windows(monkeypatch):
+    """Grows with every window that is sampled, which takes a while."""
+    made = []
+    advance = MelSampler._advance
+
+    def slowly(self, *arguments):
+        made.append(time.monotonic())
+        time.sleep(0.3)
+        return advance(self, *arguments)
+
+    monkeypatch.setattr(MelSampler, "_advance", slowly)
+    return made
+
+
+def test_closing_ends_the_work_and_leaves_nothing(synthesizer, windows, tmp_path):
+    steps = render(synthesizer, PIECE, tmp_path / "run", "piece", **FAST)
+    next(steps)
+    assert (tmp_path / "run").is_dir()
+    steps.close()
+    assert len(windows) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_visitor_who_has_left_costs_nothing_more(synthesizer, windows, tmp_path):
+    steps = render(synthesizer, PIECE, tmp_path / "run", "piece", **FAST)
+    next(steps)
+    shutil.rmtree(tmp_path / "run")
+    assert not list(steps)
+    assert len(windows) <= 2
+
+
+def test_an_error_leaves_nothing(synthesizer, tmp_path):
+    with pytest.raises(InputError):
+        list(render(synthesizer, PIECE, tmp_path / "run", "piece", steps=-1))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        *(DiffusionConfig(), DiffusionConfig(sampling=SamplingConfig(steps=1000)), TextureConfig()),
+        AutoregressiveConfig(),
+    ],
+)
+def test_the_sliders_are_those_of_the_decoder(monkeypatch, decoder):
+    checkpoint = types.SimpleNamespace(config=SpectrogramConfig(decoder=decoder))
+    monkeypatch.setattr(rendering, "open_checkpoint", lambda folder: checkpoint)
+    for name, slider in zip(("steps", "guidance"), sampling_controls("demo"), strict=True):
+        assert slider["visible"] == hasattr(decoder.sampling, name)
+        if slider["visible"]:
+            assert slider["minimum"] <= slider["value"] == getattr(decoder.sampling, name) <= slider["maximum"]
+            for end in ("minimum", "maximum", "value"):
+                decoder.sampled(**{name: slider[end]})
+    assert sampling_controls("demo")[0]["minimum"] == (not isinstance(decoder, TextureConfig))
+
+
+def test_synthesizers_are_kept(checkpoint):
+    assert load(str(checkpoint), None) is load(str(checkpoint), None)
+
+
+def test_a_song_knows_its_length():
+    assert Song("piece", PIECE, PIECE).seconds == PIECE.total_time + 1.0
+
+
+def test_without_gradio_one_line_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(SystemExit) as stopped:
+        main(["app"])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "pip install" in said
+
+
+# In a browser.
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+# Notes when audio begins to play, and how loud it is.
+LISTEN = """
+window.heard = [];
+const start = AudioBufferSourceNode.prototype.start;
+AudioBufferSourceNode.prototype.start = function (when, offset) {
+  const samples = this.buffer.getChannelData(0);
+  heard.push({when, length: samples.length, peak: samples.reduce((most, x) => Math.max(most, Math.abs(x)), 0)});
+  return start.call(this, when, offset);
+};
+"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium")
+    options = ["--no-sandbox", "--disable-gpu", "--mute-audio", "--autoplay-policy=no-user-gesture-required"]
+    with playwright.sync_playwright() as running:
+        opened = running.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def site(checkpoint):
+    pytest.importorskip("gradio")
+    from spectrodiff.app.page import Options, Page
+    from spectrodiff.commands.common import packaged
+
+    examples = tuple(sorted(packaged("examples").glob("*.mid")))
+    temporary = os.environ.get("GRADIO_TEMP_DIR")
+    page = Page(Options(checkpoints=(str(checkpoint),), examples=examples, limits=Limits(megabytes=0.1, minutes=2.0)))
+    _, page.address, _ = page.launch(server_port=None, prevent_thread_lock=True)
+    yield page
+    page.close()
+    os.environ.pop("GRADIO_TEMP_DIR")
+    if temporary is not None:
+        os.environ["GRADIO_TEMP_DIR"] = temporary
+
+
+@pytest.fixture
+def visit(browser, site):
+    """Opens the page as a visitor whose steps are 1; requests to other hosts and errors of scripts fail the test."""
+    visitors, wrong = [], []
+
+    def opened():
+        visitor = browser.new_context().new_page()
+        visitors.append(visitor)
+        visitor.set_default_timeout(30_000)
+        visitor.add_init_script(LISTEN)
+        visitor.on("request", lambda request: wrong.append(request.url) if is_elsewhere(request.url) else None)
+        visitor.on("pageerror", lambda error: wrong.append(str(error)))
+        visitor.goto(site.address)
+        visitor.get_by_label("number input for Steps").fill("1")
+        visitor.get_by_label("number input for Steps").press("Tab")
+        return visitor
+
+    def is_elsewhere(url):
+        return not url.startswith((site.address, "data:", "blob:"))
+
+    yield opened
+    for visitor in visitors:
+        visitor.context.close()
+    assert not wrong
+
+
+def files_of(site):
+    return [path for path in pathlib.Path(site._folder.name).rglob("*") if path.is_file()]
+
+
+def wait_until(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.1)
+
+
+def upload(visitor, path):
+    visitor.set_input_files("#file input[type=file]", path)
+
+
+def drop(visitor, name, text):
+    files = visitor.evaluate_handle(
+        """([name, text]) => {
+            const carried = new DataTransfer();
+            carried.items.add(new File([text], name));
+            return carried;
+        }""",
+        [name, text],
+    )
+    visitor.dispatch_event("#view .plot", "drop", {"dataTransfer": files})
+
+
+def press_render(visitor):
+    visitor.locator("#render:not([disabled])").click()
+
+
+def test_a_song_is_uploaded_played_and_downloaded(visit, site, midi, windows, tmp_path):
+    visitor = visit()
+    upload(visitor, midi)
+    visitor.locator("#instruments tr").nth(3).wait_for()
+    assert [line.split("\t")[0].strip() for line in visitor.locator("#instruments tr").all_inner_texts()] == [
+        *("Acoustic Grand Piano", "Electric Piano 2", "Violin", "Drums")
+    ]
+    assert visitor.inner_text("#view .title strong") == "My piece"
+    wait_until(lambda: not files_of(site))  # the upload has been read
+    visitor.locator("#instruments select").nth(0).select_option("Flute")
+    visitor.locator("#instruments button").nth(3).click()
+
+    press_render(visitor)
+    visitor.wait_for_function("window.heard.length > 0")
+    assert len(windows) < 3  # it plays while the rest is still being rendered
+    visitor.locator("#downloads").get_by_text("MIDI").wait_for()
+    total = float(visitor.evaluate("heard.reduce((sum, chunk) => sum + chunk.length, 0)"))
+    assert total == pytest.approx(16000 * (read_midi(midi).total_time + 1.0), abs=320)
+    assert visitor.evaluate("Math.max(...heard.map((chunk) => chunk.peak))") > 0.01
+    assert visitor.get_attribute("#view .play", "aria-label") == "Pause"
+    position = visitor.inner_text("#view .time")
+    visitor.wait_for_function("(before) => document.querySelector('#view .time').innerText !== before", arg=position)
+    visitor.locator("#view .play").click()
+    assert visitor.get_attribute("#view .play", "aria-label") == "Play"
+    box = visitor.locator("#view .plot").bounding_box()
+    visitor.locator("#view .plot").click(position={"x": 0.75 * box["width"], "y": 20})
+    assert visitor.inner_text("#view .time").startswith("0:09 / 0:1")  # of some 12.5 seconds
+
+    expected = arrange(PIECE, chosen(p0={"target": 73}, drums={"muted": True}))
+    got = {}
+    for name in ("WAV", "FLAC", "MIDI"):
+        with visitor.expect_download() as download:
+            visitor.locator("#downloads").get_by_text(name).click()
+        got[name] = tmp_path / "got" / download.value.suggested_filename
+        download.value.save_as(got[name])
+    assert [path.name for path in got.values()] == ["my_piece.wav", "my_piece.flac", "my_piece.mid"]
+    assert soundfile.info(got["WAV"]).frames == soundfile.info(got["FLAC"]).frames == total
+    notes = read_midi(got["MIDI"])
+    assert sorted(zip(notes.pitch, notes.program, strict=True)) == sorted(
+        zip(expected.pitch, expected.program, strict=True)
+    )
+    picture = visitor.evaluate("""() => {
+        const mel = document.querySelector("#view .mel");
+        const pixels = mel.getContext("2d").getImageData(0, 0, mel.width, mel.height).data;
+        return [0.1, 0.5, 0.95].map((x) => pixels[4 * (mel.width * (mel.height >> 1) + Math.round(x * mel.width)) + 3]);
+    }""")
+    assert picture == [255, 255, 255]  # the mel has been drawn everywhere
+
+    assert files_of(site)
+    visitor.context.close()
+    wait_until(lambda: not files_of(site))
+
+
+def test_errors_are_said_and_the_next_song_is_welcome(visit, site, tmp_path, midi):
+    visitor = visit()
+    drop(visitor, "words.mid", "<b>hello</b>")
+    visitor.locator("#view .status.failed", has_text="words.mid is not").wait_for()
+    assert visitor.locator("#render").is_disabled()
+
+    long = dataclasses.replace(PIECE, start=PIECE.start + 600, end=PIECE.end + 600, total_time=PIECE.total_time + 600)
+    write_midi(long, tmp_path / "long.mid")
+    upload(visitor, tmp_path / "long.mid")
+    visitor.locator("#view .status.failed", has_text="long.mid lasts").wait_for()
+
+    (tmp_path / "big.mid").write_bytes(b"MThd" + bytes(200_000))
+    upload(visitor, tmp_path / "big.mid")
+    visitor.locator("[data-testid=toast-body]").wait_for()
+    assert not files_of(site)
+
+    visitor.get_by_role("button", name="Corelli grave").click()
+    visitor.locator("#instruments tr").first.wait_for()
+    assert not visitor.locator("#view .status.failed").count()
+    for mute in visitor.locator("#instruments button").all():
+        mute.click()
+    press_render(visitor)
+    visitor.locator("#view .status.failed", has_text="muted").wait_for()
+    visitor.locator("#render:not([disabled])").wait_for()
+
+
+def test_cancelling_and_leaving_free_the_machine(visit, site, windows):
+    first, second = visit(), visit()
+    (path,) = (path for path in site._options.examples if path.stem == "freedoom_e1m1")
+    whole = (read_midi(path).total_time + 1.0) / 5.12
+    for visitor in (first, second):
+        visitor.get_by_role("button", name="Freedoom e1m1").click()
+        visitor.locator("#instruments tr").first.wait_for()
+    press_render(first)
+    first.wait_for_function("window.heard.length > 0")
+    press_render(second)
+    second.locator("#view .status", has_text="Waiting").wait_for()
+    first.locator("#cancel").click()
+    first.locator("#render").wait_for()
+    first.locator("#view .status", has_text="Cancelled").wait_for()
+    second.wait_for_function("window.heard.length > 0")
+    second.context.close()
+    wait_until(lambda: not files_of(site))
+    time.sleep(1.0)
+    stopped = len(windows)
+    time.sleep(1.0)
+    assert len(windows) == stopped < whole  # both together have taken less than one whole song
+
+
+def test_the_hosted_page_is_the_same(monkeypatch):
+    pytest.importorskip("gradio")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    from spectrodiff.app.page import Page
+    from spectrodiff.space import demo
+
+    assert isinstance(demo, Page)
+
+
+def test_the_command_serves_until_it_is_ended(tmp_path):
+    pytest.importorskip("gradio")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "spectrodiff", "app", "--port", str(port)]
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as served:
+        address = f"http://127.0.0.1:{port}/"
+        assert address in served.stdout.readline()
+        assert b"spectrodiff" in urllib.request.urlopen(address, timeout=20).read()
+        assert list(tmp_path.glob("spectrodiff-app-*"))
+        served.terminate()
+        assert served.wait(20) == 128 + signal.SIGTERM
+    assert not list(tmp_path.iterdir())
+
+
+WRONG = ("--checkpoint none", "--vocoder none", "--max_minutes 0", "--concurrency 0")
+
+
+@pytest.mark.parametrize("options", ["--port TAKEN", "--port 0", "--port 70000", "--host no.such.host", *WRONG])
+def test_options_that_cannot_be_used_are_the_users_to_mend(site, capsys, monkeypatch, options):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # is put back
+    taken = site.address.rstrip("/").rsplit(":", 1)[1]
+    with pytest.raises(SystemExit) as stopped:
+        main(["app", *options.replace("TAKEN", taken).split()])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
