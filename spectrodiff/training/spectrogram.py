@@ -95,7 +95,8 @@ class SpectrogramTask:
             for config, some in ((found.config, found.config.decoder), (self.config, decoder))
         )
         for name in sorted(theirs.keys() | ours.keys(), key=lambda name: (not name.endswith("kind"), name)):
-            if theirs.get(name) != ours.get(name) and not any(name.startswith(some) for some in _CHANGEABLE):
+            changeable = name.removeprefix("mean_decoder.").startswith(tuple(_CHANGEABLE))
+            if theirs.get(name) != ours.get(name) and not changeable:
                 values = f"its {name} is {theirs.get(name)!r}, the config's {ours.get(name)!r}"
                 raise InputError(f"cannot train from {checkpoint}: {values}")
         if as_mean:  # the diffusion decoder predicts the mean; the U-Net is new
