@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import gin
 import jax
 import pytest
@@ -61,3 +64,13 @@ def test_tasks_without_a_fixed_batch_are_refused(train):
 def test_a_batch_that_does_not_fit_is_refused(train):
     with pytest.raises(InputError, match="multiple of"):
         dry_run(**train, accumulate=3)
+
+
+def test_the_command_needs_no_workdir_and_shards_over_virtual_devices():
+    """In a process of its own, as the number of devices is fixed once JAX has started."""
+    flags = ["train", "--gin_file", "tiny.gin", "--gin_param", "SpectrogramTask.batch_size = 4", "--dry_run"]
+    done = subprocess.run(
+        [sys.executable, "-m", "spectrodiff", *flags, "--devices", "2"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "4 examples a step on 2 devices" in done.stdout

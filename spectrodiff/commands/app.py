@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 def add(commands) -> None:
-    parser = commands.add_parser("app", help="open a local web page to hear a MIDI file")
+    parser = commands.add_parser(
+        "app", help="open a local web page to hear a MIDI file", examples=["app", "app --port 8000 --max_minutes 5"]
+    )
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to serve at (default: 127.0.0.1, to this machine only)"
     )

@@ -13,6 +13,7 @@ from spectrodiff.commands.common import keep_compiled_programs, keep_freed_memor
 from spectrodiff.config import misfit
 from spectrodiff.errors import InputError, reason
 
+_MOST_DEVICES = 1024
 _INCLUDE = re.compile(r"""^include[ \t]+(['"])(?P<path>.+?)\1[ \t]*(#.*)?$""", re.MULTILINE)
 # Parameters whose values functions return, although their types may admit functions.
 _MADE = ("train.task", "train.optimizer", "train.adaptation", "train.evaluators")
@@ -25,6 +26,7 @@ def add(commands) -> None:
         examples=[
             "train --gin_file demo.gin --workdir runs/demo",
             'train --gin_file small.gin --gin_param "train.steps = 1000" --workdir runs/small',
+            "train --gin_file base.gin --dry_run --devices 8",
         ],
         usage="%(prog)s --gin_file GIN_FILE --workdir WORKDIR [options]",
     )
@@ -37,8 +39,15 @@ def add(commands) -> None:
     )
     config.add_argument("--gin_param", action="append", default=[], help='one binding, such as "train.steps = 1000"')
     run = parser.add_argument_group("run")
-    run.add_argument("--workdir", required=True, help="folder for checkpoints, logs and exported weights")
+    run.add_argument("--workdir", help="folder for checkpoints, logs and exported weights")
     run.add_argument("--profile", type=_steps, metavar="FROM:TO", help="profile these steps into WORKDIR/profile")
+    dry = parser.add_argument_group("dry run")
+    dry.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="compile the training step without data, print its memory, operations and largest arrays, and stop",
+    )
+    dry.add_argument("--devices", type=int, default=1, help="virtual devices of the dry run, on the CPU (default: 1)")
     several = parser.add_argument_group("several processes")
     several.add_argument(
         "--distributed",
@@ -83,7 +92,27 @@ def _join(options) -> None:
         raise InputError(f"cannot join the other processes: {reason(error)}") from error
 
 
+def _dry_run(options) -> None:
+    import gin
+    import jax
+
+    if not 1 <= options.devices <= _MOST_DEVICES:
+        raise InputError(f"--devices is {options.devices}; choose 1 to {_MOST_DEVICES}")
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", options.devices)
+    read_config(options.gin_file, options.gin_param)
+    from spectrodiff.training.dry_run import dry_run
+
+    print("compiling; large models take minutes", flush=True)
+    print(dry_run(**gin.get_bindings("train")))
+
+
 def _train(options) -> None:
+    if options.dry_run:
+        _dry_run(options)
+        return
+    if options.workdir is None:
+        raise InputError("--workdir is missing: name a folder for checkpoints, logs and exported weights")
     keep_freed_memory()
     keep_compiled_programs()
     _join(options)

@@ -5,6 +5,7 @@ import dataclasses
 import gin
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -65,7 +66,7 @@ class SpectrogramModel(nnx.Module):
 
     def __call__(
         self,
-        tokens: Int[Array, "b n"],
+        tokens: Int[Array | np.ndarray, "b n"],
         context: Float[Array, "b c m"],
         context_mask: Bool[Array, "b c"],
         mel: Float[Array, "b t m"],
@@ -78,5 +79,5 @@ class SpectrogramModel(nnx.Module):
         objective defines (in the paper: eps). For an autoregressive decoder `mel` is the target, and the output at each
         frame is computed from the frames before it.
         """
-        cache = self.decoder.cache(self.encode(tokens, context, context_mask, mel.shape[1], rngs))
+        cache = self.decoder.cache(self.encode(jnp.asarray(tokens), context, context_mask, mel.shape[1], rngs))
         return self.decoder(cache, mel, *inputs, rngs=rngs)
