@@ -5,6 +5,8 @@
 # make tf     tests what needs TensorFlow
 # make beam   tests what needs Apache Beam
 # make app    tests the page of `spectrodiff app`
+# make docs   builds the documentation in build/site
+# make examples   renders the sounds and the picture of the README again
 # make data   renders a training corpus to data/ (HOURS=24)
 PYTHON ?= python3
 HOURS ?= 24
@@ -16,7 +18,7 @@ QUICK := addresses alignment arrays audio_files cli config crops doctor download
 	vocabulary windows
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test quick lint peers tf beam app data system clean
+.PHONY: demo test quick lint peers tf beam app docs examples data system clean
 
 demo: .venv/ready
 	$(BIN)/spectrodiff demo --out out
@@ -47,6 +49,12 @@ app: .venv-app/ready | system
 	.venv-app/bin/pip install --quiet --disable-pip-version-check playwright
 	.venv-app/bin/python -c "import gradio"
 	.venv-app/bin/python -m pytest tests/test_app.py
+
+docs: .venv-docs/ready
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict --site-dir build/site
+
+examples: .venv/ready-dev
+	$(BIN)/python docs/examples.py
 
 data: .venv/ready-dev
 	$(BIN)/spectrodiff prepare rendered --data_dir data --hours $(HOURS)
