@@ -5,6 +5,7 @@
 # make tf     tests what needs TensorFlow
 # make beam   tests what needs Apache Beam
 # make app    tests the page of `spectrodiff app`
+# make examples  renders docs/audio and docs/images anew
 # make data   renders a training corpus to data/ (HOURS=24)
 PYTHON ?= python3
 HOURS ?= 24
@@ -16,7 +17,7 @@ QUICK := addresses alignment arrays audio_files cli config crops doctor download
 	vocabulary windows
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test quick lint peers tf beam app data system clean
+.PHONY: demo test quick lint peers tf beam app examples data system clean
 
 demo: .venv/ready
 	$(BIN)/spectrodiff demo --out out
@@ -47,6 +48,9 @@ app: .venv-app/ready | system
 	.venv-app/bin/pip install --quiet --disable-pip-version-check playwright
 	.venv-app/bin/python -c "import gradio"
 	.venv-app/bin/python -m pytest tests/test_app.py
+
+examples: .venv/ready-dev
+	$(BIN)/python docs/examples.py
 
 data: .venv/ready-dev
 	$(BIN)/spectrodiff prepare rendered --data_dir data --hours $(HOURS)

@@ -1,0 +1,66 @@
+"""Renders docs/audio/*.ogg and docs/images/example.png, which README.md shows, from the demo weights.
+
+For each of three example files, NAME.ogg is this project's rendering of its first seconds, and NAME_soundfont.ogg that of
+FluidSynth and a General MIDI SoundFont, both equally loud. Run from anywhere: `python docs/examples.py`, or `make examples`.
+"""
+
+import pathlib
+import sys
+
+import numpy as np
+
+from spectrodiff import InputError, Synthesizer
+from spectrodiff.audio.files import write_audio
+from spectrodiff.audio.loudness import integrated_loudness, loudness_gain, true_peak
+from spectrodiff.data.soundfont import play
+from spectrodiff.mel_sampler import RELEASE_SECONDS
+from spectrodiff.notes.midi import read_midi
+from spectrodiff.notes.sequence import Notes
+from spectrodiff.plot import plot_piece
+
+DOCS = pathlib.Path(__file__).parent
+EXAMPLES = DOCS.parent / "examples"
+NAMES = ("bach_prelude", "corelli_grave", "band")
+PICTURE = "band"  # the example in the picture: it has several instruments, and drums
+SECONDS = 16.0  # of music, after which sounds decay for RELEASE_SECONDS
+
+
+def beginning(notes: Notes) -> Notes:
+    """Returns the first SECONDS of a piece; notes that sound on are released there."""
+    kept = notes.select(notes.start < SECONDS)
+    columns = {name: getattr(kept, name) for name in ("start", "pitch", "velocity", "program", "is_drum")}
+    return Notes(**columns, end=np.minimum(kept.end, SECONDS), total_time=SECONDS)
+
+
+def equally_loud(*signals: np.ndarray) -> list[np.ndarray]:
+    """Returns the signals at the same integrated loudness: the highest that suits them all, and at most -16 LUFS."""
+    levels = [integrated_loudness([signal]) for signal in signals]
+    reached = [
+        level + 20 * np.log10(loudness_gain(level, true_peak([signal])))
+        for level, signal in zip(levels, signals, strict=True)
+    ]
+    return [signal * 10 ** ((min(reached) - level) / 20) for level, signal in zip(levels, signals, strict=True)]
+
+
+def main() -> None:
+    synthesizer = Synthesizer.from_pretrained("demo")
+    for folder in ("audio", "images"):
+        (DOCS / folder).mkdir(exist_ok=True)
+    for name in NAMES:
+        volume = synthesizer.config.tokenizer.channel_volume
+        notes = beginning(read_midi(EXAMPLES / f"{name}.mid", channel_volume=volume))
+        sampled = play(notes, tail=RELEASE_SECONDS)
+        mels = list(synthesizer.mels(notes, progress=True))
+        rendered, sampled = equally_loud(np.concatenate(list(synthesizer.vocoder.stream(mels))), sampled)
+        write_audio(DOCS / "audio" / f"{name}.ogg", rendered)
+        write_audio(DOCS / "audio" / f"{name}_soundfont.ogg", sampled)
+        if name == PICTURE:
+            plot_piece(DOCS / "images" / "example.png", notes, np.concatenate(mels), rendered)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        print(f"examples.py: {error}", file=sys.stderr)
+        sys.exit(2)
