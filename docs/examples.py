@@ -1,7 +1,7 @@
 """Renders docs/audio/*.ogg and docs/images/example.png, which README.md shows, from the demo weights.
 
-For each of three example files, NAME.ogg is this project's rendering of its first seconds, and NAME_soundfont.ogg that of
-FluidSynth and a General MIDI SoundFont, both equally loud. Run from anywhere: `python docs/examples.py`, or `make examples`.
+For each of three example files, NAME.ogg is the first seconds as the demo weights play them, and NAME_soundfont.ogg the
+same notes by FluidSynth and a General MIDI SoundFont, equally loud. `python docs/examples.py`, or `make examples`.
 """
 
 import pathlib
