@@ -1,7 +1,7 @@
 """Renders docs/audio/*.ogg and docs/images/example.png, which README.md shows, from the demo weights.
 
-For each of three example files, NAME.ogg is this project's rendering of its first seconds, and NAME_soundfont.ogg that of
-FluidSynth and a General MIDI SoundFont, both equally loud. Run from anywhere: `python docs/examples.py`, or `make examples`.
+For each of three example files, NAME.ogg is the first seconds as the demo weights play them, and NAME_soundfont.ogg the
+same notes by FluidSynth and a General MIDI SoundFont, equally loud. `python docs/examples.py`, or `make examples`.
 """
 
 import pathlib
@@ -13,6 +13,7 @@ from spectrodiff import InputError, Synthesizer
 from spectrodiff.audio.files import write_audio
 from spectrodiff.audio.loudness import integrated_loudness, loudness_gain, true_peak
 from spectrodiff.data.soundfont import play
+from spectrodiff.mel_sampler import RELEASE_SECONDS
 from spectrodiff.notes.midi import read_midi
 from spectrodiff.notes.sequence import Notes
 from spectrodiff.plot import plot_piece
@@ -21,15 +22,14 @@ DOCS = pathlib.Path(__file__).parent
 EXAMPLES = DOCS.parent / "examples"
 NAMES = ("bach_prelude", "corelli_grave", "band")
 PICTURE = "band"  # the example in the picture: it has several instruments, and drums
-SECONDS = 16.0  # of music
-TAIL = 1.5  # seconds after them, for notes to die away
+SECONDS = 16.0  # of music, after which sounds decay for RELEASE_SECONDS
 
 
 def beginning(notes: Notes) -> Notes:
-    """Returns the first SECONDS of a piece; notes that sound on are released there, and a silence of TAIL follows."""
+    """Returns the first SECONDS of a piece; notes that sound on are released there."""
     kept = notes.select(notes.start < SECONDS)
     columns = {name: getattr(kept, name) for name in ("start", "pitch", "velocity", "program", "is_drum")}
-    return Notes(**columns, end=np.minimum(kept.end, SECONDS), total_time=SECONDS + TAIL)
+    return Notes(**columns, end=np.minimum(kept.end, SECONDS), total_time=SECONDS)
 
 
 def equally_loud(*signals: np.ndarray) -> list[np.ndarray]:
@@ -49,7 +49,7 @@ def main() -> None:
     for name in NAMES:
         volume = synthesizer.config.tokenizer.channel_volume
         notes = beginning(read_midi(EXAMPLES / f"{name}.mid", channel_volume=volume))
-        sampled = play(notes, tail=0.0)
+        sampled = play(notes, tail=RELEASE_SECONDS)
         mels = list(synthesizer.mels(notes, progress=True))
         rendered, sampled = equally_loud(np.concatenate(list(synthesizer.vocoder.stream(mels))), sampled)
         write_audio(DOCS / "audio" / f"{name}.ogg", rendered)
