@@ -203,12 +203,15 @@ def test_what_version_1_could_not_say(folder, values, message):
         older(folder, values)
 
 
-def test_the_demo_is_read_whatever_its_version():
-    folder = find_checkpoint("demo")
-    config, arrays, _ = read(folder, SPECTROGRAM)
+def test_the_weights_in_the_package():
+    config, arrays, _ = read(find_checkpoint("demo_diffusion"), SPECTROGRAM)
     assert config.decoder.process == Process(X0())
     assert (config.decoder.mean, config.decoder.std) == (-0.3, 0.375)
     assert "decoder.out.kernel" in arrays
+    config, arrays, _ = read(folder := find_checkpoint("demo"), SPECTROGRAM)
+    assert config.decoder.kind == "texture"
+    assert config.decoder.mean_decoder.process.objective == X0()
+    assert "decoder.texture.leave.kernel" in arrays
     assert vocoder_kind(folder) is REFINER
 
 
