@@ -5,7 +5,9 @@ python notebooks/run.py [NOTEBOOK ...]
 
 import os
 import pathlib
+import re
 import sys
+import tempfile
 
 import nbformat
 from nbclient import NotebookClient
@@ -18,15 +20,20 @@ def execute(path: pathlib.Path) -> nbformat.NotebookNode:
     # `!spectrodiff` is to be the command of this environment, whether or not it is activated.
     os.environ["PATH"] = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     notebook = nbformat.read(path, as_version=4)
-    resources = {"metadata": {"path": str(path.parent)}}
-    options = {
-        "timeout": 1200,
-        "kernel_name": "python3",
-        "record_timing": False,
-        "extra_arguments": ["--log-level=ERROR"],
-    }
-    # Of a progress bar, coalesced streams keep what a terminal would show last.
-    NotebookClient(notebook, coalesce_streams=True, resources=resources, **options).execute()
+    client = NotebookClient(
+        notebook,
+        timeout=1200,
+        kernel_name="python3",
+        coalesce_streams=True,  # of a progress bar, this keeps what a terminal would show last
+        record_timing=False,
+        resources={"metadata": {"path": str(path.parent)}},
+        extra_arguments=["--log-level=ERROR"],
+    )
+    client.execute()
+    temporary = re.compile(re.escape(tempfile.gettempdir()) + r"/tmp\w+/")  # where the notebooks work
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if output.output_type == "stream":
+            output.text = temporary.sub("", output.text)
     return notebook
 
 
