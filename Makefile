@@ -7,6 +7,7 @@
 # make app    tests the page of `spectrodiff app`
 # make docs   builds the documentation in build/site
 # make examples   renders the sounds and the picture of the README again
+# make notebooks  executes the notebooks and keeps their outputs
 # make data   renders a training corpus to data/ (HOURS=24)
 PYTHON ?= python3
 HOURS ?= 24
@@ -18,7 +19,7 @@ QUICK := addresses alignment arrays audio_files cli config crops doctor download
 	vocabulary windows
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test quick lint peers tf beam app docs examples data system clean
+.PHONY: demo test quick lint peers tf beam app docs examples notebooks data system clean
 
 demo: .venv/ready
 	$(BIN)/spectrodiff demo --out out
@@ -55,6 +56,9 @@ docs: .venv-docs/ready
 
 examples: .venv/ready-dev
 	$(BIN)/python docs/examples.py
+
+notebooks: .venv/ready-dev
+	$(BIN)/python notebooks/run.py
 
 data: .venv/ready-dev
 	$(BIN)/spectrodiff prepare rendered --data_dir data --hours $(HOURS)

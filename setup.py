@@ -67,7 +67,10 @@ setup(
         "dev": [
             "huggingface_hub>=0.25",
             "hypothesis>=6.100",
+            "ipykernel>=6.29",
             "mir_eval>=0.8",
+            "nbclient>=0.10.1",
+            "nbformat>=5.10",
             "onnx>=1.17",
             "onnxruntime>=1.19",
             "pytest>=8",
