@@ -100,7 +100,7 @@ def test_what_is_asked_for_comes_before_what_lies_with_the_weights(checkpoint, f
 
 
 def arguments(command, folder, checkpoint, vocoder, *others):
-    named = {"--midi": folder / "song.mid", "--checkpoint": checkpoint, "--vocoder": vocoder}
+    named = {"--midi": folder / "song.mid", "--checkpoint": checkpoint, "--vocoder": vocoder, "--level": "raw"}
     return [command, *(str(part) for pair in named.items() for part in pair), *map(str, others)]
 
 
