@@ -89,6 +89,14 @@ data: .venv/ready-dev
 	.venv-$*/bin/pip install --quiet --disable-pip-version-check -e ".[dev,data,$*]"
 	touch $@
 
+# The extra `docs` alone: mkdocstrings reads the sources without importing them.
+.venv-docs/ready: .venv/ready
+	test -x .venv-docs/bin/pip || $(PYTHON) -m venv .venv-docs
+	$(BIN)/python -c "import importlib.metadata as m; print(*(r.split(';')[0] for r in m.requires('spectrodiff') \
+		if 'extra == \"docs\"' in r), sep='\n')" >.venv-docs/requirements.txt
+	.venv-docs/bin/pip install --quiet --disable-pip-version-check -r .venv-docs/requirements.txt
+	touch $@
+
 # What rendering a corpus needs from the system, and a browser, in which tests look at reports; each by itself, as not
 # every release has both. Without the rights to install them, say so; their tests are then skipped.
 system:
@@ -101,4 +109,4 @@ system:
 	done
 
 clean:
-	rm -rf .venv .venv-peers .venv-tf .venv-beam .venv-app out build *.egg-info
+	rm -rf .venv .venv-peers .venv-tf .venv-beam .venv-app .venv-docs out build *.egg-info

@@ -63,6 +63,7 @@ setup(
     extras_require={
         **FEATURES,
         "all": sorted({requirement for name in TOGETHER for requirement in FEATURES[name]}),
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
         "peers": ["diffusers==0.42.1", "note-seq==0.0.5", "torch==2.13.0", "transformers==5.16.1"],
         "dev": [
             "huggingface_hub>=0.25",
