@@ -1,5 +1,6 @@
 """README and the pages of docs/: their Python runs, their commands parse, and their links lead somewhere."""
 
+import argparse
 import io
 import pathlib
 import re
@@ -10,6 +11,7 @@ import pytest
 
 from spectrodiff.cli import make_parser
 from spectrodiff.commands.train import read_config
+from spectrodiff.pretrained import hub
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -44,17 +46,73 @@ def commands(page):
                     break
 
 
+def inline(page):
+    """The code of a page that stands within sentences and tables."""
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose)]
+
+
+def parsers(parser):
+    """The parser and those of all its subcommands."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for chosen in action.choices.values():
+                yield from parsers(chosen)
+
+
+def exact_parser():
+    """Our parser without abbreviations: `--batch` would otherwise stand for a `--batch_size` that replaced it."""
+    parser = make_parser()
+    for each in parsers(parser):
+        each.allow_abbrev = False
+    return parser
+
+
 def test_there_are_commands_and_blocks_to_check():
     assert sum(len(list(commands(page))) for page in PAGES) > 20
     assert sum(len(blocks(page, "python")) for page in PAGES) > 5
+    assert sum(code.startswith("--") for page in PAGES for code in inline(page)) > 20
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_parse_and_their_configs_are_there(page):
     for arguments in commands(page):
-        options = make_parser().parse_args(arguments)
+        options = exact_parser().parse_args(arguments)
         if options.command == "train":
             read_config(options.gin_file, options.gin_param)
+
+
+@pytest.mark.parametrize("renamed", ["--midi", "--batch", "--gin_param", "--manual_dir"])
+def test_a_command_does_not_parse_once_its_flag_is_renamed(renamed):
+    parser = exact_parser()
+    for each in parsers(parser):
+        if action := each._option_string_actions.pop(renamed, None):
+            each._option_string_actions[f"{renamed}_new"] = action
+    using = [arguments for page in PAGES for arguments in commands(page) if renamed in arguments]
+    assert using
+    for arguments in using:
+        with pytest.raises(SystemExit):
+            parser.parse_args(arguments)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_flags_in_sentences_exist(page):
+    """Of our command line or of a script in benchmarks/, whose commands pages give beside figures."""
+    known = {flag for parser in parsers(make_parser()) for flag in parser._option_string_actions}
+    for script in (ROOT / "benchmarks").glob("*.py"):
+        known |= set(re.findall(r'"(--\w+)"', script.read_text()))
+    for code in inline(page):
+        if not code.startswith(("pip ", "srun ")):
+            assert set(re.findall(r"(?<!\S)--[a-z]\w*(?:-\w+)*", code)) <= known, code
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_bindings_in_sentences_exist(page):
+    """Where a page says `= n`, for any number, it is tried with 2."""
+    bindings = [re.sub(" = n$", " = 2", code) for code in inline(page) if re.match(r"[\w/]+\.\w+ = ", code)]
+    if bindings:
+        read_config(["demo.gin"], bindings)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -69,7 +127,11 @@ def test_links_lead_somewhere(page):
     [page for page in PAGES if page.name not in RUN_ELSEWHERE and blocks(page, "python")],
     ids=lambda page: page.name,
 )
-def test_python_runs(page, short_song, tmp_path, monkeypatch):
+def test_python_runs(page, short_song, checkpoint, tmp_path, monkeypatch):
+    """With a very small model in place of the demo weights, which compiles faster."""
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "demo").symlink_to(checkpoint)
+    monkeypatch.setattr(hub, "_WEIGHTS", tmp_path / "weights")
     (tmp_path / "song.mid").write_bytes(short_song)
     monkeypatch.chdir(tmp_path)
     names = {}
