@@ -1,6 +1,6 @@
 # make demo   sets everything up and renders examples/*.mid to out/
 # make test   sets everything up and passes the tests
-# make quick  sets everything up and passes a part of the tests, in about a minute on two cores
+# make quick  sets everything up and passes a fast part of the tests: about a minute of processor time
 # make peers  compares with another implementation of the published models
 # make tf     tests what needs TensorFlow
 # make beam   tests what needs Apache Beam

@@ -89,7 +89,7 @@ class SpectrogramTask:
         found, decoder = open_checkpoint(find_checkpoint(checkpoint)), self.config.decoder
         arrays, as_mean = found.arrays, False
         if isinstance(decoder, TextureConfig) and isinstance(found.config.decoder, DiffusionConfig):
-            decoder, as_mean = decoder.mean_decoder, True
+            decoder, as_mean = dataclasses.replace(decoder.mean_decoder, mean=decoder.mean, std=decoder.std), True
         theirs, ours = (
             _flat({**to_dict(config.model), **to_dict(some), "velocity_bins": config.tokenizer.velocity_bins})
             for config, some in ((found.config, found.config.decoder), (self.config, decoder))
