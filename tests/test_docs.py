@@ -3,6 +3,7 @@
 import argparse
 import io
 import pathlib
+import pkgutil
 import re
 import shlex
 
@@ -96,14 +97,20 @@ def test_a_command_does_not_parse_once_its_flag_is_renamed(renamed):
             parser.parse_args(arguments)
 
 
+def flags(scripts):
+    """The flags of scripts outside the package, as their sources name them."""
+    return {flag for script in scripts for flag in re.findall(r'"(--\w+)"', (ROOT / script).read_text())}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_flags_in_sentences_exist(page):
-    """Of our command line or of a script in benchmarks/, whose commands pages give beside figures."""
-    known = {flag for parser in parsers(make_parser()) for flag in parser._option_string_actions}
-    for script in (ROOT / "benchmarks").glob("*.py"):
-        known |= set(re.findall(r'"(--\w+)"', script.read_text()))
+    """A command's are those of its script; others are our command line's, or those of a script that the page names."""
+    scripts = set(re.findall(r"python ((?:benchmarks|recipes|examples)/\w+\.py)", page.read_text()))
+    ours = {flag for parser in parsers(make_parser()) for flag in parser._option_string_actions}
     for code in inline(page):
         if not code.startswith(("pip ", "tensorboard ")):
+            named = scripts & set(code.split()[1:2])
+            known = flags(named) if named else ours | flags(scripts)
             assert set(re.findall(r"(?<!\S)--[a-z]\w*(?:-\w+)*", code)) <= known, code
 
 
@@ -114,6 +121,28 @@ def test_bindings_exist(page):
     bindings = [re.sub(" = n$", " = 2", line) for line in [*lines, *inline(page)] if re.match(r"[\w/]+\.\w+ = ", line)]
     if bindings:
         read_config(["demo.gin"], bindings)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_in_sentences_exist(page):
+    """Python and gin files: in the checkout, the package or configs/, unless the reader or a run writes them."""
+    for code in inline(page):
+        for name in set(re.findall(r"(?<!\S)[\w/]+\.(?:py|gin)\b", code)) - {"app.py", "config.gin"}:
+            assert any((ROOT / folder / name).exists() for folder in ("", "spectrodiff", "configs")), name
+
+
+def test_names_in_the_glossary_exist():
+    """A name with a dot begins with a module; one without is in the module before it, if there is one."""
+    names = 0
+    for cell in re.findall(r"^\|[^|]*\|([^|]*)\|$", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE):
+        module = None
+        for code in re.findall(r"`(?:spectrodiff\.)?([A-Za-z_.]+)`", cell):
+            if "." in code:
+                module = pkgutil.resolve_name(f"spectrodiff.{code}")
+            elif module is not None:
+                assert hasattr(module, code), code
+            names += 1
+    assert names > 20
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
