@@ -134,7 +134,7 @@ def test_less_is_kept_of_blocks_that_are_computed_again():
         loss, params = loss_of(run_as(PAPER, **layers, dtype="bfloat16", remat=remat))
         backward = jax.eval_shape(lambda params, loss=loss: jax.vjp(loss, params, has_aux=True)[1], params)
         kept.append(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(backward)))
-    assert kept[1] < kept[0] / 4
+    assert kept[1] < kept[0] / 3  # attention weights are kept in neither
 
 
 def test_gradients_of_attention_by_finite_differences():
