@@ -154,6 +154,7 @@ def to_dict(config: Any) -> dict[str, Any]:
     """Returns a config as a dict of JSON values, in which each `Choice` has its `kind`."""
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     plain = {name: to_dict(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
     return {"kind": config.kind, **plain} if isinstance(config, Choice) else plain
 
 

@@ -205,7 +205,8 @@ def test_what_diffusers_has_no_place_for_is_told(tmp_path, capsys):
     native.write(tmp_path / "ours", kinds.SPECTROGRAM, ARRAYS, config, {"steps": 5})
     converted(tmp_path / "ours", tmp_path / "theirs", "diffusers")
     _, line = capsys.readouterr().out.splitlines()
-    assert 'its sampling defaults {"sampler": "ddim", "steps": 7, "guidance": 3.0} and its card {"steps": 5}' in line
+    defaults = '{"sampler": "ddim", "steps": 7, "guidance": 3.0, "guidance_interval": [-20.0, 20.0]}'
+    assert f'its sampling defaults {defaults} and its card {{"steps": 5}}' in line
     write_weights(tmp_path / "plain", "spectrodiff", CONFIG, ARRAYS)
     converted(tmp_path / "plain", tmp_path / "others", "diffusers")
     assert len(capsys.readouterr().out.splitlines()) == 1
