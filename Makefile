@@ -76,25 +76,18 @@ data: .venv/ready-dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps pyfluidsynth basic-pitch
 	touch $@
 
-# The extra `peers`, read from setup.py, and nothing else of ours. PyTorch is its CPU wheel where pip's indexes offer it.
-.venv-peers/ready: .venv/ready
-	test -x .venv-peers/bin/pip || $(PYTHON) -m venv .venv-peers
+# One extra alone, read from setup.py, and nothing else of ours: mkdocstrings reads the sources without importing them.
+# PyTorch is its CPU wheel where pip's indexes offer it.
+.venv-peers/ready .venv-docs/ready: .venv-%/ready: .venv/ready
+	test -x .venv-$*/bin/pip || $(PYTHON) -m venv .venv-$*
 	$(BIN)/python -c "import importlib.metadata as m; print(*(r.split(';')[0] for r in m.requires('spectrodiff') \
-		if 'extra == \"peers\"' in r), sep='\n')" >.venv-peers/requirements.txt
-	.venv-peers/bin/pip install --quiet --disable-pip-version-check -r .venv-peers/requirements.txt
+		if 'extra == \"$*\"' in r), sep='\n')" >.venv-$*/requirements.txt
+	.venv-$*/bin/pip install --quiet --disable-pip-version-check -r .venv-$*/requirements.txt
 	touch $@
 
 .venv-tf/ready .venv-beam/ready .venv-app/ready: .venv-%/ready: setup.py
 	test -x .venv-$*/bin/pip || $(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/pip install --quiet --disable-pip-version-check -e ".[dev,data,$*]"
-	touch $@
-
-# The extra `docs` alone: mkdocstrings reads the sources without importing them.
-.venv-docs/ready: .venv/ready
-	test -x .venv-docs/bin/pip || $(PYTHON) -m venv .venv-docs
-	$(BIN)/python -c "import importlib.metadata as m; print(*(r.split(';')[0] for r in m.requires('spectrodiff') \
-		if 'extra == \"docs\"' in r), sep='\n')" >.venv-docs/requirements.txt
-	.venv-docs/bin/pip install --quiet --disable-pip-version-check -r .venv-docs/requirements.txt
 	touch $@
 
 # What rendering a corpus needs from the system, and a browser, in which tests look at reports; each by itself, as not

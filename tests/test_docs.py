@@ -1,14 +1,15 @@
 """README and the pages of docs/: their Python runs, their commands parse, and their links lead somewhere."""
 
-import argparse
 import io
 import pathlib
 import pkgutil
 import re
 import shlex
 
+import gin
 import mido
 import pytest
+from parsers import parsers
 
 from spectrodiff.cli import make_parser
 from spectrodiff.commands.train import read_config
@@ -53,15 +54,6 @@ def inline(page):
     return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose)]
 
 
-def parsers(parser):
-    """The parser and those of all its subcommands."""
-    yield parser
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for chosen in action.choices.values():
-                yield from parsers(chosen)
-
-
 def exact_parser():
     """Our parser without abbreviations: `--batch` would otherwise stand for a `--batch_size` that replaced it."""
     parser = make_parser()
@@ -80,8 +72,10 @@ def test_there_are_commands_and_blocks_to_check():
 def test_commands_parse_and_their_configs_are_there(page):
     for arguments in commands(page):
         options = exact_parser().parse_args(arguments)
+        assert options.command == arguments[0]
         if options.command == "train":
             read_config(options.gin_file, options.gin_param)
+            assert gin.query_parameter("train.steps") > 0
 
 
 @pytest.mark.parametrize("renamed", ["--midi", "--batch", "--gin_param", "--manual_dir"])
@@ -121,6 +115,8 @@ def test_bindings_exist(page):
     bindings = [re.sub(" = n$", " = 2", line) for line in [*lines, *inline(page)] if re.match(r"[\w/]+\.\w+ = ", line)]
     if bindings:
         read_config(["demo.gin"], bindings)
+    for name in (binding.split(" = ")[0] for binding in bindings):
+        assert gin.query_parameter(name) is not None
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -167,6 +163,7 @@ def test_python_runs(page, short_song, checkpoint, tmp_path, monkeypatch):
     names = {}
     for code in blocks(page, "python"):
         exec(compile(code, page.name, "exec"), names)
+    assert names.keys() - {"__builtins__"}
 
 
 @pytest.fixture(scope="module")

@@ -7,20 +7,11 @@ import subprocess
 import sys
 
 import pytest
+from parsers import parsers
 
 from spectrodiff.audio.loudness import LEVELS
 from spectrodiff.cli import main, make_parser
 from spectrodiff.data.builders import CORPORA, corpus
-
-
-def parsers(parser):
-    """The parser and those of all its subcommands."""
-    yield parser
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for chosen in action.choices.values():
-                yield from parsers(chosen)
-
 
 ALL = list(parsers(make_parser()))
 
