@@ -140,7 +140,7 @@ def test_a_crop_goes_on_from_the_frames_before_it(given, monkeypatch):
 
 
 def test_the_spread_is_learnt_by_likelihood(given):
-    """Where it is 0, the derivative of a Laplacian's negative log-likelihood is 1 - E|residual| / (std / sqrt(2))."""
+    """Where it is 0, the derivative of a Gaussian's negative log-likelihood is 1 - E[residual^2 / std^2]."""
     model = SpectrogramModel(
         dataclasses.replace(CONFIG, decoder=dataclasses.replace(DECODER, crop_frames=256, mean_weight=0.0)),
         rngs=nnx.Rngs(0),
@@ -155,7 +155,7 @@ def test_the_spread_is_learnt_by_likelihood(given):
 
     gradient = jax.jit(jax.grad(loss))(spread)["decoder"]["spread"]["leave"]["bias"][...]
     residual = (target + 0.3) / 0.375 - model.decoder.mean(conditioning, 256)
-    np.testing.assert_allclose(gradient, 1.0 - jnp.sqrt(2.0) * jnp.abs(residual / STD).mean(), rtol=1e-4)
+    np.testing.assert_allclose(gradient, 1.0 - jnp.square(residual / STD).mean(), rtol=1e-4)
 
 
 def test_a_diffusion_decoder_becomes_the_mean(checkpoint, our_model, corpus):

@@ -61,7 +61,7 @@ class TextureConfig(DecoderConfig):
     square of the mel; it is trained on crops of `crop_frames` frames.
 
     With `spread` channels, a small convolutional network predicts the standard deviation of the texture in every frame
-    and bin, by likelihood, and the diffusion process runs on the texture divided by it: a sustained tone
+    and bin, by Gaussian likelihood, and the diffusion process runs on the texture divided by it: a sustained tone
     varies much less about its mean than a cymbal. With 0, the standard deviation is the same everywhere.
 
     The loss is the weighted sum of the losses of mean and texture; the latter includes that of the spread.
@@ -209,9 +209,8 @@ class TextureDecoder(nnx.Module):
         metrics = {"mean_loss": mean_loss.mean()}
         losses = config.mean_weight * mean_loss
         if self.spread is not None:
-            # The likelihood is Laplacian: under a Gaussian one, a few large residuals had most of the gradient.
-            deviation = jnp.sqrt(2.0) * jnp.abs(x0 - mean) / config.process.objective.std
-            spread_loss = masked_mean((deviation * jnp.exp(-cache.spread) + cache.spread).mean(-1), frame_mask)
+            scaled = (x0 - mean) * jnp.exp(-cache.spread) / config.process.objective.std
+            spread_loss = masked_mean((0.5 * jnp.square(scaled) + cache.spread).mean(-1), frame_mask)
             losses += config.texture_weight * spread_loss
             metrics["spread_loss"] = spread_loss.mean()
         cache = jax.lax.stop_gradient(cache)

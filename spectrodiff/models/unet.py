@@ -104,7 +104,7 @@ class SpreadNet(nnx.Module):
     It begins at zero, and its values stay between -`BOUND` and `BOUND`.
     """
 
-    BOUND = 1.5
+    BOUND = 3.0
 
     def __init__(self, inputs: int, channels: int, patch: int = 1, *, rngs: nnx.Rngs):
         self.patch = patch
