@@ -55,10 +55,7 @@ def paper_model():
 @pytest.fixture(scope="session")
 def our_model():
     """The same with all our options."""
-    model = SpectrogramModel(OURS, rngs=nnx.Rngs(0))
-    gates = model.decoder.gates.kernel
-    gates[...] = 0.1 * jax.random.normal(jax.random.key(0), gates.shape)  # training begins with zeros
-    return model
+    return SpectrogramModel(OURS, rngs=nnx.Rngs(0))
 
 
 @pytest.fixture(scope="session")

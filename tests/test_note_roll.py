@@ -7,7 +7,7 @@ from inputs import OURS
 
 from spectrodiff.audio.mel import LOG_FLOOR
 from spectrodiff.models.note_events import NoteEvents
-from spectrodiff.models.note_roll import _SINCE_ONSET, NoteRoll, continuation, kernel_count, roll_kernels, since_offset
+from spectrodiff.models.note_roll import _SINCE_ONSET, NoteRoll, kernel_count, roll_kernels, since_offset
 
 FRAMES = 256
 KERNELS = kernel_count(16)
@@ -107,15 +107,3 @@ def test_magnitudes_of_notes_add_up(roll):
     both, one, other = (np.exp(unscaled(roll, roll(memory, k))) - 1e-5 for k in (kernels, first, second))
     np.testing.assert_allclose(both, one + other, rtol=1e-3)
     np.testing.assert_allclose(np.exp(unscaled(roll, roll(memory, 0.5 * first))) - 1e-5, 0.5 * one, rtol=1e-3)
-
-
-def test_offsets_are_of_the_last_valid_frames():
-    context, sketch = (jax.random.normal(jax.random.key(seed), (4, 16, 128)) for seed in (0, 1))
-    lengths = np.array([16, 9, 3, 0])
-    offsets = np.asarray(continuation(context, jnp.arange(16) < lengths[:, None], sketch))
-    assert offsets.shape == (4, 2, 128)
-    for row, length in enumerate(lengths[:3]):
-        for place, frames in enumerate((1, 8)):
-            end = np.asarray(context)[row, max(0, length - frames) : length].mean(0)
-            np.testing.assert_allclose(offsets[row, place], end - sketch[row, 0], atol=1e-5)
-    assert (offsets[3] == 0.0).all()

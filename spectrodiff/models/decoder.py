@@ -25,7 +25,7 @@ class Conditioning(NamedTuple):
     `encoded` has the outputs of the note encoder and then those of the context encoder, with a mask over both. `sketch`
     is the note roll's estimate of the mel, normalised as the decoder's target is, or None without a note roll.
     `context` is the scaled log-mel of the previous window, whose valid frames come first; `context_mask` is true for
-    them. `offsets` are differences of the context's last frames from the sketch's first, see `continuation`, or None.
+    them.
     """
 
     encoded: Float[Array, "b n d"]
@@ -33,7 +33,6 @@ class Conditioning(NamedTuple):
     sketch: Float[Array, "b t m"] | None
     context: Float[Array, "b c m"]
     context_mask: Bool[Array, "b c"]
-    offsets: Float[Array, "b k m"] | None = None
 
     @property
     def prior(self) -> Float[Array, "b t m"] | float:
@@ -42,15 +41,9 @@ class Conditioning(NamedTuple):
 
     def keep(self, kept: Bool[Array, "b"]) -> "Conditioning":
         """Returns the conditioning with that of the examples where `kept` is false removed, for condition dropout."""
-        sketch, offsets = (
-            None if known is None else jnp.where(kept[:, None, None], known, 0.0)
-            for known in (self.sketch, self.offsets)
-        )
+        sketch = None if self.sketch is None else jnp.where(kept[:, None, None], self.sketch, 0.0)
         return self._replace(
-            mask=self.mask & kept[:, None],
-            sketch=sketch,
-            context_mask=self.context_mask & kept[:, None],
-            offsets=offsets,
+            mask=self.mask & kept[:, None], sketch=sketch, context_mask=self.context_mask & kept[:, None]
         )
 
 
@@ -60,13 +53,12 @@ class KVCache(NamedTuple):
     layers: tuple[KeyValue, ...]  # keys and values of each block's cross-attention
     mask: Bool[Array, "b n"]
     sketch: Float[Array, "b t m"] | None
-    offsets: Float[Array, "b k m"] | None
 
     @classmethod
     def of(cls, blocks: Iterable[Any], conditioning: Conditioning) -> "KVCache":
         """Computes the cache of `blocks`, each of which has a `cross_attention`."""
         layers = tuple(block.cross_attention.keys_values(conditioning.encoded) for block in blocks)
-        return cls(layers, conditioning.mask, conditioning.sketch, conditioning.offsets)
+        return cls(layers, conditioning.mask, conditioning.sketch)
 
 
 @runtime_checkable

@@ -21,7 +21,6 @@ from spectrodiff.diffusion.schedule import LOGSNR_BOUND, NoiseLevel, Schedule, t
 from spectrodiff.errors import InputError
 from spectrodiff.models.decoder import Conditioning, DecoderConfig, KVCache, Metrics
 from spectrodiff.models.layers import MLP, Attention, Dense, KeyValue, Positions, dropout, remat, rms_norm, sinusoids
-from spectrodiff.models.note_roll import CONTINUED
 
 _NOISE_PERIOD = 2e4  # times in [0, 1) are scaled to [0, 2e4), the longest period of the embedding (released code)
 _MAX_STEPS = 1000
@@ -111,7 +110,7 @@ class FiLM(nnx.Module):
         return x * (1.0 + scale) + shift
 
 
-def _add_to_first(x: Float[Array, "b t d"], y: Float[Array, "n #t d"]) -> Float[Array, "b t d"]:
+def _add_to_first(x: Float[Array, "b t d"], y: Float[Array, "n t d"]) -> Float[Array, "b t d"]:
     """Returns x with y added to its first rows."""
     return x + y if len(x) == len(y) else jnp.concatenate([x[: len(y)] + y, x[len(y) :]])
 
@@ -161,10 +160,6 @@ class DiffusionDecoder(nnx.Module):
         self.project = Dense(MEL_BINS, model.width, rngs=rngs)
         if model.note_roll:
             self.project_sketch = Dense(MEL_BINS, model.width, rngs=rngs)
-        if model.continuation:
-            zeros = nnx.initializers.zeros
-            self.project_offsets = Dense(len(CONTINUED) * MEL_BINS, model.width, rngs=rngs, kernel_init=zeros)
-            self.gates = Dense(model.width, len(CONTINUED) * MEL_BINS, rngs=rngs, kernel_init=zeros)
         self.positions = Positions(WINDOW_FRAMES, model.width, rngs=rngs)
         self.blocks = nnx.List(DecoderBlock(model, rngs=rngs) for _ in range(model.decoder_layers))
         self.norm = rms_norm(model.width, rngs=rngs)
@@ -191,20 +186,11 @@ class DiffusionDecoder(nnx.Module):
         x = self.project(z.astype(self.dtype)) + self.positions(z.shape[1]).astype(self.dtype)
         if cache.sketch is not None:
             x = _add_to_first(x, self.project_sketch(cache.sketch.astype(self.dtype)))
-        if cache.offsets is not None:
-            offsets = cache.offsets.reshape(len(cache.offsets), 1, -1)
-            x = _add_to_first(x, self.project_offsets(offsets.astype(self.dtype)))
         x = dropout(x, self.rate, rngs)
         for block, keys_values in zip(self.blocks, cache.layers, strict=True):
             args = x, keys_values, cache.mask, noise, rngs
             x = remat(block, *args) if self.remat else block(*args)
-        x = dropout(self.norm(x), self.rate, rngs).astype(jnp.float32)
-        output = self.out(x)
-        if cache.offsets is not None:
-            rows, count, bins = cache.offsets.shape
-            gates = self.gates(x[:rows]).reshape(rows, -1, count, bins)
-            output = _add_to_first(output, jnp.einsum("btkm,bkm->btm", gates, cache.offsets))
-        return output
+        return self.out(dropout(self.norm(x), self.rate, rngs).astype(jnp.float32))
 
     def loss(
         self,

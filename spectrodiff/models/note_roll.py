@@ -5,7 +5,7 @@ It gives the decoder the alignment of notes and frames, which cross-attention wo
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from spectrodiff.audio.mel import LOG_CEILING, LOG_FLOOR, MEL_BINS
 from spectrodiff.config import ModelConfig
@@ -64,25 +64,6 @@ def roll_kernels(notes: NoteEvents, frames: int, release: int = 16) -> Float[Arr
     sustain = _triangular(jnp.where(tied, time, never), _SINCE_START, stays=True)
     kernels = jnp.concatenate([attack * held[..., None], decay, sustain * held[..., None]], -1)
     return jnp.where(notes.valid[:, None], kernels, 0.0)
-
-
-CONTINUED = (1, 8)  # numbers of frames over which the end of the context is averaged
-
-
-def continuation(
-    context: Float[Array, "b c m"], context_mask: Bool[Array, "b c"], sketch: Float[Array, "b t m"]
-) -> Float[Array, "b k m"]:
-    """Returns the mean of the last frames of the context minus the first frame of the sketch, for each of CONTINUED.
-
-    `context` is normalised as the sketch is; its valid frames come first. Without valid frames the result is 0.
-    """
-    length = context_mask.sum(-1)[:, None, None]
-    age = length - 1 - jnp.arange(context.shape[1])[None, :, None]  # 0 is the last valid frame
-    offsets = []
-    for frames in CONTINUED:
-        weight = ((age >= 0) & (age < frames)) / jnp.clip(length, 1, frames)
-        offsets.append((weight * context).sum(1) - sketch[:, 0])
-    return jnp.where(length > 0, jnp.stack(offsets, 1), 0.0)
 
 
 class NoteRoll(nnx.Module):

@@ -15,7 +15,7 @@ from spectrodiff.models.context_encoder import ContextEncoder
 from spectrodiff.models.decoder import Conditioning, DecoderConfig
 from spectrodiff.models.diffusion_decoder import DiffusionConfig
 from spectrodiff.models.note_encoder import NoteEncoder
-from spectrodiff.models.note_roll import NoteRoll, continuation, roll_kernels
+from spectrodiff.models.note_roll import NoteRoll, roll_kernels
 from spectrodiff.notes.vocabulary import Vocabulary
 
 
@@ -39,7 +39,7 @@ class SpectrogramModel(nnx.Module):
         self.decoder = cfg.decoder.build(cfg.model, rngs=rngs)
         mean, std = cfg.decoder.mean, cfg.decoder.std
         self.note_roll = NoteRoll(cfg.model, mean, std, rngs=rngs) if cfg.model.note_roll else None
-        self.roll_release, self.continuation = cfg.model.roll_release, cfg.model.continuation
+        self.roll_release = cfg.model.roll_release
 
     def encode(
         self,
@@ -55,17 +55,14 @@ class SpectrogramModel(nnx.Module):
         draws dropout, which is disabled if it is None.
         """
         encoded, mask, notes = self.note_encoder(tokens, rngs)
-        sketch = offsets = None
+        sketch = None
         if self.note_roll is not None:
             kernels = jax.vmap(lambda row: roll_kernels(row, frames, self.roll_release))(notes)
             sketch = self.note_roll(encoded, kernels)
-            if self.continuation:
-                normalised = (context - self.note_roll.mean) / self.note_roll.std
-                offsets = continuation(normalised, context_mask, sketch)
         if self.context_encoder is not None:
             encoded = jnp.concatenate([encoded, self.context_encoder(context, context_mask, rngs)], 1)
             mask = jnp.concatenate([mask, context_mask], 1)
-        return Conditioning(encoded, mask, sketch, context, context_mask, offsets)
+        return Conditioning(encoded, mask, sketch, context, context_mask)
 
     def __call__(
         self,
