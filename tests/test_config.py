@@ -179,6 +179,8 @@ def test_without_context_there_may_be_no_layers_for_it():
 def test_options_that_need_others_say_so():
     with pytest.raises(InputError, match="compact_notes"):
         ModelConfig(note_roll=True)
+    with pytest.raises(InputError, match="note_roll"):
+        ModelConfig(compact_notes=True, continuation=True)
 
 
 def test_configs_are_frozen():
