@@ -132,9 +132,10 @@ def our_tasks(weights: pathlib.Path, inputs, steps: int, train: bool) -> dict:
     @jax.jit
     def gradient(params):
         def loss(params):
-            model = nnx.merge(graph, params, rest)
-            conditioning = model.encode(inputs["tokens"], inputs["context"], mask, WINDOW_FRAMES)
-            return model.decoder.loss(conditioning, jnp.asarray(inputs["target"]), jnp.asarray(mask), keys[0])[0].mean()
+            model, rngs = nnx.merge(graph, params, rest), nnx.Rngs(dropout=1)  # theirs trains with dropout, too
+            conditioning = model.encode(inputs["tokens"], inputs["context"], mask, WINDOW_FRAMES, rngs)
+            target = jnp.asarray(inputs["target"])
+            return model.decoder.loss(conditioning, target, jnp.asarray(mask), keys[0], rngs)[0].mean()
 
         return jax.grad(loss)(params)
 

@@ -7,7 +7,18 @@ import pytest
 from flax import nnx
 from inputs import PAPER
 
-from spectrodiff.models.layers import MLP, Attention, Encoder, Positions, _logits, dropout, rms_norm, sinusoids
+from spectrodiff.models import layers
+from spectrodiff.models.layers import (
+    MLP,
+    Attention,
+    Encoder,
+    Positions,
+    _attend_fused,
+    _logits,
+    dropout,
+    rms_norm,
+    sinusoids,
+)
 
 CFG = dataclasses.replace(PAPER.model, width=8, heads=2, head_dim=4, mlp_width=12)
 X = jax.random.normal(jax.random.key(0), (2, 5, 8))
@@ -60,6 +71,64 @@ def test_a_mask_for_each_place(attention):
     for t in range(1, 5):
         alone = attention(X, seen, jnp.broadcast_to(each[t], (2, 7)))
         np.testing.assert_allclose(found[:, t], alone[:, t], atol=1e-6)
+
+
+def wide_attention(dtype):
+    """Attention that cuDNN would take, with inputs and a mask in which one example sees nothing."""
+    attention = Attention(dataclasses.replace(CFG, width=16, heads=2, head_dim=8), rngs=nnx.Rngs(0))
+    x, memory = (jax.random.normal(jax.random.key(i), (3, n, 16)).astype(dtype) for i, n in ((4, 4), (5, 6)))
+    return attention, x, memory, jnp.arange(6) < jnp.array([[4], [6], [0]])
+
+
+@pytest.mark.parametrize("masked", ["not at all", "by example", "by query"])
+@pytest.mark.parametrize(("dtype", "within"), [(jnp.float32, 1e-5), (jnp.bfloat16, 0.03)])
+def test_the_fused_path_attends_as_ours(monkeypatch, masked, dtype, within):
+    """XLA's implementation stands in for cuDNN's, which has the same interface; with gradients and empty rows."""
+    attention, x, memory, mask = wide_attention(dtype)
+    mask = {"not at all": None, "by example": mask, "by query": (jnp.arange(6) < jnp.arange(4)[:, None])[None]}[masked]
+
+    def attended(x, memory):
+        return attention(x, attention.keys_values(memory), mask)
+
+    def loss(x, memory):
+        return jnp.square(attended(x, memory).astype(jnp.float32)).sum()
+
+    ours = attended(x, memory), *jax.grad(loss, (0, 1))(x, memory)
+    monkeypatch.setattr(layers, "_is_fusable", lambda query, keys: True)
+    calls = []
+
+    def fused(*args):
+        calls.append(args)
+        return _attend_fused(*args, implementation="xla")
+
+    monkeypatch.setattr(layers, "_attend_fused", fused)
+    theirs = attended(x, memory), *jax.grad(loss, (0, 1))(x, memory)
+    assert len(calls) == 2
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.dtype == b.dtype == dtype
+        scale = np.abs(np.float32(a)).max()
+        np.testing.assert_allclose(np.float32(a) / scale, np.float32(b) / scale, atol=within)
+
+
+def test_the_fused_path_is_for_16_bits_without_dropout_on_one_gpu(monkeypatch):
+    taken = []
+
+    def attended(dtype, t=4, rngs=None):
+        attention, x, memory, mask = wide_attention(dtype)
+        attention(x[:, :t], attention.keys_values(memory), mask, rngs)
+        return bool(taken) and taken.pop()
+
+    monkeypatch.setattr(layers, "_attend_fused", lambda query, *_: taken.append(True) or query)
+    assert not attended(jnp.bfloat16)  # on a CPU
+    monkeypatch.setattr(layers, "_has_fused_attention", lambda device: True)
+    monkeypatch.setattr(jax, "devices", lambda: ["a GPU"])
+    assert attended(jnp.bfloat16)
+    assert attended(jnp.float16)
+    assert not attended(jnp.float32)
+    assert not attended(jnp.bfloat16, t=3)
+    assert not attended(jnp.bfloat16, rngs=nnx.Rngs(dropout=0))
+    monkeypatch.setattr(jax, "devices", lambda: ["a GPU", "another"])
+    assert not attended(jnp.bfloat16)
 
 
 def test_gradients_of_logits_are_those_of_a_matrix_product():

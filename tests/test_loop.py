@@ -336,3 +336,12 @@ def test_no_step_draws_by_a_key_that_parameters_are_drawn_by_or_by_one_made_of_i
     of_them = jax.vmap(fold, (0, None))(parameters, jnp.arange(8))
     keys = np.concatenate([np.asarray(jax.random.key_data(some)).reshape(-1, 2) for some in (parameters, of_them)])
     assert not steps & {*map(tuple, keys.tolist())}
+
+
+def test_weights_are_exported_by_the_clock_with_the_state_beside_them(tmp_path):
+    """So a run that is killed leaves weights, and the checkpoint that they are of."""
+    task = Interrupted(3)
+    fit(tmp_path, task, 7, export_minutes=1e-9)
+    assert len(task.saved) == 4  # after every step, the last of which was asked to be the last
+    assert "4" in {folder.name for folder in (tmp_path / "checkpoints").iterdir()}
+    assert not fit(tmp_path / "unhurried", Interrupted(3), 7, export_minutes=60.0)

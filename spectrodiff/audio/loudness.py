@@ -1,12 +1,11 @@
 """How loud audio of any length is, and the gain that brings it to a level."""
 
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-import pyloudnorm
-import scipy.signal
 from jaxtyping import Float
 
 from spectrodiff.audio.mel import SAMPLE_RATE
@@ -21,12 +20,20 @@ SAMPLE_PEAK = 0.9
 _STEP, _STEPS = SAMPLE_RATE // 10, 4
 _OFFSET = -0.691
 _ABSOLUTE_GATE, _RELATIVE_GATE = 10 ** ((-70.0 - _OFFSET) / 10), 0.1  # of mean squares
-_FILTERS = (
-    pyloudnorm.IIRfilter(4.0, math.sqrt(0.5), 1500.0, SAMPLE_RATE, "high_shelf"),
-    pyloudnorm.IIRfilter(0.0, 0.5, 38.0, SAMPLE_RATE, "high_pass"),
-)
 _OVERSAMPLING = 4  # BS.1770-4, annex 2
 _REACH = 10  # samples to either side that an interpolated sample depends on: resample_poly's filter
+
+
+@functools.cache
+def _sections() -> Float[np.ndarray, "2 6"]:
+    """Returns the two filters of the K-weighting as second-order sections."""
+    import pyloudnorm  # with scipy.signal, a third of all that synthesis imports, and needed only when audio is saved
+
+    filters = (
+        pyloudnorm.IIRfilter(4.0, math.sqrt(0.5), 1500.0, SAMPLE_RATE, "high_shelf"),
+        pyloudnorm.IIRfilter(0.0, 0.5, 38.0, SAMPLE_RATE, "high_pass"),
+    )
+    return np.array([[*filter.b, *filter.a] for filter in filters])
 
 
 def integrated_loudness(blocks: Iterable[Float[np.ndarray, " s"]]) -> float:
@@ -51,6 +58,8 @@ def integrated_loudness(blocks: Iterable[Float[np.ndarray, " s"]]) -> float:
 
 def true_peak(blocks: Iterable[Float[np.ndarray, " s"]]) -> float:
     """Returns the largest absolute value of audio, given in blocks, once interpolated to four times its sample rate."""
+    import scipy.signal
+
     silence = np.zeros(2 * _REACH, np.float32)
     before, peak = silence, 0.0
     for block in itertools.chain(blocks, [silence]):
@@ -73,7 +82,9 @@ def loudness_gain(loudness: float, peak: float) -> float:
 
 def _weighted(blocks: Iterable[Float[np.ndarray, " s"]]) -> Iterator[Float[np.ndarray, " s"]]:
     """Yields the blocks K-weighted, as the signal that they are part of would be."""
-    sections = np.array([[*filter.b, *filter.a] for filter in _FILTERS])
+    import scipy.signal
+
+    sections = _sections()
     state = np.zeros((len(sections), 2))
     for block in filter(len, blocks):  # SciPy refuses empty ones
         weighted, state = scipy.signal.sosfilt(sections, np.asarray(block, np.float64), zi=state)

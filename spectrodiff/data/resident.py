@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import gin
@@ -73,18 +73,20 @@ class ResidentLoader:
         parts, shares = mixture.training()
         records = ((part, which, index) for which, part in enumerate(parts) for index in range(len(part)))
         jobs = [(*record, examples, self.stride) for record in records]
-        corpus, counts = _join(self._cut(jobs), len(parts), examples.tokens)
+        corpus, counts = _join(over_records(_windows_of, jobs, self.workers), len(parts), examples.tokens)
         return _draw(jax.device_put(corpus), counts, shares, examples.first_share, batch_size, seed, start)
 
-    def _cut(self, jobs: list) -> Iterator[tuple]:
-        workers = min(self.workers or os.cpu_count() or 1, len(jobs))
-        if workers == 1:
-            yield from tqdm(map(_windows_of, jobs), "reading the corpus", len(jobs), delay=2.0, unit="record")
-            return
-        context = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
-        with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
-            done = pool.map(_windows_of, jobs, chunksize=2)
-            yield from tqdm(done, "reading the corpus", len(jobs), delay=2.0, unit="record")
+
+def over_records(function: Callable, jobs: Sequence, workers: int | None) -> Iterator:
+    """Yields `function(job)` of each job, in order, computed by `workers` processes (by default one per core)."""
+    workers = min(workers or os.cpu_count() or 1, len(jobs))
+    if workers == 1:
+        yield from tqdm(map(function, jobs), "reading the corpus", len(jobs), delay=2.0, unit="record")
+        return
+    context = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
+    with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+        done = pool.map(function, jobs, chunksize=2)
+        yield from tqdm(done, "reading the corpus", len(jobs), delay=2.0, unit="record")
 
 
 def _windows_of(job: tuple) -> tuple[np.ndarray, int, int, np.ndarray, np.ndarray]:

@@ -140,6 +140,42 @@ def _attend(
     return (attended / weights.sum(-1, keepdims=True)).astype(query.dtype)
 
 
+def _attend_fused(
+    query: Float[Array, "bh t k"],
+    keys_values: KeyValue,
+    mask: Bool[Array, "b #t n"] | None,
+    heads: int,
+    implementation: str = "cudnn",
+) -> Float[Array, "bh t k"]:
+    """Computes `_attend` without dropout by one kernel of the backend's, which stores no weights either."""
+
+    def unfolded(x):
+        return x.reshape(-1, heads, *x.shape[1:]).swapaxes(1, 2)
+
+    if mask is not None:  # cuDNN's bias does not broadcast over queries
+        mask = jnp.broadcast_to(mask, (len(mask), query.shape[1], mask.shape[2]))[:, None]
+    arrays = map(unfolded, (query, *keys_values))
+    attended = jax.nn.dot_product_attention(*arrays, mask=mask, scale=1.0, implementation=implementation)
+    return attended.swapaxes(1, 2).reshape(query.shape)
+
+
+def _has_fused_attention(device: jax.Device) -> bool:
+    """Returns whether cuDNN has FlashAttention for the device: NVIDIA GPUs since Ampere, compute capability 8.0."""
+    return "cuda" in device.client.platform_version and float(device.compute_capability) >= 8.0
+
+
+def _is_fusable(query: Float[Array, "bh t k"], keys: Float[Array, "bh n k"]) -> bool:
+    """Returns whether `_attend_fused` takes arrays of these shapes and dtypes on the device of this process.
+
+    cuDNN takes 16-bit floats, an even number of positions (where there is a mask and a gradient), and head dimensions
+    up to 128 that are multiples of 8. With several devices, XLA's partitioner divides our own code instead.
+    """
+    device, *others = jax.devices()
+    even = query.shape[1] % 2 == 0 and keys.shape[1] % 2 == 0
+    fits = query.shape[2] <= 128 and query.shape[2] % 8 == 0 and query.dtype in (jnp.bfloat16, jnp.float16)
+    return even and fits and not others and _has_fused_attention(device)
+
+
 class Attention(nnx.Module):
     """Multi-head attention without logit scaling: the factor 1/sqrt(head_dim) is in the query's initialiser."""
 
@@ -176,7 +212,11 @@ class Attention(nnx.Module):
         if mask is not None:
             mask = mask[:, None] if mask.ndim == 2 else jnp.broadcast_to(mask, (b, *mask.shape[1:]))
         key = rngs.dropout() if rngs is not None and self.rate else None
-        attended = _attend(self._split(self.query(x)), keys_values, mask, self.rate, key)
+        query = self._split(self.query(x))
+        if key is None and _is_fusable(query, keys_values.key):
+            attended = _attend_fused(query, keys_values, mask, self.heads)
+        else:
+            attended = _attend(query, keys_values, mask, self.rate, key)
         attended = attended.reshape(b, self.heads, t, -1).transpose(0, 2, 1, 3).reshape(b, t, -1)
         found = self.out(attended)
         return found if mask is None else jnp.where(mask.any(-1)[..., None], found, 0.0)

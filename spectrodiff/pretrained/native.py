@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -40,7 +39,7 @@ def unflatten_into(state: nnx.State, arrays: Mapping[str, np.ndarray], where: st
     flat = {}
     for name, array in checked(arrays, {name: leaf.shape for name, (_, leaf) in leaves.items()}, where):
         path, leaf = leaves[name]
-        flat[path] = leaf.replace(jnp.asarray(array, leaf.dtype))
+        flat[path] = leaf.replace(jax.device_put(np.asarray(array, leaf.dtype)))  # faster than jnp.asarray
     return nnx.from_flat_state(flat)
 
 

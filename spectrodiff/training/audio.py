@@ -20,6 +20,7 @@ from spectrodiff.data.crops import Crops
 from spectrodiff.data.mixture import Mixture
 from spectrodiff.data.pieces import open_piece
 from spectrodiff.data.pipeline import Loader
+from spectrodiff.data.resident_audio import ResidentAudioLoader
 from spectrodiff.data.windows import Windows
 from spectrodiff.errors import InputError
 from spectrodiff.mel_sampler import MelSampler
@@ -44,7 +45,7 @@ class AudioTask(abc.ABC):
     crop_frames: int = 50
     heldout_crops: int = 32
     augmentation: Augmentation = OFF
-    loader: Loader = Loader()
+    loader: Loader | ResidentAudioLoader = Loader()
     # The name or folder of a spectrogram model. If given, the training inputs are mels that it samples from the notes,
     # so that the vocoder learns to correct its errors. Evaluation uses the mels of the recordings in any case.
     predicted_by: str | None = None

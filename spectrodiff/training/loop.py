@@ -76,6 +76,7 @@ def train(
     keep_every: int | None = None,
     most_skipped: int = 10,
     stop_after_minutes: float | None = None,
+    export_minutes: float | None = None,
     profile: Sequence[int] | None = None,
     describe: Callable[[], str] | None = None,
 ) -> None:
@@ -105,6 +106,7 @@ def train(
       most_skipped: the number of consecutive steps with a loss or gradients that are not finite, and which are
         therefore skipped, that ends the run.
       stop_after_minutes: the time after which the run saves its state and stops, as it does on SIGTERM.
+      export_minutes: the interval in minutes at which the state is saved and `export/` is written during training.
       profile: a range (from, to) of steps to trace with JAX's profiler, counted from the start of this process.
       describe: returns the content of `config.gin`.
 
@@ -131,8 +133,8 @@ def train(
     deadline = time.monotonic() + 60 * stop_after_minutes if stop_after_minutes else float("inf")
     is_main = jax.process_index() == 0  # the process that prints and writes
 
-    if stop_after_minutes and jax.process_count() > 1:
-        raise InputError("train.stop_after_minutes is for one process: several would stop at different steps")
+    if (stop_after_minutes or export_minutes) and jax.process_count() > 1:
+        raise InputError("train.stop_after_minutes and export_minutes are for one process: clocks of several differ")
 
     # ---- mesh
     mesh = make_mesh(model_parallel)
@@ -199,6 +201,9 @@ def train(
     def save() -> None:
         checkpoints.save(step, state, {"examples": examples, "seed": seed})
 
+    def export(weights: tuple[nnx.GraphDef, nnx.State, nnx.State]) -> None:
+        task.save(workdir / "export", nnx.merge(*weights), {"steps": step, "examples": examples, "seed": seed})
+
     if is_main:
         print(f"{sum(x.size for x in jax.tree.leaves(state.params)) / 1e6:.2f} M parameters to train", flush=True)
     if resuming and is_main:
@@ -233,7 +238,7 @@ def train(
         return task.loss(merge(state.params, state.frozen), batch, key, others)
 
     # ---- loop
-    metrics, sources, in_a_row, preempted = [], [], 0, False
+    metrics, sources, in_a_row, preempted, exported = [], [], 0, False, time.monotonic()
     bar = tqdm(
         total=steps, initial=step, desc="training", unit="step", mininterval=2.0, smoothing=0.05, disable=not is_main
     )
@@ -270,6 +275,10 @@ def train(
                     if in_a_row == most_skipped:
                         raise InputError(divergence_message(in_a_row, step, task.sources(jax.device_get(source))))
                 metrics, sources = [], []
+            if export_minutes and time.monotonic() - exported > 60 * export_minutes:
+                save()
+                export(ema_weights())
+                exported = time.monotonic()
             if step % checkpoint_every == 0:
                 save()
             if step < steps and not preempted:
@@ -289,7 +298,7 @@ def train(
     if preempted:
         print(f"asked to stop: step {step} is saved; the same command resumes from it", flush=True)
         return
-    task.save(workdir / "export", nnx.merge(*weights), {"steps": step, "examples": examples, "seed": seed})
+    export(weights)
     print(f"step {step}: averaged weights are in {workdir / 'export'}", flush=True)
     if init_from is not None and (report := write_report(workdir)):
         print(report, flush=True)

@@ -1,0 +1,127 @@
+"""recipes/train_demo.py: what it runs, for how long, and that it goes on from what an earlier call left."""
+
+import importlib.util
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from safetensors.numpy import load_file
+
+PATH = pathlib.Path(__file__).parent.parent / "recipes" / "train_demo.py"
+
+
+@pytest.fixture
+def script():
+    spec = importlib.util.spec_from_file_location("train_demo", PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def commands(script, monkeypatch):
+    """The commands that are run; each takes half a minute of its config's, and leaves a log and weights."""
+    ran = []
+
+    def run(arguments, spent=None):
+        ran.append([*map(str, arguments)])
+        if spent is not None:
+            spent.add(30.0)
+            workdir = pathlib.Path(ran[-1][ran[-1].index("--workdir") + 1])
+            (workdir / "export").mkdir(parents=True, exist_ok=True)
+            (workdir / "log.jsonl").write_text('{"step": 7, "loss": 3.0}\n{"step": 7, "heldout_mel": 0.25}\n')
+
+    monkeypatch.setattr(script, "run", run)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    return ran
+
+
+def arguments(tmp_path, *others):
+    return ["--out", str(tmp_path / "out"), "--data_dir", str(tmp_path / "data"), *others]
+
+
+def minutes_of(command):
+    (found,) = (part for part in command if part.startswith("train.stop_after_minutes"))
+    return float(found.split(" = ")[1])
+
+
+def test_every_config_is_trained_for_its_minutes_over_all_calls(script, commands, tmp_path, capsys):
+    asked = arguments(tmp_path, "--configs", "tiny", "melgan", "melgan_gan", "--minutes", "1", "0.5", "2")
+    script.main(asked)
+    prepare, *training = commands
+    assert prepare[1:4] == ["spectrodiff", "prepare", "rendered"]
+    assert [minutes_of(command) for command in training] == [1.0, 0.5, 2.0]
+    assert [any(part.startswith("train.init_from") for part in command) for command in training] == [False, False, True]
+    assert "melgan_gan: step 7: heldout_mel 0.250" in capsys.readouterr().out
+    (tmp_path / "data" / "rendered" / "1.0.0").mkdir(parents=True)
+    (tmp_path / "data" / "rendered" / "1.0.0" / "dataset_info.json").touch()
+    commands.clear()
+    script.main(asked)
+    assert [minutes_of(command) for command in commands] == [0.5, 1.5]  # nothing is rendered, and melgan is finished
+    assert json.loads((tmp_path / "out" / "minutes.json").read_text()) == {
+        "tiny": 1.0,
+        "melgan": 0.5,
+        "melgan_gan": 1.0,
+    }
+
+
+def test_a_carried_folder_is_continued_once(script, commands, tmp_path):
+    carried = tmp_path / "carried"
+    (carried / "tiny" / "checkpoints").mkdir(parents=True)
+    (carried / "minutes.json").write_text('{"tiny": 4.0}')
+    asked = arguments(tmp_path, "--configs", "tiny", "--minutes", "5", "--carried", str(carried))
+    script.main(asked)
+    script.main(asked)
+    assert (tmp_path / "out" / "tiny" / "checkpoints").is_dir()
+    assert [minutes_of(command) for command in commands if "--workdir" in command] == [1.0, 0.5]
+    assert (carried / "minutes.json").read_text() == '{"tiny": 4.0}'
+
+
+def test_limits_have_to_be_as_many_as_configs(script, commands, tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        script.main(arguments(tmp_path, "--configs", "tiny", "--minutes", "1", "2"))
+    assert ended.value.code == 2
+    assert not commands
+
+
+def test_a_command_that_fails_ends_all_and_its_time_is_noted(script, tmp_path):
+    spent = script.Spent(tmp_path / "minutes.json", "tiny")
+    with pytest.raises(SystemExit) as ended:
+        script.run(["-c", "import sys; sys.exit(3)"], spent)
+    assert ended.value.code == 3
+    assert script.Spent(tmp_path / "minutes.json", "tiny").minutes == spent.minutes > 0.0
+
+
+@pytest.mark.slow
+def test_stopped_and_called_again_it_finishes(corpus, tmp_path):
+    """A real run of the smallest config, on a corpus that is prepared already."""
+    command = [
+        sys.executable,
+        PATH,
+        "--out",
+        tmp_path / "out",
+        "--data_dir",
+        corpus,
+        "--configs",
+        "tiny",
+        "--minutes",
+        "9",
+    ]
+    bindings = ["train.log_every = 1", "train.evaluators = (@HeldoutLoss(),)", "SpectrogramTask.heldout_windows = 1"]
+    command += ["--export_minutes", "1e-6", *(part for one in bindings for part in ("--gin_param", one))]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    exported = tmp_path / "out" / "tiny" / "export" / "spectrogram.json"
+    while not exported.exists() and process.poll() is None:
+        time.sleep(0.1)
+    process.terminate()
+    output, _ = process.communicate(timeout=120)
+    assert exported.exists(), output[-3000:]
+    finished = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stdout[-3000:]
+    assert "resuming at step" in finished.stdout
+    assert "tiny: step 20: heldout_loss" in finished.stdout
+    assert load_file(exported.with_suffix(".safetensors"))
