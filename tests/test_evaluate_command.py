@@ -122,13 +122,12 @@ def test_shards_of_the_same_songs_have_the_very_same_figures(whole, where, tmp_p
     assert figures(tmp_path / "run") == figures(whole)
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 def test_devices_and_processes_share_one_evaluation(whole, where, tmp_path):
     """Two at once, of four devices each; then one that reports. As exact as rounding of sums in the network lets it."""
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
     }
     arguments = ("evaluate", *where, *FAST, "--workdir", tmp_path / "run", "--batch", "2", "--shard")
@@ -152,7 +151,7 @@ def test_devices_and_processes_share_one_evaluation(whole, where, tmp_path):
             assert ours == value or ours == pytest.approx(value, rel=1e-2, abs=1e-3), (system, name)
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 def test_combinations_are_joined_in_one_table(checkpoint, where, tmp_path, capsys):
     """With context and without, by one guidance weight and another; a cell that is done is not done again."""
     config = dataclasses.replace(OURS, model=dataclasses.replace(OURS.model, with_context=False, context_layers=0))

@@ -220,7 +220,7 @@ def train(workdir, task, steps):
     return load_file(workdir / "export" / "spectrogram.safetensors")
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 def test_a_run_learns_and_goes_on_after_a_stop_to_the_same_bits(task, tmp_path):
     whole = train(tmp_path / "whole", task, 24)
     for steps in (10, 24):

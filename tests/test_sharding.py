@@ -53,7 +53,7 @@ def test_a_batch_has_to_divide(size, parts, message):
     assert str(error.value) == message
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 def test_eight_devices_learn_what_one_does(corpus, tmp_path):
     """Data parallel, tensor parallel, and both with a batch in two parts."""
     for parts in (1, 2):
@@ -95,7 +95,7 @@ def test_a_device_holds_its_share_of_the_matrices_their_average_and_their_moment
     assert all(1 / 8 < share < 1 / 4 for share in shares)
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 def test_a_run_goes_on_with_other_devices(corpus, tmp_path):
     train(corpus, tmp_path / "whole", steps=4)
     finish(start(corpus, tmp_path / "moved", {"steps": 2, "model_parallel": 2}, devices=8))
