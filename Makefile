@@ -15,7 +15,7 @@ HOURS ?= 24
 BIN := .venv/bin
 SYSTEM := libfluidsynth3 fluidr3mono-gm-soundfont mma freedoom freedm
 # Modules whose tests take seconds: the command line, files, notes, audio, and the mathematics of diffusion.
-QUICK := addresses alignment arrays audio_files cli config crops doctor downloads files gin_file grid guidance help imports \
+QUICK := addresses alignment arrays audio_files cli config crops doctor downloads evaluate files gin_file guidance help imports \
 	loudness mel midi names note_events objective pieces samplers schedule sequence spool tokenizer train_command variations \
 	vocabulary windows
 export JAX_PLATFORMS ?= cpu
@@ -26,7 +26,7 @@ demo: .venv/ready
 	$(BIN)/spectrodiff demo --out out
 
 test: .venv/ready-dev lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not trial"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not trial"
 
 trials: .venv/ready-dev
 	$(BIN)/python -m pytest -m trial
