@@ -34,23 +34,22 @@ def test_rules_go_by_name_and_spare_what_does_not_divide(path, shape, spec):
 
 @pytest.mark.parametrize("model", [0, 2])
 def test_a_process_has_to_hold_whole_groups(model):
-    with pytest.raises(InputError, match=f"train.model_parallel is {model}; choose a divisor of 1"):
+    with pytest.raises(InputError, match=rf"train\.model_parallel is {model}\b"):
         make_mesh(model)
 
 
 @pytest.mark.parametrize(
     ("size", "parts", "message"),
     [
-        (6, 1, "a batch has 6 examples; choose a multiple of 4: 4 shares of devices"),
-        (12, 2, "a batch has 12 examples; choose a multiple of 8: 4 shares of devices, in 2 parts"),
-        (8, 0, "train.accumulate is 0; choose 1 or more"),
+        (6, 1, r"\b6 examples.*multiple of 4\b"),
+        (12, 2, r"\b12 examples.*multiple of 8\b.* 2 parts"),
+        (8, 0, r"train\.accumulate is 0"),
     ],
 )
 def test_a_batch_has_to_divide(size, parts, message):
     check_batch(16, MESH, 2)
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match=message):
         check_batch(size, MESH, parts)
-    assert str(error.value) == message
 
 
 @pytest.mark.trial
