@@ -26,10 +26,11 @@ from spectrodiff.pretrained.kinds import SPECTROGRAM
 from spectrodiff.pretrained.native import save
 from spectrodiff.synthesizer import Synthesizer
 
-# The same examples on every run in CI: a rare one should fail where somebody is looking.
-hypothesis.settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    hypothesis.settings.load_profile("ci")
+# No deadline: a first example may wait for imports, and machines may be busy. In CI the same examples on every run: a
+# rare one should fail where somebody is looking.
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
 @pytest.fixture(autouse=True)
