@@ -12,6 +12,8 @@ from safetensors.numpy import load_file
 from spectrodiff.cli import main
 from spectrodiff.synthesizer import Synthesizer
 
+pytestmark = pytest.mark.trial
+
 
 def export(*arguments):
     gin.clear_config()  # each command is a process of its own, elsewhere

@@ -299,7 +299,7 @@ def test_a_kill_at_any_point_costs_nothing(toys, tmp_path, whole, monkeypatch):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 def test_the_number_of_workers_changes_nothing_nor_does_their_death(tmp_path, monkeypatch):
     toys = write_toys(tmp_path / "toys", 40)
     alone = contents(prepare(Toy(), toys, tmp_path / "alone", workers=1))

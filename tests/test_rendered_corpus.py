@@ -128,7 +128,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(pieces, tmp_path, monkeypatc
 
 
 @needs_synth
-@pytest.mark.slow
+@pytest.mark.trial
 def test_the_number_of_workers_changes_nothing(pieces, tmp_path):
     corpus.render_pieces(tmp_path, HOURS, RECIPE, workers=2)
     assert_same(tmp_path, pieces)
