@@ -251,7 +251,7 @@ def test_many_songs_at_once_are_what_one_at_a_time_is(sampler):
 
 
 def test_many_songs_of_an_autoregressive_model(frame_sampler):
-    songs = [SONGS[1], SONGS[4], (hits(300, 0.0, 3.0), 7)]
+    songs = [SONGS[1], SONGS[4], (hits(100, 0.0, 3.0), 7)]
     together = sampled(frame_sampler, songs, batch=3, dither=0.1)
     for (notes, seed), mel in zip(songs, together, strict=True):
         alone = np.concatenate(list(frame_sampler.stream(notes, seed=seed, dither=0.1)))
