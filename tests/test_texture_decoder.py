@@ -23,19 +23,14 @@ from spectrodiff.training.spectrogram import SpectrogramTask
 
 STD = 0.2
 CLEAN = Process(Preconditioned(STD), LogNormal(19.0, 0.1), EvenLogSNR(-2.8, 9.2))  # learns where there is no noise
-DECODER = TextureConfig(mean=-0.3, std=0.375, mean_decoder=OURS.decoder, channels=(4, 8), crop_frames=32, spread=4)
+DECODER = TextureConfig(mean=-0.3, std=0.375, mean_decoder=OURS.decoder, channels=(4, 8), crop_frames=32)
 CONFIG = dataclasses.replace(OURS, decoder=DECODER)
 KEYS = jax.random.split(jax.random.key(0), 2)
 
 
 @pytest.fixture(scope="module")
 def model():
-    model = SpectrogramModel(CONFIG, rngs=nnx.Rngs(0))
-    kernel = model.decoder.spread.leave.kernel
-    kernel[...] = 0.1 * jax.random.normal(
-        jax.random.key(5), kernel.shape
-    )  # begins at zero, so that nothing would be scaled
-    return model
+    return SpectrogramModel(CONFIG, rngs=nnx.Rngs(0))
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +60,11 @@ def test_one_step_is_one_evaluation_of_the_network(model, given):
     """`model(...)` predicts the objective's target; from it follows the only estimate of x0 that one step has."""
     objective, levels = DECODER.process.objective, DECODER.process.schedule(1)
     level = NoiseLevel(levels[0])
-    cache = model.decoder.cache(model.encode(*given, 256))
+    mean = model.decoder.mean(model.encode(*given, 256), 256)
     noise = jnp.stack([jax.random.normal(jax.random.split(key)[0], (256, 128)) for key in KEYS])
-    z = objective.start(noise, level, 0.0)
-    output = model(*given, objective.inputs(z, level, 0.0), levels[0])
-    x0 = cache.mean + jnp.exp(cache.spread) * objective.to_x0(output, z, level, 0.0)
+    z = objective.start(noise, level, mean)
+    output = model(*given, objective.inputs(z, level, mean), levels[0])
+    x0 = objective.to_x0(output, z, level, mean)
     np.testing.assert_allclose(sampled(model, given, 1), np.clip(-0.3 + 0.375 * x0, -1.0, 1.0), atol=1e-4)
 
 
@@ -137,25 +132,6 @@ def test_a_crop_goes_on_from_the_frames_before_it(given, monkeypatch):
             assert (shown[..., 4] == 1.0).all()
             assert (seen[row, : 16 - len(ahead), :, 4] == 0.0).all()
     assert len(starts) > 3
-
-
-def test_the_spread_is_learnt_by_likelihood(given):
-    """Where it is 0, the derivative of a Gaussian's negative log-likelihood is 1 - E[residual^2 / std^2]."""
-    model = SpectrogramModel(
-        dataclasses.replace(CONFIG, decoder=dataclasses.replace(DECODER, crop_frames=256, mean_weight=0.0)),
-        rngs=nnx.Rngs(0),
-    )
-    target = jax.random.uniform(jax.random.key(3), (2, 256, 128), minval=-1.0)
-    conditioning = model.encode(*given, 256)
-    graph, spread, rest = nnx.split(model, lambda path, leaf: path[:2] == ("decoder", "spread"), ...)
-
-    def loss(spread):
-        decoder = nnx.merge(graph, spread, rest).decoder
-        return decoder.loss(conditioning, target, jnp.ones((2, 256), bool), jax.random.key(2))[0].mean()
-
-    gradient = jax.jit(jax.grad(loss))(spread)["decoder"]["spread"]["leave"]["bias"][...]
-    residual = (target + 0.3) / 0.375 - model.decoder.mean(conditioning, 256)
-    np.testing.assert_allclose(gradient, 1.0 - jnp.square(residual / STD).mean(), rtol=1e-4)
 
 
 def test_a_diffusion_decoder_becomes_the_mean(checkpoint, our_model, corpus):

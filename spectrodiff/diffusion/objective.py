@@ -161,6 +161,6 @@ class Preconditioned(Objective):
         return jnp.square(difference)
 
 
-def clipped(denoise: Denoiser, low: Mel | float, high: Mel | float) -> Denoiser:
+def clipped(denoise: Denoiser, low: float, high: float) -> Denoiser:
     """Returns a denoiser whose estimate of x0 is clipped to [low, high], as in the published sampler."""
     return lambda z, logsnr: jnp.clip(denoise(z, logsnr), low, high)

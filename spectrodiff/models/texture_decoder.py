@@ -24,10 +24,10 @@ from spectrodiff.diffusion.schedule import LOGSNR_BOUND, EvenLogSNR, LogNormal, 
 from spectrodiff.errors import InputError
 from spectrodiff.models.decoder import Conditioning, DecoderConfig, Metrics
 from spectrodiff.models.diffusion_decoder import DiffusionConfig, DiffusionDecoder
-from spectrodiff.models.unet import SpreadNet, UNet
+from spectrodiff.models.unet import UNet
 
 _BEFORE = 16  # frames before the window that the U-Net has as context
-_AT_BORDER = 0.25  # share of training crops that begin where the window does, or else one in 193 would
+_AT_BORDER = 0.25  # share of training crops that begin where the window does; by chance alone one in 193 would
 
 
 @gin.register
@@ -58,13 +58,8 @@ class TextureConfig(DecoderConfig):
     The mean is the estimate of x0 by one evaluation of the diffusion decoder `mean_decoder` at the lowest log-SNR.
     `process` is the diffusion process of the texture; its objective is `Preconditioned`, whose `std` is that of the
     texture. The U-Net has `channels` at each scale, the first of which has one position for each `patch` x `patch`
-    square of the mel; it is trained on crops of `crop_frames` frames.
-
-    With `spread` channels, a small convolutional network predicts the standard deviation of the texture in every frame
-    and bin, by Gaussian likelihood, and the diffusion process runs on the texture divided by it: a sustained tone
-    varies much less about its mean than a cymbal. With 0, the standard deviation is the same everywhere.
-
-    The loss is the weighted sum of the losses of mean and texture; the latter includes that of the spread.
+    square of the mel; it is trained on crops of `crop_frames` frames. The loss is the weighted sum of the losses of
+    mean and texture.
     """
 
     kind = "texture"
@@ -73,7 +68,6 @@ class TextureConfig(DecoderConfig):
     channels: Sequence[int] = (24, 48, 96)
     patch: int = 1
     crop_frames: int = 64
-    spread: int = 0
     mean_weight: float = 1.0
     texture_weight: float = 1.0
     sampling: TextureSamplingConfig = TextureSamplingConfig()
@@ -86,7 +80,6 @@ class TextureConfig(DecoderConfig):
         if not isinstance(self.process.objective, Preconditioned):
             raise InputError(f"a texture's objective is {self.process.objective.kind}; choose Preconditioned")
         check_whole(self, 1, _BEFORE, "patch")
-        check_whole(self, 0, MAX_SIZE, "spread")
         multiple = self.patch * 2 ** (len(self.channels) - 1)
         if not is_whole(self.crop_frames, 1, WINDOW_FRAMES) or self.crop_frames % multiple or _BEFORE % multiple:
             raise InputError(
@@ -110,13 +103,11 @@ class TextureConfig(DecoderConfig):
 class TextureCache(NamedTuple):
     """What the U-Net sees besides z and the noise level, the same in all sampling steps; all mels are normalised.
 
-    `spread` is the logarithm of the texture's standard deviation, relative to the objective's `std`. The frames
-    `before` the window are prepended to the window's as further context; `known` is 1 where they are valid.
+    The frames `before` the window are prepended to the window's as further context; `known` is 1 where they are valid.
     """
 
     mean: Float[Array, "b t m"]
     sketch: Float[Array, "b t m"]
-    spread: Float[Array, "b t m"]
     before: Float[Array, "b k m"]
     known: Float[Array, "b k m"]
 
@@ -127,8 +118,7 @@ class TextureDecoder(nnx.Module):
     def __init__(self, config: TextureConfig, model: ModelConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.mean_decoder = DiffusionDecoder(config.mean_decoder, model, rngs=rngs)
-        self.texture = UNet(5 + bool(config.spread), config.channels, config.patch, rngs=rngs)
-        self.spread = SpreadNet(3, config.spread, config.patch, rngs=rngs) if config.spread else None
+        self.texture = UNet(5, config.channels, config.patch, rngs=rngs)
 
     def mean(
         self, conditioning: Conditioning, frames: int, rngs: nnx.Rngs | None = None
@@ -143,18 +133,7 @@ class TextureDecoder(nnx.Module):
         """Computes the mean of a window, of as many frames as the sketch or else of 256, and what else is fixed."""
         frames = WINDOW_FRAMES if conditioning.sketch is None else conditioning.sketch.shape[1]
         mean = self.mean(conditioning, frames)
-        return self._cache(mean, conditioning.prior + jnp.zeros_like(mean), *self._before(conditioning))
-
-    def _cache(self, mean: Array, sketch: Array, before: Array, known: Array) -> TextureCache:
-        if self.spread is None:
-            spread = jnp.zeros_like(mean)
-        else:
-            spread = self.spread(jnp.stack([mean, self._slope(mean), sketch], -1))
-        return TextureCache(mean, sketch, spread, before, known)
-
-    def _slope(self, mean: Float[Array, "b t m"]) -> Float[Array, "b t m"]:
-        """Returns the change of the mean from frame to frame, relative to the objective's `std`."""
-        return jnp.diff(mean, axis=1, prepend=mean[:, :1]) / self.config.process.objective.std
+        return TextureCache(mean, conditioning.prior + jnp.zeros_like(mean), *self._before(conditioning))
 
     def __call__(
         self,
@@ -165,17 +144,13 @@ class TextureDecoder(nnx.Module):
     ) -> Float[Array, "b t m"]:
         """Returns the output of the U-Net for its preconditioned input z: the target of `Preconditioned`.
 
-        z is a noisy texture in units of its spread. `logsnr` has one value per row, or one for all. There is no
-        dropout, so that `rngs` is not used.
+        `logsnr` has one value per row, or one for all. There is no dropout, so that `rngs` is not used.
         """
         mean, before = cache.mean, cache.before
-        nothing = jnp.zeros_like(before)
-        ahead = [nothing, before, nothing, before, cache.known]
-        planes = [z, mean, self._slope(mean), cache.sketch, jnp.zeros_like(mean)]
-        if self.spread is not None:
-            ahead, planes = [*ahead, nothing], [*planes, cache.spread]
-        planes = jnp.concatenate([jnp.stack(ahead, -1), jnp.stack(planes, -1)], 1)
-        return self.texture(planes, jnp.atleast_1d(logsnr))[:, before.shape[1] :]
+        slope = jnp.diff(mean, axis=1, prepend=mean[:, :1]) / self.config.process.objective.std
+        ahead = jnp.stack([0.0 * before, before, 0.0 * before, before, cache.known], -1)
+        planes = jnp.stack([z, mean, slope, cache.sketch, jnp.zeros_like(mean)], -1)
+        return self.texture(jnp.concatenate([ahead, planes], 1), jnp.atleast_1d(logsnr))[:, before.shape[1] :]
 
     def loss(
         self,
@@ -205,20 +180,11 @@ class TextureDecoder(nnx.Module):
             return (slices(array, start) for array in arrays)
 
         x0, mean, sketch, frame_mask = cut(config.crop_frames, x0, mean, sketch, frame_mask)
-        cache = self._cache(mean, sketch, *cut(_BEFORE, ahead, known))
-        metrics = {"mean_loss": mean_loss.mean()}
-        losses = config.mean_weight * mean_loss
-        if self.spread is not None:
-            scaled = (x0 - mean) * jnp.exp(-cache.spread) / config.process.objective.std
-            spread_loss = masked_mean((0.5 * jnp.square(scaled) + cache.spread).mean(-1), frame_mask)
-            losses += config.texture_weight * spread_loss
-            metrics["spread_loss"] = spread_loss.mean()
-        cache = jax.lax.stop_gradient(cache)
+        cache = TextureCache(mean, sketch, *cut(_BEFORE, ahead, known))
         logsnr = config.process.levels.logsnr(jax.random.uniform(level_key, (len(x0),)))
-        texture = (x0 - mean) * jnp.exp(-cache.spread)
-        texture_loss = config.process.loss(functools.partial(self, cache), texture, frame_mask, logsnr, noise_key)
-        losses += config.texture_weight * texture_loss
-        return losses, metrics | {"texture_loss": texture_loss.mean()}
+        texture_loss = config.process.loss(functools.partial(self, cache), x0, frame_mask, logsnr, noise_key, mean)
+        losses = config.mean_weight * mean_loss + config.texture_weight * texture_loss
+        return losses, {"mean_loss": mean_loss.mean(), "texture_loss": texture_loss.mean()}
 
     def _before(self, conditioning: Conditioning) -> tuple[Array, Array]:
         """Returns the last frames of the context, normalised, and 1 for those that are valid, else 0."""
@@ -237,11 +203,8 @@ class TextureDecoder(nnx.Module):
         if options.step is None:
             return mean + std * jnp.clip(self.mean(conditioning, frames), low, high)
         process, cache = self.config.process, self.cache(conditioning)
-        scale = jnp.exp(cache.spread)
-        denoise = process.denoiser(functools.partial(self, cache))
-        denoise = clipped(denoise, (low - cache.mean) / scale, (high - cache.mean) / scale)
+        denoise = clipped(process.denoiser(functools.partial(self, cache), cache.mean), low, high)
         noise_keys, step_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
         noise = standard_normal(noise_keys, cache.mean)
-        start = process.objective.start(noise, NoiseLevel(options.logsnrs[0]), 0.0)
-        texture = sample(denoise, options.step, options.logsnrs, start, step_keys)
-        return mean + std * (cache.mean + scale * texture)
+        start = process.objective.start(noise, NoiseLevel(options.logsnrs[0]), cache.mean)
+        return mean + std * sample(denoise, options.step, options.logsnrs, start, step_keys)

@@ -16,8 +16,8 @@ _LONGEST = 1e4
 class Conv(nnx.Conv):
     """A 3 x 3 convolution over frames and bins."""
 
-    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs, **options):
-        super().__init__(inputs, outputs, (3, 3), padding="SAME", rngs=rngs, **options)
+    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
+        super().__init__(inputs, outputs, (3, 3), padding="SAME", rngs=rngs)
 
 
 class ResidualBlock(nnx.Module):
@@ -96,24 +96,3 @@ class UNet(nnx.Module):
             for block in blocks:
                 x = block(x, noise)
         return _unfolded(self.leave(nnx.silu(self.norm(x))), self.patch)
-
-
-class SpreadNet(nnx.Module):
-    """A small convolutional network from `inputs` planes to the logarithm of a positive scale, one plane.
-
-    It begins at zero, and its values stay between -`BOUND` and `BOUND`.
-    """
-
-    BOUND = 3.0
-
-    def __init__(self, inputs: int, channels: int, patch: int = 1, *, rngs: nnx.Rngs):
-        self.patch = patch
-        self.enter = Conv(inputs * patch**2, channels, rngs=rngs)
-        self.bins = nnx.Param(jnp.zeros((MEL_BINS // patch, channels)))  # an embedding of each position in frequency
-        self.middle = Conv(channels, channels, rngs=rngs)
-        self.leave = Conv(channels, patch**2, rngs=rngs, kernel_init=nnx.initializers.zeros)
-
-    def __call__(self, planes: Float[Array, "b t m c"]) -> Float[Array, "b t m"]:
-        x = nnx.silu(self.enter(_folded(planes, self.patch)) + self.bins[...])
-        x = self.leave(nnx.silu(self.middle(x)))
-        return self.BOUND * jnp.tanh(_unfolded(x, self.patch) / self.BOUND)
