@@ -1,5 +1,6 @@
 # make demo   sets everything up and renders examples/*.mid to out/
-# make test   sets everything up and passes the tests
+# make test   sets everything up and passes the tests, but for the trials
+# make trials passes the trials: whole runs of training, of evaluation and of the notebooks
 # make quick  sets everything up and passes a fast part of the tests: about a minute of processor time
 # make peers  compares with another implementation of the published models
 # make tf     tests what needs TensorFlow
@@ -14,21 +15,24 @@ HOURS ?= 24
 BIN := .venv/bin
 SYSTEM := libfluidsynth3 fluidr3mono-gm-soundfont mma freedoom freedm
 # Modules whose tests take seconds: the command line, files, notes, audio, and the mathematics of diffusion.
-QUICK := addresses alignment arrays audio_files cli config crops doctor downloads files gin_file grid guidance help imports \
+QUICK := addresses alignment arrays audio_files cli config crops doctor downloads evaluate files gin_file guidance help imports \
 	loudness mel midi names note_events objective pieces samplers schedule sequence spool tokenizer train_command variations \
 	vocabulary windows
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test quick lint peers tf beam app docs examples notebooks data system clean
+.PHONY: demo test trials quick lint peers tf beam app docs examples notebooks data system clean
 
 demo: .venv/ready
 	$(BIN)/spectrodiff demo --out out
 
 test: .venv/ready-dev lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not trial"
+
+trials: .venv/ready-dev
+	$(BIN)/python -m pytest -m trial
 
 quick: .venv/ready-dev
-	$(BIN)/python -m pytest -m "not slow" $(QUICK:%=tests/test_%.py)
+	$(BIN)/python -m pytest -m "not slow and not trial" $(QUICK:%=tests/test_%.py)
 
 lint: .venv/ready-dev
 	$(BIN)/ruff check .

@@ -75,6 +75,7 @@ setup(
             "onnx>=1.17",
             "onnxruntime>=1.19",
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "ruff>=0.6",
             "shtab>=1.13",
         ],

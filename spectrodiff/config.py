@@ -132,6 +132,9 @@ class ModelConfig:
     # Frames (of 20 ms) from a note's offset to the peak of the note roll's last release kernel, a power of 2. The
     # sketch has nothing of a note after twice as long.
     roll_release: int = 16
+    # Whether the sketch continues from the context: what sounded before the window begins at the level that it had in
+    # the last frames of the context, instead of one that is guessed from the notes.
+    continuation: bool = False
     # The maximum number of compact notes in a window is its number of tokens divided by this. A larger value makes the
     # encoder faster; windows with more notes are skipped in training and padded to more tokens in synthesis.
     tokens_per_note: int = 2
@@ -146,8 +149,9 @@ class ModelConfig:
         check_choice(self, "dtype", DTYPES)
         if self.roll_release not in (1, 2, 4, 8, 16, 32, 64, 128):
             raise InputError(f"roll_release is {self.roll_release!r}; choose a power of 2 from 1 to 128")
-        if self.note_roll and not self.compact_notes:
-            raise InputError("ModelConfig.note_roll = True needs ModelConfig.compact_notes = True")
+        for option, needed in (("note_roll", "compact_notes"), ("continuation", "note_roll")):
+            if getattr(self, option) and not getattr(self, needed):
+                raise InputError(f"ModelConfig.{option} = True needs ModelConfig.{needed} = True")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

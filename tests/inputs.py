@@ -24,7 +24,9 @@ _LAYERS = {"note_layers": 1, "context_layers": 1, "decoder_layers": 1}
 PAPER = SpectrogramConfig(model=ModelConfig(**_SIZES, **_LAYERS))
 OURS = SpectrogramConfig(
     TokenizerConfig(velocity_bins=32, ghost_ties=False),
-    ModelConfig(**_SIZES, **_LAYERS, dropout=0.0, compact_notes=True, event_times=True, note_roll=True),
+    ModelConfig(
+        **(_SIZES | _LAYERS), dropout=0.0, compact_notes=True, event_times=True, note_roll=True, continuation=True
+    ),
     DiffusionConfig(mean=-0.3, std=0.375, process=Process(X0())),
 )
 

@@ -15,11 +15,10 @@ def start(corpus, workdir, options, *others, devices=1):
 
 
 def start_python(*arguments, devices=1):
-    """Python with these arguments, from the checkout, on CPU devices, with the tests' compiled programs."""
+    """Python with these arguments, from the checkout and on CPU devices."""
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(TESTS.parent / ".jax_cache"),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
     }

@@ -148,12 +148,12 @@ def test_a_rule_splits_shapes_alone():
     ("make", "message"),
     [
         (lambda: only("decodr"), r"only\.pattern 'decodr' matches the name of no parameter; .*decoder\.blocks"),
-        (lambda: lora("scale"), r"lora\.pattern 'scale' matches the name of no matrix; names are such as .*kernel"),
+        (lambda: lora("scale"), r"lora\.pattern 'scale' matches the name of no matrix"),
         (lambda: only("("), r"only\.pattern '\(' is no regular expression: missing \)"),
-        (lambda: lora(rank=0), r"lora\.rank is 0; choose 1 or more"),
-        (lambda: lora(scale=float("nan")), r"lora\.scale is nan; choose a number above 0"),
-        (lambda: lora(programs=(128,)), "the programs whose embeddings train have 128; choose programs from 0 to 127"),
-        (lambda: only("decoder", programs=(-1,)), "have -1; choose programs from 0 to 127"),
+        (lambda: lora(rank=0), r"lora\.rank is 0"),
+        (lambda: lora(scale=float("nan")), r"lora\.scale is nan"),
+        (lambda: lora(programs=(128,)), "the programs whose embeddings train have 128"),
+        (lambda: only("decoder", programs=(-1,)), "have -1"),
     ],
 )
 def test_nonsense(make, message, paper_model):

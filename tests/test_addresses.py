@@ -40,8 +40,9 @@ def test_a_command_says_so_in_one_line(arguments, tmp_path, monkeypatch, capsys)
     with pytest.raises(SystemExit) as exit:
         main(arguments)
     assert exit.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("spectrodiff: ")
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.rpartition("\r")[2].startswith("spectrodiff: ")  # after the progress that a slow machine shows
     assert os.listdir() == []
 
 
@@ -56,7 +57,7 @@ def test_libraries_that_take_utf8_alone_are_given_nothing_else(tmp_path, monkeyp
             lambda at: prepare(Folder(), ".", at),
             lambda at: prepare_rendered(at, hours=1.0),
         ):
-            with pytest.raises(InputError, match="has bytes in its name that are no UTF-8"):
+            with pytest.raises(InputError, match="UTF-8"):
                 use(place)
     assert os.listdir(odd) == []
 

@@ -57,7 +57,7 @@ def test_arrays_are_checked_as_they_are_taken():
     assert (name, counted.reads) == ("a", 1)
     assert array.flags.c_contiguous
     np.testing.assert_array_equal(array, ARRAYS["a"])
-    with pytest.raises(InputError, match=r"^here: parameter b has shape \(3,\), expected \(4,\)$"):
+    with pytest.raises(InputError, match=r"^here: parameter b .*\(3,\).*\(4,\)$"):
         next(pairs)
     assert counted.reads == 1  # what does not fit is not read: it may not fit into memory
 
@@ -82,7 +82,7 @@ def test_stacks_are_joined():
 
 @pytest.mark.parametrize("dtype", [np.int32, bool, np.complex64, "U3"])
 def test_arrays_must_be_of_floats(dtype):
-    with pytest.raises(InputError, match=r"^here: parameter a has type .*, expected float16, bfloat16, float32, .*$"):
+    with pytest.raises(InputError, match=r"^here: parameter a .*float16, bfloat16, float32"):
         next(checked({"a": np.zeros(3, dtype)}, {"a": (3,)}, "here"))
 
 
@@ -128,7 +128,7 @@ def test_types_that_numpy_does_not_know_are_named(tmp_path):
     header = b'{"a":{"dtype":"F8_E4M3","shape":[3],"data_offsets":[0,3]}}'
     (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(3))
     arrays = SafetensorsArrays(tmp_path / "a.safetensors")
-    with pytest.raises(InputError, match=r"^here: parameter a has type F8_E4M3, expected float16, bfloat16, float32"):
+    with pytest.raises(InputError, match=r"^here: parameter a .*F8_E4M3.*float16, bfloat16, float32"):
         check_spec(arrays.spec("a"), "a", (3,), "here")
 
 

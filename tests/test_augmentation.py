@@ -180,11 +180,11 @@ def test_all_at_once(rng):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sub_mix": -0.1}, r"Augmentation\.sub_mix is -0\.1; choose 0 to 1"),
+        ({"sub_mix": -0.1}, r"Augmentation\.sub_mix is -0\.1"),
         ({"sub_mix": float("nan")}, r"Augmentation\.sub_mix is nan"),
-        ({"semitones": 13}, r"Augmentation\.semitones is 13; choose 0 to 12"),
+        ({"semitones": 13}, r"Augmentation\.semitones is 13"),
         ({"semitones": -1}, r"Augmentation\.semitones is -1"),
-        ({"gain_db": (3.0, -3.0)}, r"Augmentation\.gain_db is \(3\.0, -3\.0\); choose \(lowest, highest\)"),
+        ({"gain_db": (3.0, -3.0)}, r"Augmentation\.gain_db is \(3\.0, -3\.0\)"),
         ({"gain_db": (-99.0, 0.0)}, r"Augmentation\.gain_db"),
         ({"gain_db": (0.0, float("nan"))}, r"Augmentation\.gain_db"),
     ],

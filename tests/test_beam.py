@@ -36,7 +36,7 @@ def assert_same(one, other):
 def test_without_beam(tmp_path, monkeypatch):
     for name in ("apache_beam", "apache_beam.options", "apache_beam.options.pipeline_options"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(InputError, match=r'--beam needs Apache Beam: pip install "spectrodiff\[beam\]"'):
+    with pytest.raises(InputError, match=r"--beam .*spectrodiff\[beam\]"):
         prepare(Toy(), write_toys(tmp_path / "toys"), tmp_path, beam_options="")
 
 
@@ -71,7 +71,7 @@ def test_what_cannot_be_read_stops_beam(tmp_path, options, monkeypatch):
     pytest.importorskip("apache_beam")
     monkeypatch.setenv("PYTHONPATH", str(TESTS))  # of the workers
     toys = write_toys(tmp_path / "toys", bad=(4,))
-    with pytest.raises(InputError, match=r"toy04\.toy is a bad toy; get another \(--skip_bad leaves out") as error:
+    with pytest.raises(InputError, match=r"toy04\.toy .*--skip_bad") as error:
         prepare(Toy(), toys, tmp_path, beam_options=options)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "toy").exists()

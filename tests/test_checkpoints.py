@@ -76,7 +76,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     checkpoints = Checkpoints(tmp_path, 2)
     checkpoints.save(1, at(1), {})
     checkpoints.manager.wait_until_finished()
-    with pytest.raises(InputError, match="does not fit this config; use another --workdir"):
+    with pytest.raises(InputError, match=r"config.*--workdir"):
         checkpoints.restore(abstract(width=6))
     checkpoints.close()
 
@@ -120,18 +120,15 @@ def blank(path):
     path.write_bytes(bytes(path.stat().st_size))
 
 
-DAMAGE = {
-    f"{item} {how.__name__}": (item, how, pattern)
-    for item in ("model", "average", "training")
-    for how, pattern in (
-        (cut, "d/*"),
-        (blank, "d/*"),
-        (pathlib.Path.unlink, "d/*"),
-        (cut, "_METADATA"),
-        (pathlib.Path.unlink, "manifest.ocdbt"),
-        (shutil.rmtree, "."),
-    )
-} | {"data": ("data", cut, "metadata"), "data gone": ("data", shutil.rmtree, ".")}
+DAMAGE = [
+    *(("model", how, "d/*") for how in (cut, blank, pathlib.Path.unlink)),
+    ("average", pathlib.Path.unlink, "manifest.ocdbt"),
+    ("average", shutil.rmtree, "."),
+    ("training", cut, "d/*"),
+    ("training", cut, "_METADATA"),
+    ("data", cut, "metadata"),
+    ("data", shutil.rmtree, "."),
+]
 
 
 def damage(workdir, step, item, how, pattern):
@@ -140,7 +137,7 @@ def damage(workdir, step, item, how, pattern):
         how(path)
 
 
-@pytest.mark.parametrize(("item", "how", "pattern"), DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize(("item", "how", "pattern"), DAMAGE)
 def test_a_run_goes_on_from_before_a_damaged_checkpoint(run, tmp_path, capfd, item, how, pattern):
     workdir = shutil.copytree(run, tmp_path / "run")
     damage(workdir, 3, item, how, pattern)

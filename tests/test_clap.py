@@ -66,7 +66,7 @@ def test_clap_hears_ten_seconds_every_second(clap_file):
 
 
 def test_an_onnx_file_of_something_else_is_refused(clap_file):
-    with pytest.raises(InputError, match=r"of 1 windows it makes \[1, 256\], where \[1, 512\] are needed"):
+    with pytest.raises(InputError, match=r"\[1, 256\].*\[1, 512\]"):
         find_embedding(f"clap={clap_file(times=4)}")
-    with pytest.raises(InputError, match="is no audio half of CLAP without fusion: "):
+    with pytest.raises(InputError, match="CLAP"):
         find_embedding(f"clap={clap_file(frames=500)}")

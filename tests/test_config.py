@@ -68,49 +68,49 @@ def test_what_older_files_lack_is_the_default():
 @pytest.mark.parametrize(
     ("part", "field", "value", "message"),
     [
-        ("model", None, 3, r"\.model is 3; expected a dict of settings"),
-        ("model", None, None, r"\.model is None; expected a dict"),
-        ("tokenizer", None, [], r"\.tokenizer is \[\]; expected a dict"),
+        ("model", None, 3, r"\.model is 3"),
+        ("model", None, None, r"\.model is None"),
+        ("tokenizer", None, [], r"\.tokenizer is \[\]"),
         ("model", "width", "32", r"\.model\.width is '32', which is no int"),
         ("model", "width", 32.0, r"\.model\.width is 32\.0, which is no int"),
         ("model", "width", 1e12, r"\.model\.width is 1000000000000\.0, which is no int"),
-        ("model", "width", 10**12, r"\.model: width is 1000000000000; choose 1 to 1048576"),
-        ("model", "width", 0, r"\.model: width is 0; choose 1 to"),
-        ("model", "mlp_width", -3, r"\.model: mlp_width is -3; choose 1 to"),
+        ("model", "width", 10**12, r"\.model: width is 1000000000000"),
+        ("model", "width", 0, r"\.model: width is 0"),
+        ("model", "mlp_width", -3, r"\.model: mlp_width is -3"),
         ("model", "heads", None, r"\.model\.heads is None, which is no int"),
         ("model", "heads", True, r"\.model\.heads is True, which is no int"),
         ("model", "note_layers", "1", r"\.model\.note_layers is '1', which is no int"),
-        ("model", "note_layers", 10**6, r"\.model: note_layers is 1000000; choose 1 to 1024"),
-        ("model", "context_layers", 0, r"\.model: context_layers is 0; choose 1 to 1024"),
+        ("model", "note_layers", 10**6, r"\.model: note_layers is 1000000"),
+        ("model", "context_layers", 0, r"\.model: context_layers is 0"),
         ("model", "vocabulary_rows", "1536", r"\.model\.vocabulary_rows is '1536', which is no int"),
-        ("model", "tokens_per_note", 0, r"\.model: tokens_per_note is 0; choose 1 to"),
+        ("model", "tokens_per_note", 0, r"\.model: tokens_per_note is 0"),
         ("model", "with_context", 1, r"\.model\.with_context is 1, which is no bool"),
-        ("model", "dropout", 1.0, r"\.model: dropout is 1\.0; choose a number from 0 to below 1"),
-        ("model", "dropout", float("nan"), r"\.model: dropout is nan; choose"),
+        ("model", "dropout", 1.0, r"\.model: dropout is 1\.0"),
+        ("model", "dropout", float("nan"), r"\.model: dropout is nan"),
         ("model", "dropout", True, r"\.model\.dropout is True, which is no float"),
         ("tokenizer", "velocity_bins", "1", r"\.tokenizer\.velocity_bins is '1', which is no int"),
         ("tokenizer", "velocity_bins", None, r"\.tokenizer\.velocity_bins is None, which is no int"),
-        ("tokenizer", "velocity_bins", 0, r"\.tokenizer: velocity_bins is 0; choose 1 to 127"),
-        ("tokenizer", "velocity_bins", 128, r"\.tokenizer: velocity_bins is 128; choose 1 to 127"),
-        ("tokenizer", "program_map", "slakhs", r"\.tokenizer: program_map is 'slakhs'; choose one of full, midi_"),
-        ("tokenizer", "max_tokens", 1, r"\.tokenizer: max_tokens is 1; choose 2 to"),
-        ("tokenizer", "own_programs", [128], r"\.tokenizer: own_programs has 128; choose programs from 0 to 127"),
+        ("tokenizer", "velocity_bins", 0, r"\.tokenizer: velocity_bins is 0"),
+        ("tokenizer", "velocity_bins", 128, r"\.tokenizer: velocity_bins is 128"),
+        ("tokenizer", "program_map", "slakhs", r"\.tokenizer: program_map is 'slakhs'"),
+        ("tokenizer", "max_tokens", 1, r"\.tokenizer: max_tokens is 1"),
+        ("tokenizer", "own_programs", [128], r"\.tokenizer: own_programs has 128"),
         ("tokenizer", "own_programs", ["98"], r"\.tokenizer\.own_programs is \['98'\], which is no Sequence"),
-        ("decoder", None, "diffusion", r"\.decoder is 'diffusion'; expected a dict of settings"),
-        ("decoder", "kind", "y", r"\.decoder has the kind 'y'; known are .*autoregressive.*, diffusion"),
-        ("decoder", "kind", None, r"\.decoder has the kind None; known are "),
+        ("decoder", None, "diffusion", r"\.decoder is 'diffusion'"),
+        ("decoder", "kind", "y", r"\.decoder has the kind 'y'"),
+        ("decoder", "kind", None, r"\.decoder has the kind None"),
         ("decoder", "prediction", "v", r"\.decoder has the unknown field 'prediction'"),
         ("decoder", "std", "a", r"\.decoder\.std is 'a', which is no float"),
-        ("decoder", "std", 0, r"\.decoder: std is 0\.0; choose a number above 0"),
-        ("decoder", "std", float("inf"), r"\.decoder: std is inf; choose a number above 0"),
-        ("decoder", "mean", float("nan"), r"\.decoder: mean is nan; choose a finite number"),
-        ("decoder", "condition_drop", 1.0, r"\.decoder: condition_drop is 1\.0; choose a number from 0 to below 1"),
-        ("decoder.process", None, [], r"\.decoder\.process is \[\]; expected a dict of settings"),
-        ("decoder.process.objective", "kind", "y", r"\.decoder\.process\.objective has the kind 'y'; known are .*eps"),
+        ("decoder", "std", 0, r"\.decoder: std is 0\.0"),
+        ("decoder", "std", float("inf"), r"\.decoder: std is inf"),
+        ("decoder", "mean", float("nan"), r"\.decoder: mean is nan"),
+        ("decoder", "condition_drop", 1.0, r"\.decoder: condition_drop is 1\.0"),
+        ("decoder.process", None, [], r"\.decoder\.process is \[\]"),
+        ("decoder.process.objective", "kind", "y", r"\.decoder\.process\.objective has the kind 'y'"),
         ("decoder.sampling", "steps", "x", r"\.decoder\.sampling\.steps is 'x', which is no int"),
-        ("decoder.sampling", "steps", 0, r"\.decoder\.sampling: steps is 0; choose 1 to 1000"),
-        ("decoder.sampling", "sampler", "euler", r"\.decoder\.sampling: sampler is 'euler'; choose one of ddpm, ddim"),
-        ("decoder.sampling", "guidance", float("nan"), r"\.decoder\.sampling: guidance is nan; choose 0 to 20"),
+        ("decoder.sampling", "steps", 0, r"\.decoder\.sampling: steps is 0"),
+        ("decoder.sampling", "sampler", "euler", r"\.decoder\.sampling: sampler is 'euler'"),
+        ("decoder.sampling", "guidance", float("nan"), r"\.decoder\.sampling: guidance is nan"),
         ("decoder.sampling", "dither", 0.1, r"\.decoder\.sampling has the unknown field 'dither'"),
     ],
 )  # fmt: skip
@@ -126,13 +126,13 @@ def test_values_that_cannot_be_are_named(part, field, value, message):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"components": -1}, r": components is -1; choose 0 to 1024"),
+        ({"components": -1}, r": components is -1"),
         ({"components": 2.0}, r"\.components is 2\.0, which is no int"),
         ({"condition_drop": 0.1}, r" has the unknown field 'condition_drop'"),
-        ({"sampling": {"dither": -0.1}}, r"\.sampling: dither is -0\.1; choose 0 or more"),
-        ({"sampling": {"dither": float("nan")}}, r"\.sampling: dither is nan; choose"),
+        ({"sampling": {"dither": -0.1}}, r"\.sampling: dither is -0\.1"),
+        ({"sampling": {"dither": float("nan")}}, r"\.sampling: dither is nan"),
         ({"sampling": {"steps": 3}}, r"\.sampling has the unknown field 'steps'"),
-        ({"std": -1.0}, r": std is -1\.0; choose a number above 0"),
+        ({"std": -1.0}, r": std is -1\.0"),
     ],
 )
 def test_an_autoregressive_decoder_that_cannot_be(values, message):
@@ -162,11 +162,11 @@ def test_other_sampling_of_the_same_decoder():
     dithered = AutoregressiveConfig(components=2, sampling=AutoregressiveSamplingConfig(0.1))
     assert AutoregressiveConfig(components=2).sampled(dither=0.1) == dithered
     for some, asked, message in (
-        (decoder, {"steps": 0}, r"^options: steps is 0; choose 1 to 1000$"),
+        (decoder, {"steps": 0}, r"^options: steps is 0"),
         (decoder, {"steps": 2.5}, r"^options\.steps is 2\.5, which is no int$"),
-        (decoder, {"dither": 0.1}, r"^the diffusion decoder has no dither; its options are .*guidance"),
-        (dithered, {"steps": 3}, r"^the autoregressive decoder has no steps; its options are dither$"),
-        (dithered, {"steps": 3, "guidance": 1.0}, r"^the autoregressive decoder has no guidance or steps; its options"),
+        (decoder, {"dither": 0.1}, r"^the diffusion decoder has no dither"),
+        (dithered, {"steps": 3}, r"^the autoregressive decoder has no steps"),
+        (dithered, {"steps": 3, "guidance": 1.0}, r"^the autoregressive decoder has no guidance or steps"),
     ):
         with pytest.raises(InputError, match=message):
             some.sampled(**asked)
@@ -179,6 +179,8 @@ def test_without_context_there_may_be_no_layers_for_it():
 def test_options_that_need_others_say_so():
     with pytest.raises(InputError, match="compact_notes"):
         ModelConfig(note_roll=True)
+    with pytest.raises(InputError, match="note_roll"):
+        ModelConfig(compact_notes=True, continuation=True)
 
 
 def test_configs_are_frozen():
@@ -200,5 +202,5 @@ def test_gin_builds_them():
 
 
 def test_flat_programs_leave_none_of_ones_own():
-    with pytest.raises(InputError, match="own_programs need a program_map other than 'flat'"):
+    with pytest.raises(InputError, match=r"own_programs .*program_map .*'flat'"):
         TokenizerConfig(program_map="flat", own_programs=(98,))

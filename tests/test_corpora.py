@@ -285,7 +285,8 @@ def test_a_download_of_labels_alone_is_recognised(name, tmp_path):
     for audio in root.rglob("*.wav"):
         audio.unlink()
     message = message_of(lambda: corpus(name).entries(root))
-    assert message == f"{root} holds no audio: get {name} with audio from {corpus(name).homepage}"
+    assert str(root) in message
+    assert corpus(name).homepage in message
 
 
 # One by one.
@@ -365,7 +366,7 @@ def test_guitarset_has_two_recordings_of_each_excerpt(written):
             np.testing.assert_array_equal(recording.audio, read_audio(root / folder / f"{name}.wav"))
             np.testing.assert_array_equal(recording.audio, both[name].audio)
     message = message_of(lambda: corpus("guitarset", audio="hex"))
-    assert message == "guitarset's audio is 'hex'; choose one of mic, pickup_mix, both"
+    assert "audio is 'hex'" in message
 
 
 def test_musicnet(written):
@@ -495,7 +496,7 @@ def test_slakh_misses_a_stem_that_is_in_the_mix(tmp_path):
     stem = root / "train" / "Track00003" / "stems" / "S01.flac"
     stem.unlink()
     message = reading_error(root, "slakh", "Track00003")
-    assert message == f"{stem} is missing, but is part of the mix; unpack the song again"
+    assert f"{stem} is missing" in message
 
 
 def test_slakh_song_without_any_audio(tmp_path):
@@ -543,8 +544,8 @@ def test_slakh_submixes_follow_from_seed_song_and_number_alone(written):
 
 
 def test_slakh_options_are_checked():
-    assert message_of(lambda: corpus("slakh", submixes=-1)) == "slakh's submixes is -1; choose 0 or more"
-    assert message_of(lambda: corpus("slakh", seed=-1)) == "slakh's seed is -1; choose 0 or more"
+    assert "submixes is -1" in message_of(lambda: corpus("slakh", submixes=-1))
+    assert "seed is -1" in message_of(lambda: corpus("slakh", seed=-1))
 
 
 def test_cerberus_is_every_quartet_of_a_song(written):

@@ -107,14 +107,14 @@ def test_no_such_dataset(copy):
 
 
 def test_no_such_split(prepared):
-    with pytest.raises(InputError, match=r"ours/1\.0\.0 has no records in a 'validation' split; it holds train, test"):
+    with pytest.raises(InputError, match=r"ours/1\.0\.0 .*'validation'.*train, test"):
         open_dataset(prepared, "ours")["validation"]
 
 
 def test_a_dataset_of_something_else(copy):
     features = copy / "ours" / "1.0.0" / "features.json"
     features.write_text(features.read_text().replace('"notes"', '"labels"'))
-    with pytest.raises(InputError, match="is not one of spectrodiff's: its records have no notes"):
+    with pytest.raises(InputError, match="no notes"):
         open_dataset(copy, "ours")
 
 
@@ -130,7 +130,7 @@ def test_a_missing_file(copy):
     shard.unlink()
     dataset = open_dataset(copy, "ours")
     assert len(dataset["train"]) == 3
-    with pytest.raises(InputError, match=f"{shard.name} is missing: delete .* and prepare ours again"):
+    with pytest.raises(InputError, match=f"{shard.name} is missing"):
         dataset["test"]
 
 

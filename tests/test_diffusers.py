@@ -168,7 +168,7 @@ def test_what_diffusers_does_not_know_is_refused_before_anything_is_read(tmp_pat
     config = dataclasses.replace(CONFIG, **{part: dataclasses.replace(getattr(CONFIG, part), **options)})
 
     ((name, value),) = options.items()
-    with pytest.raises(InputError, match=f"^these weights have {name} = {value!r}, but diffusers knows only "):
+    with pytest.raises(InputError, match=f"{name} = {value!r}"):
         diffusers.write(tmp_path, config, {}, with_vocoder=False)
     assert list(tmp_path.iterdir()) == []
 
@@ -184,7 +184,7 @@ def test_the_note_roll_is_refused(tmp_path):
     ("decoder", "message"),
     [
         (DiffusionConfig(process=Process(V())), "predict v, but diffusers knows only eps$"),
-        (AutoregressiveConfig(), "have kind = 'autoregressive', but diffusers knows only 'diffusion'$"),
+        (AutoregressiveConfig(), r"have kind = 'autoregressive'.*'diffusion'$"),
     ],
     ids=["v", "autoregressive"],
 )
@@ -200,11 +200,11 @@ def test_what_else_is_decoded_is_refused(tmp_path, decoder, message):
 @pytest.mark.parametrize(
     ("stack", "values", "message"),
     [
-        ("notes_encoder", {"d_model": 64}, "has d_model 64, but this network needs 32"),
-        ("continuous_encoder", {"num_heads": 4}, "has num_heads 4, but this network needs 3"),
+        ("notes_encoder", {"d_model": 64}, "has d_model 64.* 32"),
+        ("continuous_encoder", {"num_heads": 4}, "has num_heads 4.* 3"),
         ("decoder", {"max_decoder_noise_time": 2000.0}, "has max_decoder_noise_time 2000.0, but this"),
-        ("decoder", {"targets_length": 128}, "has targets_length 128, but this network needs 256"),
-        ("continuous_encoder", {"input_dims": 80}, "has input_dims 80, but this network needs 128"),
+        ("decoder", {"targets_length": 128}, "has targets_length 128.* 256"),
+        ("continuous_encoder", {"input_dims": 80}, "has input_dims 80.* 128"),
         ("notes_encoder", {"feed_forward_proj": "relu"}, "has feed_forward_proj 'relu', but this"),
         ("notes_encoder", {"vocab_size": "1536"}, "has vocab_size '1536'; expected 1 to 1048576"),
         ("decoder", {"num_layers": 0}, "has num_layers 0; expected 1 to"),
@@ -214,7 +214,7 @@ def test_what_else_is_decoded_is_refused(tmp_path, decoder, message):
         ("decoder", {"num_heads": True}, "has num_heads True; expected 1 to"),
         *[("decoder", {"dropout_rate": rate}, f"has dropout_rate {rate!r}; expected a number from 0 to below 1")
           for rate in ("0.1", float("nan"), 7, -1, True)],
-        ("notes_encoder", {"is_decoder": True}, "has is_decoder True, but this network needs False"),
+        ("notes_encoder", {"is_decoder": True}, "has is_decoder True.* False"),
     ],
 )  # fmt: skip
 def test_a_config_of_another_network(folder, stack, values, message):
@@ -234,15 +234,15 @@ def test_a_config_without_is_decoder_means_the_librarys_default(folder, stack):
 
 def test_another_pipeline_is_named(folder):
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
-    with pytest.raises(InputError, match=r"model_index\.json is of 'StableDiffusionPipeline'; only weights of Spectro"):
+    with pytest.raises(InputError, match=r"model_index\.json .*'StableDiffusionPipeline'"):
         diffusers.read(folder)
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"prediction_type": "v_prediction"}, "has prediction_type 'v_prediction', but this network needs 'epsilon'"),
-        ({"beta_schedule": "linear"}, "has beta_schedule 'linear', but this network needs 'squaredcos_cap_v2'"),
+        ({"prediction_type": "v_prediction"}, "has prediction_type 'v_prediction'.* 'epsilon'"),
+        ({"beta_schedule": "linear"}, "has beta_schedule 'linear'.* 'squaredcos_cap_v2'"),
         (None, "has beta_schedule 'linear', but this"),
     ],
 )
@@ -261,7 +261,7 @@ def test_another_diffusion_is_refused(folder, values, message):
 def test_a_config_that_is_missing_or_damaged(folder, content):
     path = folder / "decoder" / "config.json"
     path.unlink() if content is None else path.write_text(content)
-    with pytest.raises(InputError, match=r"^cannot read .*decoder.config\.json: it is missing or damaged$"):
+    with pytest.raises(InputError, match=r"decoder.config\.json"):
         diffusers.read(folder)
 
 
@@ -294,9 +294,7 @@ def test_weights_that_are_missing_or_truncated(folder):
     with pytest.raises(InputError, match=rf"^cannot read weights .*continuous_encoder.{WEIGHTS}: "):
         diffusers.read(folder)
     path.unlink()
-    with pytest.raises(
-        InputError, match=rf"continuous_encoder has neither {WEIGHTS} nor diffusion_pytorch_model\.bin$"
-    ):
+    with pytest.raises(InputError, match=rf"continuous_encoder .*{WEIGHTS}.*diffusion_pytorch_model\.bin$"):
         diffusers.read(folder)
 
 
@@ -304,5 +302,5 @@ def test_a_truncated_bin(folder):
     as_bin(folder)
     path = folder / "continuous_encoder" / "diffusion_pytorch_model.bin"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match=r"^cannot read weights .*continuous_encoder.diffusion_pytorch_model\.bin: "):
+    with pytest.raises(InputError, match=r"continuous_encoder.diffusion_pytorch_model\.bin"):
         diffusers.read(folder)

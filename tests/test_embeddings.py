@@ -101,7 +101,7 @@ def test_frames_lie_at_the_hop(musicnn):
 
 
 def test_an_unknown_embedding_says_what_there_is(tmp_path):
-    with pytest.raises(InputError, match="no embedding 'mfcc': give musicnn, or one of vggish=FOLDER, trill=FOLDER"):
+    with pytest.raises(InputError, match=r"'mfcc'.*musicnn.*vggish=FOLDER, trill=FOLDER"):
         find_embedding("mfcc")
     with pytest.raises(InputError, match=r"no saved_model\.pb"):
         find_embedding(f"vggish={tmp_path}")
@@ -180,7 +180,7 @@ def test_saved_models_are_given_whole_seconds(saved, name, dims, hop, samples):
 
 
 def test_a_saved_model_of_something_else_is_refused(saved):
-    with pytest.raises(InputError, match=r"is no vggish model: of 16000 samples it makes \[1, 64\]"):
+    with pytest.raises(InputError, match=r"vggish.*16000.*\[1, 64\]"):
         find_embedding(f"vggish={saved('vggish', dims=64)}")
     with pytest.raises(InputError, match="is no trill model: "):
         find_embedding(f"trill={saved('vggish')}")

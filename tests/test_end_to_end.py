@@ -48,7 +48,7 @@ def trained(corpus, tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 def test_training_logs_resumes_and_leaves_its_config(trained):
     records = log(trained / "spectrogram")
     assert [record["step"] for record in records if "mean_mel" in record] == [0]  # not again when resumed
@@ -60,7 +60,7 @@ def test_training_logs_resumes_and_leaves_its_config(trained):
     assert card["steps"] == 3
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 def test_what_was_exported_renders(trained, tmp_path):
     notes = random_notes(0, seconds=3.0)
     export = trained / "spectrogram" / "export"
@@ -79,7 +79,7 @@ def test_what_was_exported_renders(trained, tmp_path):
         assert np.abs(audio).max() > 1e-4
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 def test_infer_from_a_shell_is_quiet_and_repeatable(checkpoint, tmp_path):
     """Twice, with and without compiled programs of an earlier run: nothing but progress on stderr, the same bytes."""
     midi = str(ROOT / "examples" / "bach_prelude.mid")
@@ -103,7 +103,6 @@ def test_infer_from_a_shell_is_quiet_and_repeatable(checkpoint, tmp_path):
     assert matplotlib.image.imread(tmp_path / "first.png").size > 0
 
 
-@pytest.mark.slow
 def test_a_complaint_in_a_shell_is_one_line(tmp_path):
     command = [sys.executable, "infer.py", "--midi", "nope.mid", "--out", tmp_path / "a.wav", "--checkpoint", "nope"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

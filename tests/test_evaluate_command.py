@@ -15,7 +15,7 @@ from inputs import OURS, make_recording, write_dataset
 
 from spectrodiff.cli import main
 from spectrodiff.data.recordings import Recording, Stem
-from spectrodiff.evaluation.systems import ENCODED, NOISE, SYSTEMS, TRUE, WRONG
+from spectrodiff.evaluation.rendering import ENCODED, NOISE, SYSTEMS, TRUE, WRONG
 from spectrodiff.models.spectrogram_model import SpectrogramModel
 from spectrodiff.pretrained.kinds import MELGAN, SPECTROGRAM
 from spectrodiff.pretrained.native import save
@@ -47,7 +47,7 @@ def fails(capsys, *arguments):
 def few_resamples():
     """Intervals take most of the time, and are no matter here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("spectrodiff.evaluation.results._RESAMPLES", 4)
+        patch.setattr("spectrodiff.evaluation.measurements._RESAMPLES", 4)
         yield
 
 
@@ -122,13 +122,12 @@ def test_shards_of_the_same_songs_have_the_very_same_figures(whole, where, tmp_p
     assert figures(tmp_path / "run") == figures(whole)
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 def test_devices_and_processes_share_one_evaluation(whole, where, tmp_path):
     """Two at once, of four devices each; then one that reports. As exact as rounding of sums in the network lets it."""
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
     }
     arguments = ("evaluate", *where, *FAST, "--workdir", tmp_path / "run", "--batch", "2", "--shard")
@@ -152,7 +151,7 @@ def test_devices_and_processes_share_one_evaluation(whole, where, tmp_path):
             assert ours == value or ours == pytest.approx(value, rel=1e-2, abs=1e-3), (system, name)
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 def test_combinations_are_joined_in_one_table(checkpoint, where, tmp_path, capsys):
     """With context and without, by one guidance weight and another; a cell that is done is not done again."""
     config = dataclasses.replace(OURS, model=dataclasses.replace(OURS.model, with_context=False, context_layers=0))
@@ -247,7 +246,7 @@ def test_bad_input_is_one_line(whole, where, tmp_path, capsys):
     assert "no records in a 'test' split" in fails(capsys, *where, *FAST, *new, "--split", "test")
     assert "no dataset 'absent'" in fails(capsys, *where, *FAST, *new, "--dataset", "absent")
     assert "shard is '3/2'; give 1/8" in fails(capsys, *where, *FAST, *new, "--shard", "3/2")
-    assert "limit is 0; choose more than 0" in fails(capsys, *where, *FAST, *new, "--limit", "0")
+    assert "limit is 0" in fails(capsys, *where, *FAST, *new, "--limit", "0")
     assert "no embedding 'loud'" in fails(capsys, *where, *FAST, *new, "--embedding", "loud")
     assert "no checkpoint 'absent'" in fails(capsys, *where, *FAST, *new, "--checkpoint", "demo", "absent")
     assert "no SoundFont at absent.sf2" in fails(capsys, *where, *FAST, *new, "--soundfont", "absent.sf2")

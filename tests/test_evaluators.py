@@ -88,7 +88,7 @@ def test_how_a_model_is_sampled_is_the_configs_unless_it_is_said(task, weights):
     as_said = MelError(sampling={"steps": 2, "guidance": 1.0})(task, weights)
     assert MelError()(with_config(task, own), weights) == as_said
     assert MelError(sampling={"steps": 1, "guidance": 1.0})(task, weights) != as_said
-    with pytest.raises(InputError, match="the diffusion decoder has no dither; its options are"):
+    with pytest.raises(InputError, match=r"diffusion decoder .*dither"):
         MelError(sampling={"dither": 0.1})(task, weights)
 
 
@@ -222,5 +222,5 @@ def test_one_of_ones_own_is_asked_at_its_own_times(tmp_path):
 
 @pytest.mark.parametrize("kind", [MelError, HeldoutLoss, LossByTime, Gallery, Largest])
 def test_never_is_no_time(kind):
-    with pytest.raises(InputError, match=rf"^{kind.__name__}\.every is 0; choose 1 or more$"):
+    with pytest.raises(InputError, match=rf"^{kind.__name__}\.every is 0\b"):
         kind(every=0)

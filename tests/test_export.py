@@ -12,6 +12,8 @@ from safetensors.numpy import load_file
 from spectrodiff.cli import main
 from spectrodiff.synthesizer import Synthesizer
 
+pytestmark = pytest.mark.trial
+
 
 def export(*arguments):
     gin.clear_config()  # each command is a process of its own, elsewhere
@@ -67,8 +69,8 @@ def test_other_steps_and_the_last_parameters(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere", "new"], "nowhere is not the folder of a run: it has no config.gin"),
-        (["RUN", "new", "--step", "7"], r"has no checkpoint of step 7 \(kept: 1, 2, 3\)"),
+        (["nowhere", "new"], r"nowhere .*config\.gin"),
+        (["RUN", "new", "--step", "7"], r"step 7 .*1, 2, 3"),
     ],
 )
 def test_what_is_not_there(run, tmp_path, monkeypatch, capsys, arguments, message):

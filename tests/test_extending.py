@@ -59,6 +59,7 @@ def test_each_block_is_short():
         assert len(code) <= 30
 
 
+@pytest.mark.trial
 def test_an_objective_and_an_evaluator(parts, corpus, tmp_path):
     decoder = dataclasses.replace(OURS.decoder, process=Process(parts.HuberX0(delta=0.2)))
     config = dataclasses.replace(OURS, decoder=decoder)
@@ -70,6 +71,7 @@ def test_an_objective_and_an_evaluator(parts, corpus, tmp_path):
     assert synthesizer.config.decoder.process.objective == parts.HuberX0(delta=0.2)
 
 
+@pytest.mark.trial
 def test_a_decoder_and_a_vocoder(parts, corpus, tmp_path):
     model = dataclasses.replace(PAPER.model, max_tokens=2048)
     config = dataclasses.replace(PAPER, model=model, decoder=parts.RegressionConfig())

@@ -96,7 +96,7 @@ def test_names_whose_bytes_are_no_text(tmp_path):
 
 def test_a_file_that_will_not_fit(tmp_path):
     check_writable(tmp_path / "song.wav", 1000)
-    with pytest.raises(InputError, match=r"song\.wav: it takes 1000000000000\.0 MB, .* MB are free"):
+    with pytest.raises(InputError, match=r"song\.wav.*1000000000000\.0 MB"):
         check_writable(tmp_path / "song.wav", 10**18)
 
 

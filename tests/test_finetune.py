@@ -64,7 +64,7 @@ RULES = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 @pytest.mark.parametrize("name", RULES)
 def test_a_new_instrument(name, data_dir, known, tmp_path, capsys):
     weights, before = known

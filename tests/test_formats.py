@@ -85,7 +85,7 @@ def test_a_parameter_of_another_shape_is_named(folder, name):
 def test_too_few_embeddings_for_the_tokens(tmp_path, rows):
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, vocabulary_rows=rows))
     write_weights(tmp_path / "small", "diffusers", config, random_arrays(config))
-    with pytest.raises(InputError, match=rf"has {rows} token embeddings; with 1 velocity bins it needs 1391$"):
+    with pytest.raises(InputError, match=rf"\b{rows}\b.* 1391$"):
         open_checkpoint(tmp_path / "small")
 
 
@@ -126,7 +126,7 @@ def test_the_published_vocoder_lies_with_them(with_onnx, monkeypatch):
 
 def test_without_onnxruntime_griffin_lim_plays_and_a_warning_says_so(with_onnx, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.warns(UserWarning, match=r'model\.onnx needs pip install "spectrodiff\[onnx\]"; Griffin-Lim plays'):
+    with pytest.warns(UserWarning, match=r"model\.onnx .*spectrodiff\[onnx\].*Griffin-Lim"):
         assert isinstance(Synthesizer.from_pretrained(with_onnx.parent.parent).vocoder, GriffinLim)
 
 

@@ -96,7 +96,7 @@ def test_agrees_with_a_matrix_square_root():
 
 def test_too_few_frames_are_named_or_undefined():
     few, many = Gaussian.of(RNG.normal(size=(5, 8))), Gaussian.of(RNG.normal(size=(50, 8)))
-    with pytest.warns(UserWarning, match="8 dimensions from 5 frames: their covariance has rank 4 at most"):
+    with pytest.warns(UserWarning, match="8 dimensions from 5 frames"):
         assert frechet_distance(few, many) > 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")

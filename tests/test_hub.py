@@ -44,7 +44,7 @@ def test_a_name_goes_before_a_folder_called_alike(weights):
 
 @pytest.mark.parametrize("name", ["large", "README.md", "weights/README.md", "demo/nope"])
 def test_what_is_neither_is_refused_with_the_names_there_are(weights, name):
-    with pytest.raises(InputError, match=f"^no checkpoint '{name}': give one of demo, piano, or a folder"):
+    with pytest.raises(InputError, match=f"'{name}'.*demo, piano"):
         hub.find_checkpoint(name)
 
 
@@ -122,13 +122,13 @@ def test_pickles_of_the_stacks_that_have_nothing_else(online):
 
 def test_without_huggingface_hub(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(InputError, match=r'needs huggingface_hub: pip install "spectrodiff\[hub\]"$'):
+    with pytest.raises(InputError, match=r"huggingface_hub.*spectrodiff\[hub\]"):
         hub.find_checkpoint(REPOSITORY)
 
 
 @pytest.mark.parametrize("name", ["hf://google", "hf://", "hf://a/b/c", "hf://a/b c", "hf:///b"])
 def test_what_names_no_repository(name):
-    with pytest.raises(InputError, match=f"^no checkpoint {name!r}: give hf://owner/name$"):
+    with pytest.raises(InputError, match=f"{name!r}.*hf://owner/name$"):
         hub.find_checkpoint(name)
 
 
@@ -153,8 +153,6 @@ def test_without_a_network_the_cache_does(offline):
 
 
 def test_without_a_network_what_was_never_downloaded_is_one_line(offline):
-    with pytest.raises(
-        InputError, match=r"^cannot get hf://owner/other from the hub, and the cache does not hold it: "
-    ) as error:
+    with pytest.raises(InputError, match="hf://owner/other") as error:
         hub.find_checkpoint("hf://owner/other")
     assert "\n" not in str(error.value)

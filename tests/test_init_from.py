@@ -87,7 +87,7 @@ def test_weights_that_mean_something_else_are_refused(tmp_path, part, options, m
 def test_weights_of_another_kind_of_decoder_are_refused_by_its_name(tmp_path):
     write_weights(tmp_path / "weights", "spectrodiff", CONFIG, ARRAYS)
     ours = dataclasses.replace(CONFIG, decoder=AutoregressiveConfig())
-    with pytest.raises(InputError, match=r"its kind is 'diffusion', the config's 'autoregressive'$"):
+    with pytest.raises(InputError, match=r"'diffusion'.*'autoregressive'$"):
         SpectrogramTask(config=ours).load(str(tmp_path / "weights"))
 
 
@@ -104,9 +104,7 @@ def test_how_a_process_learns_and_samples_is_free_to_differ(tmp_path):
 def test_shapes_that_differ_are_named(tmp_path):
     wrong = {**ARRAYS, "decoder.out.kernel": ARRAYS["decoder.out.kernel"][:-1]}
     write_weights(tmp_path / "weights", "spectrodiff", CONFIG, wrong)
-    with pytest.raises(
-        InputError, match=r"parameter decoder\.out\.kernel has shape \(31, 128\), expected \(32, 128\)$"
-    ):
+    with pytest.raises(InputError, match=r"decoder\.out\.kernel .*\(31, 128\).*\(32, 128\)$"):
         SpectrogramTask(config=CONFIG).load(str(tmp_path / "weights"))
 
 
@@ -116,7 +114,7 @@ def test_a_vocoder_starts_from_a_vocoder(tmp_path):
     write(tmp_path, MELGAN, arrays, config, {})
     loaded = VocoderTask(config=config).load(str(tmp_path))
     assert all(np.all(np.asarray(leaf) == 0.5) for leaf in jax.tree.leaves(nnx.state(loaded)))
-    with pytest.raises(InputError, match=r"^cannot train from .*: its vocoder is GeneratorConfig\(channels=16"):
+    with pytest.raises(InputError, match=r"vocoder is GeneratorConfig\(channels=16"):
         VocoderTask(config=GeneratorConfig(channels=32)).load(str(tmp_path))
     with pytest.raises(InputError, match=r"vocoder\.json is missing"):
         VocoderTask(config=config).load("demo")

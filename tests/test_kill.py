@@ -36,7 +36,7 @@ def kill_when(process, happened):
     return bool(seen)
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 def test_killed_twice_and_in_the_middle_of_a_save(corpus, tmp_path):
     finish(start(corpus, tmp_path / "whole", OPTIONS))
     workdir = tmp_path / "killed"
@@ -59,7 +59,7 @@ def test_killed_twice_and_in_the_middle_of_a_save(corpus, tmp_path):
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 def test_killed_at_random_moments(tmp_path):
     """Of a run that saves after every step, so that it is hardly ever not saving."""
     options = {"steps": 40, "checkpoint_every": 1}

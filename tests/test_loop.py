@@ -175,15 +175,10 @@ class OnDevice(Line):
 def test_many_in_a_row_stop_the_run_and_name_the_last_ones_examples(tmp_path, kind):
     with pytest.raises(InputError) as error:
         fit(tmp_path, kind(spoilt=range(2 * BATCH, 2**20)), 20, most_skipped=3, log_every=4, checkpoint_every=1)
-    assert str(error.value).splitlines()[0] == (
-        "3 steps in a row, to step 8 or just before, had a loss or gradients that are not finite: lower the learning "
-        "rate, clip gradients, or look at the last one's examples, line/16, line/17, line/18, line/19"
-    )
-    assert [row["skipped"] for row in log_of(tmp_path) if "skipped" in row] == [
-        0,
-        2,
-        4,
-    ]  # the last ones are written down too
+    for word in ("3 steps", "step 8", "line/16, line/17, line/18, line/19"):
+        assert word in str(error.value)
+    skipped = [row["skipped"] for row in log_of(tmp_path) if "skipped" in row]
+    assert skipped == [0, 2, 4]  # the last ones are written down too
 
 
 def test_a_run_from_other_weights_reports_what_it_changed(tmp_path, capsys):
@@ -209,15 +204,14 @@ def test_a_run_that_ends_while_it_is_traced_keeps_the_trace(tmp_path):
 
 def test_a_run_goes_on_with_its_own_seed(tmp_path):
     fit(tmp_path, Line(), 2, seed=3)
-    with pytest.raises(InputError, match=r"the run in .* began with train\.seed 3, not 0: give it that one again"):
+    with pytest.raises(InputError, match=r"train\.seed 3.* 0\b"):
         fit(tmp_path, Line(), 4)
     fit(tmp_path, Line(), 4, seed=3)
 
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 500))
-    line = r"no room for the checkpoint of step 2 in .*checkpoints: it takes 0.0 MB, 0.0 MB are free"
-    with pytest.raises(InputError, match=line):
+    with pytest.raises(InputError, match=r"step 2 .*checkpoints\b.* MB"):
         fit(tmp_path, Line(), 6, checkpoint_every=2)
 
 
@@ -231,14 +225,15 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     line = str(error.value).splitlines()[0]
-    assert line == f"cannot write a checkpoint to {tmp_path / 'checkpoints'}: File too large"
+    assert str(tmp_path / "checkpoints") in line
+    assert "File too large" in line
 
 
 @pytest.mark.parametrize(
     "name", ["accumulate", "log_every", "checkpoint_every", "checkpoints_kept", "keep_every", "most_skipped"]
 )
 def test_nonsense_is_refused_before_anything_is_made(tmp_path, name):
-    with pytest.raises(InputError, match=f"^train.{name} is 0; choose 1 or more"):
+    with pytest.raises(InputError, match=rf"^train\.{name} is 0\b"):
         fit(tmp_path / "run", Line(), 5, **{name: 0})
     assert not (tmp_path / "run").exists()
 

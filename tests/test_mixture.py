@@ -107,9 +107,9 @@ def test_what_is_not_there(data_dir):
         ),
         (
             {"weights": "a", "programs": {"a": 128}},
-            r"Mixture\.programs has 128 for 'a'; choose a program from 0 to 127",
+            r"Mixture\.programs has 128 for 'a'",
         ),
-        ({"temperature": 0.0}, r"Mixture\.temperature is 0\.0; choose more than 0"),
+        ({"temperature": 0.0}, r"Mixture\.temperature is 0\.0"),
         ({"temperature": float("nan")}, r"Mixture\.temperature is nan"),
     ],
 )

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,16 +96,60 @@ def unscaled(roll, sketch):
     return (scaled + 1) / 2 * (4.0 - LOG_FLOOR) + LOG_FLOOR
 
 
+def sketched(roll, memory, kernels, tied=False, context=None):
+    """The log magnitudes of the sketch of notes that are all tied or none, after `context`, where there is one."""
+    frames = jnp.zeros((1, 8, 128)) if context is None else context
+    given = jnp.full(frames.shape[:2], context is not None)
+    sketch = roll(memory, kernels, jnp.full(memory.shape[:2], tied), frames, given)
+    return np.asarray(unscaled(roll, sketch))
+
+
 def test_no_notes_sketch_silence(roll):
     memory = jax.random.normal(jax.random.key(0), (1, 3, 32))
-    sketch = roll(memory, jnp.zeros((1, 4, 3, KERNELS)))
-    np.testing.assert_allclose(unscaled(roll, sketch), np.full((1, 4, 128), LOG_FLOOR), atol=1e-3)
+    log_magnitudes = sketched(roll, memory, jnp.zeros((1, 4, 3, KERNELS)))
+    np.testing.assert_allclose(log_magnitudes, np.full((1, 4, 128), LOG_FLOOR), atol=1e-3)
 
 
 def test_magnitudes_of_notes_add_up(roll):
     memory = jax.random.normal(jax.random.key(0), (1, 2, 32))
-    kernels = jax.random.uniform(jax.random.key(1), (1, 4, 2, KERNELS))
+    kernels = jax.random.uniform(jax.random.key(1), (1, 4, 2, KERNELS)).at[..., STARTS].set(0.0)
     first, second = (kernels * jnp.array(part)[:, None] for part in ([1.0, 0.0], [0.0, 1.0]))
-    both, one, other = (np.exp(unscaled(roll, roll(memory, k))) - 1e-5 for k in (kernels, first, second))
+    both, one, other = (np.exp(sketched(roll, memory, k)) - 1e-5 for k in (kernels, first, second))
     np.testing.assert_allclose(both, one + other, rtol=1e-3)
-    np.testing.assert_allclose(np.exp(unscaled(roll, roll(memory, 0.5 * first))) - 1e-5, 0.5 * one, rtol=1e-3)
+    np.testing.assert_allclose(np.exp(sketched(roll, memory, 0.5 * first)) - 1e-5, 0.5 * one, rtol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def context():
+    return jax.random.uniform(jax.random.key(2), (1, 8, 128), minval=-0.8, maxval=0.5)
+
+
+def test_tied_notes_begin_as_the_context_ends(roll, context):
+    memory = jax.random.normal(jax.random.key(0), (1, 2, 32))
+    held = jnp.zeros((1, 40, 2, KERNELS)).at[..., STARTS.start].set(1.0)
+    after, alone = sketched(roll, memory, held, True, context), sketched(roll, memory, held, True)
+    end = unscaled(roll, (np.asarray(context)[:, -2:].mean(1) - roll.mean) / roll.std)
+    np.testing.assert_allclose(after[:, 0], end, atol=1e-3)
+    # Between two knots, 16 and 32 frames after the border, the difference is a mean of those at the knots.
+    difference = after - alone
+    np.testing.assert_allclose(difference[:, 24], (difference[:, 16] + difference[:, 32]) / 2, atol=1e-3)
+
+
+def test_notes_that_begin_in_the_window_add_to_what_sounds_on(roll, context):
+    memory = jax.random.normal(jax.random.key(0), (1, 2, 32))
+    struck = jax.random.uniform(jax.random.key(1), (1, 4, 2, KERNELS)).at[..., STARTS].set(0.0)
+    ringing = np.exp(sketched(roll, memory, 0.0 * struck, False, context))
+    np.testing.assert_allclose(
+        np.exp(sketched(roll, memory, struck, False, context)) - ringing,
+        np.exp(sketched(roll, memory, struck)) - np.exp(LOG_FLOOR),
+        rtol=1e-3,
+    )
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_without_context_there_is_nothing_to_continue(roll, tied):
+    plain = NoteRoll(dataclasses.replace(OURS.model, continuation=False), roll.mean, roll.std, rngs=nnx.Rngs(0))
+    memory = jax.random.normal(jax.random.key(0), (1, 2, 32))
+    part = slice(ONSETS.stop, KERNELS) if tied else slice(0, STARTS.start)
+    kernels = jnp.zeros((1, 4, 2, KERNELS)).at[..., part].set(0.5)
+    np.testing.assert_allclose(sketched(roll, memory, kernels, tied), sketched(plain, memory, kernels, tied), atol=1e-4)

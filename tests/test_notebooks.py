@@ -70,7 +70,7 @@ def test_only_the_public_face_is_used(path):
 
 
 @each
-@pytest.mark.slow
+@pytest.mark.trial
 def test_it_runs(path):
     before = set(FOLDER.iterdir())
     assert flaws(runpy.run_path(str(FOLDER / "run.py"))["execute"](path)) == []

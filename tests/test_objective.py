@@ -126,7 +126,7 @@ def test_clipping():
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
 def test_numbers_that_cannot_be(value):
-    with pytest.raises(InputError, match=r"^Preconditioned\.std is .*; choose a number above 0$"):
+    with pytest.raises(InputError, match=r"^Preconditioned\.std is "):
         Preconditioned(value)
-    with pytest.raises(InputError, match=r"^V\.gamma is .*; choose a number above 0$"):
+    with pytest.raises(InputError, match=r"^V\.gamma is "):
         V(value)

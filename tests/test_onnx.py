@@ -163,11 +163,11 @@ def test_a_model_that_fails_when_run(refused):
 
 def test_no_file_and_a_folder(tmp_path):
     for path in (tmp_path / "no.onnx", tmp_path):
-        with pytest.raises(InputError, match=f"there is no file {path}; name an ONNX mel decoder"):
+        with pytest.raises(InputError, match=f"no file {path}"):
             OnnxVocoder(path)
 
 
 def test_without_onnxruntime(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(InputError, match=r'needs onnxruntime: pip install "spectrodiff\[onnx\]"'):
+    with pytest.raises(InputError, match=r"onnxruntime.*spectrodiff\[onnx\]"):
         OnnxVocoder(path)

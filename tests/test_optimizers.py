@@ -21,7 +21,7 @@ def test_warmup_then_constant_or_half_a_cosine():
 
 
 def test_a_cosine_has_to_outlast_its_warmup():
-    with pytest.raises(InputError, match="steps are 100; choose more than its warmup, 200"):
+    with pytest.raises(InputError, match=r"100.*warmup.*200"):
         adamw(0.1, warmup=200, steps=100)
 
 

@@ -184,9 +184,9 @@ def test_when_nothing_fits_it_says_what_to_raise(windows):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch size is 0; choose 1 or more"),
-        ({"seed": -1}, "seed is -1; choose 0 or more"),
-        ({"start": -4}, "start is -4; choose 0 or more"),
+        ({"batch_size": 0}, "batch size is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"start": -4}, "start is -4"),
         ({"process_index": 0, "process_count": 3}, "choose a multiple of 3, the number of processes"),
     ],
 )
@@ -198,9 +198,9 @@ def test_nonsense(mixture, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"threads": 0}, r"Loader\.threads is 0; choose 1 or more"),
+        ({"threads": 0}, r"Loader\.threads is 0"),
         ({"windows_per_piece": 0}, r"Loader\.windows_per_piece is 0"),
-        ({"memory_gb": -1.0}, r"Loader\.memory_gb is -1\.0; choose 0 or more"),
+        ({"memory_gb": -1.0}, r"Loader\.memory_gb is -1\.0"),
         ({"memory_gb": float("nan")}, r"Loader\.memory_gb is nan"),
     ],
 )

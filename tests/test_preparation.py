@@ -96,13 +96,13 @@ def test_a_corpus_that_changed_replaces_the_dataset(toys, tmp_path):
 def test_one_dataset_of_a_name(toys, tmp_path):
     folder = prepare(Toy(), toys, tmp_path)
     before = contents(folder)
-    with pytest.raises(InputError, match=r"toy/1\.0\.0 was prepared with gain 1\.0, not 0\.5: .*another --data_dir"):
+    with pytest.raises(InputError, match=r"gain 1\.0.* 0\.5.*--data_dir"):
         prepare(Toy(gain=0.5), toys, tmp_path)
-    with pytest.raises(InputError, match=r"was prepared with source toys, not /.*: delete it, or name another"):
+    with pytest.raises(InputError, match=r"source toys.* /"):
         prepare(Toy(), write_toys(tmp_path.parent / f"{tmp_path.name}-other"), tmp_path)
     assert contents(folder) == before
     (folder / "metadata.json").unlink()
-    with pytest.raises(InputError, match=r"toy/1\.0\.0 was not made by `spectrodiff prepare`: delete it, or name"):
+    with pytest.raises(InputError, match=r"toy/1\.0\.0 .*`spectrodiff prepare`"):
         prepare(Toy(), toys, tmp_path)
 
 
@@ -114,7 +114,7 @@ def test_a_moved_data_dir_keeps_the_corpora_in_it(toys, tmp_path):
 
 def test_a_bad_recording_is_named_and_nothing_read_is_lost(tmp_path, monkeypatch):
     toys = write_toys(tmp_path / "toys", bad=(4,))
-    with pytest.raises(InputError, match=r"toy04\.toy is a bad toy; get another \(--skip_bad leaves out") as error:
+    with pytest.raises(InputError, match=r"toy04\.toy .*--skip_bad") as error:
         prepare(Toy(), toys, tmp_path, workers=1)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "toy").exists()
@@ -131,24 +131,24 @@ def test_a_bad_recording_is_named_and_nothing_read_is_lost(tmp_path, monkeypatch
 
 def test_nothing_but_bad_recordings(tmp_path):
     toys = write_toys(tmp_path / "toys", 2, bad=(0, 1))
-    with pytest.raises(InputError, match=r"nothing of toy can be used; for one, .*toy00\.toy is a bad toy"):
+    with pytest.raises(InputError, match=r"nothing of toy .*toy00\.toy"):
         prepare(Toy(), toys, tmp_path, skip_bad=True)
 
 
 def test_nothing_to_prepare(tmp_path):
-    with pytest.raises(InputError, match="toys holds no recordings of toy; name another folder"):
+    with pytest.raises(InputError, match=r"toys .*\btoy\b"):
         prepare(Toy(), write_toys(tmp_path / "toys", 0), tmp_path)
 
 
 def test_no_workers(toys, tmp_path):
-    with pytest.raises(InputError, match="workers is 0; choose 1 or more"):
+    with pytest.raises(InputError, match="workers is 0"):
         prepare(Toy(), toys, tmp_path, workers=0)
 
 
 def test_a_place_that_cannot_be_written(toys):
-    with pytest.raises(InputError, match=r"cannot write in /proc/nope .*: name another --data_dir"):
+    with pytest.raises(InputError, match=r"/proc/nope .*--data_dir"):
         prepare(Toy(), toys, "/proc/nope")
-    with pytest.raises(InputError, match=r"cannot write in .*toy00\.toy .*: name another --data_dir"):
+    with pytest.raises(InputError, match=r"toy00\.toy .*--data_dir"):
         prepare(Toy(), toys, toys / "toy00.toy")
 
 
@@ -163,7 +163,7 @@ def test_a_disk_that_is_full_while_reading(toys, tmp_path, whole, monkeypatch):
         pathlib.Path, "write_bytes", lambda path, data: write(path, data) if room and room.pop() else full()
     )
     for skip_bad in (False, True):  # a full disk makes no recording bad
-        with pytest.raises(InputError, match=r"cannot write .*No space left on device; .* the same command again"):
+        with pytest.raises(InputError, match="No space left on device"):
             prepare(Toy(), toys, tmp_path, workers=1, skip_bad=skip_bad)
     monkeypatch.undo()
     assert len(staged(tmp_path)) == 3
@@ -179,9 +179,7 @@ def test_a_disk_that_is_full_while_writing(tmp_path):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", disk]).returncode:
         pytest.skip("no disks to mount here")
     try:
-        with pytest.raises(
-            InputError, match=r"cannot write .*No space left on device.*the same command again"
-        ) as error:
+        with pytest.raises(InputError, match="No space left on device") as error:
             prepare(Toy(), toys, disk, workers=1)
         assert "\n" not in str(error.value)
         assert len(staged(disk)) == 9
@@ -196,7 +194,7 @@ def test_a_disk_that_is_full_while_writing(tmp_path):
 def test_without_tfds(toys, tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "spectrodiff.data.builders.tfds_builder", raising=False)
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(InputError, match=r'preparing datasets needs TFDS: pip install "spectrodiff\[data\]"'):
+    with pytest.raises(InputError, match=r"TFDS.*spectrodiff\[data\]"):
         prepare(Toy(), toys, tmp_path)
 
 
@@ -204,7 +202,7 @@ def test_two_runs_do_not_mix(toys, tmp_path, monkeypatch):
     read = Toy.read
 
     def start_another(self, entry):
-        with pytest.raises(InputError, match=r"another run is at work in .*toy_staging: wait until it is done"):
+        with pytest.raises(InputError, match=r"another run .*toy_staging"):
             prepare(Toy(), toys, tmp_path, workers=1)
         return read(self, entry)
 
@@ -301,7 +299,7 @@ def test_a_kill_at_any_point_costs_nothing(toys, tmp_path, whole, monkeypatch):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 def test_the_number_of_workers_changes_nothing_nor_does_their_death(tmp_path, monkeypatch):
     toys = write_toys(tmp_path / "toys", 40)
     alone = contents(prepare(Toy(), toys, tmp_path / "alone", workers=1))

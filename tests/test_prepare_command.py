@@ -146,9 +146,9 @@ def test_bad_recordings_are_named_and_can_be_left_out(tmp_path, own, refused, ca
 
 def test_nonsense(tmp_path, own, refused):
     common = ("--manual_dir", own, "--data_dir", tmp_path)
-    assert "workers is 0; choose 1 or more" in refused("folder", *common, "--workers", 0)
-    assert "workers is -1; choose 1 or more" in refused("rendered", "--data_dir", tmp_path, "--workers", -1)
-    assert "slakh's submixes is -1; choose 0 or more" in refused("slakh", *common, "--submixes", -1)
+    assert "workers is 0" in refused("folder", *common, "--workers", 0)
+    assert "workers is -1" in refused("rendered", "--data_dir", tmp_path, "--workers", -1)
+    assert "slakh's submixes is -1" in refused("slakh", *common, "--submixes", -1)
     assert "a dataset cannot be called 'My Songs'" in refused("folder", *common, "--name", "My Songs")
     assert "invalid choice: 'nope'" in refused("nope", *common)
     assert "cannot write in" in refused("folder", "--manual_dir", own, "--data_dir", own / "song0.wav")

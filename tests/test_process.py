@@ -135,15 +135,15 @@ def test_kinds_tell_apart_what_has_the_same_fields():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"objective": {"kind": "y"}}, r"\.objective has the kind 'y'; known are .*eps.*v, x0"),
-        ({"objective": {"gamma": 5.0}}, r"\.objective has the kind None; known are "),
-        ({"objective": {"kind": ["v"]}}, r"\.objective has the kind \['v'\]; known are "),
-        ({"objective": "v"}, r"\.objective is 'v'; expected a dict of settings"),
+        ({"objective": {"kind": "y"}}, r"\.objective has the kind 'y'"),
+        ({"objective": {"gamma": 5.0}}, r"\.objective has the kind None"),
+        ({"objective": {"kind": ["v"]}}, r"\.objective has the kind \['v'\]"),
+        ({"objective": "v"}, r"\.objective is 'v'"),
         ({"objective": {"kind": "eps", "gamma": 5.0}}, r"\.objective has the unknown field 'gamma'"),
         ({"objective": {"kind": "preconditioned", "std": "a"}}, r"\.objective\.std is 'a', which is no float"),
-        ({"objective": {"kind": "preconditioned", "std": 0}}, r"\.objective: Preconditioned\.std is 0\.0; choose"),
-        ({"levels": {"kind": "karras"}}, r"\.levels has the kind 'karras'; known are .*log_normal, uniform_time"),
-        ({"schedule": {"kind": "eps"}}, r"\.schedule has the kind 'eps'; known are .*even_logsnr, even_time, karras"),
+        ({"objective": {"kind": "preconditioned", "std": 0}}, r"\.objective: Preconditioned\.std is 0\.0"),
+        ({"levels": {"kind": "karras"}}, r"\.levels has the kind 'karras'"),
+        ({"schedule": {"kind": "eps"}}, r"\.schedule has the kind 'eps'"),
         ({"schedule": {"kind": "karras", "low": 9.0}}, r"\.schedule: a schedule runs from log-SNR 9\.0 to 8\.0"),
     ],
 )

@@ -14,7 +14,7 @@ def start_two(workdir, options):
     return [start("line", workdir, options, address, 2, i, devices=2) for i in (0, 1)]
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 def test_two_processes_train_save_and_stop_together(tmp_path):
     """SIGTERM to either stops both at one step; they go on together, and then one alone: all as if it were one run."""
     workdir = tmp_path / "two"

@@ -86,7 +86,7 @@ def test_what_weights_learnt_as_new_is_not_begun_again(weights):
     table = flatten(nnx.state(further.load(folder)))[TABLE]
     np.testing.assert_array_equal(table[row(NEW)], arrays[TABLE][row(NEW)])
     np.testing.assert_array_equal(table[row(99)], arrays[TABLE][row(96)])
-    with pytest.raises(InputError, match="these weights learnt program 98: add it to own_programs, or it is lost"):
+    with pytest.raises(InputError, match=r"program 98.*own_programs"):
         task({}, program_map="midi_class").load(folder)
 
 
@@ -122,19 +122,19 @@ def test_what_gin_says_of_the_task_is_not_said_of_older_weights(weights):
 @pytest.mark.parametrize(
     ("new", "options", "message"),
     [
-        ({98: 14}, {"program_map": "midi_class"}, "new program 98 would be played as 96; add it to own_programs"),
+        ({98: 14}, {"program_map": "midi_class"}, r"\b98\b.* 96\b"),
         (
             {96: 14},
             {"program_map": "midi_class"},
-            "program 96 cannot be new, 97 is played as it; choose another number",
+            "program 96 cannot be new, 97 is played as it",
         ),
         ({24: 14}, {"program_map": "slakh"}, "program 24 cannot be new, 25 is played as it"),
         ({90: 14}, {"program_map": "slakh"}, "new program 90 would be played as 88"),
-        ({98: 14}, {"program_map": "flat"}, "program 98 cannot be new: the program map 'flat' drops every program"),
-        ({98: 98}, {}, "new program 98 cannot begin as 98, which is new too; name a known one"),
+        ({98: 14}, {"program_map": "flat"}, r"program 98 .*'flat'"),
+        ({98: 98}, {}, r"\b98\b.* 98\b"),
         ({98: 99, 99: 8}, {}, "new program 98 cannot begin as 99"),
-        ({98: 128}, {}, "new_programs have 128; choose programs from 0 to 127"),
-        ({-1: 8}, {}, "new_programs have -1; choose"),
+        ({98: 128}, {}, "new_programs have 128"),
+        ({-1: 8}, {}, "new_programs have -1"),
     ],
 )
 def test_programs_that_cannot_be_new(new, options, message):
@@ -146,5 +146,5 @@ def test_programs_that_cannot_be_new(new, options, message):
 
 def test_weights_without_programs_lend_no_relative(weights):
     folder, _ = weights(program_map="flat")
-    with pytest.raises(InputError, match="these weights know no programs, so a new one has no relative"):
+    with pytest.raises(InputError, match="no programs"):
         task(program_map="full").load(folder)

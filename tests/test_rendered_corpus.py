@@ -128,7 +128,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(pieces, tmp_path, monkeypatc
 
 
 @needs_synth
-@pytest.mark.slow
+@pytest.mark.trial
 def test_the_number_of_workers_changes_nothing(pieces, tmp_path):
     corpus.render_pieces(tmp_path, HOURS, RECIPE, workers=2)
     assert_same(tmp_path, pieces)
@@ -137,7 +137,7 @@ def test_the_number_of_workers_changes_nothing(pieces, tmp_path):
 @needs_synth
 def test_another_recipe_needs_another_folder(pieces):
     before = contents(pieces)
-    with pytest.raises(InputError, match=r"rendered with tail 0\.5, not 1\.5: name another --data_dir"):
+    with pytest.raises(InputError, match=r"tail 0\.5.* 1\.5.*--data_dir"):
         corpus.render_pieces(pieces, 1.0, dataclasses.replace(RECIPE, tail=1.5))
     assert contents(pieces) == before
 
@@ -168,20 +168,20 @@ def test_more_pieces_only_from_the_same_sources(pieces, tmp_path, recorded, why)
 def test_a_missing_program_does_not_pass_for_pieces_that_cannot_be_played(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     sources._grooves.cache_clear()
-    with pytest.raises(InputError, match="apt-get install mma, or give bands no weight"):
+    with pytest.raises(InputError, match=r"\bmma\b.*bands"):
         corpus.render_pieces(tmp_path / "out", HOURS, dataclasses.replace(RECIPE, weights={"etude": 0.9, "band": 0.1}))
     assert not (tmp_path / "out" / "recipe.json").exists()
 
 
 def test_the_folder_of_the_pieces_themselves(tmp_path):
     (tmp_path / "recipe.json").write_text("{}")
-    with pytest.raises(InputError, match="holds rendered pieces itself: name the folder above it"):
+    with pytest.raises(InputError, match="the folder above"):
         corpus.prepare_rendered(tmp_path, hours=1.0)
 
 
 def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"cannot write in .*file/rendered .*: name another --data_dir"):
+    with pytest.raises(InputError, match=r"file/rendered .*--data_dir"):
         corpus.prepare_rendered(tmp_path / "file", hours=1.0)
 
 

@@ -1,4 +1,4 @@
-"""Figures put together from songs, a table without a number that is none, and a page that holds all it shows."""
+"""A table without a number that is none, and a page that holds all it shows."""
 
 import base64
 import html.parser
@@ -12,152 +12,19 @@ import matplotlib.image
 import numpy as np
 import pytest
 import soundfile
-from inputs import make_recording
+from measured import NO_NOTES, WITHOUT, Fixed, Levels, noise, rendered, two_songs
 
 from spectrodiff.audio.mel import SAMPLE_RATE
-from spectrodiff.data.soundfont import SOUNDFONT as SOUNDFONT_FILE
-from spectrodiff.data.soundfont import require_fluidsynth
-from spectrodiff.errors import InputError
-from spectrodiff.evaluation.frechet import Gaussian, frechet_distance
-from spectrodiff.evaluation.page import Example, mel_picture, page
-from spectrodiff.evaluation.report import columns, markdown
-from spectrodiff.evaluation.results import results
-from spectrodiff.evaluation.runs import RenderedSong
+from spectrodiff.evaluation.measurements import Measurements, measure, read_measured, results
+from spectrodiff.evaluation.rendering import ENCODED, SYNTHESISED, TRUE, system_audio
+from spectrodiff.evaluation.report import Example, columns, markdown, mel_picture, page
 from spectrodiff.evaluation.songs import Song
-from spectrodiff.evaluation.systems import (
-    ENCODED,
-    NOISE,
-    SOUNDFONT,
-    SYNTHESISED,
-    SYSTEMS,
-    TRUE,
-    WRONG,
-    Measurements,
-    is_measured,
-    measure,
-    read_measured,
-    system_audio,
-)
 from spectrodiff.evaluation.transcription import DRUMS, Matches
-from spectrodiff.notes.midi import Notes
-
-WITHOUT = {name: title for name, title in SYSTEMS.items() if name != SOUNDFONT}  # that of rendered data
-NO_NOTES = Notes(*(np.zeros(0) for _ in range(2)), *(np.zeros(0, np.int32) for _ in range(3)), np.zeros(0, bool), 1.0)
-
-
-class Levels:
-    """An embedding in two dimensions: mean and deviation of each tenth of a second."""
-
-    name, rate, hop, dims, licence = "levels", SAMPLE_RATE, 0.1, 2, "none"
-
-    def __call__(self, audio):
-        frames = audio[: len(audio) // 1600 * 1600].reshape(-1, 1600)
-        return np.stack([frames.mean(axis=1), frames.std(axis=1)], axis=1)
-
-
-class Fixed:
-    """A transcriber that hears nothing."""
-
-    name, instruments = "fixed", False
-
-    def __call__(self, audio):
-        return NO_NOTES
-
-
-try:
-    require_fluidsynth()
-    installed = True
-except InputError:
-    installed = False
-needs_synth = pytest.mark.skipif(not installed, reason="FluidSynth and its SoundFont are optional")
-
-
-def rendered(name, audio, seed=0):
-    spent = (1.0, 4.0)
-    facts = (name, seed, len(audio) / SAMPLE_RATE, 2, 4, spent, spent, not audio.any())
-    return RenderedSong(*facts, np.zeros((5, 128)), audio, audio / 2)
-
-
-def noise(seed, seconds=2.0, level=0.1):
-    return (level * np.random.default_rng(seed).standard_normal(int(seconds * SAMPLE_RATE))).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """Two songs, measured, without transcription."""
-    workdir = tmp_path_factory.mktemp("measured")
-    songs, measured = [], []
-    for index, name in enumerate(("one & <only>", "set/two")):
-        song = Song(name, noise(index), NO_NOTES)
-        songs.append(rendered(name, noise(index, 1.9) + noise(10 + index, 1.9, 0.02)))
-        measure(workdir, song, system_audio(song, songs[-1], noise(1 - index)), [Levels()], None)
-        measured.append(read_measured(workdir, name, [Levels()], None))
-    return songs, measured, results(songs, measured, [Levels()], ["No notes were transcribed."])
-
-
-def test_systems_are_as_long_and_as_loud_as_each_other():
-    true = np.float32(0.3) * noise(0)
-    audio = system_audio(Song("a", true, NO_NOTES), rendered("a", noise(1, 1.5)), noise(2, 1.0))
-    assert {name: len(sound) for name, sound in audio.items()} == {
-        **dict.fromkeys(WITHOUT, 24000),
-        WRONG: 16000,
-    }
-    assert audio[NOISE].std() == pytest.approx(true.std(), rel=0.02)
-    assert WRONG not in system_audio(Song("a", true, NO_NOTES), rendered("a", true), None)
-
-
-@needs_synth
-def test_a_soundfont_plays_the_notes_as_loud_as_the_true_audio():
-    tones = make_recording(1, 2.0)
-    song = Song("a", tones.audio, tones.notes)
-    audio = system_audio(song, rendered("a", tones.audio), None, SOUNDFONT_FILE)
-    assert list(audio) == [name for name in SYSTEMS if name != WRONG]
-    played = audio[SOUNDFONT]
-    assert len(played) == len(tones.audio)
-    assert played.std() == pytest.approx(tones.audio.std(), rel=0.02)
-    silent = system_audio(Song("a", tones.audio, NO_NOTES), rendered("a", tones.audio), None, SOUNDFONT_FILE)
-    assert not silent[SOUNDFONT].any()
-
-
-def test_figures_are_those_of_all_songs(two):
-    _, measured, found = two
-    frames = {system: np.concatenate([song.embedded["levels"][system] for song in measured]) for system in WITHOUT}
-    expected = frechet_distance(Gaussian.of(frames[TRUE]), Gaussian.of(frames[SYNTHESISED]))
-    ours = found["systems"][SYNTHESISED]
-    assert ours["frechet/levels"] == pytest.approx(expected)
-    low, high = ours["frechet_interval/levels"]
-    assert 0 <= low <= expected <= high
-    gaps = np.linalg.norm(frames[TRUE] - frames[SYNTHESISED], axis=1)
-    assert ours["l2/levels"] == pytest.approx(gaps.mean())
-    assert ours["mel"] == pytest.approx(np.mean([song.scores[SYNTHESISED]["mel"] for song in measured]))
-    assert ours["spectrogram_speed"] == ours["vocoder_speed"] == 0.25
-    assert found["systems"][TRUE]["frechet/levels"] == pytest.approx(0, abs=1e-9)
-    assert found["systems"][TRUE]["mel"] == 0
-    assert found["systems"][ENCODED]["mel"] > ours["mel"] > 0
-    assert found["dropped_notes"] == 4
-
-
-def test_what_was_measured_is_not_measured_again(two, tmp_path):
-    song, audio = Song("a", noise(0), NO_NOTES), noise(1)
-    systems = system_audio(song, rendered("a", audio), None)
-    assert not is_measured(tmp_path, "a", [Levels()], None)
-    measure(tmp_path, song, systems, [Levels()], None)
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
-    assert is_measured(tmp_path, "a", [Levels()], None)
-    assert not is_measured(tmp_path, "a", [Levels()], Fixed())
-    measure(tmp_path, song, systems, [Levels()], Fixed())
-    assert is_measured(tmp_path, "a", [Levels()], Fixed())
-    assert all(path.stat().st_mtime_ns == then for path, then in before.items())
-
-
-def test_an_embedding_hears_at_its_own_rate(tmp_path):
-    class Long(Levels):
-        name, rate = "long", 48000
-
-    song = Song("a", noise(0), NO_NOTES)
-    measure(tmp_path, song, system_audio(song, rendered("a", noise(1))), [Levels(), Long()], None)
-    found = read_measured(tmp_path, "a", [Levels(), Long()], None).embedded
-    assert [len(found[name][TRUE]) for name in ("levels", "long")] == [20, 60]
+    return two_songs(tmp_path_factory.mktemp("measured"))
 
 
 def test_notes_are_counted_and_held_beside_those_of_the_true_audio(two):
@@ -224,20 +91,6 @@ def test_the_table_has_a_cell_for_every_column(two):
     width = len(columns(two[2])) + 2  # bars of one more cell
     assert [line.count("|") for line in lines[: len(WITHOUT) + 2]] == [width] * (len(WITHOUT) + 2)
     assert lines[-1] == "- No notes were transcribed."
-
-
-def test_few_frames_are_warned_of(two, monkeypatch):
-    monkeypatch.setattr("spectrodiff.evaluation.results._RESAMPLES", 2)
-
-    class Wide(Levels):
-        dims = 60
-
-    songs, measured, _ = two
-    frames = {system: np.random.default_rng(0).normal(size=(20, 60)) for system in WITHOUT}
-    wide = [Measurements(song.name, song.scores, {}, {"levels": frames}) for song in measured]
-    found = results(songs, wide, [Wide()], [])
-    assert [line for line in found["remarks"] if "60 dimensions from 40 frames" in line]
-    assert len(found["remarks"]) == 1  # once, not once a system
 
 
 class Reader(html.parser.HTMLParser):

@@ -133,14 +133,14 @@ def test_karras_is_the_formula_of_the_paper():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: UniformTime(0.0), r"^UniformTime\.power is 0\.0; choose a number above 0"),
+        (lambda: UniformTime(0.0), r"^UniformTime\.power is 0\.0"),
         (lambda: UniformTime(float("nan")), r"^UniformTime\.power is nan; "),
-        (lambda: LogNormal(std=0.0), r"^LogNormal has mean 2\.4 and std 0\.0; choose a std above 0"),
+        (lambda: LogNormal(std=0.0), r"^LogNormal has mean 2\.4 and std 0\.0"),
         (lambda: LogNormal(mean=float("inf")), r"^LogNormal has mean inf"),
-        (lambda: EvenLogSNR(5.0, 5.0), r"^a schedule runs from log-SNR 5\.0 to 5\.0; choose -20 to 20"),
+        (lambda: EvenLogSNR(5.0, 5.0), r"^a schedule runs from log-SNR 5\.0 to 5\.0"),
         (lambda: EvenLogSNR(-21.0), r"from log-SNR -21\.0 to"),
-        (lambda: Karras(high=float("nan")), r"to nan; choose"),
-        (lambda: Karras(rho=0.0), r"^Karras\.rho is 0\.0; choose a number above 0"),
+        (lambda: Karras(high=float("nan")), r"to nan"),
+        (lambda: Karras(rho=0.0), r"^Karras\.rho is 0\.0"),
     ],
 )
 def test_levels_that_cannot_be(build, message):

@@ -34,26 +34,25 @@ def test_rules_go_by_name_and_spare_what_does_not_divide(path, shape, spec):
 
 @pytest.mark.parametrize("model", [0, 2])
 def test_a_process_has_to_hold_whole_groups(model):
-    with pytest.raises(InputError, match=f"train.model_parallel is {model}; choose a divisor of 1"):
+    with pytest.raises(InputError, match=rf"train\.model_parallel is {model}\b"):
         make_mesh(model)
 
 
 @pytest.mark.parametrize(
     ("size", "parts", "message"),
     [
-        (6, 1, "a batch has 6 examples; choose a multiple of 4: 4 shares of devices"),
-        (12, 2, "a batch has 12 examples; choose a multiple of 8: 4 shares of devices, in 2 parts"),
-        (8, 0, "train.accumulate is 0; choose 1 or more"),
+        (6, 1, r"\b6 examples.*multiple of 4\b"),
+        (12, 2, r"\b12 examples.*multiple of 8\b.* 2 parts"),
+        (8, 0, r"train\.accumulate is 0"),
     ],
 )
 def test_a_batch_has_to_divide(size, parts, message):
     check_batch(16, MESH, 2)
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match=message):
         check_batch(size, MESH, parts)
-    assert str(error.value) == message
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 def test_eight_devices_learn_what_one_does(corpus, tmp_path):
     """Data parallel, tensor parallel, and both with a batch in two parts."""
     for parts in (1, 2):
@@ -95,7 +94,7 @@ def test_a_device_holds_its_share_of_the_matrices_their_average_and_their_moment
     assert all(1 / 8 < share < 1 / 4 for share in shares)
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 def test_a_run_goes_on_with_other_devices(corpus, tmp_path):
     train(corpus, tmp_path / "whole", steps=4)
     finish(start(corpus, tmp_path / "moved", {"steps": 2, "model_parallel": 2}, devices=8))

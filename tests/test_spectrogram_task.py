@@ -113,10 +113,10 @@ def test_options_reach_the_windows_that_are_drawn(corpus):
 def test_windows_of_too_many_tokens_are_left_out(task):
     config = dataclasses.replace(OURS, tokenizer=TokenizerConfig(velocity_bins=32, max_tokens=2))
     tight = dataclasses.replace(task, config=config)
-    with pytest.raises(InputError, match="every held-out window of first, second has over 2 tokens"):
+    with pytest.raises(InputError, match=r"first, second .*2 tokens"):
         _ = tight.heldout
 
 
 def test_no_split_to_hold_out(task):
-    with pytest.raises(InputError, match="no records in a 'test' split; it holds validation"):
+    with pytest.raises(InputError, match=r"'test'.*validation"):
         _ = dataclasses.replace(task, heldout_split="test").heldout

@@ -69,9 +69,9 @@ def test_a_file_is_its_notes(synthesizer, tmp_path):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"steps": 0}, "steps is 0; choose 1 to 1000"),
-        ({"seed": -1}, "seed is -1; choose 0 to 4294967295"),
-        ({"sampler": "euler"}, "sampler is 'euler'; choose one of ddpm, ddim, dpmpp"),
+        ({"steps": 0}, "steps is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"sampler": "euler"}, "sampler is 'euler'"),
         ({"dither": 0.1}, "the diffusion decoder has no dither"),
     ],
 )

@@ -181,9 +181,7 @@ def test_velocity_bins_follow_from_the_vocabulary(tmp_path, rows, bins):
 def test_a_vocabulary_that_nothing_tells_of(tmp_path):
     config = change(vocabulary_rows=1600)
     write_t5x(tmp_path / "checkpoint_1", theirs(config, random_arrays(config)))
-    with pytest.raises(
-        InputError, match=r"has 1600 token embeddings, which no known vocabulary has; put its config\.gin"
-    ):
+    with pytest.raises(InputError, match=r"1600 token embeddings.*config\.gin"):
         t5x.read(tmp_path / "checkpoint_1")
 
 
@@ -200,9 +198,9 @@ def test_a_vocabulary_that_nothing_tells_of(tmp_path):
         ("T5Config.context_positions = 'regular'", r"config\.gin has T5Config\.context_positions = 'regular'"),
         ("T5Config.num_decoder_layers = 2", r"lacks parameter decoder\.layers_1\."),
         ("T5Config.num_encoder_layers = 1", r"has the unknown parameter continuous_encoder\.layers_1\."),
-        ("T5Config.head_dim = 64", r"heads is 0; choose 1 to"),
+        ("T5Config.head_dim = 64", r"heads is 0"),
         ("T5Config.head_dim", r"cannot read .*config\.gin: Couldn't parse statement"),
-        ("VocabularyConfig.num_velocity_bins = 300", r"velocity_bins is 300; choose 1 to 127"),
+        ("VocabularyConfig.num_velocity_bins = 300", r"velocity_bins is 300"),
         ("\udcff", r"cannot read .*config\.gin"),
     ],
 )  # fmt: skip
@@ -215,9 +213,7 @@ def test_a_config_gin_that_does_not_fit(folder, text, message):
 
 def test_without_config_gin_only_published_sizes_are_known(folder):
     (folder.parent / "config.gin").unlink()
-    with pytest.raises(
-        InputError, match=r"is 32 wide and its heads 32 together, which is no published size: put its config"
-    ):
+    with pytest.raises(InputError, match=r"\b32 wide.*config"):
         t5x.read(folder)
 
 
@@ -257,7 +253,7 @@ def test_missing_and_extra_parameters(tmp_path):
 def test_a_truncated_checkpoint_file(folder, share):
     content = (folder / "checkpoint").read_bytes()
     (folder / "checkpoint").write_bytes(content[: int(share * len(content))])
-    with pytest.raises(InputError, match=r"^cannot read .*checkpoint: it is damaged or not of T5X"):
+    with pytest.raises(InputError, match=r"checkpoint.* T5X"):
         t5x.read(folder)
 
 
@@ -269,7 +265,7 @@ def test_a_truncated_checkpoint_file(folder, share):
 )  # fmt: skip
 def test_a_file_of_something_else(folder, content):
     (folder / "checkpoint").write_bytes(content)
-    with pytest.raises(InputError, match=r"^cannot read .*checkpoint: it is damaged or not of T5X"):
+    with pytest.raises(InputError, match=r"checkpoint.* T5X"):
         t5x.read(folder)
 
 
@@ -331,7 +327,7 @@ def test_an_array_in_a_store_without_a_path(folder):
 def test_an_array_too_large_for_any_memory_is_never_read(folder):
     edit_metadata(folder / f"target.{KERNEL}", shape=[10**9, 10**9])
     assert t5x.T5XArrays(folder).spec(KERNEL).shape == (10**9, 10**9)
-    with pytest.raises(InputError, match=r"mlp_width is 1000000000; choose 1 to"):
+    with pytest.raises(InputError, match=r"mlp_width is 1000000000"):
         t5x.read(folder)
 
 

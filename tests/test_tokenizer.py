@@ -410,7 +410,7 @@ def crowd(count, start=6.0):
 
 def test_an_overfull_window_is_an_error_that_names_it():
     notes = crowd(2000)
-    with pytest.raises(InputError, match=r"window 1 at 5\.12 s needs \d+ tokens, over the limit of 2048"):
+    with pytest.raises(InputError, match=r"window 1 at 5\.12 s .*2048"):
         NoteTokenizer().encode(notes)
     with pytest.raises(InputError, match="thin"):
         NoteTokenizer().encode(notes)
@@ -466,7 +466,7 @@ def test_ten_thousand_notes_tokenize_in_under_a_second(tmp_path):
 
 def test_a_bad_setting_is_named():
     """Those of its config are the config's to refuse."""
-    with pytest.raises(InputError, match="on_overflow is 'cut'; choose one of error, thin"):
+    with pytest.raises(InputError, match=r"on_overflow is 'cut'.*error, thin"):
         NoteTokenizer(TokenizerConfig(), "cut")
 
 

@@ -69,9 +69,7 @@ EVIL = {
 def test_anything_but_tensors_is_refused_and_nothing_is_run(tmp_path, path, what):
     good, marker = tensor("0", "FloatStorage", 0, (1,), (1,)), tmp_path / "marker"
     write_archive(path, state({"good": good, "evil": EVIL[what](marker)}), ONE)
-    with pytest.raises(
-        InputError, match=r"^refused to load .*weights\.bin: it asks for .*, and only tensors are safe$"
-    ):
+    with pytest.raises(InputError, match=r"^refused .*weights\.bin"):
         TorchArrays(path)
     assert not marker.exists()
 
@@ -89,9 +87,7 @@ def test_anything_but_tensors_is_refused_and_nothing_is_run(tmp_path, path, what
 )
 def test_it_must_be_tensors_by_name(path, pushed):
     write_archive(path, pushed, ONE)
-    with pytest.raises(
-        InputError, match=r"^refused to load .*weights\.bin: it holds something other than tensors by name$"
-    ):
+    with pytest.raises(InputError, match=r"^refused .*weights\.bin"):
         TorchArrays(path)
 
 

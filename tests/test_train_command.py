@@ -82,6 +82,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.trial
 def test_two_processes_join_by_their_flags_before_anything_trains():
     options = [*TINY, "--workdir", "runs/two", "--coordinator", f"127.0.0.1:{free_port()}", "--processes", 2]
     two = [start_python("-c", JOINED, *options, "--process", i) for i in (0, 1)]

@@ -88,9 +88,7 @@ def test_a_saved_model(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["", ".", "nope", "song.mid"])
 def test_none_of_these(folder, name):
-    with pytest.raises(
-        InputError, match=r"^no vocoder '.*': give griffin_lim, demo, an \.onnx file, the folder of a SavedModel"
-    ):
+    with pytest.raises(InputError, match=r"griffin_lim, demo, .*\.onnx.*SavedModel"):
         find_vocoder(folder / name)
 
 

@@ -96,9 +96,8 @@ def _add_measures(group) -> None:
 def _evaluate(options) -> None:
     from spectrodiff.data.dataset import open_dataset
     from spectrodiff.evaluation.embeddings import find_embedding
-    from spectrodiff.evaluation.evaluate import Shard, evaluate
-    from spectrodiff.evaluation.grid import evaluate_grid, grid, joined
-    from spectrodiff.evaluation.report import markdown
+    from spectrodiff.evaluation.evaluate import Shard, evaluate, evaluate_grid, grid
+    from spectrodiff.evaluation.report import joined, markdown
     from spectrodiff.pretrained.hub import find_checkpoint
     from spectrodiff.synthesizer import Synthesizer
 

@@ -1,12 +1,14 @@
-"""An evaluation, from a checkpoint and a dataset to its report: render, measure, report.
+"""An evaluation, from a checkpoint and a dataset to its report, and the joined table of several.
 
-Each step keeps its results in the workdir and leaves out what is already there, so an interrupted evaluation can be
-continued.
+Each step, to render, to measure and to report, keeps its results in the workdir and leaves out what is already there,
+so an interrupted evaluation can be continued. The workdir of several holds `cells/CELL`, the workdir of each, and the
+joined `table.md` and `results.json`.
 """
 
 import dataclasses
+import itertools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,29 +19,35 @@ from spectrodiff.config import to_dict
 from spectrodiff.data.dataset import Records
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation.embeddings import Embedding
-from spectrodiff.evaluation.page import Example, page
-from spectrodiff.evaluation.rendering import render
-from spectrodiff.evaluation.report import markdown
-from spectrodiff.evaluation.results import results
-from spectrodiff.evaluation.runs import RenderedSong, Run, SongMetadata, is_rendered
-from spectrodiff.evaluation.songs import Audio, Song, Songs, Stems
-from spectrodiff.evaluation.systems import (
-    ENCODED,
-    SYNTHESISED,
-    TRUE,
+from spectrodiff.evaluation.measurements import (
     is_measured,
     is_transcribed,
     measure,
     read_measured,
     read_transcribed,
-    system_audio,
+    results,
     transcribe,
 )
+from spectrodiff.evaluation.rendering import (
+    ENCODED,
+    SYNTHESISED,
+    TRUE,
+    RenderedSong,
+    Run,
+    SongMetadata,
+    is_rendered,
+    render,
+    system_audio,
+)
+from spectrodiff.evaluation.report import Example, joined, markdown, page
+from spectrodiff.evaluation.songs import Audio, Song, Songs, Stems
 from spectrodiff.evaluation.transcription import Transcriber
-from spectrodiff.files import replacing, write_json
+from spectrodiff.files import file_name, replacing, write_json
 from spectrodiff.fingerprint import fingerprint
 from spectrodiff.mel_sampler import check_seed
 from spectrodiff.synthesizer import Synthesizer
+
+Results = dict[str, Any]  # what `evaluate` returns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,3 +214,49 @@ def _model_description(synthesizer: Synthesizer) -> dict[str, Any]:
         "parameters": sum(leaf.size for leaf in leaves),
         "with_context": synthesizer.config.model.with_context,
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One evaluation of the grid. `steps` and `guidance` are None where the checkpoint's own are taken."""
+
+    checkpoint: str
+    steps: int | None
+    guidance: float | None
+
+    @property
+    def folder(self) -> str:
+        """The name of the evaluation's workdir, which differs from that of any other cell."""
+        return f"{file_name(self.checkpoint, 180)}, steps {_format(self.steps)}, guidance {_format(self.guidance)}"
+
+
+def _format(value: int | float | None) -> str:
+    return "default" if value is None else f"{value:g}"
+
+
+def grid(checkpoints: Sequence[str], steps: Sequence[int | None], guidance: Sequence[float | None]) -> list[Cell]:
+    """Returns all combinations, none twice. Those of a checkpoint follow one another, so that it is loaded once."""
+    return [Cell(*values) for values in dict.fromkeys(itertools.product(checkpoints, steps, guidance))]
+
+
+def evaluate_grid(
+    cells: Sequence[Cell], workdir: pathlib.Path, run: Callable[[Cell, pathlib.Path], Results | None]
+) -> list[Results] | None:
+    """Calls `run` with each cell and its workdir, and joins the results in one table.
+
+    The table is written after each cell, so that it is there early. A cell that was interrupted is continued. Where
+    `run` returns None, as it does having worked on one shard of the songs, there is no table, and None is returned.
+
+    Raises:
+      InputError: `run` raises it, or the workdir cannot be written.
+    """
+    found = []
+    for cell in cells:
+        result = run(cell, workdir / "cells" / cell.folder)
+        if result is None:
+            continue
+        found.append(result)
+        write_json(workdir / "results.json", {"cells": found})
+        with replacing(workdir / "table.md") as temporary:
+            temporary.write_text(joined(found), encoding="utf-8")
+    return found or None

@@ -1,14 +1,23 @@
-"""The results of an evaluation as tables, with footnotes that explain them."""
+"""The results of an evaluation as tables with footnotes, in Markdown and as an HTML page with pictures and sound."""
 
+import base64
 import dataclasses
+import html
+import io
 from collections.abc import Sequence
 from typing import Any
 
-from spectrodiff.evaluation.runs import named_settings
-from spectrodiff.evaluation.systems import SYSTEMS
+import numpy as np
+
+from spectrodiff.audio.mel import log_mel_on_host, scale_mel
+from spectrodiff.data.recordings import to_flac
+from spectrodiff.evaluation.rendering import ENCODED, SYNTHESISED, SYSTEMS, TRUE, named_settings
+from spectrodiff.evaluation.songs import Audio
 from spectrodiff.evaluation.transcription import DRUMS
+from spectrodiff.training.heldout import side_by_side
 
 UNDEFINED = "\N{EN DASH}"
+_PICTURED = 2048  # frames of a mel picture, 41 s: a pixel each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,3 +167,124 @@ def footnotes(results: dict[str, Any]) -> list[str]:
             "F1 of the true audio, which no transcriber gets wholly right."
         )
     return [*lines, f"{UNDEFINED}: not defined, or not measured.", *results["remarks"]]
+
+
+_SETTINGS = (
+    Column("parameters", "Parameters (M)", 1),
+    Column("context", "Context"),
+    Column("steps", "Steps", 0),
+    Column("guidance", "Guidance", 2),
+)
+
+
+def joined(found: Sequence[dict[str, Any]]) -> str:
+    """Formats results as one Markdown table.
+
+    It has a row for the synthesised songs of each evaluation, then the rows of the other systems in the first one.
+    """
+    rows = [(results["run"]["checkpoint"], _settings(results) | results["systems"][SYNTHESISED]) for results in found]
+    others = {name: figures for name, figures in found[0]["systems"].items() if name != SYNTHESISED}
+    rows += [(SYSTEMS[name], figures) for name, figures in others.items()]
+    table = Table("grid", "Checkpoint or system", [*_SETTINGS, *columns(found[0])], rows)
+    remarks = dict.fromkeys(line for results in found for line in results["remarks"])
+    said = [line for line in footnotes({**found[0], "run": _common(found)}) if line not in remarks]
+    return markdown_table(table) + "\n\n" + "\n".join(f"- {line}" for line in [*said, *remarks]) + "\n"
+
+
+def _settings(results: dict[str, Any]) -> dict[str, Any]:
+    run, model = results["run"], results["model"]
+    return {
+        "parameters": model["parameters"] / 1e6,
+        "context": "yes" if model["with_context"] else "none",
+        "steps": run["sampling"].get("steps"),
+        "guidance": run["sampling"].get("guidance"),
+    }
+
+
+def _common(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the settings that all runs have in common."""
+    first, *others = (named_settings(results["run"]) for results in found)
+    return {name: value for name, value in first.items() if all(name in run and run[name] == value for run in others)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A song that the page shows and plays: its audio by the systems TRUE, ENCODED and SYNTHESISED, at SAMPLE_RATE."""
+
+    name: str
+    audio: dict[str, Audio]
+
+
+def page(results: dict[str, Any], examples: Sequence[Example]) -> str:
+    """Returns an HTML document that loads nothing: tables, and for each example mel pictures (PNG) and audio players.
+
+    The players' audio is FLAC of 16 bits.
+    """
+    parts = [
+        "<!DOCTYPE html>",
+        '<html lang="en"><head><meta charset="utf-8"><title>Evaluation</title>',
+        f"<style>{_STYLE}</style></head><body>",
+        "<h1>Evaluation</h1>",
+        *map(_table, tables(results)),
+        "<ul>",
+        *(f"<li>{html.escape(line)}</li>" for line in footnotes(results)),
+        "</ul>",
+        "<h2>Examples</h2>",
+        *map(_example, examples),
+        "<h2>Synthesised songs</h2>",
+        _table(songs_table(results)),
+        "</body></html>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; color: #222; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; margin-bottom: 1rem; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }
+th:first-child, td:first-child { text-align: left; }
+figure { margin: 0 0 1rem; }
+img { display: block; height: 128px; max-width: none; }
+em { color: #b00; }
+"""
+
+
+def _table(table: Table) -> str:
+    headings = (table.first, *(column.heading for column in table.columns))
+    head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
+    body = "\n".join(
+        f"<tr><td>{html.escape(title)}{' <em>outlier</em>' if figures.get('outlier') else ''}</td>"
+        f"{''.join(f'<td>{column.cell(figures)}</td>' for column in table.columns)}</tr>"
+        for title, figures in table.rows
+    )
+    return (
+        f'<div class="wide"><table class="{table.name}"><thead><tr>{head}</tr></thead>\n'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _example(example: Example) -> str:
+    figures = []
+    for system in (TRUE, ENCODED, SYNTHESISED):
+        audio, title = example.audio[system], html.escape(SYSTEMS[system])
+        sound = to_flac(audio / max(1.0, np.abs(audio).max(initial=0.0)))
+        figures.append(
+            f'<figure><figcaption>{title}</figcaption><audio controls src="{_inline("audio/flac", sound)}"></audio>'
+            f'<div class="wide"><img alt="log-mel: {title}" src="{_inline("image/png", mel_picture(audio))}"></div>'
+            "</figure>"
+        )
+    return f"<h3>{html.escape(example.name)}</h3>\n" + "\n".join(figures)
+
+
+def mel_picture(audio: Audio) -> bytes:
+    """Draws the log-mel of the first 41 s of audio as PNG: a pixel a frame and mel bin, low frequencies below."""
+    from matplotlib.image import imsave  # without pyplot: no display is looked for
+
+    file = io.BytesIO()
+    imsave(file, side_by_side(scale_mel(log_mel_on_host(audio)[:_PICTURED])), format="png")
+    return file.getvalue()
+
+
+def _inline(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -5,7 +5,7 @@ It gives the decoder the alignment of notes and frames, which cross-attention wo
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from spectrodiff.audio.mel import LOG_CEILING, LOG_FLOOR, MEL_BINS
 from spectrodiff.config import ModelConfig
@@ -18,6 +18,9 @@ _SINCE_ONSET = (-2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 _SINCE_START = (0.0, 64.0, 192.0)
 _FIRST_GUESS = -3.0  # log magnitude of a note at initialisation, well above the floor, so that gradients do not vanish
 _LOUDEST = 8.0  # largest log magnitude, against overflow
+# Knots in frames after the start of the window, between which the weights of the continuation are interpolated.
+_SINCE_BORDER = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+_BORDER_FRAMES = 2  # of the end of the context, averaged
 
 
 def since_offset(release: int) -> tuple[float, ...]:
@@ -70,18 +73,63 @@ class NoteRoll(nnx.Module):
     """A layer that estimates the mel as the sum of one spectrum per note and phase, weighted by `roll_kernels`.
 
     The sum is over magnitudes, before the logarithm, because the magnitudes of simultaneous notes approximately add.
+
+    With `ModelConfig.continuation`, the magnitudes of notes that began before the window, and of whatever else sounds
+    on, are first multiplied by a factor that makes them those of the end of the context. The logarithm of the factor
+    falls with time, by weights that are learnt for each mel bin.
     """
 
     def __init__(self, cfg: ModelConfig, mean: float, std: float, *, rngs: nnx.Rngs):
         self.mean, self.std = mean, std
         self.project = Dense(cfg.width, kernel_count(cfg.roll_release) * MEL_BINS, rngs=rngs)
+        weights = jnp.tile(jnp.exp(-jnp.array(_SINCE_BORDER) / 8.0)[:, None], (1, MEL_BINS))
+        self.continuation = nnx.data(nnx.Param(weights) if cfg.continuation else None)
 
-    def __call__(self, encoded: Float[Array, "b n d"], kernels: Float[Array, "b t n k"]) -> Float[Array, "b t m"]:
+    def __call__(
+        self,
+        encoded: Float[Array, "b n d"],
+        kernels: Float[Array, "b t n k"],
+        tied: Bool[Array, "b n"],
+        context: Float[Array, "b c m"],
+        context_mask: Bool[Array, "b c"],
+    ) -> Float[Array, "b t m"]:
         """Returns the sketch, normalised as decoders' targets are: (scaled mel - mean) / std.
 
-        `encoded` is the output of the note encoder, from which the spectra of each note are projected.
+        `encoded` is the output of the note encoder, from which the spectra of each note are projected; `tied` notes
+        began before the window. `context` is a scaled log-mel, whose valid frames come first and are those where
+        `context_mask` is true. Both are of use to the continuation only.
         """
         spectra = jnp.exp(jnp.minimum(self.project(encoded).astype(jnp.float32) + _FIRST_GUESS, _LOUDEST))
-        magnitude = kernels.reshape(*kernels.shape[:2], -1) @ spectra.reshape(encoded.shape[0], -1, MEL_BINS)
-        scaled = 2.0 * (jnp.log(magnitude + jnp.exp(LOG_FLOOR)) - LOG_FLOOR) / (LOG_CEILING - LOG_FLOOR) - 1.0
+        spectra = spectra.reshape(*encoded.shape[:2], -1, MEL_BINS)
+        if self.continuation is None:
+            magnitude = _sum(kernels, spectra) + jnp.exp(LOG_FLOOR)
+        else:
+            attacks = len(_SINCE_ONSET)  # of notes that begin in the window only, as the last kernels are of tied ones
+            carried = tied[:, None, :, None]
+            old = jnp.where(carried, kernels[..., attacks:], 0.0)
+            new = jnp.where(carried, 0.0, kernels[..., : -len(_SINCE_START)])
+            before = jnp.where(tied[..., None], spectra[:, :, -len(_SINCE_START)], 0.0).sum(1)
+            old = _sum(old, spectra[:, :, attacks:]) + jnp.exp(LOG_FLOOR)
+            new = _sum(new, spectra[:, :, : -len(_SINCE_START)])
+            end, known = _end_of(context, context_mask)
+            missing = jnp.where(known, end - jnp.log(before + jnp.exp(LOG_FLOOR)), 0.0)
+            since = _triangular(jnp.arange(kernels.shape[1], dtype=jnp.float32), _SINCE_BORDER, stays=False)
+            magnitude = old * jnp.exp((since @ self.continuation[...]) * missing[:, None]) + new
+        scaled = 2.0 * (jnp.log(magnitude) - LOG_FLOOR) / (LOG_CEILING - LOG_FLOOR) - 1.0
         return (scaled - self.mean) / self.std
+
+
+def _sum(kernels: Float[Array, "b t n k"], spectra: Float[Array, "b n k m"]) -> Float[Array, "b t m"]:
+    """Returns the spectra weighted by the kernels, summed over notes and phases, as one matrix product per window."""
+    return kernels.reshape(*kernels.shape[:2], -1) @ spectra.reshape(len(spectra), -1, spectra.shape[-1])
+
+
+def _end_of(
+    context: Float[Array, "b c m"], context_mask: Bool[Array, "b c"]
+) -> tuple[Float[Array, "b m"], Bool[Array, "b 1"]]:
+    """Returns the unscaled mean of the last frames of the context, and whether it has any."""
+    length = context_mask.sum(-1, keepdims=True)
+    age = length - 1 - jnp.arange(context.shape[1])  # 0 for the last valid frame
+    weight = ((age >= 0) & (age < _BORDER_FRAMES)) / jnp.clip(length, 1, _BORDER_FRAMES)
+    scaled = (weight[..., None] * context).sum(1)
+    return (scaled + 1.0) / 2.0 * (LOG_CEILING - LOG_FLOOR) + LOG_FLOOR, length > 0

@@ -58,7 +58,7 @@ class SpectrogramModel(nnx.Module):
         sketch = None
         if self.note_roll is not None:
             kernels = jax.vmap(lambda row: roll_kernels(row, frames, self.roll_release))(notes)
-            sketch = self.note_roll(encoded, kernels)
+            sketch = self.note_roll(encoded, kernels, jnp.isneginf(notes.onset), context, context_mask)
         if self.context_encoder is not None:
             encoded = jnp.concatenate([encoded, self.context_encoder(context, context_mask, rngs)], 1)
             mask = jnp.concatenate([mask, context_mask], 1)

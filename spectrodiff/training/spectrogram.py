@@ -35,7 +35,7 @@ from spectrodiff.training.steps import Others
 # Settings of computation, training and sampling, in which a task may differ from the checkpoint that it loads.
 _CHANGEABLE = {
     *("dropout", "dtype", "remat", "tokens_per_note"),
-    *("condition_drop", "sampling", "process.levels", "process.schedule"),
+    *("condition_drop", "sampling", "process.levels", "process.schedule", "mean_weight", "texture_weight"),
 }
 
 

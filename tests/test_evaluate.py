@@ -1,7 +1,8 @@
 """The table of an ablation, from what evaluations returned; test_evaluate_command has the whole way."""
 
-from spectrodiff.evaluation.grid import Cell, evaluate_grid, grid, joined
-from spectrodiff.evaluation.systems import NOISE, SYNTHESISED, TRUE
+from spectrodiff.evaluation.evaluate import Cell, evaluate_grid, grid
+from spectrodiff.evaluation.rendering import NOISE, SYNTHESISED, TRUE
+from spectrodiff.evaluation.report import joined
 
 
 def result(cell, mel):

@@ -1,19 +1,23 @@
-"""The results of an evaluation: means, distances and intervals over the measurements of its songs.
+"""Measurements of each song by each system, and the figures of an evaluation: means, distances and intervals over them.
 
-All are computed from the measurements of single songs, so it does not matter which process measured which. A figure
-that is undefined is None, never NaN.
+Measurements are made once and kept, so that those of several processes can be joined: a workdir holds, beside its
+songs, `scores/NAME.json` and `embeddings/MODEL/NAME.npz` for each song, and `transcription/MODEL/NAME.json` for songs
+and stems. A figure that is undefined is None, never NaN.
 """
 
+import dataclasses
 import math
+import pathlib
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from spectrodiff.evaluation.embeddings import Embedding
+from spectrodiff.evaluation.embeddings import Embedding, resample
 from spectrodiff.evaluation.frechet import (
     Gaussian,
     frechet_distance,
@@ -24,14 +28,139 @@ from spectrodiff.evaluation.frechet import (
     pool,
     song_distances,
 )
-from spectrodiff.evaluation.reconstruction import mean_scores
-from spectrodiff.evaluation.runs import SongMetadata, Spent
-from spectrodiff.evaluation.systems import ENCODED, SOUNDFONT, SYNTHESISED, SYSTEMS, TRUE, Measurements
-from spectrodiff.evaluation.transcription import DRUMS, Matches, Scores, Transcriber, add_scores, relative_to_true
+from spectrodiff.evaluation.reconstruction import compare, embedding_distance, mean_scores
+from spectrodiff.evaluation.rendering import (
+    ENCODED,
+    SOUNDFONT,
+    SYNTHESISED,
+    SYSTEMS,
+    TRUE,
+    SongMetadata,
+    Spent,
+    read_arrays,
+    read_json,
+    song_path,
+)
+from spectrodiff.evaluation.songs import Audio, Song
+from spectrodiff.evaluation.transcription import (
+    DRUMS,
+    Matches,
+    Scores,
+    Transcriber,
+    add_scores,
+    relative_to_true,
+    score_audio,
+)
+from spectrodiff.files import replacing, write_json
 
+Frames = Float[np.ndarray, "_n d"]
 _RESAMPLES = 200  # of the bootstrap: the ends of a 95 % interval come out to about a tenth of its width
-
 Figures = dict[str, Any]  # by name; numbers, pairs of them, or None
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurements:
+    """The measurements of a song.
+
+    `scores` holds by system the scores of `reconstruction.compare` and, for each embedding, `l2/MODEL`, the mean
+    distance of its frames from those of the true audio. `notes` holds by system the scores of transcribed notes, and
+    is empty where none were transcribed. `embedded` holds the frames [n, dims] of each embedding by system.
+    """
+
+    name: str
+    scores: dict[str, dict[str, float | None]]
+    notes: dict[str, Scores]
+    embedded: dict[str, dict[str, Frames]]  # by model, then system
+
+
+def is_measured(
+    workdir: pathlib.Path, name: str, embeddings: Sequence[Embedding], transcriber: Transcriber | None
+) -> bool:
+    """Whether a workdir holds all measurements of a song by these embeddings and this transcriber."""
+    kinds = [("scores", ".json"), *((f"embeddings/{model.name}", ".npz") for model in embeddings)]
+    there = all(song_path(workdir, kind, name, suffix).is_file() for kind, suffix in kinds)
+    return there and (transcriber is None or is_transcribed(workdir, name, transcriber))
+
+
+def is_transcribed(workdir: pathlib.Path, name: str, transcriber: Transcriber) -> bool:
+    """Whether a workdir holds the scores of a song's notes by this transcriber."""
+    return _transcription_path(workdir, name, transcriber).is_file()
+
+
+def _transcription_path(workdir: pathlib.Path, name: str, transcriber: Transcriber) -> pathlib.Path:
+    return song_path(workdir, f"transcription/{transcriber.name}", name, ".json")
+
+
+def measure(
+    workdir: pathlib.Path,
+    song: Song,
+    audio: dict[str, Audio],
+    embeddings: Sequence[Embedding],
+    transcriber: Transcriber | None,
+) -> None:
+    """Measures the `audio` of a song by system, and writes the measurements that `workdir` does not hold yet.
+
+    Raises:
+      InputError: a file cannot be written, or notes are to be scored and mir_eval is not installed.
+    """
+    path = song_path(workdir, "scores", song.name, ".json")
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {system: compare(sound, audio[TRUE]) for system, sound in audio.items()})
+    for embedding in embeddings:
+        path = song_path(workdir, f"embeddings/{embedding.name}", song.name, ".npz")
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            frames = {system: embedding(resample(sound, embedding.rate)) for system, sound in audio.items()}
+            with replacing(path) as temporary:
+                np.savez_compressed(temporary, **frames)
+    if transcriber and not is_transcribed(workdir, song.name, transcriber):
+        transcribe(workdir, song, audio, transcriber)
+
+
+def transcribe(workdir: pathlib.Path, song: Song, audio: dict[str, Audio], transcriber: Transcriber) -> None:
+    """Transcribes the `audio` of a song by system, scores the notes, and writes the scores.
+
+    Raises:
+      InputError: the file cannot be written, or mir_eval is not installed.
+    """
+    found = {system: score_audio(transcriber, sound, song.notes) for system, sound in audio.items()}
+    path = _transcription_path(workdir, song.name, transcriber)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    counts = {
+        system: {kind: dataclasses.astuple(matches) for kind, matches in scores.items()}
+        for system, scores in found.items()
+    }
+    write_json(path, counts)
+
+
+def read_measured(
+    workdir: pathlib.Path, name: str, embeddings: Sequence[Embedding], transcriber: Transcriber | None
+) -> Measurements:
+    """Reads the measurements of a song that `measure` wrote.
+
+    Raises:
+      InputError: a file is missing or damaged.
+    """
+    scores = read_json(song_path(workdir, "scores", name, ".json"))
+    embedded = {}
+    for model in embeddings:
+        path = song_path(workdir, f"embeddings/{model.name}", name, ".npz")
+        embedded[model.name] = frames = read_arrays(path, list(scores))
+        for system, ours in frames.items():
+            scores[system][f"l2/{model.name}"] = embedding_distance(ours, frames[TRUE])
+    notes = read_transcribed(workdir, name, transcriber) if transcriber else {}
+    return Measurements(name, scores, notes, embedded)
+
+
+def read_transcribed(workdir: pathlib.Path, name: str, transcriber: Transcriber) -> dict[str, Scores]:
+    """Reads the scores of a song's notes by system that `transcribe` wrote.
+
+    Raises:
+      InputError: the file is missing or damaged.
+    """
+    kept = read_json(_transcription_path(workdir, name, transcriber))
+    return {system: {kind: Matches(*numbers) for kind, numbers in counts.items()} for system, counts in kept.items()}
 
 
 def results(
