@@ -78,6 +78,8 @@ def draw(path: pathlib.Path, lines: dict[str, list[Point]]) -> None:
             steps, found = zip(*points, strict=True)
             axis.plot(steps, [figures[key] for figures in found], marker="o", markersize=3, label=name)
         axis.set_xscale("log")
+        axis.set_xticks(steps, [f"{count}" for count in steps], minor=False)
+        axis.minorticks_off()
         axis.set_xlabel("steps")
         axis.set_ylabel(title)
         if key == "heldout_roughness":
