@@ -67,6 +67,22 @@ def test_options_that_cannot_be(songs, tmp_path, options, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_folders_in_it_are_not_searched_and_it_says_so(songs, tmp_path, capsys):
+    (songs / "more").mkdir()
+    (songs / "song0.mid").rename(songs / "more" / "song0.mid")
+    run(songs, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"song1.wav", "song2.wav"}
+    assert "1 folders" in capsys.readouterr().err
+
+
+def test_a_file_is_read_before_the_weights(songs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Synthesizer, "from_pretrained", lambda *_: pytest.fail("weights were loaded"))
+    with pytest.raises(SystemExit) as stopped:
+        run(songs / "notes.txt", tmp_path / "a.wav")
+    assert stopped.value.code == 2
+    assert "notes.txt" in capsys.readouterr().err
+
+
 def test_a_folder_without_midi(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     with pytest.raises(SystemExit):

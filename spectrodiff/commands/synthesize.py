@@ -63,6 +63,7 @@ def _add_demo(commands) -> None:
 def _synthesize(options) -> None:
     from spectrodiff.audio.files import check_audio_path
     from spectrodiff.files import check_writable
+    from spectrodiff.notes.midi import read_midi
     from spectrodiff.plot import check_plot_path
 
     if pathlib.Path(options.midi).is_dir():
@@ -75,6 +76,7 @@ def _synthesize(options) -> None:
         if pathlib.Path(options.mel_out).suffix != ".npz":
             raise InputError(f"cannot write {options.mel_out}: give it the suffix .npz")
         check_writable(options.mel_out)
+    read_midi(options.midi)  # before the weights, which take seconds
     _render(options, _load(options), options.midi, options.out, options.plot, options.mel_out)
 
 
@@ -97,9 +99,12 @@ def _synthesize_folder(options) -> None:
     from spectrodiff.data.builders.folder import MIDI
     from spectrodiff.files import replacing
 
-    midis = sorted(path for path in pathlib.Path(options.midi).iterdir() if path.suffix.lower() in MIDI)
+    inside = sorted(pathlib.Path(options.midi).iterdir())
+    midis = [path for path in inside if path.suffix.lower() in MIDI]
     if not midis:
         raise InputError(f"{options.midi} holds no MIDI files ({', '.join(MIDI)})")
+    if folders := sum(path.is_dir() for path in inside):
+        print(f"{options.midi}: {folders} folders in it are not searched for MIDI files", file=sys.stderr, flush=True)
     wanted = _outputs(midis, _folder(options.out), f".{options.format}")
     missing = {out: midi for out, midi in wanted.items() if not out.exists()}
     if len(missing) < len(wanted):
@@ -229,7 +234,7 @@ def _render(options, synthesizer, midi, out, plot, mel_out) -> None:
             if mel_out:
                 np.savez_compressed(files.enter_context(replacing(mel_out)), mel=np.concatenate(kept))
             if plot:
-                audio = np.concatenate(list(spool.blocks()))
+                audio = spool.gain(options.level) * np.concatenate(list(spool.blocks()))
                 plot_piece(files.enter_context(replacing(plot)), notes, np.concatenate(kept), audio)
             spool.save(files.enter_context(replacing(out)), options.level)
     length = spool.samples / SAMPLE_RATE

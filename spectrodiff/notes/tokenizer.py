@@ -147,8 +147,8 @@ class NoteTokenizer:
         if self.on_overflow == "error":
             name = f"window {start_frame // frames}" if start_frame % frames == 0 else "the window"
             raise InputError(
-                f"{name} at {start_frame / FRAMES_PER_SECOND:.2f} s needs {len(tokens)} tokens, over the limit of "
-                f"{self.config.max_tokens}; thin the piece out, or use --on_overflow thin to drop its quietest notes"
+                f"too many notes: {name} at {start_frame / FRAMES_PER_SECOND:.2f} s needs {len(tokens)} tokens, over "
+                f"the limit of {self.config.max_tokens}; use --on_overflow thin to drop its quietest notes"
             )
         quiet = self._quietest(timeline, sounding, events, start_frame)
         sounding, events = (part[~np.isin(timeline.note[part], quiet)] for part in (sounding, events))
