@@ -407,6 +407,13 @@ def test_configs_that_cannot_be(refused_train, binding, message):
     assert message in refused_train("--gin_file", ROOT / "configs/tiny.gin", "--gin_param", binding)
 
 
+def test_a_module_that_a_config_imports_is_not_there(refused_train, folder):
+    (folder / "mine.gin").write_text("import my_missing_parts\ninclude 'tiny.gin'\n")
+    message = refused_train("--gin_file", folder / "mine.gin")
+    assert "my_missing_parts" in message
+    assert message.count("\n") <= 1
+
+
 def test_no_such_config(refused_train):
     message = refused_train("--gin_file", "nope.gin")
     assert "nope.gin" in message

@@ -169,6 +169,10 @@ def read_config(files: Sequence[str], bindings: Sequence[str]) -> None:
         gin.finalize()
     except InputError:
         raise
+    except ImportError as error:
+        raise InputError(
+            f"cannot import what the config imports: {error}; PYTHONPATH has to name the folder of your own modules"
+        ) from error
     except (OSError, ValueError, SyntaxError) as error:
         raise InputError(f"cannot use the config: {' '.join(str(error).split())}") from error
     for name in ("task", "optimizer", "steps"):

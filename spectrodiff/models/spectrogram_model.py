@@ -75,8 +75,10 @@ class SpectrogramModel(nnx.Module):
     ) -> Float[Array, "b t o"]:
         """Evaluates encoders and decoder once, and returns the output of the decoder.
 
-        For a diffusion decoder `mel` is the noisy z, `inputs` its log-SNR, and the output the prediction that the
-        objective defines (in the paper: eps). For an autoregressive decoder `mel` is the target, and the output at each
+        `context` is a scaled log-mel. For a diffusion decoder `mel` is what the objective makes of a noisy z (`inputs`
+        of `Objective`, z itself for all but `Preconditioned`), where z is of the log-mel normalised by the mean and std
+        of the decoder's config; `inputs` is its log-SNR, and the output the prediction that the objective defines (in
+        the paper: eps). For an autoregressive decoder `mel` is the target, and the output at each
         frame is computed from the frames before it.
         """
         cache = self.decoder.cache(self.encode(jnp.asarray(tokens), context, context_mask, mel.shape[1], rngs))
