@@ -17,7 +17,7 @@ VARIANTS = {
     "event_times": dataclasses.replace(PAPER.model, event_times=True),
     "padding_seen": dataclasses.replace(PAPER.model, mask_padding=False),
     "compact": dataclasses.replace(PAPER.model, compact_notes=True),
-    "compact_event_times": dataclasses.replace(OURS.model, note_roll=False),
+    "compact_event_times": dataclasses.replace(OURS.model, note_roll=False, continuation=False),
 }
 encode = jitted(NoteEncoder.__call__)
 
