@@ -53,7 +53,7 @@ class Conv(nnx.Module):
         return y + self.bias[...]
 
 
-# XLA's CPU backend takes up to thirty times as long for the gradients of strided, grouped and transposed convolutions as
+# XLA's CPU backend takes several times as long for the gradients of strided, grouped and transposed convolutions as
 # for those of plain ones and of matrix products with the same number of operations, so the former are computed as the
 # latter. Padding is that of "SAME".
 
