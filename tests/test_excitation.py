@@ -1,6 +1,8 @@
 """Crops with the audio that Griffin-Lim makes of them, and training on these."""
 
 import dataclasses
+import pathlib
+import runpy
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,7 @@ from spectrodiff.data.mixture import Mixture
 from spectrodiff.data.recordings import decode
 from spectrodiff.errors import InputError
 from spectrodiff.pretrained.kinds import MELGAN, REFINER
-from spectrodiff.pretrained.native import save
+from spectrodiff.pretrained.native import read, save, write
 from spectrodiff.pretrained.vocoders import find_vocoder
 from spectrodiff.training import state as states
 from spectrodiff.training.evaluators import CropBaseline, CropError
@@ -28,6 +30,7 @@ from spectrodiff.vocoder.losses import spectral_losses
 from spectrodiff.vocoder.refiner import Refiner, RefinerConfig
 from spectrodiff.vocoder.streaming import MelGAN
 
+pack = runpy.run_path(str(pathlib.Path(__file__).parent.parent / "recipes" / "pack_vocoder.py"))["pack"]
 SMALL = GeneratorConfig(16, (4, 5), (1,), "griffin_lim", patch=16)
 FAST = GriffinLim(iterations=1, solver_iterations=1)
 ALONE = Others(lambda: None, {})
@@ -158,3 +161,23 @@ def test_a_generator_in_the_package_is_found_by_its_name(tmp_path, monkeypatch):
     assert isinstance(find_vocoder("melgan"), MelGAN)
     with pytest.raises(InputError, match=r"griffin_lim, melgan, an \.onnx file"):
         find_vocoder("nope")
+
+
+def test_a_packed_vocoder_is_half_as_large_and_sounds_the_same(tmp_path):
+    generator = Generator(SMALL, rngs=nnx.Rngs(0))
+    generator.leave.gain[...] = jnp.ones(1)
+    save(tmp_path / "export", MELGAN, generator, SMALL, {"steps": 3})
+    pack(tmp_path / "export", tmp_path / "packed")
+    sizes = [(tmp_path / name / "vocoder.safetensors").stat().st_size for name in ("export", "packed")]
+    assert sizes[1] < 0.6 * sizes[0]
+    assert read(tmp_path / "packed", MELGAN)[2] == {"steps": 3}
+    mel = np.random.default_rng(0).uniform(-6.0, 0.0, (9, 128)).astype(np.float32)
+    ours, theirs = (find_vocoder(tmp_path / name)(mel) for name in ("packed", "export"))
+    assert 0 < np.abs(ours - theirs).max() < 0.01 * np.abs(theirs).max()
+    with pytest.raises(InputError, match="no vocoder"):
+        pack(tmp_path, tmp_path / "other")
+    large = dataclasses.replace(SMALL, channels=1024)
+    write(tmp_path / "large", MELGAN, {}, large, {})
+    with pytest.raises(InputError, match="MB in float16"):
+        pack(tmp_path / "large", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
