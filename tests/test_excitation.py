@@ -154,11 +154,12 @@ def test_a_refiner_of_the_package_is_not_copied(task, tmp_path):
     assert find_vocoder(tmp_path).griffin_lim.identity() == find_vocoder("demo").identity()
 
 
-def test_a_generator_in_the_package_is_found_by_its_name(tmp_path, monkeypatch):
-    """It lies there alone, without a spectrogram model."""
+def test_a_generator_in_the_package_is_found_by_its_name(task, tmp_path, monkeypatch):
+    """It lies there alone, without a spectrogram model. Training can start from it."""
     save(tmp_path / "melgan", MELGAN, Generator(SMALL, rngs=nnx.Rngs(0)), SMALL, {}, "float16")
     monkeypatch.setattr("spectrodiff.pretrained.hub._WEIGHTS", tmp_path)
     assert isinstance(find_vocoder("melgan"), MelGAN)
+    assert task.load("melgan").cfg == SMALL
     with pytest.raises(InputError, match=r"griffin_lim, melgan, an \.onnx file"):
         find_vocoder("nope")
 

@@ -32,22 +32,25 @@ def find_vocoder(vocoder: str | os.PathLike) -> Vocoder:
         return OnnxVocoder(path)
     if (path / saved_model.FILE).is_file():
         return SavedModelVocoder(path)
-    if str(vocoder) in (packaged := packaged_vocoders()):
-        path = packaged[str(vocoder)]
-    else:
-        with contextlib.suppress(InputError):
-            path = find_checkpoint(vocoder)
+    with contextlib.suppress(InputError):
+        path = find_vocoder_weights(vocoder)
     if (trained := trained_vocoder(path)) is not None:
         return trained
+    names = ", ".join([GRIFFIN_LIM, *packaged_vocoders()])
     raise InputError(
-        f"no vocoder {str(vocoder)!r}: give {', '.join([GRIFFIN_LIM, *packaged])}, an .onnx file, the folder of a "
-        "SavedModel, or a folder into which training exported a vocoder"
+        f"no vocoder {str(vocoder)!r}: give {names}, an .onnx file, the folder of a SavedModel, or a folder into which "
+        "training exported a vocoder"
     )
 
 
 def packaged_vocoders() -> dict[str, pathlib.Path]:
     """Returns the folders of the vocoders in this package, by name."""
     return {name: folder for name, folder in packaged_weights().items() if vocoder_kind(folder)}
+
+
+def find_vocoder_weights(checkpoint: str | os.PathLike) -> pathlib.Path:
+    """Returns the folder of a vocoder in this package by its name, or else what `find_checkpoint` returns."""
+    return packaged_vocoders().get(str(checkpoint)) or find_checkpoint(checkpoint)
 
 
 def trained_vocoder(folder: str | os.PathLike) -> Vocoder | None:
