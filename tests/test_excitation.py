@@ -166,7 +166,7 @@ def test_a_generator_in_the_package_is_found_by_its_name(task, tmp_path, monkeyp
 
 def test_a_packed_vocoder_is_half_as_large_and_sounds_the_same(tmp_path):
     generator = Generator(SMALL, rngs=nnx.Rngs(0))
-    generator.leave.gain[...] = jnp.ones(1)
+    generator.leave.direction[...] += 0.1
     save(tmp_path / "export", MELGAN, generator, SMALL, {"steps": 3})
     pack(tmp_path / "export", tmp_path / "packed")
     sizes = [(tmp_path / name / "vocoder.safetensors").stat().st_size for name in ("export", "packed")]

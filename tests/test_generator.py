@@ -20,7 +20,7 @@ def trained(cfg):
     """A generator whose correction is not zero."""
     generator = Generator(cfg, rngs=nnx.Rngs(0))
     if cfg.corrects:
-        generator.leave.gain[...] = jnp.ones(1)
+        generator.leave.direction[...] += 0.1
     return generator
 
 
@@ -86,7 +86,7 @@ def test_a_correction_begins_at_zero_and_can_be_learnt():
     correct = nnx.jit(lambda generator: generator(mel, excitation=audio))
     np.testing.assert_array_equal(correct(generator), audio)
     gradient = nnx.jit(nnx.grad(lambda generator: jnp.square(generator(mel, excitation=audio)).sum()))(generator)
-    assert np.abs(gradient["leave"]["gain"][...]).max() > 1e-6
+    assert np.abs(gradient["leave"]["direction"][...]).max() > 1e-6
     assert np.abs(correct(trained(CORRECTING)) - audio).max() > 1e-3
 
 

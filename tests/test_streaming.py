@@ -49,7 +49,7 @@ def correcting():
     """A vocoder whose generator corrects Griffin-Lim, with a few iterations and a small refiner, in chunks of 50."""
     cfg = GeneratorConfig(16, (4, 5), (1, 3), "griffin_lim", patch=16)
     generator = Generator(cfg, rngs=nnx.Rngs(0))
-    generator.leave.gain[...] = jnp.ones(1)
+    generator.leave.direction[...] += 0.1
     refiner = Refiner(RefinerConfig(width=8, layers=2, agreement=2), rngs=nnx.Rngs(1))
     return MelGAN(generator, 50, GriffinLim(refiner, iterations=2)), generator
 

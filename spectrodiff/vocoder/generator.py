@@ -121,10 +121,9 @@ class Generator(nnx.Module):
                 self.exciters.append(Conv(left, channels, 1, scale=0.1, rngs=rngs))  # larger ones saturate the tanh
             self.residuals.append(nnx.List(ResidualBlock(channels, dilation, rngs=rngs) for dilation in cfg.dilations))
         kernel = EDGE_KERNEL if cfg.patch == 1 else 2 * cfg.patch
-        self.leave = Conv(channels, 1, kernel, upsampling=cfg.patch, rngs=rngs)
+        self.leave = Conv(channels, 1, kernel, upsampling=cfg.patch, zero=cfg.corrects, rngs=rngs)
         if cfg.corrects:
             self.analysis = Analysis(cfg, rngs=rngs)
-            self.leave.gain[...] = jnp.zeros(1)
 
     def __call__(
         self,

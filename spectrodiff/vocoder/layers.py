@@ -12,7 +12,8 @@ _AXES = {1: ("NTC", "TIO", "NTC"), 2: ("NTFC", "TFIO", "NTFC")}
 class Conv(nnx.Module):
     """A convolution along time, or time and frequency, with weight normalization (Salimans & Kingma 2016).
 
-    With `upsampling`, along time only, it is a transposed convolution whose output is so many times longer.
+    With `upsampling`, along time only, it is a transposed convolution whose output is so many times longer. With
+    `zero`, its output begins at zero and it has no weight normalization, under which a kernel of zero hardly learns.
     """
 
     def __init__(
@@ -25,6 +26,7 @@ class Conv(nnx.Module):
         groups: int = 1,
         upsampling: int = 1,
         scale: float = 1.0,
+        zero: bool = False,
         rngs: nnx.Rngs,
     ):
         self.strides = strides or (1,) * len(kernel)
@@ -32,15 +34,17 @@ class Conv(nnx.Module):
         shape = (*kernel, inputs // groups, outputs)
         taps = np.prod(shape[:-1]) / upsampling  # per output
         direction = jax.random.normal(rngs.params(), shape) * scale / np.sqrt(taps)
-        self.direction = nnx.Param(direction)
-        self.gain = nnx.Param(jnp.linalg.norm(direction.reshape(-1, outputs), axis=0))
+        self.direction = nnx.Param(jnp.zeros(shape) if zero else direction)
+        self.gain = None if zero else nnx.Param(jnp.linalg.norm(direction.reshape(-1, outputs), axis=0))
         self.bias = nnx.Param(jnp.zeros(outputs))
 
     def __call__(self, x: Float[Array, "b *t i"]) -> Float[Array, "b *s o"]:
         direction = self.direction[...]
         axes = _AXES[direction.ndim - 2]
-        norm = jnp.sqrt(jnp.square(direction).sum(axis=range(direction.ndim - 1)) + 1e-12)
-        kernel = direction * (self.gain[...] / norm)
+        kernel = direction
+        if self.gain is not None:
+            norm = jnp.sqrt(jnp.square(direction).sum(axis=range(direction.ndim - 1)) + 1e-12)
+            kernel = direction * (self.gain[...] / norm)
         if self.upsampling > 1:
             y = _upsample(x, kernel, self.upsampling)
         elif self.groups > 1 or max(self.strides) > 1:
