@@ -13,7 +13,7 @@ from spectrodiff.vocoder.layers import Conv
 from spectrodiff.vocoder.losses import spectral_losses, total
 
 TINY = GeneratorConfig(channels=32)
-CORRECTING = GeneratorConfig(channels=16, factors=(4, 5), dilations=(1, 3), excitation="griffin_lim", patch=16)
+CORRECTING = GeneratorConfig(channels=16, factors=(2, 2), dilations=(1, 3), excitation="griffin_lim")
 
 
 def trained(cfg):
@@ -117,10 +117,10 @@ def test_silence_stays_silent_and_what_is_beside_it_does_not(excitation):
     assert audio[21:].min() > 1e-3
 
 
-@pytest.mark.parametrize("options", [{"factors": (8, 4, 4)}, {"patch": 2}])
-def test_factors_and_patch_must_make_a_frame(options):
-    with pytest.raises(InputError, match="320"):
-        Generator(GeneratorConfig(**options), rngs=nnx.Rngs(0))
+@pytest.mark.parametrize(("excitation", "product"), [("none", 320), ("griffin_lim", 4)])
+def test_factors_must_make_a_frame(excitation, product):
+    with pytest.raises(InputError, match=f"multiply to {product}"):
+        Generator(GeneratorConfig(factors=(8, 4, 4), excitation=excitation), rngs=nnx.Rngs(0))
 
 
 def test_a_refiner_is_for_griffin_lim():

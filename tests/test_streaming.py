@@ -47,7 +47,7 @@ def test_how_frames_arrive_changes_nothing(generator, pieces):
 @pytest.fixture(scope="module")
 def correcting():
     """A vocoder whose generator corrects Griffin-Lim, with a few iterations and a small refiner, in chunks of 50."""
-    cfg = GeneratorConfig(16, (4, 5), (1, 3), "griffin_lim", patch=16)
+    cfg = GeneratorConfig(16, (2, 2), (1, 3), "griffin_lim")
     generator = Generator(cfg, rngs=nnx.Rngs(0))
     generator.leave.direction[...] += 0.1
     refiner = Refiner(RefinerConfig(width=8, layers=2, agreement=2), rngs=nnx.Rngs(1))

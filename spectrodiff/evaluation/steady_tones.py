@@ -4,11 +4,12 @@ A network that sees only frames generates the same waveform in each frame of a s
 at multiples of the frame rate, 50 Hz.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float
 
 from spectrodiff.audio.mel import FRAMES_PER_SECOND, SAMPLE_RATE, hann, log_mel_on_host
-from spectrodiff.vocoder.streaming import Vocoder
 
 FREQUENCIES = (225, 475, 975, 1975, 3975)  # Hz, halfway between multiples of the frame rate
 SECONDS = 3
@@ -16,13 +17,13 @@ AMPLITUDE = 0.1
 _NEAR = FRAMES_PER_SECOND / 4  # Hz; so half of all frequencies are near a multiple of half the frame rate
 
 
-def steady_tone(frequency: float) -> Float[np.ndarray, " s"]:
+def steady_tone(frequency: int) -> Float[np.ndarray, " s"]:
     """Returns SECONDS of a sinusoid of AMPLITUDE, float32 at SAMPLE_RATE."""
     times = np.arange(SECONDS * SAMPLE_RATE) / SAMPLE_RATE
     return (AMPLITUDE * np.sin(2 * np.pi * frequency * times)).astype(np.float32)
 
 
-def energy_shares(audio: Float[np.ndarray, " s"], frequency: float) -> dict[str, float] | None:
+def energy_shares(audio: Float[np.ndarray, " s"], frequency: int) -> dict[str, float] | None:
     """Returns where the energy of the middle second of audio is that should be a sinusoid of `frequency` Hz.
 
     `tone leak` is the share of the energy that is farther than a quarter of the frame rate (12.5 Hz) from `frequency`,
@@ -42,7 +43,7 @@ def energy_shares(audio: Float[np.ndarray, " s"], frequency: float) -> dict[str,
     }
 
 
-def tone_leaks(vocoder: Vocoder) -> dict[str, float]:
+def tone_leaks(vocoder: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
     """Returns the means of `energy_shares` over FREQUENCIES that a vocoder decodes from their mels.
 
     Where it is silent, all energy is lost, and the shares count as 1.
