@@ -26,7 +26,7 @@ def spectral_losses(audio: Audio, reference: Audio) -> dict[str, Float[Array, ""
 
     `log_magnitude` and `convergence` are the multi-resolution STFT losses of Yamamoto et al. (2020): the mean absolute
     difference of log magnitudes in nats, and the relative distance of magnitudes. `mel` is the mean absolute difference
-    of log-mels over MEL_SCALES, in nats. Differences of log magnitudes ignore what is 80 dB below the loudest of a crop;
+    of log-mels over MEL_SCALES, in nats. Differences of logarithms ignore what is 80 dB below the loudest of a crop;
     otherwise their gradients would be mainly those of inaudible bins.
     """
 
