@@ -1,5 +1,9 @@
 """Quality and speed of vocoders on recordings, given their true mels, by several metrics.
 
+`tone leak` and `frame rate leak` are not of recordings: steady sinusoids halfway between multiples of the frame rate
+(50 Hz) are decoded from their mels. They are the shares of the energy that is farther than 12.5 Hz from the sinusoid,
+and nearer than 12.5 Hz to a multiple of 50 Hz; see `evaluation.steady_tones`.
+
 python benchmarks/vocoder.py --vocoder griffin_lim runs/refiner/export runs/melgan/export --plot vocoders.png
 """
 
@@ -19,6 +23,7 @@ from spectrodiff.data.recordings import Recording, decode
 from spectrodiff.evaluation.frechet import Gaussian, frechet_distance, pool
 from spectrodiff.evaluation.musicnn import Musicnn
 from spectrodiff.evaluation.reconstruction import compare, embedding_distance, magnitudes, mean_scores
+from spectrodiff.evaluation.steady_tones import FREQUENCIES, energy_shares, steady_tone, tone_leaks
 from spectrodiff.evaluation.transcription import add_scores, score_audio
 from spectrodiff.pretrained.vocoders import find_vocoder
 from spectrodiff.vocoder.griffin_lim import BEFORE, GriffinLim, invert
@@ -53,14 +58,16 @@ def main() -> None:
     embed, transcriber = Musicnn(), find_transcriber()
     reference = [embed(recording.audio) for recording in recordings]
     audios = {TRUE: [recording.audio for recording in recordings]}
-    rows = {TRUE: judge(audios[TRUE], recordings, reference, embed, transcriber)}
+    true_tones = mean_scores([energy_shares(steady_tone(hz), hz) for hz in FREQUENCIES])
+    rows = {TRUE: judge(audios[TRUE], recordings, reference, embed, transcriber) | true_tones}
     vocoders = {name: find_vocoder(name) for name in options.vocoder} | {LONGER: GriffinLim(iterations=60)}
     for name, vocoder in vocoders.items():
         vocoder(mels[0])  # compiles
         start = time.perf_counter()
         audios[name] = [vocoder(mel) for mel in mels]
         spent = time.perf_counter() - start
-        rows[name] = judge(audios[name], recordings, reference, embed, transcriber) | {"x realtime": seconds / spent}
+        rows[name] = judge(audios[name], recordings, reference, embed, transcriber) | tone_leaks(vocoder)
+        rows[name]["x realtime"] = seconds / spent
     audios[CEILING] = phases_alone(recordings)
     rows[CEILING] = judge(audios[CEILING], recordings, reference, embed, transcriber)
     columns = list(rows[options.vocoder[-1]])

@@ -13,6 +13,15 @@ from spectrodiff.vocoder.layers import Conv
 from spectrodiff.vocoder.losses import spectral_losses, total
 
 TINY = GeneratorConfig(channels=32)
+CORRECTING = GeneratorConfig(channels=16, factors=(2, 2), dilations=(1, 3), excitation="griffin_lim")
+
+
+def trained(cfg):
+    """A generator whose correction is not zero."""
+    generator = Generator(cfg, rngs=nnx.Rngs(0))
+    if cfg.corrects:
+        generator.leave.direction[...] += 0.1
+    return generator
 
 
 def parameters(module):
@@ -30,15 +39,18 @@ def test_the_default_size():
     assert parameters(generator) == pytest.approx(4.0e6, rel=0.02)
 
 
-@pytest.mark.parametrize("cfg", [TINY, GeneratorConfig(32, (10, 8, 4), (1, 3), "noise")])
+@pytest.mark.parametrize("cfg", [TINY, GeneratorConfig(32, (10, 8, 4), (1, 3), "noise"), CORRECTING])
 def test_the_receptive_field_is_wide_enough_and_no_wider_than_it_must(cfg):
-    """Which samples answer to a change of the middle frame."""
-    generator, frames, reach = Generator(cfg, rngs=nnx.Rngs(0)), 61, receptive_frames(cfg)
+    """Which samples answer to a change of the middle frame of the mel and, if there is one, of the excitation."""
+    generator, frames, reach = nnx.jit(trained(cfg)), 61, receptive_frames(cfg)
     mel = jax.random.normal(jax.random.key(0), (1, frames, 128))
-    change = generator(mel.at[:, 30].add(3.0)) - generator(mel)
+    audio = jax.random.normal(jax.random.key(1), (1, frames * 320)) if cfg.corrects else None
+    changed = audio if audio is None else audio.at[:, 30 * 320 : 31 * 320].add(1.0)
+    change = generator(mel.at[:, 30].add(3.0), None, changed) - generator(mel, None, audio)
     answered = np.flatnonzero(np.abs(change[0]).reshape(frames, 320).max(axis=1))
-    assert 30 - reach <= answered.min() <= 30 - reach + 2
-    assert 30 + reach - 2 <= answered.max() <= 30 + reach
+    slack = 4 if cfg.corrects else 2  # STFT frames reach no further back than their start, nor on than their end
+    assert 30 - reach <= answered.min() <= 30 - reach + slack
+    assert 30 + reach - slack <= answered.max() <= 30 + reach
 
 
 def test_weight_normalisation_holds_the_gain_against_the_direction():
@@ -68,6 +80,27 @@ def test_from_a_steady_mel_only_excitation_makes_what_is_no_multiple_of_the_fram
         assert np.allclose(inner[:-1], inner[1:], atol=1e-5) == alike
 
 
+def test_a_correction_begins_at_zero_and_can_be_learnt():
+    """The gradient of a first step must not vanish, although the output does not depend on other layers yet."""
+    generator = Generator(CORRECTING, rngs=nnx.Rngs(0))
+    mel, audio = jnp.full((1, 10, 128), -3.0), 0.1 * jax.random.normal(jax.random.key(0), (1, 3200))
+    correct = nnx.jit(lambda generator: generator(mel, excitation=audio))
+    np.testing.assert_array_equal(correct(generator), audio)
+    gradient = nnx.jit(nnx.grad(lambda generator: jnp.square(generator(mel, excitation=audio)).sum()))(generator)
+    assert np.abs(gradient["leave"]["direction"][...]).max() > 1e-6
+    assert np.abs(correct(trained(CORRECTING)) - audio).max() > 1e-3
+
+
+def test_corrections_have_the_level_of_the_music():
+    """A gain of the mel and of the audio is one of the output, but for what the scaled mel says of the level."""
+    generator = trained(CORRECTING)
+    generator.enter.gain[...] *= 0.0
+    mel = jax.random.uniform(jax.random.key(0), (1, 10, 128), minval=-5.0, maxval=0.0)
+    audio = 0.01 * jax.random.normal(jax.random.key(1), (1, 3200))
+    correct = nnx.jit(lambda mel, audio: generator(mel, excitation=audio))
+    np.testing.assert_allclose(correct(mel + np.log(3.0), 3 * audio), 3 * correct(mel, audio), rtol=1e-3, atol=1e-5)
+
+
 def test_a_frames_noise_is_its_own():
     noise = frame_noise(jnp.array([0, 5]), 10).reshape(2, 10, 320)
     np.testing.assert_array_equal(noise[0, 5:], noise[1, :5])
@@ -85,9 +118,15 @@ def test_silence_stays_silent_and_what_is_beside_it_does_not(excitation):
     assert audio[21:].min() > 1e-3
 
 
-def test_factors_must_make_a_frame():
-    with pytest.raises(InputError, match="320"):
-        Generator(GeneratorConfig(factors=(8, 4, 4)), rngs=nnx.Rngs(0))
+@pytest.mark.parametrize(("excitation", "product"), [("none", 320), ("griffin_lim", 4)])
+def test_factors_must_make_a_frame(excitation, product):
+    with pytest.raises(InputError, match=f"multiply to {product}"):
+        Generator(GeneratorConfig(factors=(8, 4, 4), excitation=excitation), rngs=nnx.Rngs(0))
+
+
+def test_a_refiner_is_for_griffin_lim():
+    with pytest.raises(InputError, match="griffin_lim"):
+        GeneratorConfig(excitation="noise", refiner="demo")
 
 
 def test_its_config_survives_json_lists():

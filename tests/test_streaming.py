@@ -6,6 +6,8 @@ from flax import nnx
 from spectrodiff.audio.mel import LOG_FLOOR
 from spectrodiff.errors import InputError
 from spectrodiff.vocoder.generator import Generator, GeneratorConfig, receptive_frames
+from spectrodiff.vocoder.griffin_lim import GriffinLim
+from spectrodiff.vocoder.refiner import Refiner, RefinerConfig
 from spectrodiff.vocoder.streaming import MelGAN, overlapping_chunks
 
 CFG = GeneratorConfig(channels=32, excitation="noise")
@@ -40,6 +42,53 @@ def test_how_frames_arrive_changes_nothing(generator, pieces):
     mel, vocoder = mel_of(100), MelGAN(generator, chunk=16)
     arriving = np.split(mel, np.cumsum(pieces)[:-1])
     assert np.array_equal(np.concatenate(list(vocoder.stream(arriving))), vocoder(mel))
+
+
+@pytest.fixture(scope="module")
+def correcting():
+    """A vocoder whose generator corrects Griffin-Lim, with a few iterations and a small refiner, in chunks of 50."""
+    cfg = GeneratorConfig(16, (2, 2), (1, 3), "griffin_lim")
+    generator = Generator(cfg, rngs=nnx.Rngs(0))
+    generator.leave.direction[...] += 0.1
+    refiner = Refiner(RefinerConfig(width=8, layers=2, agreement=2), rngs=nnx.Rngs(1))
+    return MelGAN(generator, 50, GriffinLim(refiner, iterations=2)), generator
+
+
+@pytest.mark.parametrize("frames", [7, 300])
+def test_corrections_in_chunks_equal_those_of_the_whole(correcting, frames):
+    """Griffin-Lim's own chunks end elsewhere. 300 frames need several chunks of both."""
+    vocoder, generator = correcting
+    mel, reach = mel_of(frames), receptive_frames(generator.cfg)
+    excitation = vocoder.griffin_lim(mel)
+    assert frames < vocoder.griffin_lim.chunk or frames > 2 * vocoder.griffin_lim.chunk
+    padded = np.pad(mel, ((reach, reach), (0, 0)), constant_values=LOG_FLOOR)[None]
+    around = np.pad(excitation, reach * 320)[None]
+    whole = np.asarray(nnx.jit(generator)(padded, None, around))[0, reach * 320 : -reach * 320]
+    ones = list(vocoder.stream(np.split(mel, frames)))
+    tolerance = {"atol": 1e-5 * np.abs(whole).max()}
+    np.testing.assert_allclose(np.concatenate(ones), whole, **tolerance)
+    np.testing.assert_allclose(vocoder(mel), whole, **tolerance)
+    assert np.abs(whole - excitation).max() > 0.01 * np.abs(whole).max()
+
+
+def test_corrected_audio_comes_before_the_piece_ends(correcting):
+    """As soon as Griffin-Lim has what it needs after the generator's first chunk."""
+    vocoder, _ = correcting
+    taken = []
+
+    def arriving():
+        for k in range(1000):
+            taken.append(k)
+            yield mel_of(1)
+
+    assert len(next(vocoder.stream(arriving()))) == 50 * 320
+    assert len(taken) <= vocoder.chunk + vocoder.receptive_field + 2 * vocoder.griffin_lim.chunk
+
+
+def test_its_identity_is_that_of_both_parts(correcting):
+    vocoder, generator = correcting
+    others = [MelGAN(generator, 50, GriffinLim(vocoder.griffin_lim.refiner, iterations=k)) for k in (2, 3)]
+    assert [vocoder.identity() == other.identity() for other in others] == [True, False]
 
 
 def test_audio_comes_before_the_piece_ends(generator):

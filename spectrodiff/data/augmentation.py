@@ -92,7 +92,7 @@ def transpose(piece: Piece, semitones: int) -> Piece:
     # resample_poly's filter spans 10 * max(up, down) / up input samples on either side.
     margin = -(-(10 * max(up, down) // up + 1) // down)
 
-    def read(start: int, count: int) -> Float[np.ndarray, " s"]:
+    def read(start: int, count: int) -> Float[np.ndarray, "s *c"]:
         block = max(start // up - margin, 0)  # output `up * block` is at the time of input `down * block`
         needed = -(-(start + count - up * block) * down // up) + down * margin
         resampled = scipy.signal.resample_poly(piece.read(down * block, needed), up, down)
@@ -116,7 +116,7 @@ def amplify(piece: Piece, decibels: float) -> Piece:
     """Returns the piece with a gain."""
     factor = np.float32(10 ** (decibels / 20))
 
-    def read(start: int, count: int) -> Float[np.ndarray, " s"]:
+    def read(start: int, count: int) -> Float[np.ndarray, "s *c"]:
         return factor * piece.read(start, count)
 
     return dataclasses.replace(piece, read=read, read_notes=lambda: piece.notes)

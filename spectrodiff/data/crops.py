@@ -33,4 +33,5 @@ class Crops:
         samples = (self.frames + EXTRA_FRAMES) * HOP
         start = int(rng.integers(max(1, (piece.samples - samples) // HOP)))
         crop = piece.read(start * HOP, samples)
-        return {"audio": np.pad(crop, (0, samples - len(crop))), "start": np.array(start, np.int32)}
+        silence = np.zeros((samples - len(crop), *crop.shape[1:]), np.float32)
+        return {"audio": np.concatenate([crop, silence]), "start": np.array(start, np.int32)}

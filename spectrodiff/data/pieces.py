@@ -21,12 +21,12 @@ from spectrodiff.notes.sequence import Notes, from_note_sequence
 class Piece:
     """A recording of `samples` samples at SAMPLE_RATE, and its notes.
 
-    `read(start, count)` returns float32 audio from sample `start`, `count` samples or fewer at the end. `size` is the
-    approximate number of bytes that the piece keeps in memory.
+    `read(start, count)` returns float32 audio from sample `start`, `count` samples or fewer at the end. It may have
+    several columns, [count, columns]. `size` is the approximate number of bytes that the piece keeps in memory.
     """
 
     samples: int
-    read: Callable[[int, int], Float[np.ndarray, " s"]] = dataclasses.field(repr=False)
+    read: Callable[[int, int], Float[np.ndarray, "s *c"]] = dataclasses.field(repr=False)
     read_notes: Callable[[], Notes] = dataclasses.field(repr=False)
     stems: tuple["Piece", ...] = ()
     size: int = 0

@@ -13,7 +13,7 @@ from spectrodiff.errors import InputError
 from spectrodiff.training import state as states
 from spectrodiff.training.audio import Weights
 from spectrodiff.training.steps import Others
-from spectrodiff.training.vocoder import VocoderTask
+from spectrodiff.training.vocoder import VocoderTask, gradient_scales
 from spectrodiff.vocoder.discriminator import DiscriminatorConfig, Discriminators
 from spectrodiff.vocoder.generator import Generator
 from spectrodiff.vocoder.losses import VerdictLoss, adversarial_losses, least_squares, spectral_losses, total
@@ -61,7 +61,7 @@ class AdversarialTask(VocoderTask):
         return Adversaries(super().load(checkpoint), Discriminators(self.discriminators, rngs=nnx.Rngs(0)))
 
     def loss(self, model: Adversaries, batch: dict, key: jax.Array, others: Others) -> tuple[jax.Array, dict]:
-        """Returns the sum of the losses of generator and discriminators, and its terms.
+        """Returns the sum of the losses of generator and discriminators, its terms, and the scales of their gradients.
 
         Gradients are stopped such that the generator's loss trains the generator alone and the discriminators' loss the
         discriminators alone. Both are updated in the same step, against the other's parameters before it.
@@ -70,14 +70,17 @@ class AdversarialTask(VocoderTask):
         discriminators = model.discriminators
         graph, parameters = nnx.split(discriminators)
         fixed = nnx.merge(graph, jax.lax.stop_gradient(parameters))
-        real = fixed(audio)
-        generator_terms = adversarial_losses(real, fixed(generated), self.verdict_loss)
+
+        def generator_losses(generated, audio):
+            terms = adversarial_losses(fixed(audio), fixed(generated), self.verdict_loss)
+            return spectral_losses(generated, audio) | {name: terms[name] for name in ("adversarial", "features")}
+
+        terms = generator_losses(generated, audio)
         constant = jax.lax.stop_gradient(generated)
         discriminator_terms = adversarial_losses(discriminators(audio), discriminators(constant), self.verdict_loss)
-        terms = spectral_losses(generated, audio)
-        terms |= {name: generator_terms[name] for name in ("adversarial", "features")}
         terms["discriminator"] = discriminator_terms["discriminator"]
-        return total(terms, {**self.loss_weights, "discriminator": 1.0}), terms
+        value = total(terms, {**self.loss_weights, "discriminator": 1.0})
+        return value, terms | gradient_scales(generator_losses, generated, audio, self.loss_weights)
 
     def vocoder_weights(self, weights: Weights) -> Weights:
         """Returns the weights of the generator."""

@@ -24,9 +24,9 @@ from spectrodiff.data.resident_audio import ResidentAudioLoader
 from spectrodiff.data.windows import Windows
 from spectrodiff.errors import InputError
 from spectrodiff.mel_sampler import MelSampler
-from spectrodiff.pretrained.hub import find_checkpoint
 from spectrodiff.pretrained.kinds import Kind
 from spectrodiff.pretrained.native import load, save
+from spectrodiff.pretrained.vocoders import find_vocoder_weights
 from spectrodiff.training.steps import Others
 
 AnyArray = Float[Array | np.ndarray, "b ..."]
@@ -72,7 +72,7 @@ class AudioTask(abc.ABC):
         Raises:
           InputError: the checkpoint has no network of this kind, or one of another config.
         """
-        network, config = load(find_checkpoint(checkpoint), self.kind)
+        network, config = load(find_vocoder_weights(checkpoint), self.kind)
         if config != self.config:
             raise InputError(
                 f"cannot train from {checkpoint}: its {self.kind.name} is {config}, but the config's {self.config}"

@@ -13,11 +13,15 @@ from jaxtyping import Array, Float, Int
 from spectrodiff.audio.mel import HOP, LOG_FLOOR, MEL_BINS, scale_mel
 from spectrodiff.config import MAX_SIZE, check_choice, check_whole, is_whole
 from spectrodiff.errors import InputError
+from spectrodiff.vocoder.excitation import CORRECTION_REACH, REACH, Analysis, correct, interpolate_frames, mel_level
 from spectrodiff.vocoder.layers import Conv, leaky
+from spectrodiff.vocoder.stft import BINS, FINE
 
+GRIFFIN_LIM = "griffin_lim"
+EXCITATIONS = ("none", "noise", GRIFFIN_LIM)
 EDGE_KERNEL = 7  # of the first and last convolutions
-_FADE = 2.0  # nats above silence up to which a frame is attenuated
 KERNEL = 3  # of the dilated convolutions
+_FADE = 2.0  # nats above silence up to which a frame is attenuated
 
 
 @gin.register
@@ -25,23 +29,33 @@ KERNEL = 3  # of the dilated convolutions
 class GeneratorConfig:
     """The config of `Generator`: `channels` halve at each upsampling by `factors`, whose product is HOP.
 
-    `excitation` "noise" adds noise as a second input. From a steady mel alone, a convolutional network can generate
-    only multiples of the frame rate.
+    From a steady mel alone, a convolutional network can generate only multiples of the frame rate. `excitation` adds a
+    second input that does not repeat with the frames: "noise", or "griffin_lim", audio of Griffin-Lim that the network
+    then corrects in STFT frames, so that the product of the factors is FINE. `refiner` is the name or folder of the
+    checkpoint whose refiner that Griffin-Lim uses; by default it uses none.
     """
 
     channels: int = 512
     factors: Sequence[int] = (8, 5, 4, 2)
     dilations: Sequence[int] = (1, 3, 9)
-    excitation: str = "none"  # none | noise
+    excitation: str = "none"  # none | noise | griffin_lim
+    refiner: str = ""
 
     def __post_init__(self):
         object.__setattr__(self, "factors", tuple(self.factors))  # JSON has only lists
         object.__setattr__(self, "dilations", tuple(self.dilations))
         check_whole(self, 1, MAX_SIZE, "channels")
-        check_choice(self, "excitation", ("none", "noise"))
+        check_choice(self, "excitation", EXCITATIONS)
+        if self.refiner and not self.corrects:
+            raise InputError(f"a refiner is for the excitation griffin_lim, but the excitation is {self.excitation!r}")
         for name in ("factors", "dilations"):
             if not all(map(is_whole, getattr(self, name))):
                 raise InputError(f"{name} is {getattr(self, name)}; choose whole numbers from 1 to {MAX_SIZE}")
+
+    @property
+    def corrects(self) -> bool:
+        """Whether the generator corrects the audio of Griffin-Lim."""
+        return self.excitation == GRIFFIN_LIM
 
 
 class ResidualBlock(nnx.Module):
@@ -56,17 +70,20 @@ class ResidualBlock(nnx.Module):
 
 
 class Generator(nnx.Module):
-    """A network from unscaled log-mel [b, t, MEL_BINS] to audio [b, t * HOP] between -1 and 1.
+    """A network from unscaled log-mel [b, t, MEL_BINS] to audio [b, t * HOP].
 
     Convolutions pad with zeros; `MelGAN` in `streaming` pads with silence instead. With the excitation "noise", `first`
     [b] is the number of a mel's first frame in its piece. The noise of a frame depends on its number only, so that the
-    audio does not depend on how a piece is divided into chunks.
+    audio does not depend on how a piece is divided into chunks. With the excitation "griffin_lim", `excitation`
+    [b, t * HOP] is the audio of Griffin-Lim. The output is its sum with a correction, the audio of its STFT times gains
+    that are zero before training. Without it, the output is between -1 and 1.
     """
 
     def __init__(self, cfg: GeneratorConfig, *, rngs: nnx.Rngs):
-        """Raises InputError if the product of the upsampling factors is not HOP."""
-        if math.prod(cfg.factors) != HOP:
-            raise InputError(f"the upsampling factors {cfg.factors} must multiply to {HOP}, the samples of a frame")
+        """Raises InputError if the product of the upsampling factors is not HOP, or FINE for "griffin_lim"."""
+        product, what = (FINE, "STFT frames") if cfg.corrects else (HOP, "samples")
+        if math.prod(cfg.factors) != product:
+            raise InputError(f"the upsampling factors {cfg.factors} must multiply to {product}, the {what} of a frame")
         self.cfg = cfg
         channels = cfg.channels
         self.enter = Conv(MEL_BINS, channels, EDGE_KERNEL, rngs=rngs)
@@ -79,27 +96,40 @@ class Generator(nnx.Module):
             if cfg.excitation == "noise":
                 self.exciters.append(Conv(left, channels, 1, scale=0.1, rngs=rngs))  # larger ones saturate the tanh
             self.residuals.append(nnx.List(ResidualBlock(channels, dilation, rngs=rngs) for dilation in cfg.dilations))
-        self.leave = Conv(channels, 1, EDGE_KERNEL, rngs=rngs)
+        if cfg.corrects:
+            widths = [cfg.channels // 2**stage for stage in range(len(cfg.factors) + 1)]
+            self.analysis = Analysis(widths, cfg.factors, rngs=rngs)
+            self.leave = Conv(channels, 2 * BINS, 1, zero=True, rngs=rngs)
+        else:
+            self.leave = Conv(channels, 1, EDGE_KERNEL, rngs=rngs)
 
-    def __call__(self, mel: Float[Array, "b t m"], first: Int[Array, "b"] | None = None) -> Float[Array, "b s"]:
+    def __call__(
+        self,
+        mel: Float[Array, "b t m"],
+        first: Int[Array, "b"] | None = None,
+        excitation: Float[Array, "b s"] | None = None,
+    ) -> Float[Array, "b s"]:
         x = self.enter(scale_mel(mel))
         if self.exciters:
             noise = frame_noise(jnp.zeros(len(mel), jnp.int32) if first is None else first, mel.shape[1])
+        if self.cfg.corrects:
+            features = self.analysis(excitation, mel_level(mel))
+            x += features[0]
         for stage, (upsample, blocks) in enumerate(zip(self.upsamplers, self.residuals, strict=True)):
             x = upsample(leaky(x))
             if self.exciters:  # a step gets the noise of its own samples, which keeps the receptive field
                 x += self.exciters[stage](noise.reshape(*x.shape[:2], -1))
+            if self.cfg.corrects:
+                x += features[stage + 1]
             for block in blocks:
                 x = block(x)
-        return jnp.tanh(self.leave(leaky(x)))[..., 0] * _gate(mel)
+        x = self.leave(leaky(x))
+        return correct(excitation, x) if self.cfg.corrects else jnp.tanh(x)[..., 0] * _gate(mel)
 
 
 def _gate(mel: Float[Array, "b t m"]) -> Float[Array, "b s"]:
     """Returns a gain that is 0 where the mel is silent and 1 where it is not, interpolated between frames."""
-    level = jnp.clip((mel.max(axis=-1) - LOG_FLOOR) / _FADE, 0.0, 1.0)
-    following = jnp.concatenate([level[:, 1:], level[:, -1:]], axis=1)
-    fraction = jnp.arange(HOP) / HOP
-    return ((1 - fraction) * level[..., None] + fraction * following[..., None]).reshape(len(mel), -1)
+    return interpolate_frames(jnp.clip((mel.max(axis=-1) - LOG_FLOOR) / _FADE, 0.0, 1.0))
 
 
 def frame_noise(first: Int[Array, "b"], frames: int) -> Float[Array, "b s"]:
@@ -114,8 +144,8 @@ def frame_noise(first: Int[Array, "b"], frames: int) -> Float[Array, "b s"]:
 
 def receptive_frames(cfg: GeneratorConfig) -> int:
     """Returns the receptive field: the number of mel frames on either side of its own that a sample depends on."""
-    steps = EDGE_KERNEL // 2  # on either side, at the current rate
+    steps = 0 if cfg.corrects else EDGE_KERNEL // 2  # on either side, at the current rate
     for factor in reversed(cfg.factors):
         steps += sum(dilation * (KERNEL // 2) for dilation in cfg.dilations)
         steps = math.ceil(steps / factor) + 1  # the transposed convolution adds one on either side
-    return steps + EDGE_KERNEL // 2
+    return steps + (REACH + CORRECTION_REACH if cfg.corrects else EDGE_KERNEL // 2)

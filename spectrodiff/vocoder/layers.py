@@ -12,7 +12,8 @@ _AXES = {1: ("NTC", "TIO", "NTC"), 2: ("NTFC", "TFIO", "NTFC")}
 class Conv(nnx.Module):
     """A convolution along time, or time and frequency, with weight normalization (Salimans & Kingma 2016).
 
-    With `upsampling`, along time only, it is a transposed convolution whose output is so many times longer.
+    With `upsampling`, along time only, it is a transposed convolution whose output is so many times longer. With
+    `zero`, its output begins at zero and it has no weight normalization, under which a kernel of zero hardly learns.
     """
 
     def __init__(
@@ -25,6 +26,7 @@ class Conv(nnx.Module):
         groups: int = 1,
         upsampling: int = 1,
         scale: float = 1.0,
+        zero: bool = False,
         rngs: nnx.Rngs,
     ):
         self.strides = strides or (1,) * len(kernel)
@@ -32,28 +34,79 @@ class Conv(nnx.Module):
         shape = (*kernel, inputs // groups, outputs)
         taps = np.prod(shape[:-1]) / upsampling  # per output
         direction = jax.random.normal(rngs.params(), shape) * scale / np.sqrt(taps)
-        self.direction = nnx.Param(direction)
-        self.gain = nnx.Param(jnp.linalg.norm(direction.reshape(-1, outputs), axis=0))
+        self.direction = nnx.Param(jnp.zeros(shape) if zero else direction)
+        self.gain = None if zero else nnx.Param(jnp.linalg.norm(direction.reshape(-1, outputs), axis=0))
         self.bias = nnx.Param(jnp.zeros(outputs))
 
     def __call__(self, x: Float[Array, "b *t i"]) -> Float[Array, "b *s o"]:
         direction = self.direction[...]
         axes = _AXES[direction.ndim - 2]
-        norm = jnp.sqrt(jnp.square(direction).sum(axis=range(direction.ndim - 1)) + 1e-12)
-        kernel = direction * (self.gain[...] / norm)
+        kernel = direction
+        if self.gain is not None:
+            norm = jnp.sqrt(jnp.square(direction).sum(axis=range(direction.ndim - 1)) + 1e-12)
+            kernel = direction * (self.gain[...] / norm)
         if self.upsampling > 1:
-            y = jax.lax.conv_transpose(x, kernel, (self.upsampling,), "SAME", dimension_numbers=axes)
+            y = _upsample(x, kernel, self.upsampling)
+        elif self.groups > 1 or max(self.strides) > 1:
+            y = _strided(x, kernel, self.strides, self.groups)
         else:
+            dilation = (self.dilation,) * len(self.strides)
             y = jax.lax.conv_general_dilated(
-                x,
-                kernel,
-                self.strides,
-                "SAME",
-                rhs_dilation=(self.dilation,) * len(self.strides),
-                dimension_numbers=axes,
-                feature_group_count=self.groups,
+                x, kernel, self.strides, "SAME", rhs_dilation=dilation, dimension_numbers=axes
             )
         return y + self.bias[...]
+
+
+# XLA's CPU backend takes several times as long for the gradients of strided, grouped and transposed convolutions as
+# for those of plain ones and of matrix products with the same number of operations, so the former are computed as the
+# latter. Padding is that of "SAME".
+
+
+def _strided(
+    x: Float[Array, "b *t i"], kernel: Float[Array, "*k j o"], strides: tuple[int, ...], groups: int
+) -> Float[Array, "b *s o"]:
+    """Returns a strided convolution, computed as one of stride 1 over blocks of as many steps as the stride."""
+    for axis, stride in enumerate(strides):  # each becomes two axes: blocks, and steps within a block
+        at, size, taps = 2 * axis, x.shape[1 + 2 * axis], kernel.shape[2 * axis]
+        steps, span = -(-size // stride), -(-taps // stride)
+        low = max((steps - 1) * stride + taps - size, 0) // 2
+        high = (steps - 1 + span) * stride - size - low
+        pad = [(0, 0, 0)] * x.ndim
+        pad[1 + at] = (low, high, 0)
+        x = jax.lax.pad(x, jnp.zeros((), x.dtype), pad)
+        x = x.reshape(*x.shape[: 1 + at], -1, stride, *x.shape[2 + at :])
+        more = [(0, 0)] * kernel.ndim
+        more[at] = (0, span * stride - taps)
+        kernel = jnp.pad(kernel, more)
+        kernel = kernel.reshape(*kernel.shape[:at], span, stride, *kernel.shape[at + 1 :])
+    axes, outputs = len(strides), kernel.shape[-1]
+    blocks, within = range(0, 2 * axes, 2), range(1, 2 * axes, 2)
+    kernel = kernel.transpose(*blocks, *within, 2 * axes, 2 * axes + 1)
+    x = x.transpose(0, *(1 + i for i in blocks), *(1 + i for i in within), 1 + 2 * axes)
+    if groups == 1:
+        x = x.reshape(*x.shape[: 1 + axes], -1)
+        kernel = kernel.reshape(*kernel.shape[:axes], x.shape[-1], outputs)
+        return jax.lax.conv_general_dilated(x, kernel, (1,) * axes, "VALID", dimension_numbers=_AXES[axes])
+    span = kernel.shape[0]  # groups are along time only
+    steps = x.shape[1] - span + 1
+    x = x.reshape(*x.shape[:3], groups, -1)
+    x = jnp.stack([x[:, k : k + steps] for k in range(span)], axis=2)
+    kernel = kernel.reshape(*kernel.shape[:3], groups, -1)
+    return jnp.einsum("btksgi,ksigo->btgo", x, kernel).reshape(len(x), steps, outputs)
+
+
+def _upsample(x: Float[Array, "b t i"], kernel: Float[Array, "k i o"], factor: int) -> Float[Array, "b s o"]:
+    """Returns a transposed convolution, whose steps overlap if the kernel is longer than `factor`."""
+    (batch, steps, inputs), (taps, _, outputs) = x.shape, kernel.shape
+    # As in `jax.lax.conv_transpose`, the kernel is not flipped: its last tap comes first.
+    before = taps - 1 if factor > taps - 1 else -(-(taps + factor - 2) // 2)
+    span = -(-taps // factor)
+    kernel = jnp.pad(kernel[::-1], ((0, span * factor - taps), (0, 0), (0, 0)))
+    kernel = kernel.transpose(1, 0, 2).reshape(inputs, -1)
+    parts = (x.reshape(-1, inputs) @ kernel).reshape(batch, steps, span, factor, outputs)
+    ends = [(k, span - 1 - k) for k in range(span)]
+    y = sum(jnp.pad(parts[:, :, k], ((0, 0), end, (0, 0), (0, 0))) for k, end in enumerate(ends))
+    return y.reshape(batch, -1, outputs)[:, taps - 1 - before :][:, : steps * factor]
 
 
 class Dense(nnx.Module):

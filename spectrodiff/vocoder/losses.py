@@ -26,19 +26,25 @@ def spectral_losses(audio: Audio, reference: Audio) -> dict[str, Float[Array, ""
 
     `log_magnitude` and `convergence` are the multi-resolution STFT losses of Yamamoto et al. (2020): the mean absolute
     difference of log magnitudes in nats, and the relative distance of magnitudes. `mel` is the mean absolute difference
-    of log-mels over MEL_SCALES, in nats.
+    of log-mels over MEL_SCALES, in nats. Differences of logarithms ignore what is 80 dB below the loudest of a crop;
+    otherwise their gradients would be mainly those of inaudible bins.
     """
+
+    def log_difference(ours: jax.Array, theirs: jax.Array) -> jax.Array:
+        floor = jnp.maximum(AUDIBLE * theirs.max(axis=(1, 2), keepdims=True), FLOOR)
+        return jnp.abs(jnp.log(ours + floor) - jnp.log(theirs + floor)).mean()
+
     terms = {"log_magnitude": 0.0, "convergence": 0.0, "mel": 0.0}
     for window in STFT_WINDOWS:
         ours, theirs = magnitudes(audio, window), magnitudes(reference, window)
-        terms["log_magnitude"] += jnp.abs(jnp.log(ours) - jnp.log(theirs)).mean() / len(STFT_WINDOWS)
+        terms["log_magnitude"] += log_difference(ours, theirs) / len(STFT_WINDOWS)
         distance = jnp.sqrt(jnp.square(ours - theirs).sum(axis=(1, 2)) + FLOOR**2)
         loudness = jnp.sqrt(jnp.square(theirs).sum(axis=(1, 2)) + theirs.shape[1] * QUIET**2)
         terms["convergence"] += (distance / loudness).mean() / len(STFT_WINDOWS)
     for window, bins in MEL_SCALES.items():
         matrix = mel_matrix(window, bins).astype(np.float32)
-        ours, theirs = (jnp.log(magnitudes(x, window) @ matrix + FLOOR) for x in (audio, reference))
-        terms["mel"] += jnp.abs(ours - theirs).mean() / len(MEL_SCALES)
+        ours, theirs = (magnitudes(x, window) @ matrix for x in (audio, reference))
+        terms["mel"] += log_difference(ours, theirs) / len(MEL_SCALES)
     return terms
 
 

@@ -3,6 +3,8 @@
 Chunks do not depend on how the frames arrive, so that streaming gives the same audio as one call.
 """
 
+import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Protocol, runtime_checkable
 
@@ -48,20 +50,27 @@ def overlapping_chunks(
     Raises:
       InputError: as `check_mel`, or there are no frames.
     """
+    silence = np.full(MEL_BINS, LOG_FLOOR, np.float32)
+    return _overlapping(map(check_mel, mels), silence, before, chunk, after)
+
+
+def _overlapping(
+    parts: Iterable[np.ndarray], silence: np.ndarray, before: int, chunk: int, after: int
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Divides a stream of frames as `overlapping_chunks` does; `silence` is the frame that it is padded with."""
     size = before + chunk + after
-    waiting = np.full((before, MEL_BINS), LOG_FLOOR, np.float32)
+    waiting = np.tile(silence, (before, 1))
     empty = True
-    for mel in mels:
-        mel = check_mel(mel)
-        empty = empty and not len(mel)
-        waiting = np.concatenate([waiting, mel])
+    for part in parts:
+        empty = empty and not len(part)
+        waiting = np.concatenate([waiting, part])
         while len(waiting) >= size:
             yield waiting[:size], chunk
             waiting = waiting[chunk:]
     if empty:
         raise InputError("the mel has no frames")
     while (left := len(waiting) - before) > 0:
-        window = np.pad(waiting, ((0, max(0, size - len(waiting))), (0, 0)), constant_values=LOG_FLOOR)
+        window = np.concatenate([waiting, np.tile(silence, (max(0, size - len(waiting)), 1))])
         yield window[:size], min(left, chunk)
         waiting = waiting[chunk:]
 
@@ -89,28 +98,44 @@ def check_mel(mel: Mel) -> Float[np.ndarray, "t m"]:
 class MelGAN:
     """A vocoder around a trained generator, with chunks that overlap by its receptive field.
 
-    A piece is padded with silence, so that its audio does not depend on the size of chunks.
+    A piece is padded with silence, so that its audio does not depend on the size of chunks. A generator with the
+    excitation "griffin_lim" needs `griffin_lim`, the vocoder whose audio it corrects.
     """
 
-    def __init__(self, generator: Generator, chunk: int = 128):
-        self.chunk, self.cfg = chunk, generator.cfg
+    def __init__(self, generator: Generator, chunk: int = 128, griffin_lim: Vocoder | None = None):
+        self.chunk, self.cfg, self.griffin_lim = chunk, generator.cfg, griffin_lim
         self.receptive_field = receptive_frames(generator.cfg)
         graph, self.weights = nnx.split(generator)
-        self._decode = jax.jit(lambda weights, mel, first: nnx.merge(graph, weights)(mel[None], first[None])[0])
+        self._decode = jax.jit(
+            lambda weights, mel, *inputs: nnx.merge(graph, weights)(mel[None], *(x[None] for x in inputs))[0]
+        )
 
     def __call__(self, mel: Mel) -> Audio:
         """Returns audio; raises InputError for a mel that is empty, of another shape, or not a log-mel."""
         return np.concatenate(list(self.stream([mel])))
 
     def stream(self, mels: Iterable[Mel]) -> Iterator[Audio]:
-        """Yields audio as soon as a chunk and the frames it needs after it have arrived."""
-        for index, (window, frames) in enumerate(
-            overlapping_chunks(mels, self.receptive_field, self.chunk, self.receptive_field)
-        ):
+        """Yields audio as soon as a chunk and the frames it needs after it have arrived.
+
+        The concatenated audio equals that of a call with the whole mel. Griffin-Lim divides the same mels into chunks
+        of its own.
+        """
+        sizes = (self.receptive_field, self.chunk, self.receptive_field)
+        mels, again = itertools.tee(mels)
+        windows = overlapping_chunks(mels, *sizes)
+        if self.griffin_lim is None:
+            excitations = itertools.repeat(())
+        else:
+            made = (audio.reshape(-1, HOP) for audio in self.griffin_lim.stream(again))
+            excitations = ((window.reshape(-1),) for window, _ in _overlapping(made, np.zeros(HOP, np.float32), *sizes))
+        del again  # without Griffin-Lim, it would keep all mels
+        for index, ((window, frames), excitation) in enumerate(zip(windows, excitations, strict=False)):
             first = jnp.int32(index * self.chunk - self.receptive_field)
-            audio = np.asarray(self._decode(self.weights, jnp.asarray(window), first))
+            audio = np.asarray(self._decode(self.weights, window, first, *excitation))
             yield audio[self.receptive_field * HOP :][: frames * HOP]
 
     def identity(self) -> str:
-        """Returns a fingerprint of the generator's weights and config; see `Vocoder`."""
-        return f"MelGAN {fingerprint(self.weights, self.cfg)}"
+        """Returns a fingerprint of the weights and configs of the generator and of Griffin-Lim; see `Vocoder`."""
+        cfg = dataclasses.replace(self.cfg, refiner="")  # a path, whose refiner is part of Griffin-Lim's identity
+        inputs = () if self.griffin_lim is None else (self.griffin_lim.identity(),)
+        return f"MelGAN {fingerprint(self.weights, cfg, *inputs)}"

@@ -1,0 +1,71 @@
+"""Crops of recordings with the audio that Griffin-Lim makes of their mels, to train generators that correct it.
+
+Griffin-Lim takes longer than a training step of a small generator on the same audio. So each recording is decoded once,
+as a whole and as in synthesis, and kept in a folder.
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from spectrodiff.audio.mel import log_mel_on_host
+from spectrodiff.data.crops import Crops
+from spectrodiff.data.pieces import Piece, open_piece
+from spectrodiff.errors import InputError, reason
+from spectrodiff.files import replacing
+from spectrodiff.vocoder.griffin_lim import GriffinLim
+
+_DIGITS = 16  # hexadecimal, of the hash of a recording
+
+
+@dataclasses.dataclass(frozen=True)
+class ExcitedCrops(Crops):
+    """Crops as `Crops`, with `excitation`: the audio of `griffin_lim` at the same place, float32 of the same length.
+
+    It is made when a recording is first read, and kept in `folder` in float16, whose error is 66 dB below the audio.
+    Files are named after the vocoder and the recording's content, so that a folder can serve several datasets and runs.
+    Augmentation changes both in the same way.
+    """
+
+    griffin_lim: GriffinLim = GriffinLim()
+    folder: pathlib.Path = pathlib.Path("griffin_lim")
+
+    def read(self, record: dict[str, Any]) -> tuple[Piece, int]:
+        """Returns the piece of a record, whose `read` returns two columns: the recording and its excitation."""
+        piece = open_piece(record)
+        name = hashlib.sha256(record["audio"]).hexdigest()[:_DIGITS]
+        made = self._excitation(piece, self.folder / self.griffin_lim.identity().split()[-1] / f"{name}.npy")
+
+        def read(start: int, count: int) -> Float[np.ndarray, "s 2"]:
+            audio = piece.read(start, count)
+            return np.stack([audio, made[start : start + len(audio)].astype(np.float32)], axis=1)
+
+        return dataclasses.replace(piece, read=read), piece.size
+
+    def draw(self, candidates: Iterator[Piece], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Returns a crop of the first candidate."""
+        example = super().draw(candidates, rng)
+        audio, excitation = example["audio"].T
+        return example | {"audio": audio, "excitation": excitation}
+
+    def _excitation(self, piece: Piece, path: pathlib.Path) -> Float[np.ndarray, " s"]:
+        """Returns the audio of Griffin-Lim, mapped from its file, which is written if it is missing or damaged."""
+        try:
+            made = np.load(path, mmap_mode="r")
+            if made.dtype == np.float16 and made.shape == (piece.samples,):
+                return made
+        except (OSError, ValueError, EOFError):
+            pass
+        made = self.griffin_lim(log_mel_on_host(piece.read(0, piece.samples)))[: piece.samples].astype(np.float16)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                np.save(file, made)
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {reason(error)}; name another excitation_dir") from error
+        return np.load(path, mmap_mode="r")

@@ -1,0 +1,185 @@
+"""Crops with the audio that Griffin-Lim makes of them, and training on these."""
+
+import dataclasses
+import pathlib
+import runpy
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from spectrodiff.audio.mel import log_mel_on_host
+from spectrodiff.data.augmentation import Augmentation
+from spectrodiff.data.dataset import open_dataset
+from spectrodiff.data.mixture import Mixture
+from spectrodiff.data.recordings import decode
+from spectrodiff.errors import InputError
+from spectrodiff.pretrained.kinds import MELGAN, REFINER
+from spectrodiff.pretrained.native import read, save, write
+from spectrodiff.pretrained.vocoders import find_vocoder
+from spectrodiff.training import state as states
+from spectrodiff.training.evaluators import CropBaseline, CropError
+from spectrodiff.training.excitation import ExcitedCrops
+from spectrodiff.training.steps import Others
+from spectrodiff.training.vocoder import VocoderTask, gradient_scales
+from spectrodiff.vocoder.generator import Generator, GeneratorConfig
+from spectrodiff.vocoder.griffin_lim import GriffinLim
+from spectrodiff.vocoder.losses import spectral_losses
+from spectrodiff.vocoder.refiner import Refiner, RefinerConfig
+from spectrodiff.vocoder.streaming import MelGAN
+
+pack = runpy.run_path(str(pathlib.Path(__file__).parent.parent / "recipes" / "pack_vocoder.py"))["pack"]
+SMALL = GeneratorConfig(16, (4,), (1,), "griffin_lim")
+FAST = GriffinLim(iterations=1, solver_iterations=1)
+ALONE = Others(lambda: None, {})
+
+
+class Counting(GriffinLim):
+    """Griffin-Lim that counts its calls."""
+
+    calls = 0
+
+    def __call__(self, mel):
+        Counting.calls += 1
+        return super().__call__(mel)
+
+
+@pytest.fixture
+def records(corpus):
+    return list(open_dataset(corpus, "rendered")["train"])
+
+
+def test_a_crop_has_the_excitation_of_its_place(records, tmp_path):
+    """At the precision of float16, and with the gain of its audio."""
+    crops = ExcitedCrops(20, Augmentation(gain_db=(6.0, 6.0)), FAST, tmp_path)
+    piece, _ = crops.read(records[0])
+    example = crops.draw(iter([piece]), np.random.default_rng(0))
+    whole = decode(records[0]).audio
+    place = slice(int(example["start"]) * 320, int(example["start"]) * 320 + len(example["audio"]))
+    gain = 10 ** (6 / 20)
+    np.testing.assert_allclose(example["audio"], gain * whole[place], atol=1e-6)
+    expected = gain * FAST(log_mel_on_host(whole))[place]
+    assert np.abs(expected).max() > 1e-3
+    np.testing.assert_allclose(example["excitation"], expected, rtol=1e-3, atol=1e-6)
+
+
+def test_each_recording_is_decoded_once_and_again_if_its_file_is_damaged(records, tmp_path):
+    crops = ExcitedCrops(20, griffin_lim=Counting(iterations=1, solver_iterations=1), folder=tmp_path)
+    counts = []
+    for damage in (None, None, b"", b"\x93NUMPY damaged"):
+        for path in tmp_path.rglob("*.npy"):
+            if damage is not None:
+                path.write_bytes(damage)
+        crops.read(records[0])
+        counts.append(Counting.calls)
+    assert np.diff([0, *counts]).tolist() == [1, 0, 1, 1]
+    crops.read(records[1])
+    dataclasses.replace(crops, griffin_lim=dataclasses.replace(crops.griffin_lim, momentum=0.5)).read(records[0])
+    assert Counting.calls == counts[-1] + 2  # of another recording, and of another vocoder
+    assert len(list(tmp_path.rglob("*.npy"))) == 3
+
+
+def test_a_folder_that_cannot_be_written_is_named(records, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="excitation_dir"):
+        ExcitedCrops(20, griffin_lim=FAST, folder=tmp_path / "file").read(records[0])
+
+
+@pytest.fixture(scope="module")
+def task(corpus, tmp_path_factory):
+    made = str(tmp_path_factory.mktemp("excitation"))
+    options = {"batch_size": 2, "crop_frames": 8, "heldout_crops": 2, "excitation_dir": made}
+    return VocoderTask(Mixture(str(corpus)), config=SMALL, **options)
+
+
+def test_training_begins_with_the_losses_of_griffin_lim(task):
+    stream = task.batches(seed=0)
+    batch = jax.tree.map(jnp.asarray, next(stream))
+    stream.close()
+    inner = slice(task.margin * 320, (task.margin + 8) * 320)
+    audio, excitation = (jnp.asarray(batch[name][:, inner]) for name in ("audio", "excitation"))
+    model = task.build(nnx.Rngs(0))
+    value, terms = jax.jit(lambda: task.loss(model, batch, jax.random.key(0), ALONE))()
+    expected = jax.jit(spectral_losses)(excitation, audio)
+    assert float(value) == pytest.approx(float(sum(expected.values())), rel=1e-4)
+    for name in expected:
+        assert float(terms[name]) == pytest.approx(float(expected[name]), rel=1e-4)
+    weights = states.split(model)
+    heldout, baseline = (evaluator(task, weights).figures for evaluator in (CropError(), CropBaseline()))
+    for name in expected:
+        assert heldout[f"heldout_{name}"] == pytest.approx(baseline[f"griffin_lim_{name}"], rel=1e-4)
+        assert baseline[f"griffin_lim_{name}"] < baseline[f"silence_{name}"]
+
+
+def test_the_scale_of_a_gradient_is_its_norm():
+    made, true = 0.1 * jax.random.normal(jax.random.key(0), (2, 3, 100))
+
+    def losses(made, true):
+        return {"square": jnp.square(made - true).sum(), "sum": made.sum()}
+
+    scales = gradient_scales(losses, made, true, {"square": 2.0, "sum": 0.5})
+    assert float(scales["gradient/square"]) == pytest.approx(4 * float(jnp.linalg.norm(made[0] - true[0])), rel=1e-5)
+    assert float(scales["gradient/sum"]) == pytest.approx(0.5 * 10.0)
+
+
+def test_sub_mixes_have_no_excitation(task):
+    with pytest.raises(InputError, match="sub_mix"):
+        dataclasses.replace(task, augmentation=Augmentation(sub_mix=0.5))
+
+
+def test_an_exported_generator_brings_its_refiner(task, tmp_path):
+    """The refiner of a folder is exported too, as that folder may be moved; one of the package is found by its name."""
+    mel = np.random.default_rng(0).uniform(-6.0, 0.0, (9, 128)).astype(np.float32)
+    small = RefinerConfig(width=8, layers=1)
+    refiner = Refiner(small, rngs=nnx.Rngs(0))
+    save(tmp_path / "refiner", REFINER, refiner, small, {})
+    for named, griffin_lim in ((str(tmp_path / "refiner"), GriffinLim(refiner)), ("", GriffinLim())):
+        config = dataclasses.replace(SMALL, refiner=named)
+        here = dataclasses.replace(task, config=config)
+        generator = Generator(config, rngs=nnx.Rngs(0))
+        folder = tmp_path / f"export{bool(named)}"
+        here.save(folder, generator, {})
+        (tmp_path / "refiner").rename(tmp_path / "moved") if named else None
+        assert REFINER.exists_in(folder) == bool(named)
+        vocoder = find_vocoder(folder)
+        assert vocoder.identity() == MelGAN(generator, griffin_lim=griffin_lim).identity()
+        np.testing.assert_allclose(vocoder(mel), griffin_lim(mel), atol=1e-6)  # it is not trained
+
+
+def test_a_refiner_of_the_package_is_not_copied(task, tmp_path):
+    config = dataclasses.replace(SMALL, refiner="demo")
+    dataclasses.replace(task, config=config).save(tmp_path, Generator(config, rngs=nnx.Rngs(0)), {})
+    assert not REFINER.exists_in(tmp_path)
+    assert find_vocoder(tmp_path).griffin_lim.identity() == find_vocoder("demo").identity()
+
+
+def test_a_generator_in_the_package_is_found_by_its_name(task, tmp_path, monkeypatch):
+    """It lies there alone, without a spectrogram model. Training can start from it."""
+    save(tmp_path / "melgan", MELGAN, Generator(SMALL, rngs=nnx.Rngs(0)), SMALL, {}, "float16")
+    monkeypatch.setattr("spectrodiff.pretrained.hub._WEIGHTS", tmp_path)
+    assert isinstance(find_vocoder("melgan"), MelGAN)
+    assert task.load("melgan").cfg == SMALL
+    with pytest.raises(InputError, match=r"griffin_lim, melgan, an \.onnx file"):
+        find_vocoder("nope")
+
+
+def test_a_packed_vocoder_is_half_as_large_and_sounds_the_same(tmp_path):
+    generator = Generator(SMALL, rngs=nnx.Rngs(0))
+    generator.leave.direction[...] += 0.1
+    save(tmp_path / "export", MELGAN, generator, SMALL, {"steps": 3})
+    pack(tmp_path / "export", tmp_path / "packed")
+    sizes = [(tmp_path / name / "vocoder.safetensors").stat().st_size for name in ("export", "packed")]
+    assert sizes[1] < 0.6 * sizes[0]
+    assert read(tmp_path / "packed", MELGAN)[2] == {"steps": 3}
+    mel = np.random.default_rng(0).uniform(-6.0, 0.0, (9, 128)).astype(np.float32)
+    ours, theirs = (find_vocoder(tmp_path / name)(mel) for name in ("packed", "export"))
+    assert 0 < np.abs(ours - theirs).max() < 0.01 * np.abs(theirs).max()
+    with pytest.raises(InputError, match="no vocoder"):
+        pack(tmp_path, tmp_path / "other")
+    large = dataclasses.replace(SMALL, channels=1024)
+    write(tmp_path / "large", MELGAN, {}, large, {})
+    with pytest.raises(InputError, match="MB in float16"):
+        pack(tmp_path / "large", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
