@@ -3,6 +3,8 @@
 import contextlib
 import hashlib
 import json
+import math
+import numbers
 import os
 import pathlib
 import re
@@ -154,3 +156,14 @@ def check_writable(path: str | os.PathLike, size: int = 0) -> None:
         raise InputError(f"cannot write {path}: no permission to write in {path.parent}")
     if (free := shutil.disk_usage(path.parent).free) < size:
         raise InputError(f"cannot write {path}: it takes {size / 1e6:.1f} MB, {free / 1e6:.1f} MB are free")
+
+
+def nan_to_none(value: Any) -> Any:
+    """Replaces numbers in nested dicts and sequences that are not finite, which JSON does not have, by None."""
+    if isinstance(value, dict):
+        return {name: nan_to_none(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [nan_to_none(part) for part in value]
+    if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):  # of Python and NumPy
+        return float(value) if math.isfinite(value) else None
+    return value

@@ -6,7 +6,6 @@ and stems. A figure that is undefined is None, never NaN.
 """
 
 import dataclasses
-import math
 import pathlib
 import warnings
 from collections.abc import Sequence
@@ -51,7 +50,7 @@ from spectrodiff.evaluation.transcription import (
     relative_to_true,
     score_audio,
 )
-from spectrodiff.files import replacing, write_json
+from spectrodiff.files import nan_to_none, replacing, write_json
 
 Frames = Float[np.ndarray, "_n d"]
 _RESAMPLES = 200  # of the bootstrap: the ends of a 95 % interval come out to about a tenth of its width
@@ -197,7 +196,7 @@ def results(
     for system in (SYNTHESISED, ENCODED):
         systems[system]["vocoder_speed"] = _speed([song.vocoder for song in songs])
     seconds = sum(song.seconds for song in songs)
-    return _nan_to_none(
+    return nan_to_none(
         {
             "songs": len(songs),
             "seconds": seconds,
@@ -291,14 +290,3 @@ def _speed(spent: Sequence[Spent]) -> float | None:
     """Returns the seconds of computing for each second of audio; None where nothing was timed."""
     seconds, audio = map(sum, zip(*spent, strict=True)) if spent else (0.0, 0.0)
     return seconds / audio if audio else None
-
-
-def _nan_to_none(value: Any) -> Any:
-    """Replaces all numbers in nested dicts and sequences that are not finite by None."""
-    if isinstance(value, dict):
-        return {name: _nan_to_none(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_nan_to_none(part) for part in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    return value

@@ -55,12 +55,8 @@ class ExcitedCrops(Crops):
 
     def _excitation(self, piece: Piece, path: pathlib.Path) -> Float[np.ndarray, " s"]:
         """Returns the audio of Griffin-Lim, mapped from its file, which is written if it is missing or damaged."""
-        try:
-            made = np.load(path, mmap_mode="r")
-            if made.dtype == np.float16 and made.shape == (piece.samples,):
-                return made
-        except (OSError, ValueError, EOFError):
-            pass
+        if (kept := _kept(path, piece.samples)) is not None:
+            return kept
         made = self.griffin_lim(log_mel_on_host(piece.read(0, piece.samples)))[: piece.samples].astype(np.float16)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,3 +65,12 @@ class ExcitedCrops(Crops):
         except OSError as error:
             raise InputError(f"cannot write {path}: {reason(error)}; name another excitation_dir") from error
         return np.load(path, mmap_mode="r")
+
+
+def _kept(path: pathlib.Path, samples: int) -> Float[np.ndarray, " s"] | None:
+    """Returns the audio in a file, mapped, or None if the file is missing, damaged, or not of `samples` samples."""
+    try:
+        made = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return None
+    return made if made.dtype == np.float16 and made.shape == (samples,) else None

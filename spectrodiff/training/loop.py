@@ -114,16 +114,10 @@ def train(
       InputError: the config or the data cannot be used, `workdir` cannot be written to or has a run of another seed, or
         `most_skipped` consecutive steps were skipped.
     """
-    for name, value, least in (
-        ("steps", steps, 0),
-        ("seed", seed, 0),
-        ("accumulate", accumulate, 1),
-        ("log_every", log_every, 1),
-        ("checkpoint_every", checkpoint_every, 1),
-        ("checkpoints_kept", checkpoints_kept, 1),
-        ("keep_every", keep_every, 1),
-        ("most_skipped", most_skipped, 1),
-    ):
+    names = ("accumulate", "log_every", "checkpoint_every", "checkpoints_kept", "keep_every", "most_skipped")
+    values = (accumulate, log_every, checkpoint_every, checkpoints_kept, keep_every, most_skipped)
+    ranges = [("steps", steps, 0), ("seed", seed, 0), *((*pair, 1) for pair in zip(names, values, strict=True))]
+    for name, value, least in ranges:
         if value is not None and value < least:
             raise InputError(f"train.{name} is {value}; choose {least} or more")
     if not 0 <= average_decay < 1:
