@@ -156,7 +156,8 @@ def test_links_lead_somewhere(page):
 def test_python_runs(page, short_song, checkpoint, tmp_path, monkeypatch):
     """With a very small model in place of the demo weights, which compiles faster."""
     (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / "demo").symlink_to(checkpoint)
+    for name in ("demo", "demo_diffusion"):
+        (tmp_path / "weights" / name).symlink_to(checkpoint)
     monkeypatch.setattr(hub, "_WEIGHTS", tmp_path / "weights")
     (tmp_path / "song.mid").write_bytes(short_song)
     monkeypatch.chdir(tmp_path)
