@@ -104,7 +104,7 @@ def _synthesize_folder(options) -> None:
     if not midis:
         raise InputError(f"{options.midi} holds no MIDI files ({', '.join(MIDI)})")
     if folders := sum(path.is_dir() for path in inside):
-        print(f"{options.midi}: {folders} folders in it are not searched for MIDI files", file=sys.stderr, flush=True)
+        print(f"{options.midi}: not searched for MIDI files: folders in it ({folders})", file=sys.stderr, flush=True)
     wanted = _outputs(midis, _folder(options.out), f".{options.format}")
     missing = {out: midi for out, midi in wanted.items() if not out.exists()}
     if len(missing) < len(wanted):
