@@ -95,7 +95,12 @@ def test_a_missing_soundfont_says_what_to_install(tmp_path):
         play(notes((0, 1, 60, 100, 0)), tmp_path / "bad.sf2")
 
 
-def test_a_missing_library_says_what_to_install(monkeypatch):
+def test_a_missing_binding_and_a_missing_library_are_told_apart(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "fluidsynth", None)
-    with pytest.raises(InputError, match=r"libfluidsynth3.*pyfluidsynth"):
+    with pytest.raises(InputError, match=r"Python binding: pip install --no-deps pyfluidsynth$"):
+        require_fluidsynth(SOUNDFONT)
+    (tmp_path / "fluidsynth.py").write_text('raise ImportError("Couldn\'t find the FluidSynth library.")\n')
+    monkeypatch.delitem(sys.modules, "fluidsynth")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"system library.*apt-get install libfluidsynth3, .*brew install"):
         require_fluidsynth(SOUNDFONT)

@@ -74,6 +74,14 @@ def test_info_tells_what_a_checkpoint_is(source, capsys):
     assert rows["vocoder"] == "none"
 
 
+def test_info_takes_its_checkpoint_as_other_commands_do_too(checkpoint, capsys, refused):
+    rows = info(capsys, checkpoint)
+    main(["info", "--checkpoint", str(checkpoint)])
+    assert [line[14:] for line in capsys.readouterr().out.splitlines()] == list(rows.values())
+    assert "PATH --checkpoint is required" in refused("info")
+    assert "not allowed with argument PATH" in refused("info", checkpoint, "--checkpoint", checkpoint)
+
+
 def test_info_of_ours(checkpoint, capsys):
     rows = info(capsys, checkpoint)
     assert rows["our options"] == "compact_notes, event_times, note_roll"

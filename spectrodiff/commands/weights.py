@@ -18,8 +18,10 @@ def add(commands) -> None:
 
 
 def _add_info(commands) -> None:
-    parser = commands.add_parser("info", help="describe a checkpoint", examples=["info demo", "info runs/demo/export"])
-    parser.add_argument("checkpoint", metavar="PATH", help="folder or name of the weights, or hf://owner/name")
+    parser = commands.add_parser("info", help="describe a checkpoint", examples=["info demo", "info --checkpoint runs/demo/export"])
+    weights = parser.add_mutually_exclusive_group(required=True)
+    weights.add_argument("path", nargs="?", metavar="PATH", help="folder or name of the weights, or hf://owner/name")
+    weights.add_argument("--checkpoint", metavar="PATH", help="the same, as for other commands")
     parser.set_defaults(run=_info)
 
 
@@ -37,7 +39,7 @@ def _info(options) -> None:
     from spectrodiff.pretrained.formats import open_checkpoint
     from spectrodiff.pretrained.hub import find_checkpoint
 
-    found = open_checkpoint(find_checkpoint(options.checkpoint))
+    found = open_checkpoint(find_checkpoint(options.path or options.checkpoint))
     specs = found.specs().values()
     model, tokenizer = found.config.model, found.config.tokenizer
     layers = {"notes": model.note_layers, "decoder": model.decoder_layers}

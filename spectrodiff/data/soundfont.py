@@ -74,9 +74,14 @@ def require_fluidsynth(soundfont: str | os.PathLike = SOUNDFONT) -> types.Module
     """Returns the module `fluidsynth`; raises InputError if it, its library or the SoundFont is missing."""
     try:
         import fluidsynth
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise InputError(
-            "playing a SoundFont needs FluidSynth: apt-get install libfluidsynth3 && pip install --no-deps pyfluidsynth"
+            "playing a SoundFont needs FluidSynth's Python binding: pip install --no-deps pyfluidsynth"
+        ) from error
+    except (ImportError, OSError) as error:  # the binding looks for the library when it is imported
+        raise InputError(
+            "playing a SoundFont needs the system library FluidSynth, which pip does not install: apt-get install "
+            "libfluidsynth3, or on a Mac brew install fluid-synth"
         ) from error
     if not pathlib.Path(soundfont).is_file():
         raise InputError(f"no SoundFont at {soundfont}: apt-get install fluidr3mono-gm-soundfont, or name another")
