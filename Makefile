@@ -69,6 +69,7 @@ data: .venv/ready-dev
 
 .venv/ready: setup.py
 	@$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and 'spectrodiff needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.12 ...')"
+	@echo "Installing 1.4 GB into .venv, which takes a minute or more"
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -e .
 	touch $@
