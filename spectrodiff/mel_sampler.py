@@ -162,6 +162,10 @@ class MelSampler:
                 yield from ((index, song.sampled) for index, song in active if not song.windows_left)
                 active = [(index, song) for index, song in active if song.windows_left]
 
+    def num_windows(self, notes: Notes) -> int:
+        """Returns the number of windows in which a song is sampled; raises InputError if one has too many notes."""
+        return _Song(self, notes, seed=0, keep=False).windows_left
+
     def _advance(self, songs: list["_Song"], rows: int, sampling: dict[str, Any]) -> int:
         """Samples the next window of each song in a batch of `rows`, and returns the number of tokens they have."""
         filled = songs + songs[-1:] * (rows - len(songs))  # a constant batch size, so that nothing is recompiled

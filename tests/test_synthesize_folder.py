@@ -1,5 +1,7 @@
 """A folder of MIDI files to a folder of audio files, by the command line."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import soundfile
@@ -7,6 +9,7 @@ from inputs import random_notes
 
 from spectrodiff.cli import main
 from spectrodiff.notes.midi import write_midi
+from spectrodiff.notes.tokenizer import NoteTokenizer
 from spectrodiff.synthesizer import Synthesizer
 
 FAST = ("--steps", "1", "--guidance", "1")
@@ -48,15 +51,39 @@ def test_it_goes_on_where_it_stopped(songs, tmp_path, capsys):
     assert "1 of 3 files are in" in capsys.readouterr().out
 
 
-def test_a_bad_file_does_not_stop_the_others(songs, tmp_path, capsys):
+def test_bad_files_do_not_stop_the_others(songs, tmp_path, capsys):
     (songs / "bad.mid").write_bytes(b"MThd")
+    write_midi(random_notes(1, seconds=4.0, voices=60, drums=3000), songs / "crowd.mid")
     with pytest.raises(SystemExit) as stopped:
         run(songs, tmp_path / "out")
     assert stopped.value.code == 2
     assert len(list((tmp_path / "out").iterdir())) == 3
     lines = [line for line in capsys.readouterr().err.splitlines() if "spectrodiff:" in line]
-    assert len(lines) == 2
+    assert len(lines) == 3
     assert "bad.mid" in lines[0]
+    assert "too many notes" in lines[1]
+    assert "2 of 5 files" in lines[2]
+
+
+def test_progress_has_the_number_of_all_windows(songs, tmp_path, capsys):
+    """Songs of about 4, 10 and 7 seconds have 1, 2 and 2 windows of 5.12 s."""
+    run(songs, tmp_path / "out")
+    assert "rendering: 100%" in (said := capsys.readouterr().err)
+    assert "5/5" in said
+    assert "window/s" in said or "s/window" in said
+
+
+def test_each_song_says_once_which_instruments_others_play(songs, tmp_path, synthesizer, monkeypatch, capsys):
+    classes = dataclasses.replace(synthesizer.config.tokenizer, program_map="midi_class")
+    monkeypatch.setattr(synthesizer.mel_sampler, "tokenizer", NoteTokenizer(classes))
+    (songs / "song0.mid").unlink()
+    write_midi(random_notes(0, 3.0, programs=(40,), voices=3, drums=2), songs / "violin.mid")
+    write_midi(random_notes(0, 3.0, programs=(40, 42), voices=9, drums=2), songs / "strings.mid")
+    run(songs, tmp_path / "out")
+    lines = [line for line in capsys.readouterr().err.splitlines() if "is played by" in line]
+    assert sum("strings.mid" in line for line in lines) == 1
+    assert any(line.endswith("do not have: Cello (42) is played by Violin (40)") for line in lines)
+    assert not any("violin.mid" in line for line in lines)
 
 
 @pytest.mark.parametrize("options", [("--plot", "a.png"), ("--mel_out", "a.npz"), ("--batch", "0")])

@@ -16,6 +16,7 @@ import gradio as gr
 from spectrodiff.app.rendering import Progress, load, render, sampling_controls
 from spectrodiff.app.song import Limits, Song, arrange, general_midi, instruments, read_song, roll, title
 from spectrodiff.errors import InputError
+from spectrodiff.notes.instruments import replacements
 from spectrodiff.pretrained.hub import packaged_weights
 from spectrodiff.pretrained.kinds import SPECTROGRAM, vocoder_kind
 from spectrodiff.pretrained.vocoders import GRIFFIN_LIM, find_vocoder
@@ -111,7 +112,9 @@ class Page(gr.Blocks):
                 self._checkpoint = gr.Dropdown(names, value=names[0], label="Checkpoint")
                 self._vocoder = gr.Dropdown(options.vocoder_choices, value=_OWN, label="Vocoder")
                 self._steps, self._guidance = (gr.Slider(**slider) for slider in controls[0])
-                self._seed = gr.Number(0, label="Seed", precision=0, minimum=0)
+                self._seed = gr.Number(
+                    0, label="Seed", info="the same seed gives the same audio again", precision=0, minimum=0
+                )
                 self._start = gr.Button("Render", variant="primary", interactive=False, elem_id="render")
                 self._cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id="cancel")
             with gr.Column(scale=3, min_width=480):
@@ -168,9 +171,9 @@ class Page(gr.Blocks):
         try:
             song = read_song(path, self._options.limits)
         except InputError as error:
-            song, drawn, rows, message = None, None, [], _message(error, failed=True)
+            song, drawn, rows, message = None, None, [], _message(error, failed=True) | {"remarks": ""}
         else:
-            drawn, rows, message = roll(song), instruments(song.notes), _message(song.remarks)
+            drawn, rows, message = roll(song), instruments(song.notes), _message("") | {"remarks": song.remarks}
         return {
             self._song: song,
             self._view: gr.HTML(value=message, song=drawn),
@@ -214,14 +217,16 @@ class Page(gr.Blocks):
             synthesizer = load(checkpoint, None if vocoder == _OWN else vocoder)
             notes = arrange(song.notes_for(synthesizer.config.tokenizer.channel_volume), rows)
             notes, dropped = synthesizer.tokenizer.thin(notes)
-            remark = f"; dropped the {dropped} quietest notes of over-full windows" if dropped else ""
-            yield _message(f"Rendering the first seconds{remark}", folder), *no_files
+            thinned = f"dropped the {dropped} quietest notes of over-full windows" if dropped else ""
+            remarks = filter(None, (song.remarks, replacements(notes, synthesizer.tokenizer), thinned))
+            said = {"remarks": "; ".join(remarks)}
+            yield _message("Rendering the first seconds", folder) | said, *no_files
             possible = synthesizer.config.decoder.sampling
             chosen = {"steps": int(steps), "guidance": guidance}
             options = {name: value for name, value in chosen.items() if hasattr(possible, name)}
             for progress in render(synthesizer, notes, folder, song.name, seed=seed or 0, **options):
                 files = [gr.DownloadButton(value=path, visible=True) for path in progress.files]
-                yield _progress(folder, progress, remark), *(files or no_files)
+                yield _progress(folder, progress) | said, *(files or no_files)
         except InputError as error:
             yield _message(error, folder, failed=True), *no_files
 
@@ -242,7 +247,10 @@ def _sliders(checkpoint: str) -> tuple[gr.Slider, ...]:
 
 
 def _message(text: object, folder: pathlib.Path | None = None, failed: bool = False) -> dict[str, Any]:
-    """Returns what view.js shows above the plot; `folder` tells the messages of one rendering from another's."""
+    """Returns what view.js shows above the plot; `folder` tells the messages of one rendering from another's.
+
+    What is added as "remarks" is shown in a line of its own, which stays until there are other remarks.
+    """
     running = folder is not None and not failed
     return {
         "message": str(text),
@@ -252,7 +260,7 @@ def _message(text: object, folder: pathlib.Path | None = None, failed: bool = Fa
     }
 
 
-def _progress(folder: pathlib.Path, progress: Progress, remark: str) -> dict[str, Any]:
+def _progress(folder: pathlib.Path, progress: Progress) -> dict[str, Any]:
     pace = progress.seconds / max(progress.spent, 1e-6)
     finished = bool(progress.files)
     if finished:
@@ -260,4 +268,4 @@ def _progress(folder: pathlib.Path, progress: Progress, remark: str) -> dict[str
     else:
         said = f"{progress.seconds:.0f} of {progress.total:.0f} s ({pace:.1f}x real time)"
     counts = {"chunks": progress.chunks, "mels": progress.mels, "running": not finished}
-    return _message(said + remark, folder) | counts
+    return _message(said, folder) | counts

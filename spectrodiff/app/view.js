@@ -7,7 +7,7 @@ const DELAY = 0.06; // seconds from scheduling audio to hearing it
 
 const find = (selector) => element.querySelector(selector);
 const [plot, roll, mel, playhead] = [".plot", ".roll", ".mel", ".playhead"].map(find);
-const [title, status, play, icon, time] = [".title strong", ".status", ".play", ".play path", ".time"].map(find);
+const [title, status, remarks, play, icon, time] = [".title strong", ".status", ".remarks", ".play", ".play path", ".time"].map(find);
 
 let voices = new Map(); // rows of the table of instruments, by program
 let folder = null; // of the song being rendered, on the server; each rendering has another
@@ -161,6 +161,7 @@ watch("value", () => {
   if (run.folder && run.folder === cancelled) return; // said before the server knew
   status.textContent = run.message ?? "";
   status.classList.toggle("failed", Boolean(run.failed));
+  remarks.textContent = run.remarks ?? remarks.textContent;
   running = Boolean(run.running);
   if (run.folder && run.folder !== folder) clear(run.folder);
   while (chunks.length < (run.chunks ?? 0)) chunks.push(fetchChunk(`${chunks.length}.pcm`, chunks.at(-1)));

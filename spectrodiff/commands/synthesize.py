@@ -1,7 +1,6 @@
 """`synthesize` and `demo`: turn MIDI files into audio."""
 
 import contextlib
-import functools
 import pathlib
 import sys
 import time
@@ -94,6 +93,8 @@ def _synthesize_folder(options) -> None:
         raise InputError("--plot and --mel_out are for one MIDI file; leave them out for a folder")
     if options.batch < 1:
         raise InputError(f"batch is {options.batch}; choose 1 or more")
+    from tqdm import tqdm
+
     from spectrodiff.audio.mel import SAMPLE_RATE
     from spectrodiff.audio.spool import AudioSpool
     from spectrodiff.data.builders.folder import MIDI
@@ -109,30 +110,27 @@ def _synthesize_folder(options) -> None:
     missing = {out: midi for out, midi in wanted.items() if not out.exists()}
     if len(missing) < len(wanted):
         print(f"{len(wanted) - len(missing)} of {len(wanted)} files are in {options.out} already", flush=True)
-    synthesizer, failed, begun = _load(options), [], []
-
-    def pieces() -> Iterator[tuple]:
-        for out, midi in missing.items():
-            try:
-                notes = _read(options, synthesizer, midi, out)
-            except InputError as error:
-                print(f"spectrodiff: {error}", file=sys.stderr, flush=True)
-                failed.append(midi)
-                continue
-            begun.append(out)
-            yield notes, options.seed
-
-    songs = synthesizer.mel_sampler.songs(pieces(), batch=options.batch, **_sampling(options))
+    synthesizer, windows = _load(options), {}
+    for out, midi in tqdm(missing.items(), "reading", unit="file", delay=2.0, leave=False):
+        try:
+            notes = _read(options, synthesizer, midi, out)
+            windows[out] = synthesizer.mel_sampler.num_windows(notes)
+        except InputError as error:
+            tqdm.write(f"spectrodiff: {error}", file=sys.stderr)
+    # They are read again when they are rendered, as the notes of thousands of files would fill the memory.
+    pieces = ((_read(options, synthesizer, missing[out], out, again=True), options.seed) for out in windows)
+    total, order = sum(windows.values()), list(windows)
+    songs = synthesizer.mel_sampler.songs(pieces, batch=options.batch, windows=total, **_sampling(options))
     for place, song in songs:
-        out = begun[place]
+        out = order[place]
         with AudioSpool(out.parent) as spool:
             for chunk in synthesizer.vocoder.stream([song.mel]):
                 spool.write(chunk)
             with replacing(out) as temporary:
                 spool.save(temporary, options.level)
         print(f"{out}: {spool.samples / SAMPLE_RATE:.1f} s of audio", flush=True)
-    if failed:
-        raise InputError(f"{len(failed)} of {len(wanted)} files could not be rendered; the lines above say why")
+    if failed := len(missing) - len(windows):
+        raise InputError(f"{failed} of {len(wanted)} files could not be rendered; the lines above say why")
 
 
 def _folder(path: str) -> pathlib.Path:
@@ -175,12 +173,20 @@ def _sampling(options) -> dict:
     return {name: getattr(options, name) for name in ("sampler", "steps", "guidance", "dither")}
 
 
-def _read(options, synthesizer, midi, out):
-    """Returns the notes of a file, having checked the limits and thinned windows with too many."""
+def _read(options, synthesizer, midi, out, again: bool = False):
+    """Returns the notes of a file, having checked the limits and thinned windows with too many.
+
+    It says what the file holds that is not played, and which instruments play in place of others; not if it is read
+    `again`.
+    """
     from spectrodiff.audio.files import check_audio_path
+    from spectrodiff.notes.instruments import replacements
     from spectrodiff.notes.midi import read_midi
 
-    tell = functools.partial(print, file=sys.stderr, flush=True)
+    def tell(line: str, file=sys.stderr) -> None:
+        if not again:
+            print(line, file=file, flush=True)
+
     notes = read_midi(midi, channel_volume=synthesizer.config.tokenizer.channel_volume, tell=tell)
     if notes.total_time > 60 * options.max_minutes:
         raise InputError(
@@ -188,10 +194,12 @@ def _read(options, synthesizer, midi, out):
             "raise --max_minutes"
         )
     check_audio_path(out, notes.total_time)
+    if replaced := replacements(notes, synthesizer.tokenizer):
+        tell(f"{midi}: {replaced}")
     if options.on_overflow == "thin":
         notes, dropped = synthesizer.tokenizer.thin(notes)
         if dropped:
-            print(f"{midi}: dropped the {dropped} quietest notes of over-full windows", flush=True)
+            tell(f"{midi}: dropped the {dropped} quietest notes of over-full windows", sys.stdout)
     return notes
 
 

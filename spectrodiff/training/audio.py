@@ -135,7 +135,7 @@ class AudioTask(abc.ABC):
         if not crops:
             raise InputError(f"no validation recording of {', '.join(self.mixture.names)} lasts two seconds")
         chosen = np.linspace(0, len(crops) - 1, min(len(crops), self.heldout_crops)).astype(int)
-        progress = tqdm([crops[i] for i in chosen], "held-out crops", delay=2.0)
+        progress = tqdm([crops[i] for i in chosen], "held-out crops", unit="crop", delay=2.0)
         return np.stack([open_piece(part[index]).read(start, samples) for part, index, start in progress])
 
 

@@ -56,7 +56,7 @@ def cut_windows(mixture: Mixture, split: str, count: int, tokenizer: NoteTokeniz
     limit = tokenizer.config.max_tokens
     count_notes = tokenizer.vocabulary.count_notes
     windows = []
-    for part, index, start in tqdm(chosen, "held-out windows", delay=2.0):
+    for part, index, start in tqdm(chosen, "held-out windows", unit="window", delay=2.0):
         piece = open_piece(part[index])
         timeline = tokenizer.timeline(piece.notes)
         window = cut_window(piece, timeline, start, tokenizer, limit, limit // tokens_per_note)

@@ -117,7 +117,7 @@ def render_pieces(out: str | os.PathLike, hours: float, recipe: Recipe, workers:
     processes = worker_count(workers, expected, items_per_worker=2)
     with (
         contextlib.closing(parallel_map(make, itertools.count(len(rows)), processes)) as pieces,
-        tqdm.tqdm(total=round(3600 * hours), initial=round(done), unit="s", desc="rendering") as bar,
+        tqdm.tqdm(total=round(3600 * hours), initial=round(done), unit=" s of audio", desc="rendering") as bar,
     ):
         while done < 3600 * hours:
             piece = next(pieces)
