@@ -4,6 +4,7 @@ import os
 import pathlib
 
 import pytest
+from inputs import random_notes
 
 from spectrodiff.cli import main
 from spectrodiff.data.builders.folder import Folder
@@ -11,6 +12,7 @@ from spectrodiff.data.builders.preparation import prepare
 from spectrodiff.data.builders.rendered.corpus import prepare_rendered
 from spectrodiff.data.dataset import open_dataset
 from spectrodiff.errors import InputError
+from spectrodiff.notes.midi import write_midi
 from spectrodiff.pretrained.hub import find_checkpoint
 from spectrodiff.training.checkpoints import Checkpoints
 
@@ -22,11 +24,14 @@ COMMANDS = {
     "--mel_out": ["synthesize", "--midi", "song.mid", "--out", "song.wav", "--mel_out", f"{AT}/mel.npz"],
     "--checkpoint": ["synthesize", "--midi", "song.mid", "--out", "song.wav", "--checkpoint", AT],
     "--vocoder": ["synthesize", "--midi", "song.mid", "--out", "song.wav", "--vocoder", AT],
+    "--midi and a folder": ["synthesize", "--midi", AT, "--out", "rendered"],
+    "demo --midi": ["demo", "--midi", f"{AT}/song.mid", "--out", "."],
     "demo --out": ["demo", "--midi", "song.mid", "--out", AT],
     "prepare --data_dir": ["prepare", "folder", "--manual_dir", ".", "--data_dir", AT],
     "prepare --manual_dir": ["prepare", "folder", "--manual_dir", AT, "--data_dir", "data"],
     "prepare rendered": ["prepare", "rendered", "--data_dir", AT],
     "evaluate --data_dir": ["evaluate", "--data_dir", AT, "--workdir", "run"],
+    "evaluate --workdir": ["evaluate", "--data_dir", "data", "--workdir", AT],
     "export": ["export", AT, "weights"],
     "export to": ["export", ".", AT],
     "convert": ["convert", AT, "weights", "--to", "diffusers"],
@@ -35,15 +40,20 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
-def test_a_command_says_so_in_one_line(arguments, tmp_path, monkeypatch, capsys):
+def test_a_command_says_so_in_one_line_before_it_loads_weights(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    write_midi(random_notes(0, 3.0), "song.mid")
+    monkeypatch.setattr(
+        "spectrodiff.pretrained.formats.Checkpoint.build", lambda *_: pytest.fail("weights were loaded")
+    )
     with pytest.raises(SystemExit) as exit:
         main(arguments)
     assert exit.value.code == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
+    assert "gs://bucket/place" in said
     assert said.rpartition("\r")[2].startswith("spectrodiff: ")  # after the progress that a slow machine shows
-    assert os.listdir() == []
+    assert os.listdir() == ["song.mid"]
 
 
 def test_libraries_that_take_utf8_alone_are_given_nothing_else(tmp_path, monkeypatch):

@@ -98,12 +98,16 @@ def _evaluate(options) -> None:
     from spectrodiff.evaluation.embeddings import find_embedding
     from spectrodiff.evaluation.evaluate import Shard, evaluate, evaluate_grid, grid
     from spectrodiff.evaluation.report import joined, markdown
+    from spectrodiff.files import local_path
+    from spectrodiff.mel_sampler import check_seed
     from spectrodiff.pretrained.hub import find_checkpoint
     from spectrodiff.synthesizer import Synthesizer
 
     shard = Shard.parse(options.shard) if options.shard else None
     if options.examples < 0:
         raise InputError(f"examples is {options.examples}; choose 0 or more")
+    local_path(options.workdir)
+    check_seed(options.seed)
     records = open_dataset(options.data_dir, options.dataset)[options.split]
     for checkpoint in options.checkpoint:  # before any work is done
         find_checkpoint(checkpoint)

@@ -4,7 +4,7 @@ import pathlib
 
 from spectrodiff.commands.train import read_config
 from spectrodiff.errors import InputError
-from spectrodiff.files import replacing_folder
+from spectrodiff.files import local_path, replacing_folder
 
 
 def add(commands) -> None:
@@ -23,6 +23,8 @@ def add(commands) -> None:
 
 
 def _export(options) -> None:
+    for folder in (options.workdir, options.destination):
+        local_path(folder)
     config = options.workdir / "config.gin"
     if not config.is_file():
         raise InputError(f"{options.workdir} is not the folder of a run: it has no config.gin")

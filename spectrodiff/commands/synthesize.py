@@ -61,11 +61,11 @@ def _add_demo(commands) -> None:
 
 def _synthesize(options) -> None:
     from spectrodiff.audio.files import check_audio_path
-    from spectrodiff.files import check_writable
+    from spectrodiff.files import check_writable, local_path
     from spectrodiff.notes.midi import read_midi
     from spectrodiff.plot import check_plot_path
 
-    if pathlib.Path(options.midi).is_dir():
+    if local_path(options.midi).is_dir():
         _synthesize_folder(options)
         return
     check_audio_path(options.out)
@@ -80,8 +80,12 @@ def _synthesize(options) -> None:
 
 
 def _demo(options) -> None:
+    from spectrodiff.notes.midi import read_midi
+
     midis = sorted(packaged("examples").glob("*.mid")) if options.midi is None else options.midi
     by_name = _outputs(map(pathlib.Path, midis), _folder(options.out), ".wav")
+    for midi in midis:
+        read_midi(midi)  # before the weights, which take seconds
     synthesizer = _load(options)
     for out, midi in by_name.items():
         _render(options, synthesizer, midi, out, out.with_suffix(".png"), None)
@@ -163,9 +167,9 @@ def _load(options):
     from spectrodiff.mel_sampler import check_seed
     from spectrodiff.synthesizer import Synthesizer
 
+    check_seed(options.seed)
     synthesizer = Synthesizer.from_pretrained(options.checkpoint, options.vocoder)
     synthesizer.mel_sampler.sampling(**_sampling(options))
-    check_seed(options.seed)
     return synthesizer
 
 

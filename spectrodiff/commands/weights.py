@@ -18,7 +18,9 @@ def add(commands) -> None:
 
 
 def _add_info(commands) -> None:
-    parser = commands.add_parser("info", help="describe a checkpoint", examples=["info demo", "info --checkpoint runs/demo/export"])
+    parser = commands.add_parser(
+        "info", help="describe a checkpoint", examples=["info demo", "info --checkpoint runs/demo/export"]
+    )
     weights = parser.add_mutually_exclusive_group(required=True)
     weights.add_argument("path", nargs="?", metavar="PATH", help="folder or name of the weights, or hf://owner/name")
     weights.add_argument("--checkpoint", metavar="PATH", help="the same, as for other commands")

@@ -8,7 +8,7 @@ import mido
 import numpy as np
 
 from spectrodiff.errors import InputError
-from spectrodiff.files import replacing
+from spectrodiff.files import local_path, replacing
 from spectrodiff.notes import performance, smf
 from spectrodiff.notes.sequence import Notes
 
@@ -33,7 +33,7 @@ def read_midi(
       InputError: `path` is missing, unreadable, a folder, empty, not MIDI, cut short or corrupt, holds no notes, or
         lasts over 24 hours.
     """
-    path = pathlib.Path(path)
+    path = local_path(path)
     try:
         data = path.read_bytes()
     except FileNotFoundError:
