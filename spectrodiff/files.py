@@ -21,6 +21,13 @@ _ADDRESS = re.compile("[A-Za-z][A-Za-z0-9+.-]+:/.*", re.DOTALL)  # pathlib reduc
 _MAX_SUFFIX = 16  # bytes; suffixes of file formats are shorter
 
 
+def as_path(path: str | os.PathLike) -> pathlib.Path:
+    """Returns the path; raises InputError if it is neither a str nor an `os.PathLike` object."""
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"a path is a str or an os.PathLike object, but this is of the type {type(path).__name__}")
+    return pathlib.Path(path)
+
+
 def local_path(path: str | os.PathLike) -> pathlib.Path:
     """Returns the path, having checked that it is a path of this machine, not an address.
 
@@ -28,9 +35,9 @@ def local_path(path: str | os.PathLike) -> pathlib.Path:
     datasets opens local files only.
 
     Raises:
-      InputError: it is an address, such as gs://bucket/run.
+      InputError: it is an address, such as gs://bucket/run, or neither a str nor a path.
     """
-    path = pathlib.Path(path)
+    path = as_path(path)
     if _ADDRESS.fullmatch(str(path)):
         scheme, _, rest = str(path).partition(":/")
         raise InputError(

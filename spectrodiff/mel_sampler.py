@@ -1,6 +1,7 @@
 """Sampling of the log-mels of songs from notes: window by window, each conditioned on the previous one."""
 
 import dataclasses
+import numbers
 import os
 import tempfile
 import time
@@ -15,11 +16,12 @@ from jaxtyping import Array, Bool, Float, Int32, Key
 from tqdm import tqdm
 
 from spectrodiff.audio.mel import FRAMES_PER_SECOND, MEL_BINS, unscale_mel
-from spectrodiff.config import WINDOW_FRAMES
+from spectrodiff.config import WINDOW_FRAMES, is_whole
 from spectrodiff.errors import InputError
 from spectrodiff.models.sampling import window_sampler
 from spectrodiff.models.spectrogram_model import SpectrogramConfig, SpectrogramModel
 from spectrodiff.notes.midi import Notes
+from spectrodiff.notes.sequence import check_notes
 from spectrodiff.notes.tokenizer import NoteTokenizer
 from spectrodiff.pretrained.formats import open_checkpoint
 from spectrodiff.pretrained.hub import find_checkpoint
@@ -32,9 +34,9 @@ Mel = Float[np.ndarray, "_t m"]
 
 
 def check_seed(seed: int) -> None:
-    """Raises InputError if `seed` is not the seed of a random key."""
-    if not 0 <= seed < MAX_SEEDS:
-        raise InputError(f"seed is {seed}; choose 0 to {MAX_SEEDS - 1}")
+    """Raises InputError if `seed` is not the seed of a random key: an integer from 0 to MAX_SEEDS - 1."""
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed < MAX_SEEDS:
+        raise InputError(f"seed is {seed!r}; choose an integer from 0 to {MAX_SEEDS - 1}")
 
 
 class SampledSong(NamedTuple):
@@ -139,13 +141,16 @@ class MelSampler:
           InputError: a window has too many notes, or an option or a seed is out of range.
         """
         self.sampling(**sampling)
-        if batch < 1:
+        if not is_whole(batch):
             raise InputError(f"batch is {batch}; choose 1 or more")
         waiting, active, compiled, rows = enumerate(pieces), [], set(), 0
         with tqdm(total=windows, desc="rendering", unit="window", disable=windows == 0) as bar:
             while True:
                 while len(active) < (rows or batch) and (upcoming := next(waiting, None)) is not None:
-                    index, (notes, seed) = upcoming
+                    index, piece = upcoming
+                    if not isinstance(piece, tuple) or len(piece) != 2:
+                        raise InputError(f"pieces are pairs of notes and seed, but one is a {type(piece).__name__}")
+                    notes, seed = piece
                     active.append((index, _Song(self, notes, seed, keep=True)))
                 if not active:
                     return
@@ -192,6 +197,7 @@ class _Song:
 
     def __init__(self, sampler: MelSampler, notes: Notes, seed: int, keep: bool):
         check_seed(seed)
+        check_notes(notes)
         frames = (notes.total_time + RELEASE_SECONDS) * FRAMES_PER_SECOND
         self._frames = int(np.ceil(round(frames, 6)))  # a rounding error must not add a frame, and with it a window
         if not sampler.config.tokenizer.ghost_ties:  # with ghost ties, a window after the last note would have notes

@@ -12,6 +12,7 @@ from spectrodiff.audio.mel import (
     LOG_FLOOR,
     log_mel,
     log_mel_on_host,
+    log_mels,
     mel_matrix,
     scale_mel,
     unscale_mel,
@@ -75,7 +76,7 @@ def test_log_mel_is_its_definition(name):
 
 def test_no_device_is_asked_for_64_bits():
     """TPUs have no complex128."""
-    program = jax.make_jaxpr(log_mel)(np.zeros(3200, np.float32)).jaxpr
+    program = jax.make_jaxpr(log_mels)(np.zeros(3200, np.float32)).jaxpr
     types = {variable.aval.dtype.name for variable in variables(program) if hasattr(variable.aval, "dtype")}
     assert "complex64" in types
     assert types <= {"float32", "complex64", "bool", "int32"}
@@ -137,9 +138,9 @@ def test_a_window_with_extra_frames_is_a_slice_of_the_whole():
     np.testing.assert_allclose(window, whole[start : start + length], atol=1e-6)
 
 
-def test_log_mel_batches_and_jits_within_float32_programs():
+def test_log_mels_batches_and_jits_within_float32_programs():
     audio = jnp.stack([jnp.ones(3200), jnp.linspace(-1, 1, 3200)])
-    batched = jax.jit(lambda x: log_mel(x) * 2)(audio[None])
+    batched = jax.jit(lambda x: log_mels(x) * 2)(audio[None])
     assert batched.shape == (1, 2, 10, 128)
     assert batched.dtype == jnp.float32
     np.testing.assert_allclose(batched[0, 1] / 2, log_mel(audio[1]), atol=1e-6)

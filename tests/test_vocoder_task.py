@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from inputs import make_recording, write_dataset
 
-from spectrodiff.audio.mel import log_mel, scale_mel
+from spectrodiff.audio.mel import log_mels, scale_mel
 from spectrodiff.data.augmentation import Augmentation
 from spectrodiff.data.dataset import open_dataset
 from spectrodiff.data.mixture import Mixture
@@ -133,11 +133,11 @@ def test_what_is_shown(task, generator):
     assert {name: picture.shape for name, picture in pictures.items()} == {
         f"heldout_mel/{i}": (128, 100 + 4 + 100, 3) for i in range(2)
     }
-    made = jax.jit(generator)(log_mel(task.heldout))
+    made = jax.jit(generator)(log_mels(task.heldout))
     for i in range(2):
         np.testing.assert_array_equal(sounds[f"heldout_audio/{i}_true"], task.heldout[i])
         np.testing.assert_allclose(sounds[f"heldout_audio/{i}_generated"], made[i], atol=1e-5)
-        again = side_by_side(*(np.asarray(scale_mel(log_mel(audio[i]))) for audio in (task.heldout, made)))
+        again = side_by_side(*(np.asarray(scale_mel(log_mels(audio[i]))) for audio in (task.heldout, made)))
         assert np.abs(pictures[f"heldout_mel/{i}"].astype(int) - again).max() < 5
 
 

@@ -2,13 +2,12 @@
 
 import math
 import os
-import pathlib
 
 import numpy as np
 import soundfile
 from jaxtyping import Float
 
-from spectrodiff.audio.mel import SAMPLE_RATE
+from spectrodiff.audio.mel import SAMPLE_RATE, check_audio
 from spectrodiff.errors import InputError, reason
 from spectrodiff.files import check_writable, local_path, replacing
 
@@ -81,19 +80,20 @@ def check_audio_path(path: str | os.PathLike, seconds: float = 0.0) -> None:
 
 
 def write_audio(path: str | os.PathLike, audio: Float[np.ndarray, " s"]) -> None:
-    """Writes mono audio at SAMPLE_RATE as wav, flac (both 16-bit), ogg or mp3, by the suffix; never a partial file.
+    """Writes mono audio [samples] at SAMPLE_RATE as wav, flac (both 16-bit), ogg or mp3, by the suffix of `path`.
 
-    Audio that peaks above 1 is scaled down to a peak of 1.
+    Audio that peaks above 1 is scaled down to a peak of 1. An existing file is replaced once the new one is complete.
 
     Raises:
-      InputError: another suffix, a place that cannot be written, or samples that are not numbers.
+      InputError: the suffix is another one, the place cannot be written, or the audio is not what `check_audio` wants.
     """
-    path = pathlib.Path(path)
+    path = local_path(path)
     check_audio_path(path)
     kind, subtype = FORMATS[path.suffix.lower()]
-    audio = np.asarray(audio, np.float32)
-    if not np.isfinite(audio).all():
-        raise InputError(f"cannot write {path}: the audio holds samples that are not numbers")
+    try:
+        audio = np.asarray(check_audio(audio), np.float32)
+    except InputError as error:
+        raise InputError(f"cannot write {path}: {error}") from error
     audio = audio / max(1.0, np.abs(audio).max(initial=0.0))
     with replacing(path) as temporary:
         try:

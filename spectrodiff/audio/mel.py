@@ -4,11 +4,14 @@ They are those of Hawthorne et al. (2022): the logarithm of 128 mel magnitudes, 
 """
 
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from spectrodiff.errors import InputError, reason
 
 SAMPLE_RATE = 16_000
 HOP = 320
@@ -19,7 +22,7 @@ FRAMES_PER_SECOND = SAMPLE_RATE // HOP
 MAGNITUDE_RANGE = (1e-5, 1e8)  # mel magnitudes are clipped to this before the logarithm
 LOG_FLOOR = float(np.log(1e-5))  # the log-mel of silence, also used for padding
 LOG_CEILING = 4.0  # scaled to 1; larger values are clipped
-FLOAT32_ERROR = 2e-6  # of `log_mel`'s mel magnitudes, relative to the largest one of their frame
+FLOAT32_ERROR = 2e-6  # of `log_mels`' mel magnitudes, relative to the largest one of their frame
 EXTRA_FRAMES = 16  # of audio after a window, needed to compute the mel of a window alone
 
 
@@ -47,9 +50,48 @@ def mel_matrix(fft_size: int = FFT_SIZE, mel_bins: int = MEL_BINS) -> Float[np.n
     return matrix
 
 
+def check_audio(audio: Float[Array | np.ndarray, " s"]) -> Float[Array | np.ndarray, " s"]:
+    """Returns the audio as an array, having checked that it is one channel of finite floating-point samples.
+
+    Raises:
+      InputError: it is not; the message says what it is, and what to do.
+    """
+    if isinstance(audio, str | os.PathLike):
+        raise InputError("audio is an array [samples], not a path: read the file by spectrodiff.audio.files.read_audio")
+    if not isinstance(audio, jax.Array):
+        try:
+            audio = np.asarray(audio)
+        except ValueError as error:  # a list of lists of different lengths
+            raise InputError(f"audio is an array [samples], but this is none ({reason(error)})") from error
+    if audio.dtype.kind in "iu":
+        full_scale = f" (divide by {2**15})" if audio.dtype == np.int16 else ""
+        raise InputError(f"the audio has samples of {audio.dtype}: convert to float between -1 and 1{full_scale}")
+    if not jnp.issubdtype(audio.dtype, jnp.floating):
+        raise InputError(f"audio is an array [samples] of floats, but this one is of {audio.dtype}")
+    if audio.ndim != 1:
+        remedy = f": average its channels, audio.mean(axis={np.argmin(audio.shape)})" if audio.ndim == 2 else ""
+        raise InputError(f"audio is an array [samples] of one channel, but this one is {list(audio.shape)}{remedy}")
+    if not (finite := np.isfinite(audio)).all():
+        raise InputError(f"the audio holds values that are not numbers (first at sample {np.argmin(finite)})")
+    return audio
+
+
+def log_mel(audio: Float[Array | np.ndarray, " s"]) -> Float[Array, "t m"]:
+    """Returns the log-mel of mono audio [samples] at SAMPLE_RATE, 16 kHz, as float32 [ceil(samples / HOP), MEL_BINS].
+
+    Its values are natural logarithms of magnitudes, from LOG_FLOOR for silence to ln 1e8; see `log_mels`, which takes
+    batches and may be called in compiled functions. Each length is compiled once.
+
+    Raises:
+      InputError: the audio has several channels, samples that are not floats (convert integers to floats between -1 and
+        1), or samples that are not finite.
+    """
+    return log_mels(check_audio(audio))
+
+
 @jax.jit
-def log_mel(audio: Float[Array, "*b s"]) -> Float[Array, "*b t m"]:
-    """Returns the log-mel of audio at SAMPLE_RATE: ceil(s / HOP) frames, natural log, from LOG_FLOOR to ln 1e8.
+def log_mels(audio: Float[Array, "*b s"]) -> Float[Array, "*b t m"]:
+    """Returns the log-mel of batches of audio at SAMPLE_RATE: ceil(s / HOP) frames, natural log, LOG_FLOOR to ln 1e8.
 
     Frame i covers samples HOP * i to HOP * i + WINDOW, with zeros after the end. To get the frames of a window of a
     recording, compute them from the window and EXTRA_FRAMES more, and drop those; otherwise its last frame would
@@ -74,10 +116,10 @@ def log_mel(audio: Float[Array, "*b s"]) -> Float[Array, "*b t m"]:
 
 
 def log_mel_on_host(audio: Float[np.ndarray, " s"]) -> Float[np.ndarray, "t m"]:
-    """Returns the log-mel of audio computed by NumPy in float64, for the threads that read data; see `log_mel`.
+    """Returns the log-mel of audio computed by NumPy in float64, for the threads that read data; see `log_mels`.
 
     It compiles nothing, so that the length can vary, and starts no threads. The mel matrix has two nonzero weights per
-    row; with a sparse product this takes less time than `log_mel` on a CPU.
+    row; with a sparse product this takes less time than `log_mels` on a CPU.
     """
     frames = -(-len(audio) // HOP)
     if not frames:

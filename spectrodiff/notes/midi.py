@@ -1,7 +1,6 @@
 """MIDI files to notes and back."""
 
 import os
-import pathlib
 from collections.abc import Callable
 
 import mido

@@ -10,6 +10,8 @@ import warnings
 import numpy as np
 from jaxtyping import Bool, Float64, Int32
 
+from spectrodiff.errors import InputError
+
 _IMPORTING = threading.Lock()  # threads that redirected stdout at once would give it back in the wrong order
 
 
@@ -37,6 +39,15 @@ class Notes:
         """The notes at `index`, a mask or positions, of a piece that is as long as before."""
         arrays = {f.name: getattr(self, f.name)[index] for f in dataclasses.fields(self) if f.name != "total_time"}
         return Notes(**arrays, total_time=self.total_time)
+
+
+def check_notes(notes: Notes) -> None:
+    """Raises InputError if `notes` is something else, such as the path of a MIDI file or tokens."""
+    if not isinstance(notes, Notes):
+        raise InputError(
+            f"notes are wanted, such as read_midi returns, but this is of the type {type(notes).__name__}; a MIDI file "
+            "is read by spectrodiff.notes.midi.read_midi"
+        )
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from spectrodiff.audio.mel import FRAMES_PER_SECOND, HOP, SAMPLE_RATE
 from spectrodiff.config import WINDOW_FRAMES, TokenizerConfig
 from spectrodiff.errors import InputError
 from spectrodiff.notes.midi import Notes, read_midi
+from spectrodiff.notes.sequence import check_notes
 from spectrodiff.notes.vocabulary import EOS, MAX_SHIFT, PAD, Vocabulary
 
 STEPS_PER_SECOND = 100
@@ -55,6 +56,8 @@ class NoteTokenizer:
     on_overflow: str = "error"
 
     def __post_init__(self):
+        if not isinstance(self.config, TokenizerConfig):
+            raise InputError(f"config is {self.config!r}; give a TokenizerConfig")
         if self.on_overflow not in ("error", "thin"):
             raise InputError(f"on_overflow is {self.on_overflow!r}; choose one of error, thin")
 
@@ -99,6 +102,7 @@ class NoteTokenizer:
 
         A pitched note of no length is left out: its end would come before its start, and it would never stop.
         """
+        check_notes(notes)
         vocabulary = self.vocabulary
         index = np.flatnonzero(notes.is_drum | (notes.end > notes.start))
         program = notes.program
@@ -156,6 +160,7 @@ class NoteTokenizer:
 
     def thin(self, notes: Notes) -> tuple[Notes, int]:
         """The piece without the quietest notes (the shortest of equals) of windows that overflow, and their number."""
+        check_notes(notes)
         kept = np.arange(len(notes), dtype=np.int32)
         while True:
             timeline = self.timeline(notes.select(kept))
@@ -237,6 +242,11 @@ class NoteTokenizer:
         back as its loudest), programs beyond the program map, the length of drum hits (10 ms) and of the silence after
         the last note, and which of several overlapping notes of one program and pitch ends when.
         """
+        tokens = np.asarray(tokens)
+        if tokens.ndim != 2 or tokens.dtype.kind not in "iu":
+            raise InputError(
+                f"tokens are integers [windows, tokens], but these are {list(tokens.shape)} of {tokens.dtype}"
+            )
         notes = []  # start, end, pitch, velocity, program, is_drum; times in steps
         open_notes = {}  # (program, pitch) -> (start, velocity)
 

@@ -5,6 +5,7 @@ import os
 import pathlib
 
 from spectrodiff.errors import InputError
+from spectrodiff.files import as_path
 from spectrodiff.pretrained.hub import find_checkpoint, packaged_weights
 from spectrodiff.pretrained.kinds import MELGAN, REFINER, vocoder_kind
 from spectrodiff.pretrained.native import load
@@ -25,7 +26,7 @@ def find_vocoder(vocoder: str | os.PathLike) -> Vocoder:
     Raises:
       InputError: `vocoder` is none of these, or cannot be read.
     """
-    path = pathlib.Path(vocoder)
+    path = as_path(vocoder)
     if str(vocoder) == GRIFFIN_LIM:
         return GriffinLim()
     if path.suffix == ".onnx":

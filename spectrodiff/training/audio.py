@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from spectrodiff.audio.mel import EXTRA_FRAMES, HOP, LOG_FLOOR, SAMPLE_RATE, log_mel, unscale_mel
+from spectrodiff.audio.mel import EXTRA_FRAMES, HOP, LOG_FLOOR, SAMPLE_RATE, log_mels, unscale_mel
 from spectrodiff.config import WINDOW_FRAMES
 from spectrodiff.data.augmentation import OFF, Augmentation
 from spectrodiff.data.crops import Crops
@@ -196,4 +196,4 @@ class PredictedMels:
 
 def mel_of(batch: dict, frames: int) -> AnyArray:
     """Returns the `mel` of a batch if it has one, else the first `frames` frames of the mel of its audio."""
-    return batch["mel"] if "mel" in batch else jax.lax.stop_gradient(log_mel(batch["audio"]))[:, :frames]
+    return batch["mel"] if "mel" in batch else jax.lax.stop_gradient(log_mels(batch["audio"]))[:, :frames]

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 from tqdm import tqdm
 
-from spectrodiff.audio.mel import HOP, LOG_CEILING, LOG_FLOOR, log_mel, scale_mel, unscale_mel
+from spectrodiff.audio.mel import HOP, LOG_CEILING, LOG_FLOOR, log_mels, scale_mel, unscale_mel
 from spectrodiff.config import WINDOW_FRAMES
 from spectrodiff.data.mixture import Mixture
 from spectrodiff.data.pieces import open_piece
@@ -212,7 +212,7 @@ def _audible(scaled: Mel, vocoder: GriffinLim) -> Float32[np.ndarray, " _s"]:
 def show_audio(true: Float[np.ndarray, "n s"], made: Float[np.ndarray, "n s"]) -> tuple[Pictures, Sounds]:
     """Returns images of the mels of true and generated crops of audio, side by side, and their audio."""
     audio = {"true": true, "generated": made}
-    mels = {name: np.asarray(scale_mel(log_mel(both))) for name, both in audio.items()}
+    mels = {name: np.asarray(scale_mel(log_mels(both))) for name, both in audio.items()}
     pictures = {f"heldout_mel/{i}": side_by_side(*(both[i] for both in mels.values())) for i in range(len(true))}
     sounds = {f"heldout_audio/{i}_{name}": both[i] for i in range(len(true)) for name, both in audio.items()}
     return pictures, sounds

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from spectrodiff.audio.mel import EXTRA_FRAMES, HOP, log_mel
+from spectrodiff.audio.mel import EXTRA_FRAMES, HOP, log_mels
 from spectrodiff.errors import InputError
 from spectrodiff.pretrained.kinds import REFINER
 from spectrodiff.training.audio import AudioTask, Weights, mel_of
@@ -77,7 +77,7 @@ class RefinerTask(AudioTask):
     def reconstruct(self, weights: Weights, audio: Float[np.ndarray, "n s"]) -> Float[np.ndarray, "n r"]:
         """Reconstructs crops of audio from their mels, by the refiner and Griffin-Lim."""
         vocoder = GriffinLim(nnx.merge(*weights))
-        return np.stack([vocoder(log_mel(crop)) for crop in audio])
+        return np.stack([vocoder(log_mels(crop)) for crop in audio])
 
     def baseline(self) -> dict[str, jax.Array]:
         """Returns the losses of the mel spread evenly over its STFT bins, on the held-out crops."""

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from spectrodiff.audio.mel import HOP, log_mel
+from spectrodiff.audio.mel import HOP, log_mels
 from spectrodiff.errors import InputError
 from spectrodiff.pretrained.hub import packaged_weights
 from spectrodiff.pretrained.kinds import MELGAN, REFINER
@@ -90,7 +90,7 @@ class VocoderTask(AudioTask):
     def _generate(self):
         @functools.partial(jax.jit, static_argnums=0)
         def generate(graph, params, buffers, audio, excitation):
-            generated = nnx.merge(graph, params, buffers)(log_mel(audio), excitation=excitation)
+            generated = nnx.merge(graph, params, buffers)(log_mels(audio), excitation=excitation)
             inner = slice(self.margin * HOP, -self.margin * HOP)
             return generated, spectral_losses(generated[:, inner], audio[:, inner])
 
@@ -98,7 +98,7 @@ class VocoderTask(AudioTask):
 
     def _excite(self, audio: Float[Array | np.ndarray, "n s"]) -> Float[np.ndarray, "n s"] | None:
         """Returns the audio that Griffin-Lim makes of the mels of crops, if the generator corrects it."""
-        return None if self.griffin_lim is None else np.stack([self.griffin_lim(log_mel(crop)) for crop in audio])
+        return None if self.griffin_lim is None else np.stack([self.griffin_lim(log_mels(crop)) for crop in audio])
 
     def heldout_losses(self, weights: Weights, audio: Float[Array, "n s"]) -> dict[str, jax.Array]:
         """Returns the spectral losses; see `AudioTask.heldout_losses`."""

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from spectrodiff.audio.mel import HOP, LOG_FLOOR, MEL_BINS
-from spectrodiff.errors import InputError
+from spectrodiff.errors import InputError, reason
 from spectrodiff.fingerprint import fingerprint
 from spectrodiff.vocoder.generator import Generator, receptive_frames
 
@@ -81,7 +81,10 @@ def check_mel(mel: Mel) -> Float[np.ndarray, "t m"]:
     Raises:
       InputError: it is not [t, MEL_BINS], has values that are not finite, or is not an unscaled log-mel.
     """
-    mel = np.asarray(mel, np.float32)
+    try:
+        mel = np.asarray(mel, np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"a mel is an array [frames, {MEL_BINS}], but this is none ({reason(error)})") from error
     if mel.ndim != 2 or mel.shape[1] != MEL_BINS:
         raise InputError(f"a mel is an array [frames, {MEL_BINS}], but this one is {list(mel.shape)}")
     if not np.isfinite(mel).all():
