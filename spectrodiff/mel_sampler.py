@@ -100,9 +100,13 @@ class MelSampler:
         keys: Key[Array, " b"],
         **sampling: Any,
     ) -> Float[jax.Array, "b t m"]:
-        """Samples a batch of windows and returns their scaled log-mels.
+        """Samples a batch of windows and returns their scaled log-mels, from -1 to 1.
 
-        Each row has its own scaled `context`, valid where `context_mask` is true, and its own random key.
+        Each row has its own tokens, padded with 0, its own scaled `context`, valid where `context_mask` is true, and its
+        own random key.
+
+        Raises:
+          InputError: an option is out of range, or the decoder does not have it.
         """
         options = self.config.decoder.sampled(**sampling).options()
         arrays = tokens, context, context_mask, keys
@@ -111,12 +115,13 @@ class MelSampler:
         return self._sample(self._weights, *arrays, options)
 
     def stream(self, notes: Notes, *, seed: int = 0, progress: bool = False, **sampling: Any) -> Iterator[Mel]:
-        """Yields the unscaled log-mel of a song in windows of at most 5.12 s. It is determined by `seed`.
+        """Yields the unscaled log-mel of a song, float32 [frames, 128] in nats, in windows of at most 256 frames.
 
-        `progress` shows a progress bar.
+        There are 50 frames a second. The same `seed`, an integer from 0 to 2^32 - 1, gives the same mel. `progress`
+        shows a progress bar.
 
         Raises:
-          InputError: a window has too many notes, or an option is out of range.
+          InputError: a window has too many notes, or an option or the seed is out of range.
         """
         self.sampling(**sampling)
         song = _Song(self, notes, seed, keep=False)

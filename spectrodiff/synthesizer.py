@@ -35,9 +35,12 @@ def _vocoder_of(checkpoint: Checkpoint) -> Vocoder:
 class Synthesizer:
     """Converts MIDI to audio with a spectrogram model and a vocoder.
 
+    `model` and `config` are a spectrogram model and its config. `vocoder` is anything like a `Vocoder`, and Griffin-Lim
+    by default.
+
     Attributes:
       mel_sampler: the `MelSampler` of the model, which can also be used without a vocoder.
-      vocoder: maps an unscaled log-mel [t, 128] to audio [t * 320].
+      vocoder: maps an unscaled log-mel [frames, 128] to audio [frames * 320] at 16 kHz.
     """
 
     def __init__(self, model: SpectrogramModel, config: SpectrogramConfig, vocoder: Vocoder | None = None):
@@ -76,23 +79,38 @@ class Synthesizer:
         return self.mel_sampler.tokenizer
 
     def __call__(self, midi: str | os.PathLike | Notes, **options) -> Float[np.ndarray, " s"]:
-        """Returns the audio of a piece, float32 at 16 kHz. The options are those of `mels`."""
+        """Returns the audio of a piece, float32 [samples] at 16 kHz, as the model made it: its level is not adjusted.
+
+        `midi` is the path of a MIDI file, or notes as `read_midi` returns them. The audio lasts a second longer than
+        the notes. The options are those of `mels`.
+
+        Raises:
+          InputError: as `mels`.
+        """
         return np.concatenate(list(self.stream(midi, **options)))
 
     def stream(self, midi: str | os.PathLike | Notes, **options) -> Iterator[Float[np.ndarray, " s"]]:
-        """Yields the audio of a piece in chunks as they are rendered. Concatenated, they equal the result of a call."""
+        """Yields the audio of a piece, float32 [samples] at 16 kHz, in chunks of a few seconds as they are rendered.
+
+        Concatenated, the chunks equal the result of a call with the same arguments.
+
+        Raises:
+          InputError: as `mels`, when the first chunk is asked for.
+        """
         yield from self.vocoder.stream(self.mels(midi, **options))
 
     def mels(
         self, midi: str | os.PathLike | Notes, *, seed: int = 0, progress: bool = False, **sampling
     ) -> Iterator[Float[np.ndarray, "t m"]]:
-        """Yields the unscaled log-mel of a piece in windows of at most 5.12 s. It is determined by `seed`.
+        """Yields the unscaled log-mel of a piece, float32 [frames, 128] in nats, in windows of at most 256 frames.
 
-        `progress` shows a progress bar. `sampling` are the options of the decoder: `steps`, `sampler` and `guidance` of
+        There are 50 frames a second. `midi` is the path of a MIDI file, or notes. The same `seed`, an integer from 0 to
+        2^32 - 1, gives the same mel. `progress` shows a progress bar. `sampling` are the options of the decoder: `steps`, `sampler` and `guidance` of
         a diffusion decoder, `dither` of an autoregressive one. Missing options have the defaults of `config`.
 
         Raises:
-          InputError: the file is not usable MIDI, a window has too many notes, or an option is out of range.
+          InputError: the file is not usable MIDI, a window has too many notes, or an option or the seed is out of range
+            or of another type.
         """
         self.mel_sampler.sampling(**sampling)  # raises before a long file is read
         volume = self.config.tokenizer.channel_volume

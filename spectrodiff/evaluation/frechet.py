@@ -85,10 +85,12 @@ def pool(songs: Sequence[Gaussian], weights: Weights | None = None) -> Gaussian:
 
 
 def frechet_distance(p: Gaussian, q: Gaussian) -> float | None:
-    """Computes the Fréchet distance |mean_p - mean_q|^2 + tr(S_p + S_q - 2 (S_p S_q)^(1/2)) (Kilgour et al. 2019).
+    """Returns the Fréchet distance |mean_p - mean_q|^2 + tr(S_p + S_q - 2 (S_p S_q)^(1/2)) (Kilgour et al. 2019).
 
-    It is at least 0, and None where there are fewer than 2 frames on a side. Warns where there are no more frames than
-    dimensions: then the covariance lacks rank, and the distance comes out too large.
+    `p` and `q` have the mean and covariance of the embeddings of two sets of audio, as `Gaussian.of` returns them for
+    frames [frames, dimensions]. The distance is at least 0, and None if one of the sets has fewer than two frames. If
+    one has no more frames than dimensions, its covariance lacks rank and the distance comes out too large; a warning
+    says so.
     """
     fewest, dims = min(p.count, q.count), len(p.mean)
     if fewest < 2:

@@ -19,14 +19,16 @@ _PACKED = {b"PK\3\4": "zip", b"\x1f\x8b": "gzip", b"Rar!": "RAR", b"7z\xbc\xaf":
 def read_midi(
     path: str | os.PathLike, *, channel_volume: bool = False, tell: Callable[[str], None] | None = None
 ) -> Notes:
-    """The notes of a MIDI file as a General MIDI synthesizer plays them, each as long as its key and pedals hold it.
+    """Returns the notes of a MIDI file as a General MIDI synthesizer plays them.
 
-    The file is one stream of messages over all of its tracks, for each port and channel; docs/midi.md lists what is
-    heeded, what is passed over and what is refused. Files that keep to note-seq's habits read as note-seq and its
-    apply_sustain_control_changes read them, note for note.
+    Each note lasts as long as its key and the pedals hold it; times are in seconds.
 
-    `channel_volume` folds the channels' volume and expression into velocities. `tell` is called with one line about
-    what the file says that notes cannot keep (bends, say), if it says any.
+    The messages of all tracks are read as one stream for each port and channel; docs/midi.md lists what is played, what
+    is ignored and what is refused. Files that keep to note-seq's habits have the notes that note-seq and its
+    apply_sustain_control_changes read from them.
+
+    If `channel_volume` is true, the channels' volume and expression scale velocities. If the file has messages that are
+    not played, such as pitch bends, `tell` is called with one line that counts them.
 
     Raises:
       InputError: `path` is missing, unreadable, a folder, empty, not MIDI, cut short or corrupt, holds no notes, or

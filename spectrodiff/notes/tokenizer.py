@@ -24,7 +24,7 @@ SLAKH_PROGRAMS = np.array([0, 4, 8, 16, 24, 26, 29, 32, 33, 40, 41, 42, 43, 46, 
 
 @dataclasses.dataclass(frozen=True)
 class Timeline:
-    """A piece's note-ons and note-offs, in the order and in the tokens in which windows hold them.
+    """The note-ons and note-offs of a piece, in the order and in the tokens in which windows hold them.
 
     `step` is each event's time in steps of 10 ms. `voice` is 128 * program + pitch, -1 for a drum. `until` is the
     index of the next event of that voice if the event starts a sounding note, else 0. `note` indexes the piece's
@@ -63,10 +63,11 @@ class NoteTokenizer:
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
+        """The vocabulary, which tells what each token means."""
         return Vocabulary(self.config.velocity_bins)
 
     def mapped(self, program: Int[np.ndarray, "*n"]) -> Int[np.ndarray, "*n"]:
-        """The programs as which the program map has each of `program` played ("flat" has none, and changes none)."""
+        """Returns the programs by which the program map has each of `program` played ("flat" changes none)."""
         known = program
         if self.config.program_map == "slakh":
             known = SLAKH_PROGRAMS[np.searchsorted(SLAKH_PROGRAMS, program, side="right") - 1]
@@ -75,14 +76,21 @@ class NoteTokenizer:
         return np.where(np.isin(program, self.config.own_programs), program, known)
 
     def encode_file(self, path: str | os.PathLike) -> Int32[np.ndarray, "windows n"]:
-        """The tokens of a MIDI file; raises InputError as `read_midi` and `encode` do."""
+        """Returns the tokens of the MIDI file at `path`, int32 [windows, config.max_tokens]; see `encode`.
+
+        Raises:
+          InputError: as `read_midi` and `encode`.
+        """
         return self.encode(read_midi(path, channel_volume=self.config.channel_volume))
 
     def encode(self, notes: Notes) -> Int32[np.ndarray, "windows n"]:
-        """A piece as rows of `config.max_tokens` tokens, each ended by EOS and padded, one row per 5.12 s.
+        """Returns the tokens of a piece, int32 [windows, config.max_tokens], one row for each 5.12 s.
+
+        The tokens of a row end with EOS (1) and are padded with 0. What each token means is in `vocabulary`.
 
         Raises:
-          InputError: a window needs more tokens than that, and `on_overflow` is "error".
+          InputError: a window needs more than `config.max_tokens` tokens and `on_overflow` is "error", or `notes` are
+            not notes, such as `read_midi` returns.
         """
         if self.on_overflow == "thin":
             notes, _ = self.thin(notes)
@@ -94,11 +102,14 @@ class NoteTokenizer:
         return tokens
 
     def num_windows(self, total_time: float) -> int:
-        """Windows of a piece of `total_time` seconds. One that ends on a frame gets another frame, as published."""
+        """Returns the number of windows of a piece of `total_time` seconds.
+
+        A piece that ends exactly on a frame gets another frame, as in the published code.
+        """
         return -(-_num_frames(total_time) // WINDOW_FRAMES)
 
     def timeline(self, notes: Notes) -> Timeline:
-        """What every window of a piece is cut from.
+        """Returns the events of a piece, from which its windows are cut.
 
         A pitched note of no length is left out: its end would come before its start, and it would never stop.
         """
@@ -139,10 +150,10 @@ class NoteTokenizer:
         )
 
     def window(self, timeline: Timeline, start_frame: int, frames: int = WINDOW_FRAMES) -> Int32[np.ndarray, " n"]:
-        """The tokens of `frames` frames (of 20 ms) from any `start_frame` on, ended by EOS, not padded.
+        """Returns the tokens of the `frames` frames (of 20 ms) from `start_frame` on, ended by EOS and not padded.
 
         Raises:
-          InputError: they are over `config.max_tokens`, and `on_overflow` is "error".
+          InputError: they are more than `config.max_tokens`, and `on_overflow` is "error".
         """
         sounding, events = self._contents(timeline, start_frame, frames)
         tokens = self._tokens(timeline, sounding, events, start_frame)
@@ -159,7 +170,10 @@ class NoteTokenizer:
         return self._tokens(timeline, sounding, events, start_frame)
 
     def thin(self, notes: Notes) -> tuple[Notes, int]:
-        """The piece without the quietest notes (the shortest of equals) of windows that overflow, and their number."""
+        """Returns the piece without the quietest notes of windows that overflow, and the number of notes left out.
+
+        Of notes of equal velocity, the shortest is left out first.
+        """
         check_notes(notes)
         kept = np.arange(len(notes), dtype=np.int32)
         while True:
@@ -236,7 +250,10 @@ class NoteTokenizer:
         return np.append(table[table != PAD], np.int32(EOS))
 
     def decode(self, tokens: Int[np.ndarray, "windows n"]) -> Notes:
-        """The notes that `encode` wrote, as far as tokens know them; tokens that make no sense are passed over.
+        """Returns the notes that `encode` wrote, as far as tokens tell them. Tokens that make no sense are skipped.
+
+        Raises:
+          InputError: `tokens` are not an array of integers [windows, n].
 
         Lost are: times beyond 10 ms (every note lasts at least that long), velocities beyond their bin (which comes
         back as its loudest), programs beyond the program map, the length of drum hits (10 ms) and of the silence after
