@@ -102,8 +102,8 @@ class MelSampler:
     ) -> Float[jax.Array, "b t m"]:
         """Samples a batch of windows and returns their scaled log-mels, from -1 to 1.
 
-        Each row has its own tokens, padded with 0, its own scaled `context`, valid where `context_mask` is true, and its
-        own random key.
+        Each row has its own tokens, padded with 0, its own scaled `context`, valid where `context_mask` is true, and
+        its own random key.
 
         Raises:
           InputError: an option is out of range, or the decoder does not have it.

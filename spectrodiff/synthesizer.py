@@ -105,8 +105,9 @@ class Synthesizer:
         """Yields the unscaled log-mel of a piece, float32 [frames, 128] in nats, in windows of at most 256 frames.
 
         There are 50 frames a second. `midi` is the path of a MIDI file, or notes. The same `seed`, an integer from 0 to
-        2^32 - 1, gives the same mel. `progress` shows a progress bar. `sampling` are the options of the decoder: `steps`, `sampler` and `guidance` of
-        a diffusion decoder, `dither` of an autoregressive one. Missing options have the defaults of `config`.
+        2^32 - 1, gives the same mel. `progress` shows a progress bar. `sampling` are the options of the decoder:
+        `steps`, `sampler` and `guidance` of a diffusion decoder, `dither` of an autoregressive one. Missing options
+        have the defaults of `config`.
 
         Raises:
           InputError: the file is not usable MIDI, a window has too many notes, or an option or the seed is out of range

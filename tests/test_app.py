@@ -390,6 +390,23 @@ def test_a_song_is_uploaded_played_and_downloaded(visit, site, midi, windows, tm
     wait_until(lambda: not files_of(site))
 
 
+def test_what_is_not_played_stays_said(visit, site, tmp_path):
+    track = mido.MidiTrack([mido.Message("pitchwheel", pitch=1000), mido.Message("program_change", program=42)])
+    track += [mido.Message("note_on", note=60, velocity=100), mido.Message("note_off", note=60, time=480)]
+    mido.MidiFile(tracks=[track]).save(tmp_path / "bent.mid")
+    visitor = visit()
+    upload(visitor, tmp_path / "bent.mid")
+    remarks = visitor.locator("#view .remarks")
+    remarks.get_by_text("pitch bends (1)").wait_for()
+    press_render(visitor)
+    visitor.locator("#downloads").get_by_text("MIDI").wait_for()
+    assert "s of audio" in visitor.inner_text("#view .status")
+    assert "pitch bends (1)" in remarks.inner_text()
+    visitor.get_by_role("button", name="Bach prelude").click()
+    visitor.locator("#view .title strong", has_text="Bach prelude").wait_for()
+    assert "bends" not in remarks.inner_text()
+
+
 def test_errors_are_said_and_the_next_song_is_welcome(visit, site, tmp_path, midi):
     visitor = visit()
     drop(visitor, "words.mid", "<b>hello</b>")

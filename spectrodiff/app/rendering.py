@@ -46,12 +46,14 @@ def sampling_controls(checkpoint: str) -> tuple[dict[str, Any], dict[str, Any]]:
         fewest = 0
     return (
         {
-            **{"label": "Steps", "info": "how often the sound is refined; more take longer"},
+            "label": "Steps",
+            "info": "how often the sound is refined; more take longer",
             **{"minimum": fewest, "maximum": max(100, steps or 0), "step": 1},
             **{"value": fewest if steps is None else steps, "visible": steps is not None},
         },
         {
-            **{"label": "Guidance", "info": "exaggerates what the notes ask for; 1 does not"},
+            "label": "Guidance",
+            "info": "exaggerates what the notes ask for; 1 does not",
             **{"minimum": 0, "maximum": max(10, guidance or 0), "step": 0.1},
             **{"value": 1 if guidance is None else guidance, "visible": guidance is not None},
         },
