@@ -14,13 +14,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Complex, Float
 
-from spectrodiff.audio.mel import FFT_SIZE, HOP, MAGNITUDE_RANGE, WINDOW
+from spectrodiff.audio.mel import FFT_SIZE, HOP, MAGNITUDE_RANGE, MEL_BINS, WINDOW
 from spectrodiff.config import WINDOW_FRAMES
 from spectrodiff.fingerprint import fingerprint
 from spectrodiff.vocoder.magnitudes import interpolate, solve_magnitude
 from spectrodiff.vocoder.refiner import Refiner, receptive_frames
 from spectrodiff.vocoder.stft import BINS, FINE, FINE_HOP, Magnitude, Spectrum, istft, stft
-from spectrodiff.vocoder.streaming import Audio, Mel, overlapping_chunks
+from spectrodiff.vocoder.streaming import Audio, Mel, overlapping_chunks, prepared_meanwhile
 
 BEFORE, AFTER = 4, 8  # mel frames before and after a chunk that are inverted together with it
 FADE = 2 * HOP  # samples over which a chunk is cross-faded from the continuation of the one before
@@ -51,12 +51,22 @@ class GriffinLim:
         return (WINDOW_FRAMES - AFTER - self.receptive_field) // 2
 
     @functools.cached_property
-    def _magnitudes(self) -> Callable[[Mel], Magnitude]:
+    def _magnitudes(self) -> tuple[Callable[..., Magnitude], nnx.State]:
+        """A jitted function (weights, mel [t, m], rows [n]) -> rows of the magnitudes [n, f], and the weights."""
         if self.refiner is None:
-            return functools.partial(_smooth_magnitudes, self.solver_iterations)
+            return jax.jit(lambda _, mel, rows: _smooth_magnitudes(self.solver_iterations, mel)[rows]), nnx.State({})
         graph, weights = nnx.split(self.refiner)
-        refined = jax.jit(lambda weights, mel: nnx.merge(graph, weights).magnitudes(mel))
-        return functools.partial(refined, weights)
+        return jax.jit(lambda weights, mel, rows: nnx.merge(graph, weights).magnitudes(mel)[rows]), weights
+
+    def _prepare(self) -> None:
+        """Compiles the programs of `stream`, or loads them from JAX's cache."""
+        field = self.receptive_field + BEFORE, self.chunk, AFTER + self.receptive_field
+        magnitudes, weights = self._magnitudes
+        shapes = (sum(field), MEL_BINS), ((BEFORE + self.chunk + AFTER) * FINE,), (BEFORE * HOP + FADE,)
+        mel, rows, known = map(jax.ShapeDtypeStruct, shapes, (jnp.float32, jnp.int32, jnp.float32))
+        lowered = magnitudes.lower(weights, mel, rows)
+        lowered.compile()
+        invert.lower(lowered.out_info, known, known, self.iterations, self.momentum).compile()
 
     def __call__(self, mel: Mel) -> Audio:
         """Returns audio; raises InputError for a mel that is empty, of another shape, or not a log-mel."""
@@ -72,13 +82,14 @@ class GriffinLim:
         fade = 0.5 + 0.5 * np.cos(np.pi * np.arange(FADE) / FADE)
         hold = np.concatenate([np.ones(BEFORE * HOP), fade]).astype(np.float32)
         field = self.receptive_field
-        inside = slice(field * FINE, (field + BEFORE + self.chunk + AFTER) * FINE)
+        rows = np.arange(field * FINE, (field + BEFORE + self.chunk + AFTER) * FINE, dtype=np.int32)
+        magnitudes, weights = self._magnitudes
+        mels = prepared_meanwhile(mels, self._prepare)
         chunks = overlapping_chunks(mels, field + BEFORE, self.chunk, AFTER + field)
         for count, (window, frames) in enumerate(chunks):
-            magnitude = self._magnitudes(window)[inside]
-            if count == 0:  # silence before the piece would soften an attack in its first frame
-                first = magnitude[BEFORE * FINE :]
-                magnitude = jnp.concatenate([first[:1].repeat(BEFORE * FINE, axis=0), first])
+            # Silence before the piece would soften an attack in its first frame, which is repeated instead.
+            inside = rows if count else np.maximum(rows, rows[BEFORE * FINE])
+            magnitude = magnitudes(weights, window, inside)
             holding = hold if count else np.where(hold < 1.0, 0.0, hold).astype(np.float32)
             audio = np.asarray(invert(magnitude, known, holding, self.iterations, self.momentum))
             yield audio[BEFORE * HOP :][: frames * HOP]
@@ -92,7 +103,6 @@ class GriffinLim:
         return f"GriffinLim with refiner {fingerprint(self.refiner, self.refiner.cfg, *settings)}"
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _smooth_magnitudes(iterations: int, mel: Float[Array, "t m"]) -> Magnitude:
     magnitude = solve_magnitude(jnp.exp(mel), iterations=iterations)
     return jnp.exp(interpolate(jnp.log(jnp.maximum(magnitude, MAGNITUDE_RANGE[0]))))
