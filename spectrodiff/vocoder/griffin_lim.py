@@ -7,12 +7,13 @@ FINE_HOP samples instead of HOP, which determine the phases much better.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Complex, Float, Int32
 
 from spectrodiff.audio.mel import FFT_SIZE, HOP, MAGNITUDE_RANGE, MEL_BINS, WINDOW
 from spectrodiff.config import WINDOW_FRAMES
@@ -51,20 +52,20 @@ class GriffinLim:
         return (WINDOW_FRAMES - AFTER - self.receptive_field) // 2
 
     @functools.cached_property
-    def _magnitudes(self) -> tuple[Callable[..., Magnitude], nnx.State]:
-        """A jitted function (weights, mel [t, m], rows [n]) -> rows of the magnitudes [n, f], and the weights."""
+    def _magnitudes(self) -> tuple[Callable[..., Magnitude], Any]:
+        """A jitted function whose arguments are the second item, a mel [t, m] and the rows [n] of magnitudes wanted."""
         if self.refiner is None:
-            return jax.jit(lambda _, mel, rows: _smooth_magnitudes(self.solver_iterations, mel)[rows]), nnx.State({})
+            return _smooth_magnitudes, self.solver_iterations
         graph, weights = nnx.split(self.refiner)
         return jax.jit(lambda weights, mel, rows: nnx.merge(graph, weights).magnitudes(mel)[rows]), weights
 
     def _prepare(self) -> None:
         """Compiles the programs of `stream`, or loads them from JAX's cache."""
-        field = self.receptive_field + BEFORE, self.chunk, AFTER + self.receptive_field
-        magnitudes, weights = self._magnitudes
-        shapes = (sum(field), MEL_BINS), ((BEFORE + self.chunk + AFTER) * FINE,), (BEFORE * HOP + FADE,)
-        mel, rows, known = map(jax.ShapeDtypeStruct, shapes, (jnp.float32, jnp.int32, jnp.float32))
-        lowered = magnitudes.lower(weights, mel, rows)
+        magnitudes, given = self._magnitudes
+        frames = BEFORE + self.chunk + AFTER
+        mel = jax.ShapeDtypeStruct((frames + 2 * self.receptive_field, MEL_BINS), jnp.float32)
+        known = jax.ShapeDtypeStruct((BEFORE * HOP + FADE,), jnp.float32)
+        lowered = magnitudes.lower(given, mel, jax.ShapeDtypeStruct((frames * FINE,), jnp.int32))
         lowered.compile()
         invert.lower(lowered.out_info, known, known, self.iterations, self.momentum).compile()
 
@@ -83,13 +84,13 @@ class GriffinLim:
         hold = np.concatenate([np.ones(BEFORE * HOP), fade]).astype(np.float32)
         field = self.receptive_field
         rows = np.arange(field * FINE, (field + BEFORE + self.chunk + AFTER) * FINE, dtype=np.int32)
-        magnitudes, weights = self._magnitudes
+        magnitudes, given = self._magnitudes
         mels = prepared_meanwhile(mels, self._prepare)
         chunks = overlapping_chunks(mels, field + BEFORE, self.chunk, AFTER + field)
         for count, (window, frames) in enumerate(chunks):
             # Silence before the piece would soften an attack in its first frame, which is repeated instead.
             inside = rows if count else np.maximum(rows, rows[BEFORE * FINE])
-            magnitude = magnitudes(weights, window, inside)
+            magnitude = magnitudes(given, window, inside)
             holding = hold if count else np.where(hold < 1.0, 0.0, hold).astype(np.float32)
             audio = np.asarray(invert(magnitude, known, holding, self.iterations, self.momentum))
             yield audio[BEFORE * HOP :][: frames * HOP]
@@ -103,9 +104,10 @@ class GriffinLim:
         return f"GriffinLim with refiner {fingerprint(self.refiner, self.refiner.cfg, *settings)}"
 
 
-def _smooth_magnitudes(iterations: int, mel: Float[Array, "t m"]) -> Magnitude:
+@functools.partial(jax.jit, static_argnums=0)
+def _smooth_magnitudes(iterations: int, mel: Float[Array, "t m"], rows: Int32[Array, " n"]) -> Magnitude:
     magnitude = solve_magnitude(jnp.exp(mel), iterations=iterations)
-    return jnp.exp(interpolate(jnp.log(jnp.maximum(magnitude, MAGNITUDE_RANGE[0]))))
+    return jnp.exp(interpolate(jnp.log(jnp.maximum(magnitude, MAGNITUDE_RANGE[0]))))[rows]
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
