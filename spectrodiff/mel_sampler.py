@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int32, Key
+from jaxtyping import Array, Bool, Float, Int32, Key, UInt32
 from tqdm import tqdm
 
 from spectrodiff.audio.mel import FRAMES_PER_SECOND, MEL_BINS, unscale_mel
@@ -179,10 +179,11 @@ class MelSampler:
     def _advance(self, songs: list["_Song"], rows: int, sampling: dict[str, Any]) -> int:
         """Samples the next window of each song in a batch of `rows`, and returns the number of tokens they have."""
         filled = songs + songs[-1:] * (rows - len(songs))  # a constant batch size, so that nothing is recompiled
-        tokens, contexts, masks, keys = zip(*(song.next_inputs for song in filled), strict=True)
+        tokens, contexts, masks, seeds, indices = zip(*(song.next_inputs for song in filled), strict=True)
         bucket = max(map(len, tokens))
         tokens = np.stack([np.pad(some, (0, bucket - len(some))) for some in tokens])
-        mels = self.sample_windows(tokens, np.stack(contexts), np.stack(masks), jax.numpy.stack(keys), **sampling)
+        keys = _window_keys(np.uint32(seeds), np.uint32(indices))
+        mels = self.sample_windows(tokens, np.stack(contexts), np.stack(masks), keys, **sampling)
         for song, mel in zip(songs, np.asarray(mels), strict=False):
             song.add(mel)
         return bucket
@@ -197,6 +198,13 @@ class MelSampler:
         return np.pad(tokens, (0, max(0, bucket - limit)))[:bucket]
 
 
+@jax.jit  # one program instead of five
+@jax.vmap
+def _window_keys(seed: UInt32[Array, ""], index: UInt32[Array, ""]) -> Key[Array, ""]:
+    """Returns the random key of a window from its song's seed and its index in the song."""
+    return jax.random.fold_in(jax.random.key(seed), index)
+
+
 class _Song:
     """A song that is being sampled: its windows of tokens, the latest mel and, with `keep`, a file of all its mels."""
 
@@ -209,7 +217,7 @@ class _Song:
             notes = dataclasses.replace(notes, total_time=notes.total_time + RELEASE_SECONDS)
         windows = sampler.tokenizer.encode(notes)[: -(-self._frames // WINDOW_FRAMES)]
         self._windows = [sampler._bucketed(tokens) for tokens in windows]
-        self._key, self._index = jax.random.key(seed), 0
+        self._seed, self._index = seed, 0
         self._context = np.zeros((WINDOW_FRAMES, MEL_BINS), np.float32)
         self._file = tempfile.TemporaryFile() if keep else None  # noqa: SIM115 (lives as long as the mel)
         self.latest: Mel | None = None
@@ -221,9 +229,9 @@ class _Song:
 
     @property
     def next_inputs(self) -> tuple:
-        """The tokens, context, context mask and random key of the next window."""
+        """The tokens, context and context mask of the next window, and the song's seed and the window's index."""
         context_mask = np.full(WINDOW_FRAMES, self._index > 0)
-        return self._windows[self._index], self._context, context_mask, jax.random.fold_in(self._key, self._index)
+        return self._windows[self._index], self._context, context_mask, self._seed, self._index
 
     def add(self, scaled: Mel) -> None:
         """Appends the scaled mel of the next window."""

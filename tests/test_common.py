@@ -6,10 +6,11 @@ import importlib.util
 import platform
 import types
 
+import jax
 import pytest
 from processes import finish, start_python
 
-from spectrodiff.commands.common import computes_on_cpu, keep_freed_memory
+from spectrodiff.commands.common import computes_on_cpu, keep_compiled_programs, keep_freed_memory
 
 FAULTS = """
 import resource, statistics, sys
@@ -57,6 +58,21 @@ def test_where_jax_is_going_to_compute(platforms, plugins, modules, expected, mo
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: plugins if group == "jax_plugins" else ["?"])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in modules else None)
     assert computes_on_cpu() == expected
+
+
+@pytest.mark.parametrize(("asked", "kept"), [(None, 0.1), ("7", 0.25)])
+def test_programs_of_a_tenth_of_a_second_are_cached_unless_the_environment_says_otherwise(asked, kept, monkeypatch):
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    monkeypatch.delenv(name.upper(), raising=False)
+    if asked is not None:
+        monkeypatch.setenv(name.upper(), asked)
+    try:
+        jax.config.update(name, 0.25)  # as if JAX had read it from the environment
+        keep_compiled_programs()
+        assert getattr(jax.config, name) == kept
+    finally:
+        jax.config.update(name, before)
 
 
 @pytest.mark.parametrize(("platforms", "settings"), [("cpu", 3), ("cuda", 0), ("tpu,cpu", 0)])

@@ -1,13 +1,18 @@
+import time
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.signal
+from flax import nnx
 
 from spectrodiff.audio.mel import LOG_FLOOR, log_mel, mel_matrix
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation.reconstruction import mel_distance, tone_similarity
 from spectrodiff.vocoder.griffin_lim import AFTER, GriffinLim
 from spectrodiff.vocoder.magnitudes import interpolate, solve_magnitude
+from spectrodiff.vocoder.refiner import Refiner, RefinerConfig
 from spectrodiff.vocoder.stft import FINE, istft, stft
 
 SEAM = GriffinLim().chunk * 320
@@ -69,6 +74,26 @@ def test_audio_comes_after_one_chunk_and_what_follows_it():
     arriving = iter(np.full((300, 1, 128), -3.0, np.float32))
     assert len(next(GriffinLim().stream(arriving))) == SEAM
     assert len(list(arriving)) == 300 - GriffinLim().chunk - AFTER
+
+
+@pytest.mark.parametrize("refiner", [None, Refiner(RefinerConfig(8, 1, 3), rngs=nnx.Rngs(0))])
+def test_everything_is_compiled_while_the_first_mel_is_awaited(refiner):
+    compiled, awaited = [], []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, _, **__: compiled.append(event == "/jax/core/compile/backend_compile_duration")
+    )
+    vocoder = GriffinLim(refiner, iterations=3, solver_iterations=3)  # programs of no other test
+
+    def arriving():
+        give_up = time.monotonic() + 300
+        while sum(compiled) < 2 and time.monotonic() < give_up:  # in another thread
+            time.sleep(0.01)
+        awaited.append(sum(compiled))
+        yield np.full((200, 128), -3.0, np.float32)
+
+    list(vocoder.stream(arriving()))
+    assert awaited == [2]
+    assert sum(compiled) == 2
 
 
 @pytest.mark.parametrize("frames", [1, 3, 300])

@@ -94,6 +94,15 @@ def test_every_window_of_every_seed_begins_from_noise_of_its_own(sampler, seen):
     assert len({jax.random.key_data(call.keys).tobytes() for call in seen}) == 6
 
 
+@pytest.mark.parametrize("seed", [0, 7, 2**31, 2**32 - 1])
+def test_a_windows_key_is_that_of_its_number_in_the_song(sampler, seen, seed):
+    mels(sampler, PIECE, seed=seed)
+    expected = [jax.random.fold_in(jax.random.key(seed), window) for window in range(3)]
+    assert [jax.random.key_data(call.keys)[0].tolist() for call in seen] == [
+        jax.random.key_data(key).tolist() for key in expected
+    ]
+
+
 def test_mels_come_before_the_piece_is_sampled(sampler, seen):
     next(sampler.stream(PIECE, **FAST))
     assert len(seen) == 1

@@ -8,7 +8,7 @@ from spectrodiff.errors import InputError
 from spectrodiff.vocoder.generator import Generator, GeneratorConfig, receptive_frames
 from spectrodiff.vocoder.griffin_lim import GriffinLim
 from spectrodiff.vocoder.refiner import Refiner, RefinerConfig
-from spectrodiff.vocoder.streaming import MelGAN, overlapping_chunks
+from spectrodiff.vocoder.streaming import MelGAN, overlapping_chunks, prepared_meanwhile
 
 CFG = GeneratorConfig(channels=32, excitation="noise")
 
@@ -42,6 +42,14 @@ def test_how_frames_arrive_changes_nothing(generator, pieces):
     mel, vocoder = mel_of(100), MelGAN(generator, chunk=16)
     arriving = np.split(mel, np.cumsum(pieces)[:-1])
     assert np.array_equal(np.concatenate(list(vocoder.stream(arriving))), vocoder(mel))
+
+
+def test_an_error_of_the_thread_reaches_whoever_asks_for_audio():
+    def fails():
+        raise MemoryError("too large")
+
+    with pytest.raises(MemoryError, match="too large"):
+        next(prepared_meanwhile([mel_of(1)], fails))
 
 
 @pytest.fixture(scope="module")

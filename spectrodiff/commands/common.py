@@ -26,6 +26,9 @@ def compilation_cache() -> pathlib.Path:
     return pathlib.Path(configured or default).expanduser()
 
 
+_WORTH_KEEPING = 0.1  # seconds that compiling a program takes at least; loading one takes some hundredths
+
+
 def keep_compiled_programs() -> None:
     """Caches compiled programs on disk, so that only the first run compiles them."""
     import jax
@@ -35,6 +38,8 @@ def keep_compiled_programs() -> None:
         with contextlib.suppress(OSError):  # without a cache if the home folder cannot be written
             cache.mkdir(parents=True, exist_ok=True)
             jax.config.update("jax_compilation_cache_dir", str(cache))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:  # JAX's second is longer than most programs take
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
 
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # of mallopt, from glibc's malloc.h

@@ -7,20 +7,21 @@ FINE_HOP samples instead of HOP, which determine the phases much better.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Complex, Float, Int32
 
-from spectrodiff.audio.mel import FFT_SIZE, HOP, MAGNITUDE_RANGE, WINDOW
+from spectrodiff.audio.mel import FFT_SIZE, HOP, MAGNITUDE_RANGE, MEL_BINS, WINDOW
 from spectrodiff.config import WINDOW_FRAMES
 from spectrodiff.fingerprint import fingerprint
 from spectrodiff.vocoder.magnitudes import interpolate, solve_magnitude
 from spectrodiff.vocoder.refiner import Refiner, receptive_frames
 from spectrodiff.vocoder.stft import BINS, FINE, FINE_HOP, Magnitude, Spectrum, istft, stft
-from spectrodiff.vocoder.streaming import Audio, Mel, overlapping_chunks
+from spectrodiff.vocoder.streaming import Audio, Mel, overlapping_chunks, prepared_meanwhile
 
 BEFORE, AFTER = 4, 8  # mel frames before and after a chunk that are inverted together with it
 FADE = 2 * HOP  # samples over which a chunk is cross-faded from the continuation of the one before
@@ -51,12 +52,22 @@ class GriffinLim:
         return (WINDOW_FRAMES - AFTER - self.receptive_field) // 2
 
     @functools.cached_property
-    def _magnitudes(self) -> Callable[[Mel], Magnitude]:
+    def _magnitudes(self) -> tuple[Callable[..., Magnitude], Any]:
+        """A jitted function whose arguments are the second item, a mel [t, m] and the rows [n] of magnitudes wanted."""
         if self.refiner is None:
-            return functools.partial(_smooth_magnitudes, self.solver_iterations)
+            return _smooth_magnitudes, self.solver_iterations
         graph, weights = nnx.split(self.refiner)
-        refined = jax.jit(lambda weights, mel: nnx.merge(graph, weights).magnitudes(mel))
-        return functools.partial(refined, weights)
+        return jax.jit(lambda weights, mel, rows: nnx.merge(graph, weights).magnitudes(mel)[rows]), weights
+
+    def _prepare(self) -> None:
+        """Compiles the programs of `stream`, or loads them from JAX's cache."""
+        magnitudes, given = self._magnitudes
+        frames = BEFORE + self.chunk + AFTER
+        mel = jax.ShapeDtypeStruct((frames + 2 * self.receptive_field, MEL_BINS), jnp.float32)
+        known = jax.ShapeDtypeStruct((BEFORE * HOP + FADE,), jnp.float32)
+        lowered = magnitudes.lower(given, mel, jax.ShapeDtypeStruct((frames * FINE,), jnp.int32))
+        lowered.compile()
+        invert.lower(lowered.out_info, known, known, self.iterations, self.momentum).compile()
 
     def __call__(self, mel: Mel) -> Audio:
         """Returns audio; raises InputError for a mel that is empty, of another shape, or not a log-mel."""
@@ -72,13 +83,14 @@ class GriffinLim:
         fade = 0.5 + 0.5 * np.cos(np.pi * np.arange(FADE) / FADE)
         hold = np.concatenate([np.ones(BEFORE * HOP), fade]).astype(np.float32)
         field = self.receptive_field
-        inside = slice(field * FINE, (field + BEFORE + self.chunk + AFTER) * FINE)
+        rows = np.arange(field * FINE, (field + BEFORE + self.chunk + AFTER) * FINE, dtype=np.int32)
+        magnitudes, given = self._magnitudes
+        mels = prepared_meanwhile(mels, self._prepare)
         chunks = overlapping_chunks(mels, field + BEFORE, self.chunk, AFTER + field)
         for count, (window, frames) in enumerate(chunks):
-            magnitude = self._magnitudes(window)[inside]
-            if count == 0:  # silence before the piece would soften an attack in its first frame
-                first = magnitude[BEFORE * FINE :]
-                magnitude = jnp.concatenate([first[:1].repeat(BEFORE * FINE, axis=0), first])
+            # Silence before the piece would soften an attack in its first frame, which is repeated instead.
+            inside = rows if count else np.maximum(rows, rows[BEFORE * FINE])
+            magnitude = magnitudes(given, window, inside)
             holding = hold if count else np.where(hold < 1.0, 0.0, hold).astype(np.float32)
             audio = np.asarray(invert(magnitude, known, holding, self.iterations, self.momentum))
             yield audio[BEFORE * HOP :][: frames * HOP]
@@ -93,9 +105,9 @@ class GriffinLim:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _smooth_magnitudes(iterations: int, mel: Float[Array, "t m"]) -> Magnitude:
+def _smooth_magnitudes(iterations: int, mel: Float[Array, "t m"], rows: Int32[Array, " n"]) -> Magnitude:
     magnitude = solve_magnitude(jnp.exp(mel), iterations=iterations)
-    return jnp.exp(interpolate(jnp.log(jnp.maximum(magnitude, MAGNITUDE_RANGE[0]))))
+    return jnp.exp(interpolate(jnp.log(jnp.maximum(magnitude, MAGNITUDE_RANGE[0]))))[rows]
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
