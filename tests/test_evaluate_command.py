@@ -128,7 +128,7 @@ def test_devices_and_processes_share_one_evaluation(whole, where, tmp_path):
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4",
     }
     arguments = ("evaluate", *where, *FAST, "--workdir", tmp_path / "run", "--batch", "2", "--shard")
     command = [sys.executable, "-m", "spectrodiff", *map(str, arguments)]
