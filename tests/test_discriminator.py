@@ -20,7 +20,16 @@ def test_one_verdict_a_place_from_each():
     assert [features[-1].shape for features in waves] == [(2, 8192 // 256, 1), (2, 4096 // 256, 1)]
 
 
-@pytest.mark.parametrize("config", [{"scales": 1, "windows": ()}, {"scales": 0, "windows": (256,)}])
+def test_a_patch_of_bins_has_one_verdict():
+    cfg = DiscriminatorConfig(scales=0, windows=(256,), spectrum_channels=4, patch=8)
+    (features,) = jax.jit(Discriminators(cfg, rngs=nnx.Rngs(0)))(jnp.zeros((2, 8192)))
+    assert [layer.shape for layer in features] == [(2, 125, 17, 4)] * 4 + [(2, 125, 17, 1)]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"scales": 1, "windows": ()}, {"scales": 0, "windows": (256,)}, {"scales": 0, "windows": (256,), "patch": 8}],
+)
 def test_each_learns_to_tell_a_tone_from_noise(config):
     judges = Discriminators(DiscriminatorConfig(wave_channels=4, spectrum_channels=4, **config), rngs=nnx.Rngs(0))
     optimizer = nnx.Optimizer(judges, optax.adam(3e-3), wrt=nnx.Param)
@@ -52,7 +61,14 @@ def test_losses_of_verdicts_worked_by_hand():
 
 @pytest.mark.parametrize(
     "values",
-    [{"scales": 0, "windows": ()}, {"windows": (250,)}, {"wave_channels": 0}, {"wave_channels": 9}, {"scales": -1}],
+    [
+        {"scales": 0, "windows": ()},
+        {"windows": (250,)},
+        {"wave_channels": 0},
+        {"wave_channels": 9},
+        {"scales": -1},
+        {"patch": 0},
+    ],
 )
 def test_what_is_no_discriminator_is_an_input_error(values):
     with pytest.raises(InputError):

@@ -27,17 +27,24 @@ _POOLING = 4  # samples averaged for one of the next waveform, which has half th
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class DiscriminatorConfig:
-    """Discriminators of waveforms at `scales` sample rates, each half the last, and of STFTs with `windows` samples."""
+    """Discriminators of waveforms at `scales` sample rates, each half the last, and of STFTs with `windows` samples.
+
+    `patch` is the number of frequency bins that a discriminator of STFTs sees as one; by default it is the network of
+    Défossez et al. (2022), whose convolutions halve the bins one after the other.
+    """
 
     scales: int = 3
     wave_channels: int = 16
     windows: Sequence[int] = (512, 1024, 2048)
     spectrum_channels: int = 32
+    patch: int | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "windows", tuple(self.windows))
         check_whole(self, 0, 16, "scales")
         check_whole(self, 1, MAX_SIZE, "wave_channels", "spectrum_channels")
+        if self.patch is not None:
+            check_whole(self, 1, 256, "patch")
         if self.wave_channels % 4:
             raise InputError(f"wave_channels is {self.wave_channels}; choose a multiple of 4, the size of a group")
         if not all(is_whole(window, 16) and window % 4 == 0 for window in self.windows):
@@ -73,14 +80,21 @@ class WaveDiscriminator(nnx.Module):
 
 
 class SpectrumDiscriminator(nnx.Module):
-    """A discriminator of patches of a complex STFT with `window` samples per frame (Défossez et al. 2022)."""
+    """A discriminator of patches of a complex STFT with `window` samples per frame (Défossez et al. 2022).
 
-    def __init__(self, window: int, channels: int, *, rngs: nnx.Rngs):
+    With `patch`, its first convolution reduces so many bins to one, and the others keep their number. On a CPU, with 32
+    channels and a patch of 8 bins, its gradient takes half as long as without a patch and with 8 channels.
+    """
+
+    def __init__(self, window: int, channels: int, patch: int | None = None, *, rngs: nnx.Rngs):
         self.window = window
-        self.layers = nnx.List([Conv(3, channels, 3, 9, rngs=rngs)])
-        for _ in range(3):
-            self.layers.append(Conv(channels, channels, 3, 9, strides=(1, 2), rngs=rngs))
-        self.layers.append(Conv(channels, channels, 3, 3, rngs=rngs))
+        if patch is None:
+            first = Conv(3, channels, 3, 9, rngs=rngs)
+            others = [Conv(channels, channels, 3, 9, strides=(1, 2), rngs=rngs) for _ in range(3)]
+        else:
+            first = Conv(3, channels, 3, patch, strides=(1, patch), rngs=rngs)
+            others = [Conv(channels, channels, 3, 3, rngs=rngs) for _ in range(2)]
+        self.layers = nnx.List([first, *others, Conv(channels, channels, 3, 3, rngs=rngs)])
         self.verdict = Conv(channels, 1, 3, 3, rngs=rngs)
 
     def __call__(self, audio: Audio) -> Features:
@@ -101,7 +115,9 @@ class Discriminators(nnx.Module):
 
     def __init__(self, cfg: DiscriminatorConfig, *, rngs: nnx.Rngs):
         self.waves = nnx.List(WaveDiscriminator(cfg.wave_channels, rngs=rngs) for _ in range(cfg.scales))
-        self.spectra = nnx.List(SpectrumDiscriminator(w, cfg.spectrum_channels, rngs=rngs) for w in cfg.windows)
+        self.spectra = nnx.List(
+            SpectrumDiscriminator(window, cfg.spectrum_channels, cfg.patch, rngs=rngs) for window in cfg.windows
+        )
 
     def __call__(self, audio: Audio) -> list[Features]:
         features = [discriminator(audio) for discriminator in self.spectra]
