@@ -188,34 +188,30 @@ class TextureDecoder(nnx.Module):
         """Returns the loss of progressive distillation, averaged over the sampling steps, and that of each step.
 
         At each step of its own sampling schedule, the U-Net learns to reach by DDIM what the `teacher` reaches in
-        `substeps` evaluations, about the same mean; see `one_step_target`. The last step leads to the end of the
-        teacher's schedule. All steps are trained on one crop of an example, because the mean takes as long as some
-        evaluations of the U-Net. See `loss` for the other arguments.
+        `substeps` evaluations by its own sampler, about the same mean; see `one_step_target`. The last step leads to
+        the end of the teacher's schedule. All steps are trained on one crop of each example, which share its mean. See
+        `loss` for the other arguments.
         """
-        *crop_keys, steps_key = jax.random.split(key, 3)
+        *crop_keys, noise_key = jax.random.split(key, 3)
         x0, mean = (target - self.config.mean) / self.config.std, self.mean(conditioning, target.shape[1])
         cache, x0, frame_mask = self._crop(conditioning, mean, x0, frame_mask, *crop_keys)
         process, theirs = self.config.process, teacher.config
         denoise = clipped(theirs.process.denoiser(functools.partial(teacher, cache), cache.mean), *self._range())
         levels, (rule, their_levels) = self.config.options().logsnrs, theirs.options()
+        unused = jax.random.split(noise_key, len(x0))  # dpmpp and ddim draw nothing
 
-        def reached(z, index, keys):
+        def reached(index, z):
             now = levels[index]
             if index + 1 < len(levels):
-                return one_step_target(denoise, rule, z, now, levels[index + 1], substeps, keys)
-            return sample(denoise, rule, jnp.linspace(now, their_levels[-1], substeps), z, keys)
+                return one_step_target(denoise, rule, z, now, levels[index + 1], substeps, unused)
+            return sample(denoise, rule, jnp.linspace(now, their_levels[-1], substeps), z, unused)
 
         losses = {}
-        for index, step_key in enumerate(jax.random.split(steps_key, len(levels))):
-            noise_key, rule_key = jax.random.split(step_key)
+        for index, step_key in enumerate(jax.random.split(noise_key, len(levels))):
             losses[f"step_{index + 1}_loss"] = process.loss(
-                functools.partial(self, cache),
-                x0,
-                frame_mask,
-                jnp.full(len(x0), levels[index]),
-                noise_key,
-                cache.mean,
-                functools.partial(reached, index=index, keys=jax.random.split(rule_key, len(x0))),
+                *(functools.partial(self, cache), x0, frame_mask, jnp.full(len(x0), levels[index]), step_key),
+                prior=cache.mean,
+                teacher=functools.partial(reached, index),
             )
         return sum(losses.values()) / len(losses), {name: loss.mean() for name, loss in losses.items()}
 
