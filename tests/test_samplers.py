@@ -141,12 +141,11 @@ def test_the_target_of_one_substep_is_the_teachers_own_estimate(step):
 def test_a_student_that_hits_its_target_leaps_to_where_the_exact_path_leads(now):
     """On the path every z keeps its place in the Gaussian of its noise level."""
     now, then = jnp.float32(now), jnp.float32(now + 6.0)
-    place = lambda z, logsnr: (
-        (z - NoiseLevel(logsnr).alpha * MEAN)
-        / jnp.sqrt(  # noqa: E731
-            NoiseLevel(logsnr).alpha ** 2 * STD**2 + NoiseLevel(logsnr).sigma ** 2
-        )
-    )
+
+    def place(z, logsnr):
+        level = NoiseLevel(logsnr)
+        return (z - level.alpha * MEAN) / jnp.sqrt(level.alpha**2 * STD**2 + level.sigma**2)
+
     landed = leap(one_step_target(perfect, dpmpp, NOISE, now, then, 100, KEYS), NOISE, now, then)
     np.testing.assert_allclose(place(landed, then), place(NOISE, now), atol=0.01)
     astray = leap(perfect(NOISE, now), NOISE, now, then)
