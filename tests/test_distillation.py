@@ -11,7 +11,7 @@ from flax import nnx
 from inputs import OURS
 from safetensors.numpy import load_file
 
-from spectrodiff.commands import main
+from spectrodiff.cli import main
 from spectrodiff.data.mixture import Mixture
 from spectrodiff.diffusion.schedule import EvenLogSNR
 from spectrodiff.errors import InputError
