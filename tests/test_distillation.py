@@ -1,7 +1,6 @@
 """A student of a texture decoder: what it learns from its teacher, and that its weights are like any others."""
 
 import dataclasses
-import json
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from spectrodiff.diffusion.schedule import EvenLogSNR
 from spectrodiff.errors import InputError
 from spectrodiff.mel_sampler import MelSampler
 from spectrodiff.models.spectrogram_model import SpectrogramModel
-from spectrodiff.models.texture_decoder import TextureConfig, TextureSamplingConfig
+from spectrodiff.models.texture_decoder import TextureConfig, TextureDecoder, TextureSamplingConfig
 from spectrodiff.pretrained.kinds import SPECTROGRAM
 from spectrodiff.pretrained.native import save
 from spectrodiff.training import loop
@@ -50,33 +49,32 @@ def task_of(corpus, teacher, config, **options):
     return SpectrogramTask(Mixture(str(corpus)), config, batch_size=2, tokens=256, distillation=distillation)
 
 
-@pytest.mark.parametrize("steps", [1, 2])
-def test_a_copy_of_the_teacher_has_nothing_to_learn_from_single_substeps(corpus, teacher, steps):
-    def losses(substeps):
-        task = task_of(corpus, teacher, student(steps), substeps=substeps)
-        batch = {name: jnp.asarray(task.heldout[name][:2]) for name in ("tokens", "context", "context_mask")}
-        batch |= {name: jnp.asarray(task.heldout[name][:2]) for name in ("target", "target_mask")}
-        graph, state = nnx.split(task.load(str(teacher)))
-        others = Others(lambda: None, task.frozen_modules())
-        return jax.jit(lambda state: task.loss(nnx.merge(graph, state), batch, jax.random.key(0), others))(state)
+def losses(task, checkpoint):
+    """The loss of two held-out windows and its terms, with the weights of a checkpoint for the student."""
+    batch = {name: jnp.asarray(array[:2]) for name, array in task.heldout.items() if name != "dataset"}
+    graph, state = nnx.split(task.load(str(checkpoint)))
+    others = Others(lambda: None, task.frozen_modules())
+    return jax.jit(lambda state: task.loss(nnx.merge(graph, state), batch, jax.random.key(0), others))(state)
 
-    value, metrics = losses(1)
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_copy_of_the_teacher_has_nothing_to_learn_from_single_substeps(corpus, teacher, steps, monkeypatch):
+    """Without bounds, which an untrained teacher exceeds, and which are not asked of the student."""
+    monkeypatch.setattr(TextureDecoder, "_range", lambda self: (-1e3, 1e3))
+    value, metrics = losses(task_of(corpus, teacher, student(steps), substeps=1), teacher)
     assert metrics.keys() == {f"step_{number + 1}_loss" for number in range(steps)}
     assert float(value) < 1e-8
-    value, metrics = losses(3)
-    assert float(value) == pytest.approx(np.mean([float(loss) for loss in metrics.values()]), rel=1e-4)
-    assert float(value) > 1e-5
+    value, metrics = losses(task_of(corpus, teacher, student(steps), substeps=3), teacher)
+    assert all(float(loss) > 0.01 for loss in (value, *metrics.values()))
 
 
 def test_a_student_learns_and_only_its_texture_does(corpus, teacher, tmp_path):
-    """After so few steps the loss is well below that of the copy it started as."""
     task = task_of(corpus, teacher, student(2), substeps=3)
     options = {"adaptation": only(r"^decoder\.texture\."), "init_from": str(teacher), "average_decay": 0.5}
-    loop.train(tmp_path, task=task, optimizer=muon(adam_rate=3e-3), steps=30, log_every=10, **options)
-    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    first, last = rows[0], rows[-1]
-    for name in ("loss", "step_1_loss", "step_2_loss"):
-        assert last[name] < 0.7 * first[name], name
+    loop.train(tmp_path, task=task, optimizer=muon(adam_rate=3e-3, clip=1.0), steps=40, log_every=40, **options)
+    (_, first), (_, last) = (losses(task, folder) for folder in (teacher, tmp_path / "export"))
+    for name in ("step_1_loss", "step_2_loss"):
+        assert float(last[name]) < 0.7 * float(first[name]), name
     before, after = (load_file(folder / "spectrogram.safetensors") for folder in (teacher, tmp_path / "export"))
     assert before.keys() == after.keys()  # of the teacher nothing is saved
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
@@ -123,7 +121,8 @@ def test_a_wrong_teacher_is_one_line_of_the_command(corpus, tmp_path, capfd):
         "Distillation.teacher = 'demo_diffusion'",
     ]
     arguments = [part for binding in bindings for part in ("--gin_param", binding)]
-    status = main(["train", "--gin_file", "demo_student.gin", "--workdir", str(tmp_path), *arguments])
-    assert status == 2
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--gin_file", "demo_student.gin", "--workdir", str(tmp_path), *arguments])
+    assert ended.value.code == 2
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "demo_diffusion" in line]
     assert "cannot teach a texture; choose weights" in line
