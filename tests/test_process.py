@@ -73,6 +73,14 @@ def test_the_loss_is_that_of_z_at_the_level_by_hand():
     np.testing.assert_allclose(Process(objective).loss(network, DATA, ALL, LOGSNR, KEY), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+def test_a_teacher_is_believed_rather_than_the_data(objective):
+    process, data = Process(objective), 2.0 * DATA + 5.0
+    given = perfect(objective, SKETCH), data, ALL, LOGSNR[:3].repeat(2)[:4], KEY, SKETCH
+    np.testing.assert_allclose(process.loss(*given, teacher=lambda z: DATA), np.zeros(4), atol=1e-4)
+    assert float(process.loss(*given).min()) > 0.01
+
+
 def test_padded_frames_do_not_count():
     mask, process = ALL.at[0, 2:].set(False).at[1].set(False), Process(X0())
     off_by_one = process.loss(lambda z, logsnr: DATA + 1.0, DATA, mask, LOGSNR, KEY)

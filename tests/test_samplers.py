@@ -8,7 +8,7 @@ import pytest
 from spectrodiff.diffusion.guidance import guide
 from spectrodiff.diffusion.objective import clipped
 from spectrodiff.diffusion.process import Process
-from spectrodiff.diffusion.samplers import STEPS, ddim, ddpm, dpmpp, sample
+from spectrodiff.diffusion.samplers import STEPS, Previous, ddim, ddpm, dpmpp, one_step_target, sample
 from spectrodiff.diffusion.schedule import EvenTime, NoiseLevel, logsnr_at
 
 MEAN, STD = 0.3, 0.5
@@ -119,3 +119,34 @@ def test_ddpm_is_the_published_chain(weight):
         z = alpha_s / alpha_t * ratio * z + alpha_s * (1 - ratio) * x0 + np.sqrt((1 - ratio) * sigma2_t) * drawn
     np.testing.assert_allclose(ours, x0, atol=2e-4)
     assert np.std(x0) > 0.1
+
+
+# ---- targets of progressive distillation
+
+
+def leap(x0, z, now, then):
+    """Where one DDIM step leads."""
+    now, then = NoiseLevel(now), NoiseLevel(then)
+    return ddim(x0, z, now, then, Previous(x0, now), KEYS)
+
+
+@pytest.mark.parametrize("step", [ddim, dpmpp])
+def test_the_target_of_one_substep_is_the_teachers_own_estimate(step):
+    now, then = jnp.float32(-2.8), jnp.float32(3.2)
+    target = one_step_target(perfect, step, NOISE, now, then, 1, KEYS)
+    np.testing.assert_allclose(target, perfect(NOISE, now), atol=1e-5)
+
+
+@pytest.mark.parametrize("now", [-2.8, 0.0, 3.2])
+def test_a_student_that_hits_its_target_leaps_to_where_the_exact_path_leads(now):
+    """On the path every z keeps its place in the Gaussian of its noise level."""
+    now, then = jnp.float32(now), jnp.float32(now + 6.0)
+
+    def place(z, logsnr):
+        level = NoiseLevel(logsnr)
+        return (z - level.alpha * MEAN) / jnp.sqrt(level.alpha**2 * STD**2 + level.sigma**2)
+
+    landed = leap(one_step_target(perfect, dpmpp, NOISE, now, then, 100, KEYS), NOISE, now, then)
+    np.testing.assert_allclose(place(landed, then), place(NOISE, now), atol=0.01)
+    astray = leap(perfect(NOISE, now), NOISE, now, then)
+    assert float(jnp.abs(place(astray, then) - place(NOISE, now)).mean()) > 0.05

@@ -1,6 +1,7 @@
 """The diffusion process: a training objective, a distribution of noise levels for training, and a sampling schedule."""
 
 import dataclasses
+from collections.abc import Callable
 
 import gin
 import jax
@@ -37,14 +38,19 @@ class Process:
         logsnr: Float[Array, " b"],
         key: jax.Array,
         prior: Mel | float = 0.0,
+        teacher: Callable[[Mel], Mel] | None = None,
     ) -> Float[Array, " b"]:
         """Returns each example's weighted loss at its noise level `logsnr`, averaged over its valid frames.
 
-        `key` draws the noise. The loss of an example without valid frames is 0.
+        `key` draws the noise. The loss of an example without valid frames is 0. A `teacher` maps z to the x0 that the
+        network shall estimate there, instead of the true one.
         """
         level = NoiseLevel(logsnr[:, None, None])
         eps = jax.random.normal(key, x0.shape, x0.dtype)
         z = level.alpha * x0 + level.sigma * eps
+        if teacher is not None:
+            x0 = jax.lax.stop_gradient(teacher(z))
+            eps = (z - level.alpha * x0) / level.sigma
         output = network(self.objective.inputs(z, level, prior), logsnr)
         error = self.objective.error(output - self.objective.target(x0, eps, level, prior)).mean(-1)
         return self.objective.weight(logsnr) * masked_mean(error, frame_mask)

@@ -55,11 +55,11 @@ def dpmpp(x0: Mel, z: Mel, now: NoiseLevel, then: NoiseLevel, previous: Previous
 STEPS: dict[str, Step] = {"ddpm": ddpm, "ddim": ddim, "dpmpp": dpmpp}
 
 
-def sample(denoise: Denoiser, step: Step, logsnrs: Float[Array, " n"], start: Mel, keys: Keys) -> Mel:
-    """Samples by applying `step` between successive noise levels, starting from z = `start`.
+def walk(denoise: Denoiser, step: Step, logsnrs: Float[Array, " n"], start: Mel, keys: Keys) -> Mel:
+    """Returns the z at the last of the increasing `logsnrs`, by applying `step` between them from z = `start`.
 
-    The denoiser is evaluated once at each of the increasing `logsnrs`; its estimate of x0 at the last one is returned.
-    Step i of a row draws its noise by `fold_in(key, i)` from the row's key.
+    The denoiser is evaluated once at each of them but the last. Step i of a row draws its noise by `fold_in(key, i)`
+    from the row's key.
     """
 
     def body(carry, levels):
@@ -72,4 +72,23 @@ def sample(denoise: Denoiser, step: Step, logsnrs: Float[Array, " n"], start: Me
 
     first = Previous(jnp.zeros_like(start), NoiseLevel(logsnrs[0]))
     (z, _, _), _ = jax.lax.scan(body, (start, first, jnp.int32(0)), (logsnrs[:-1], logsnrs[1:]))
-    return denoise(z, logsnrs[-1])
+    return z
+
+
+def sample(denoise: Denoiser, step: Step, logsnrs: Float[Array, " n"], start: Mel, keys: Keys) -> Mel:
+    """Samples by `walk`, and returns the denoiser's estimate of x0 at the last noise level."""
+    return denoise(walk(denoise, step, logsnrs, start, keys), logsnrs[-1])
+
+
+def one_step_target(
+    denoise: Denoiser, step: Step, z: Mel, now: Float[Array, ""], then: Float[Array, ""], substeps: int, keys: Keys
+) -> Mel:
+    """Returns the x0 from which one DDIM step leads from z to where `substeps` of `step` lead.
+
+    It is the target of progressive distillation (Salimans & Ho 2022) for a step from log-SNR `now` to `then`, with
+    `denoise` as the teacher. With one substep it is the teacher's own estimate of x0.
+    """
+    landed = walk(denoise, step, jnp.linspace(now, then, substeps + 1), z, keys)
+    start, end = NoiseLevel(now), NoiseLevel(then)
+    ratio = end.sigma / start.sigma
+    return (landed - ratio * z) / (end.alpha - ratio * start.alpha)

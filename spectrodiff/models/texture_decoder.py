@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float
 from spectrodiff.config import MAX_SIZE, WINDOW_FRAMES, ModelConfig, check_choice, check_whole, is_whole
 from spectrodiff.diffusion.objective import Preconditioned, clipped
 from spectrodiff.diffusion.process import Process, masked_mean
-from spectrodiff.diffusion.samplers import STEPS, Keys, sample, standard_normal
+from spectrodiff.diffusion.samplers import STEPS, Keys, one_step_target, sample, standard_normal
 from spectrodiff.diffusion.schedule import LOGSNR_BOUND, EvenLogSNR, LogNormal, NoiseLevel
 from spectrodiff.errors import InputError
 from spectrodiff.models.decoder import Conditioning, DecoderConfig, Metrics
@@ -161,13 +161,71 @@ class TextureDecoder(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ) -> tuple[Float[Array, " b"], Metrics]:
         """See `Decoder.loss`. The loss of the texture has no gradient with respect to the mean."""
-        crop_key, border_key, level_key, noise_key = jax.random.split(key, 4)
-        config, frames = self.config, target.shape[1]
+        *crop_keys, level_key, noise_key = jax.random.split(key, 4)
+        config = self.config
         x0 = (target - config.mean) / config.std
-        mean = self.mean(conditioning, frames, rngs)
+        mean = self.mean(conditioning, target.shape[1], rngs)
         mean_loss = masked_mean(jnp.abs(mean - x0).mean(-1), frame_mask)
         if not config.texture_weight:
             return config.mean_weight * mean_loss, {"mean_loss": mean_loss.mean()}
+        cache, x0, frame_mask = self._crop(conditioning, mean, x0, frame_mask, *crop_keys)
+        logsnr = config.process.levels.logsnr(jax.random.uniform(level_key, (len(x0),)))
+        texture_loss = config.process.loss(
+            functools.partial(self, cache), x0, frame_mask, logsnr, noise_key, cache.mean
+        )
+        losses = config.mean_weight * mean_loss + config.texture_weight * texture_loss
+        return losses, {"mean_loss": mean_loss.mean(), "texture_loss": texture_loss.mean()}
+
+    def distillation_loss(
+        self,
+        teacher: "TextureDecoder",
+        substeps: int,
+        conditioning: Conditioning,
+        target: Float[Array, "b t m"],
+        frame_mask: Bool[Array, "b t"],
+        key: jax.Array,
+    ) -> tuple[Float[Array, " b"], Metrics]:
+        """Returns the loss of progressive distillation, averaged over the sampling steps, and that of each step.
+
+        At each step of its own sampling schedule, the U-Net learns to reach by DDIM what the `teacher` reaches in
+        `substeps` evaluations by its own sampler, about the same mean; see `one_step_target`. The last step leads to
+        the end of the teacher's schedule. All steps are trained on one crop of each example, which share its mean. See
+        `loss` for the other arguments.
+        """
+        *crop_keys, noise_key = jax.random.split(key, 3)
+        x0, mean = (target - self.config.mean) / self.config.std, self.mean(conditioning, target.shape[1])
+        cache, x0, frame_mask = self._crop(conditioning, mean, x0, frame_mask, *crop_keys)
+        process, theirs = self.config.process, teacher.config
+        denoise = clipped(theirs.process.denoiser(functools.partial(teacher, cache), cache.mean), *self._range())
+        levels, (rule, their_levels) = self.config.options().logsnrs, theirs.options()
+        unused = jax.random.split(noise_key, len(x0))  # dpmpp and ddim draw nothing
+
+        def reached(index, z):
+            now = levels[index]
+            if index + 1 < len(levels):
+                return one_step_target(denoise, rule, z, now, levels[index + 1], substeps, unused)
+            return sample(denoise, rule, jnp.linspace(now, their_levels[-1], substeps), z, unused)
+
+        losses = {}
+        for index, step_key in enumerate(jax.random.split(noise_key, len(levels))):
+            losses[f"step_{index + 1}_loss"] = process.loss(
+                *(functools.partial(self, cache), x0, frame_mask, jnp.full(len(x0), levels[index]), step_key),
+                prior=cache.mean,
+                teacher=functools.partial(reached, index),
+            )
+        return sum(losses.values()) / len(losses), {name: loss.mean() for name, loss in losses.items()}
+
+    def _crop(
+        self,
+        conditioning: Conditioning,
+        mean: Float[Array, "b t m"],
+        x0: Float[Array, "b t m"],
+        frame_mask: Bool[Array, "b t"],
+        crop_key: jax.Array,
+        border_key: jax.Array,
+    ) -> tuple[TextureCache, Float[Array, "b c m"], Bool[Array, "b c"]]:
+        """Returns random crops: what the U-Net sees besides z, without gradient, and `x0` and `frame_mask`."""
+        config, frames = self.config, x0.shape[1]
         mean, sketch = jax.lax.stop_gradient((mean, conditioning.prior + jnp.zeros_like(mean)))
         # A crop is preceded by the end of the context, or by frames of the window itself.
         ahead, known = self._before(conditioning)
@@ -180,11 +238,11 @@ class TextureDecoder(nnx.Module):
             return (slices(array, start) for array in arrays)
 
         x0, mean, sketch, frame_mask = cut(config.crop_frames, x0, mean, sketch, frame_mask)
-        cache = TextureCache(mean, sketch, *cut(_BEFORE, ahead, known))
-        logsnr = config.process.levels.logsnr(jax.random.uniform(level_key, (len(x0),)))
-        texture_loss = config.process.loss(functools.partial(self, cache), x0, frame_mask, logsnr, noise_key, mean)
-        losses = config.mean_weight * mean_loss + config.texture_weight * texture_loss
-        return losses, {"mean_loss": mean_loss.mean(), "texture_loss": texture_loss.mean()}
+        return TextureCache(mean, sketch, *cut(_BEFORE, ahead, known)), x0, frame_mask
+
+    def _range(self) -> tuple[float, float]:
+        """Returns the bounds of normalised mels."""
+        return (-1.0 - self.config.mean) / self.config.std, (1.0 - self.config.mean) / self.config.std
 
     def _before(self, conditioning: Conditioning) -> tuple[Array, Array]:
         """Returns the last frames of the context, normalised, and 1 for those that are valid, else 0."""
@@ -199,11 +257,10 @@ class TextureDecoder(nnx.Module):
     ) -> Float[Array, "b {frames} m"]:
         """See `Decoder.sample`. The mean is computed once, the U-Net evaluated once per step."""
         mean, std = self.config.mean, self.config.std
-        low, high = (-1.0 - mean) / std, (1.0 - mean) / std
         if options.step is None:
-            return mean + std * jnp.clip(self.mean(conditioning, frames), low, high)
+            return mean + std * jnp.clip(self.mean(conditioning, frames), *self._range())
         process, cache = self.config.process, self.cache(conditioning)
-        denoise = clipped(process.denoiser(functools.partial(self, cache), cache.mean), low, high)
+        denoise = clipped(process.denoiser(functools.partial(self, cache), cache.mean), *self._range())
         noise_keys, step_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
         noise = standard_normal(noise_keys, cache.mean)
         start = process.objective.start(noise, NoiseLevel(options.logsnrs[0]), cache.mean)

@@ -28,6 +28,7 @@ from spectrodiff.pretrained.formats import open_checkpoint
 from spectrodiff.pretrained.hub import find_checkpoint
 from spectrodiff.pretrained.kinds import SPECTROGRAM
 from spectrodiff.pretrained.native import build, flatten, save
+from spectrodiff.training.distillation import Distillation
 from spectrodiff.training.heldout import cut_windows
 from spectrodiff.training.programs import add_programs, check_new
 from spectrodiff.training.steps import Others
@@ -47,7 +48,7 @@ class SpectrogramTask:
     `tokens`, `first_share`, `on_overflow`, `augmentation` and `silence_after` are those of `data.windows.Windows`.
     `loader` either reads examples from disk or keeps all of them on the device. `new_programs` adds instruments to the
     checkpoint that training starts from: it maps their MIDI programs to the related programs that their embeddings are
-    copied from.
+    copied from. With `distillation`, the model learns from a teacher instead of the data alone.
     """
 
     mixture: Mixture = Mixture()
@@ -62,9 +63,12 @@ class SpectrogramTask:
     heldout_windows: int = 64
     heldout_split: str = "validation"
     new_programs: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    distillation: Distillation | None = None
 
     def __post_init__(self):
         check_new(self.new_programs, self.config.tokenizer)
+        if self.distillation is not None:
+            self.distillation.check_student(self.config.decoder)
 
     @functools.cached_property
     def tokenizer(self) -> NoteTokenizer:
@@ -90,15 +94,7 @@ class SpectrogramTask:
         arrays, as_mean = found.arrays, False
         if isinstance(decoder, TextureConfig) and isinstance(found.config.decoder, DiffusionConfig):
             decoder, as_mean = dataclasses.replace(decoder.mean_decoder, mean=decoder.mean, std=decoder.std), True
-        theirs, ours = (
-            _flat({**to_dict(config.model), **to_dict(some), "velocity_bins": config.tokenizer.velocity_bins})
-            for config, some in ((found.config, found.config.decoder), (self.config, decoder))
-        )
-        for name in sorted(theirs.keys() | ours.keys(), key=lambda name: (not name.endswith("kind"), name)):
-            changeable = name.removeprefix("mean_decoder.").startswith(tuple(_CHANGEABLE))
-            if theirs.get(name) != ours.get(name) and not changeable:
-                values = f"its {name} is {theirs.get(name)!r}, the config's {ours.get(name)!r}"
-                raise InputError(f"cannot train from {checkpoint}: {values}")
+        _check_same(checkpoint, found.config, dataclasses.replace(self.config, decoder=decoder))
         if as_mean:  # the diffusion decoder predicts the mean; the U-Net is new
             new = flatten(nnx.state(self.build(nnx.Rngs(0)), nnx.Any(nnx.Param, Buffer)))
             renamed = {name.replace("decoder.", "decoder.mean_decoder.", 1): arrays[name] for name in arrays}
@@ -108,8 +104,16 @@ class SpectrogramTask:
         return model
 
     def frozen_modules(self) -> dict[str, nnx.Module]:
-        """Returns the modules that the loss uses but that are not trained or saved; there are none."""
-        return {}
+        """Returns the modules that the loss uses but that are not trained or saved: the decoder of a teacher.
+
+        Raises:
+          InputError: the teacher does not exist, or it is not of the network that is trained.
+        """
+        if self.distillation is None:
+            return {}
+        found = self.distillation.open_teacher()
+        _check_same(self.distillation.teacher, found.config, self.config)
+        return {"teacher": found.build().decoder}
 
     def batches(self, seed: int, start: int = 0) -> Iterator[dict[str, Any]]:
         """Yields batches indefinitely, starting at example number `start`; see the loader."""
@@ -142,7 +146,12 @@ class SpectrogramTask:
         loss_key, dropout_key = jax.random.split(key)
         rngs = nnx.Rngs(dropout=dropout_key)
         conditioning = model.encode(batch["tokens"], batch["context"], batch["context_mask"], WINDOW_FRAMES, rngs)
-        losses, metrics = model.decoder.loss(conditioning, batch["target"], batch["target_mask"], loss_key, rngs)
+        given = (conditioning, batch["target"], batch["target_mask"], loss_key)
+        if self.distillation is None:
+            losses, metrics = model.decoder.loss(*given, rngs)
+        else:
+            teacher, substeps = others.frozen["teacher"], self.distillation.substeps
+            losses, metrics = model.decoder.distillation_loss(teacher, substeps, *given)
         frames = batch["target_mask"].sum(-1)
         if "overfull" in batch:
             metrics = {**metrics, "overfull": batch["overfull"].mean()}
@@ -159,6 +168,19 @@ class SpectrogramTask:
         """Exports the model, with the defaults of settings that only matter in training (dtype and remat)."""
         plain = dataclasses.replace(self.config.model, dtype="float32", remat=False)
         save(folder, SPECTROGRAM, model, dataclasses.replace(self.config, model=plain), card)
+
+
+def _check_same(checkpoint: str, theirs: SpectrogramConfig, ours: SpectrogramConfig) -> None:
+    """Raises InputError if the config of a checkpoint differs from ours in a setting that its weights depend on."""
+    them, us = (
+        _flat({**to_dict(some.model), **to_dict(some.decoder), "velocity_bins": some.tokenizer.velocity_bins})
+        for some in (theirs, ours)
+    )
+    for name in sorted(them.keys() | us.keys(), key=lambda name: (not name.endswith("kind"), name)):
+        changeable = name.removeprefix("mean_decoder.").startswith(tuple(_CHANGEABLE))
+        if them.get(name) != us.get(name) and not changeable:
+            values = f"its {name} is {them.get(name)!r}, the config's {us.get(name)!r}"
+            raise InputError(f"cannot train from {checkpoint}: {values}")
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
