@@ -7,7 +7,7 @@ from flax import nnx
 
 from spectrodiff.errors import InputError
 from spectrodiff.vocoder.discriminator import DiscriminatorConfig, Discriminators
-from spectrodiff.vocoder.losses import adversarial_losses, hinge
+from spectrodiff.vocoder.losses import adversarial_losses, hinge, relativistic
 
 SMALL = DiscriminatorConfig(scales=2, wave_channels=4, windows=(256, 512), spectrum_channels=4)
 
@@ -57,6 +57,9 @@ def test_losses_of_verdicts_worked_by_hand():
     hinged = adversarial_losses(real, made, hinge)
     assert hinged["discriminator"] == pytest.approx((0 + 0.5) / 2 + (1 + 0) / 2)
     assert hinged["adversarial"] == pytest.approx(1.0)
+    apart = adversarial_losses(real, made, relativistic)
+    assert apart["discriminator"] == pytest.approx((np.log1p(np.exp(-1.0)) + np.log1p(np.exp(-2.5))) / 2)
+    assert apart["adversarial"] == pytest.approx((np.log1p(np.exp(1.0)) + np.log1p(np.exp(2.5))) / 2)
 
 
 @pytest.mark.parametrize(

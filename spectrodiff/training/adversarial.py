@@ -33,7 +33,8 @@ class AdversarialTask(VocoderTask):
     """Trains a MelGAN `Generator` against `Discriminators`. Only the generator is evaluated and exported.
 
     `loss_weights` are the weights of the generator's losses: the spectral losses, `adversarial` and `features` (feature
-    matching). The weight of the discriminators' loss is always 1. `verdict_loss` is `least_squares` or `hinge`.
+    matching). The weight of the discriminators' loss is always 1. `verdict_loss` is `least_squares`, `hinge` or
+    `relativistic`.
     """
 
     discriminators: DiscriminatorConfig = DiscriminatorConfig()

@@ -21,6 +21,7 @@ from spectrodiff.vocoder.losses import FLOOR, complex_stft
 Audio = Float[Array, "b s"]
 Features = list[jax.Array]  # of each layer, [b, time, channels] or [b, time, frequency, channels]
 
+_LEVEL, _SPREAD = -7.0, 2.5  # of log magnitudes in nats, about their mean and standard deviation in rendered music
 _POOLING = 4  # samples averaged for one of the next waveform, which has half the sample rate
 
 
@@ -101,7 +102,7 @@ class SpectrumDiscriminator(nnx.Module):
         spectrum = complex_stft(audio, self.window)
         magnitude = jnp.sqrt(jnp.square(spectrum.real) + jnp.square(spectrum.imag) + FLOOR**2)
         # Log magnitudes, and phases as unit vectors: in a linear spectrum the loudest partials would dominate.
-        level = jnp.log(magnitude)
+        level = (jnp.log(magnitude) - _LEVEL) / _SPREAD
         x = jnp.stack([level, spectrum.real / magnitude, spectrum.imag / magnitude], axis=-1)
         features = []
         for layer in self.layers:

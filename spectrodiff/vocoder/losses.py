@@ -60,6 +60,15 @@ def hinge(real: jax.Array, made: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jax.nn.relu(1.0 - real).mean() + jax.nn.relu(1.0 + made).mean(), -made.mean()
 
 
+@gin.register
+def relativistic(real: jax.Array, made: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the losses by which of the two a discriminator finds more real, at each place (Jolicoeur-Martineau 2019).
+
+    Both are audio of the same mel, so that what they have in common, the music, cancels. See `least_squares`.
+    """
+    return jax.nn.softplus(made - real).mean(), jax.nn.softplus(real - made).mean()
+
+
 def adversarial_losses(
     real: Sequence[Sequence[jax.Array]], made: Sequence[Sequence[jax.Array]], verdict_loss: VerdictLoss = least_squares
 ) -> dict[str, Float[Array, ""]]:
