@@ -47,7 +47,7 @@ def find_checkpoint(checkpoint: str | os.PathLike) -> pathlib.Path:
             return path
         if path.name == "export" and (path.parent / "checkpoints").is_dir():
             raise InputError(
-                f"the run in {path.parent} has not ended, and so has not written {path}; to take weights from it before, "
+                f"the run in {path.parent} has not ended, and so has not written {path}; to take weights from it now, "
                 f"use spectrodiff export {path.parent} NEW"
             )
     known = f"one of {', '.join(packaged)}, or " if packaged else ""
