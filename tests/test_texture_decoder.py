@@ -1,6 +1,7 @@
 """A mean and its texture: what each of them learns, and what sampling makes of both."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -46,10 +47,13 @@ def encode(model, *given):
     return model.encode(*given, 256)
 
 
+sampler_of = functools.cache(window_sampler)  # so that a program is traced once
+
+
 def sampled(model, given, steps, keys=KEYS):
     graph, *weights = nnx.split(model)
     options = dataclasses.replace(DECODER, sampling=TextureSamplingConfig(steps=steps)).options()
-    return np.asarray(window_sampler(graph)(weights, *given, keys, options))
+    return np.asarray(sampler_of(graph)(weights, *given, keys, options))
 
 
 def test_without_steps_the_mean_is_played(model, given):
