@@ -118,10 +118,10 @@ def test_a_crop_goes_on_from_the_frames_before_it(given, monkeypatch):
     model = SpectrogramModel(
         dataclasses.replace(CONFIG, decoder=dataclasses.replace(DECODER, process=CLEAN)), rngs=nnx.Rngs(0)
     )
+    conditioning = encode(model, *given)
     planes = []
     model.decoder.texture = lambda seen, logsnr: (planes.append(seen), seen[..., 0])[1]
     target = jax.random.uniform(jax.random.key(3), (2, 256, 128), minval=-1.0)
-    conditioning = encode(model, *given)
     starts = set()
     for seed in range(6):
         model.decoder.loss(conditioning, target, jnp.ones((2, 256), bool), jax.random.key(seed))
