@@ -109,7 +109,7 @@ def test_stopped_and_called_again_it_finishes(corpus, tmp_path):
         "--configs",
         "tiny",
         "--minutes",
-        "9",
+        "60",
     ]
     bindings = ["train.log_every = 1", "train.evaluators = (@HeldoutLoss(),)", "SpectrogramTask.heldout_windows = 1"]
     command += [part for one in bindings for part in ("--gin_param", one)]
