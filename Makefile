@@ -26,10 +26,10 @@ demo: .venv/ready
 	$(BIN)/spectrodiff demo --out out
 
 test: .venv/ready-dev lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not trial"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not trial"
 
 trials: .venv/ready-dev
-	$(BIN)/python -m pytest -m trial
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m trial
 
 quick: .venv/ready-dev
 	$(BIN)/python -m pytest -m "not slow and not trial" $(QUICK:%=tests/test_%.py)

@@ -168,6 +168,8 @@ class MelSampler:
                         song.compute_seconds += spent
                         song.music_seconds += WINDOW_FRAMES / FRAMES_PER_SECOND
                 compiled.add(bucket)
+                if bar.total is not None:
+                    bar.total = max(bar.total, bar.n + len(active))  # the number of windows may be an estimate
                 bar.update(len(active))
                 yield from ((index, song.sampled) for index, song in active if not song.windows_left)
                 active = [(index, song) for index, song in active if song.windows_left]

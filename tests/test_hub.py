@@ -36,6 +36,17 @@ def test_a_folder_is_itself(weights, kind):
     assert hub.find_checkpoint(kind("export")) == pathlib.Path("export")
 
 
+def test_the_folder_of_a_run_is_not_that_of_its_weights(weights):
+    run = weights.parent / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"has not ended.*spectrodiff export \S+/run NEW$"):
+        hub.find_checkpoint(run / "export")
+    (run / "export").mkdir()
+    assert hub.find_checkpoint(run / "export") == run / "export"
+    with pytest.raises(InputError, match=r"its weights are in \S+/run/export$"):
+        hub.find_checkpoint(run)
+
+
 def test_a_name_goes_before_a_folder_called_alike(weights):
     (weights.parent / "demo").mkdir()
     assert hub.find_checkpoint("demo") == weights / "demo"

@@ -315,6 +315,12 @@ def test_work_is_timed_once_there_is_a_program(sampler, seen):
     assert (short.compute_seconds, short.music_seconds) == (0.0, 0.0)
 
 
+def test_progress_goes_to_its_end_where_the_number_of_windows_was_an_estimate(sampler, seen, capsys):
+    list(sampler.songs([(random_notes(0, 12.0), 0)], windows=1))
+    assert len(seen) == 3
+    assert "3/3" in capsys.readouterr().err
+
+
 def test_of_no_songs_there_are_none(sampler, seen):
     assert list(sampler.songs([], batch=4, windows=0, **FAST)) == []
     assert seen == []

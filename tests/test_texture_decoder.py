@@ -1,13 +1,14 @@
 """A mean and its texture: what each of them learns, and what sampling makes of both."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from inputs import OURS, windows_of
+from inputs import OURS, jitted, windows_of
 
 from spectrodiff.config import from_dict, to_dict
 from spectrodiff.data.mixture import Mixture
@@ -41,17 +42,25 @@ def given():
     return tokens, context, jnp.arange(256) < jnp.array([[256], [0]])
 
 
+@jitted
+def encode(model, *given):
+    return model.encode(*given, 256)
+
+
+sampler_of = functools.cache(window_sampler)  # so that a program is traced once
+
+
 def sampled(model, given, steps, keys=KEYS):
     graph, *weights = nnx.split(model)
     options = dataclasses.replace(DECODER, sampling=TextureSamplingConfig(steps=steps)).options()
-    return np.asarray(window_sampler(graph)(weights, *given, keys, options))
+    return np.asarray(sampler_of(graph)(weights, *given, keys, options))
 
 
 def test_without_steps_the_mean_is_played(model, given):
     """That is the diffusion decoder's x0 of no signal and no noise: the sketch and what it adds to it."""
-    conditioning = model.encode(*given, 256)
-    network = model.decoder.mean_decoder
-    output = network(network.cache(conditioning), jnp.zeros((2, 256, 128)), jnp.float32(-20.0))
+    conditioning = encode(model, *given)
+    look = jitted(lambda network, given, z: network(network.cache(given), z, jnp.float32(-20.0)))
+    output = look(model.decoder.mean_decoder, conditioning, jnp.zeros((2, 256, 128)))
     expected = np.clip(-0.3 + 0.375 * (conditioning.sketch + output), -1.0, 1.0)
     np.testing.assert_allclose(sampled(model, given, 0), expected, atol=1e-4)
 
@@ -60,10 +69,10 @@ def test_one_step_is_one_evaluation_of_the_network(model, given):
     """`model(...)` predicts the objective's target; from it follows the only estimate of x0 that one step has."""
     objective, levels = DECODER.process.objective, DECODER.process.schedule(1)
     level = NoiseLevel(levels[0])
-    mean = model.decoder.mean(model.encode(*given, 256), 256)
+    mean = jitted(lambda decoder, given: decoder.mean(given, 256))(model.decoder, encode(model, *given))
     noise = jnp.stack([jax.random.normal(jax.random.split(key)[0], (256, 128)) for key in KEYS])
     z = objective.start(noise, level, mean)
-    output = model(*given, objective.inputs(z, level, mean), levels[0])
+    output = jitted(lambda model, *inputs: model(*inputs))(model, *given, objective.inputs(z, level, mean), levels[0])
     x0 = objective.to_x0(output, z, level, mean)
     np.testing.assert_allclose(sampled(model, given, 1), np.clip(-0.3 + 0.375 * x0, -1.0, 1.0), atol=1e-4)
 
@@ -109,10 +118,10 @@ def test_a_crop_goes_on_from_the_frames_before_it(given, monkeypatch):
     model = SpectrogramModel(
         dataclasses.replace(CONFIG, decoder=dataclasses.replace(DECODER, process=CLEAN)), rngs=nnx.Rngs(0)
     )
+    conditioning = encode(model, *given)
     planes = []
     model.decoder.texture = lambda seen, logsnr: (planes.append(seen), seen[..., 0])[1]
     target = jax.random.uniform(jax.random.key(3), (2, 256, 128), minval=-1.0)
-    conditioning = model.encode(*given, 256)
     starts = set()
     for seed in range(6):
         model.decoder.loss(conditioning, target, jnp.ones((2, 256), bool), jax.random.key(seed))

@@ -109,11 +109,13 @@ def test_stopped_and_called_again_it_finishes(corpus, tmp_path):
         "--configs",
         "tiny",
         "--minutes",
-        "9",
+        "60",
     ]
     bindings = ["train.log_every = 1", "train.evaluators = (@HeldoutLoss(),)", "SpectrogramTask.heldout_windows = 1"]
-    command += ["--export_minutes", "1e-6", *(part for one in bindings for part in ("--gin_param", one))]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command += [part for one in bindings for part in ("--gin_param", one)]
+    process = subprocess.Popen(
+        [*command, "--export_minutes", "1e-6"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     exported = tmp_path / "out" / "tiny" / "export" / "spectrogram.json"
     while not exported.exists() and process.poll() is None:
         time.sleep(0.1)

@@ -6,6 +6,7 @@ joined `table.md` and `results.json`.
 """
 
 import dataclasses
+import importlib.util
 import itertools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -166,7 +167,9 @@ def evaluate(
         return None
     remarks = list(remarks)
     if transcriber is None:
-        remarks.append("No notes were transcribed; to do so needs basic-pitch, onnxruntime and mir_eval.")
+        installed = all(map(importlib.util.find_spec, ("basic_pitch", "onnxruntime", "mir_eval")))
+        needed = "" if installed else "; to do so needs basic-pitch, onnxruntime and mir_eval"
+        remarks.append(f"No notes were transcribed{needed}.")
     if stems and not len(parts):
         remarks.append("There are no stems that a single family plays.")
     found = results(

@@ -41,8 +41,15 @@ def find_checkpoint(checkpoint: str | os.PathLike) -> pathlib.Path:
     if str(checkpoint) in packaged:
         return packaged[str(checkpoint)]
     with contextlib.suppress(OSError):  # the name is too long
+        if (path / "checkpoints").is_dir():
+            raise InputError(f"{path} is the folder of a run: its weights are in {path / 'export'}")
         if path.is_dir():
             return path
+        if path.name == "export" and (path.parent / "checkpoints").is_dir():
+            raise InputError(
+                f"the run in {path.parent} has not ended, and so has not written {path}; to take weights from it now, "
+                f"use spectrodiff export {path.parent} NEW"
+            )
     known = f"one of {', '.join(packaged)}, or " if packaged else ""
     raise InputError(f"no checkpoint {str(checkpoint)!r}: give {known}a folder of weights, or hf://owner/name")
 

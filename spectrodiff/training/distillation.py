@@ -22,7 +22,7 @@ class Distillation:
     """
 
     teacher: str
-    substeps: int = 4
+    substeps: int = 6
 
     def __post_init__(self):
         check_whole(self, 1, 100, "substeps")

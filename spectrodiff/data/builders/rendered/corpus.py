@@ -130,7 +130,7 @@ def render_pieces(out: str | os.PathLike, hours: float, recipe: Recipe, workers:
                 writer.writeheader()
                 writer.writerows(rows)
             done += piece.row["seconds"]
-            bar.update(round(done) - bar.n)
+            bar.update(min(round(done), bar.total) - bar.n)  # the last piece may be longer than what was left
 
 
 @dataclasses.dataclass(frozen=True)
