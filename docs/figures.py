@@ -15,6 +15,8 @@ FIGURES = {
     "heldout_mel_l1": "held-out log-mel L1, nats",
     "gradient_norm": "gradient norm",
     "heldout_roughness": "roughness",
+    "heldout_mel": "held-out mel distance, nats",
+    "heldout_log_magnitude": "held-out log magnitudes, nats",
 }
 
 
