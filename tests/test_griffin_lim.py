@@ -61,7 +61,8 @@ def test_a_steady_tone_runs_through_the_seams(hz):
     assert np.abs(level).max() < 1.0
     treble = scipy.signal.sosfilt(scipy.signal.butter(6, 4000, "high", fs=16000, output="sos"), again)
     clicks = scipy.ndimage.maximum_filter1d(np.abs(treble), 320)
-    assert clicks[SEAM - 320 : SEAM + 960].max() < 1.5 * np.median(clicks[inside])
+    rounding = 1e-5  # 90 dB below the tone
+    assert clicks[SEAM - 320 : SEAM + 960].max() < max(1.5 * np.median(clicks[inside]), rounding)
 
 
 @pytest.mark.parametrize("pieces", [[75, 75, 75, 75], [256, 44], [1, 299]])

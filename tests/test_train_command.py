@@ -170,7 +170,7 @@ def test_parentheses_that_are_left_out_are_filled_in():
 def test_a_parameter_that_takes_a_function_gets_it():
     read_config(["configs/melgan_gan.gin"], [])
     losses = gin.get_bindings("AdversarialTask")["verdict_loss"]
-    assert losses.__name__ == "least_squares"
+    assert losses.__name__ == "relativistic"
 
 
 def test_evaluators_loaders_and_decoders_are_bound_by_name():

@@ -46,6 +46,7 @@ from spectrodiff.evaluation.transcription import Transcriber
 from spectrodiff.files import file_name, replacing, write_json
 from spectrodiff.fingerprint import fingerprint
 from spectrodiff.mel_sampler import check_seed
+from spectrodiff.models.layers import Buffer
 from spectrodiff.synthesizer import Synthesizer
 
 Results = dict[str, Any]  # what `evaluate` returns
@@ -212,7 +213,7 @@ def _main_systems(song: Song, rendered: RenderedSong) -> dict[str, Audio]:
 
 def _model_description(synthesizer: Synthesizer) -> dict[str, Any]:
     """Returns the properties of a model by which a table tells models apart."""
-    leaves = jax.tree.leaves(nnx.state(synthesizer.model, nnx.Param))
+    leaves = jax.tree.leaves(nnx.state(synthesizer.model, nnx.Any(nnx.Param, Buffer)))
     return {
         "parameters": sum(leaf.size for leaf in leaves),
         "with_context": synthesizer.config.model.with_context,
