@@ -79,7 +79,7 @@ def test_a_new_instrument(name, data_dir, known, tmp_path, capsys):
     # What trained is what the rule names; of the embeddings only the new instrument's, if not all.
     after = load_file(run / "export" / "spectrogram.safetensors")
     moved = {key for key in before if not np.array_equal(before[key], after[key])}
-    moved.discard("decoder.mean_decoder.project.kernel")  # its gradient is zero, but for rounding in unoptimised programs
+    moved.discard("decoder.mean_decoder.project.kernel")  # of zero gradient, but for rounding errors
     assert moved == {TABLE} | set(filter(re.compile(trains).search, before))
     own = Synthesizer.from_pretrained(run / "export").tokenizer
     row = own.vocabulary.program
