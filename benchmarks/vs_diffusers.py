@@ -139,18 +139,17 @@ def our_tasks(weights: pathlib.Path, inputs, steps: int, train: bool) -> dict:
 
         return jax.grad(loss)(params)
 
-    def window(guidance):
+    def window(**sampling):
         given = inputs["tokens"], inputs["context"], mask, keys
-        return lambda: sampler.sample_windows(
-            *given, sampler="ddpm", steps=steps, guidance=guidance
-        ).block_until_ready()
+        return lambda: sampler.sample_windows(*given, sampler="ddpm", steps=steps, **sampling).block_until_ready()
 
     if train:
         return {"step": lambda: jax.block_until_ready(gradient(params))}
     return {
-        "window": window(1.0),
+        "window": window(guidance=1.0),
         "encoders": lambda: jax.block_until_ready(encode(params)),
-        "window, guided": window(2.0),
+        "window, guided": window(guidance=2.0),
+        "guided from -3 to 3": window(guidance=2.0, guidance_interval=(-3.0, 3.0)),  # log-SNR
     }
 
 

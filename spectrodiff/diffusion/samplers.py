@@ -55,13 +55,22 @@ def dpmpp(x0: Mel, z: Mel, now: NoiseLevel, then: NoiseLevel, previous: Previous
 STEPS: dict[str, Step] = {"ddpm": ddpm, "ddim": ddim, "dpmpp": dpmpp}
 
 
-def walk(denoise: Denoiser, step: Step, logsnrs: Float[Array, " n"], start: Mel, keys: Keys) -> Mel:
-    """Returns the z at the last of the increasing `logsnrs`, by applying `step` between them from z = `start`.
+def sample(denoise: Denoiser, step: Step, logsnrs: Float[Array, " n"], start: Mel, keys: Keys) -> Mel:
+    """Samples from z = `start` at the first of the increasing `logsnrs`, and returns the estimate of x0 at the last.
 
-    The denoiser is evaluated once at each of them but the last. Step i of a row draws its noise by `fold_in(key, i)`
-    from the row's key.
+    The denoiser is evaluated once at each of them. Step i of a row draws its noise by `fold_in(key, i)` from the row's
+    key.
     """
+    # The last step goes nowhere. With it, every evaluation is in the loop, and the program holds the network once.
+    return _walk(denoise, step, jnp.append(logsnrs, logsnrs[-1]), start, keys)[1].x0
 
+
+def walk(denoise: Denoiser, step: Step, logsnrs: Float[Array, " n"], start: Mel, keys: Keys) -> Mel:
+    """Returns the z at the last of the increasing `logsnrs`: as `sample`, but not evaluating the denoiser there."""
+    return _walk(denoise, step, logsnrs, start, keys)[0]
+
+
+def _walk(denoise: Denoiser, step: Step, logsnrs: Float[Array, " n"], start: Mel, keys: Keys) -> tuple[Mel, Previous]:
     def body(carry, levels):
         z, previous, index = carry
         now, then = (NoiseLevel(logsnr) for logsnr in levels)
@@ -71,13 +80,8 @@ def walk(denoise: Denoiser, step: Step, logsnrs: Float[Array, " n"], start: Mel,
         return (z, Previous(x0, now), index + 1), None
 
     first = Previous(jnp.zeros_like(start), NoiseLevel(logsnrs[0]))
-    (z, _, _), _ = jax.lax.scan(body, (start, first, jnp.int32(0)), (logsnrs[:-1], logsnrs[1:]))
-    return z
-
-
-def sample(denoise: Denoiser, step: Step, logsnrs: Float[Array, " n"], start: Mel, keys: Keys) -> Mel:
-    """Samples by `walk`, and returns the denoiser's estimate of x0 at the last noise level."""
-    return denoise(walk(denoise, step, logsnrs, start, keys), logsnrs[-1])
+    (z, previous, _), _ = jax.lax.scan(body, (start, first, jnp.int32(0)), (logsnrs[:-1], logsnrs[1:]))
+    return z, previous
 
 
 def one_step_target(

@@ -150,8 +150,8 @@ def footnotes(results: dict[str, Any]) -> list[str]:
     run, batches = named_settings(results.get("run", {})), ", ".join(map(str, results["batch"]))
     made = ", ".join(f"{name} {value}" for name, value in run.items() if value is not None)
     lines = [
-        f"{results['songs']} songs, {results['seconds'] / 60:.1f} minutes; {results['dropped_notes']} notes dropped "
-        f"of over-full windows. {made}".strip(),
+        f"Songs: {results['songs']} ({results['seconds'] / 60:.1f} minutes). Notes dropped of over-full windows: "
+        f"{results['dropped_notes']}. {made}".strip(),
         "Fréchet, FAD∞ and kernel distances are between all frames and those of the true audio; brackets hold 95 % "
         "intervals over songs. FAD∞ is extrapolated to endlessly many frames. All other columns compare each song with "
         "its own true audio.",
