@@ -1,4 +1,4 @@
-"""What trains: taken apart and put together, a model is what it was, and a step moves only what the rule names."""
+"""Fine-tuning rules (everything, only, lora): splitting and merging a model, and the parameters that a step updates."""
 
 import gin
 import jax
@@ -17,7 +17,7 @@ from spectrodiff.training import state as states
 from spectrodiff.training.adaptation import everything, lora, only
 
 TABLE = "note_encoder.embedding.embedding"
-PROGRAM, ROW = 98, 3 + 1001 + 128 + 2 + 1 + 98  # of a vocabulary with on/off velocities
+PROGRAM, ROW = 98, 3 + 1001 + 128 + 2 + 1 + 98  # row of that program in a vocabulary with on/off velocities
 RULES = {
     "everything": everything(),
     "only": only("decoder"),
@@ -31,14 +31,14 @@ def arrays_of(model):
     return flatten(nnx.state(model, nnx.Any(nnx.Param, Buffer)))
 
 
-def differing(model, other):
+def differing_names(model, other):
     ours, theirs = arrays_of(model), arrays_of(other)
     assert ours.keys() == theirs.keys()
     return {name for name in ours if not np.array_equal(ours[name], theirs[name])}
 
 
-def stepped(rule, model, loss):
-    """The model after a step of gradient descent on what trains, and what the gradient is of."""
+def sgd_step(rule, model, loss):
+    """The model after one SGD step on the trained parameters, and the gradients of these."""
     graph, trained, frozen = rule.split(model, nnx.Rngs(0))
     optimizer = optax.sgd(1.0)
     gradients = jax.jit(jax.grad(lambda trained: loss(rule.merge(graph, trained, frozen))))(trained)
@@ -46,21 +46,21 @@ def stepped(rule, model, loss):
     return rule.merge(graph, optax.apply_updates(trained, updates), frozen), gradients
 
 
-def everywhere(model):
-    """A loss whose gradient is nowhere zero, and everywhere another."""
+def dense_loss(model):
+    """A loss with a nonzero gradient in every parameter, different for each of them."""
     leaves = jax.tree.leaves(nnx.state(model, nnx.Param))
     return sum(jnp.sum(leaf**2 + 0.3 * (i + 1) * leaf) for i, leaf in enumerate(leaves))
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_put_together_it_is_what_it_was(name, paper_model):
+def test_split_then_merge_restores_the_model(name, paper_model):
     rule = RULES[name]
     graph, trained, frozen = rule.split(paper_model, nnx.Rngs(0))
-    assert differing(rule.merge(graph, trained, frozen), paper_model) == set()
+    assert differing_names(rule.merge(graph, trained, frozen), paper_model) == set()
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(trained))
 
 
-def test_everything_is_the_partition_of_training_from_nothing(paper_model):
+def test_everything_splits_like_training_from_scratch(paper_model):
     graph, *parts = everything().split(paper_model, nnx.Rngs(0))
     expected_graph, *expected = states.split(paper_model)
     assert graph == expected_graph
@@ -83,11 +83,11 @@ def test_everything_is_the_partition_of_training_from_nothing(paper_model):
     ],
     ids=["everything", "decoder", "pattern", "attention", "a matrix alone"],
 )
-def test_a_step_moves_what_the_rule_names_and_the_rest_has_no_gradient(rule, expected, paper_model):
-    moved, gradients = stepped(rule, paper_model, everywhere)
+def test_only_selected_parameters_get_gradients_and_updates(rule, expected, paper_model):
+    moved, gradients = sgd_step(rule, paper_model, dense_loss)
     names = {name for name in arrays_of(paper_model) if expected(name)}
     assert names
-    assert differing(moved, paper_model) == names
+    assert differing_names(moved, paper_model) == names
     size = sum(leaf.size for leaf in jax.tree.leaves(gradients))
     shapes = {name: array.shape for name, array in arrays_of(paper_model).items() if name in names}
     low_rank = "low_rank" in gradients
@@ -95,27 +95,27 @@ def test_a_step_moves_what_the_rule_names_and_the_rest_has_no_gradient(rule, exp
 
 
 @pytest.mark.parametrize("rule", [RULES["only with a row"], lora(programs=(PROGRAM,))], ids=["only", "lora"])
-def test_of_the_embeddings_one_row_moves(rule, paper_model):
-    moved, gradients = stepped(rule, paper_model, everywhere)
-    assert TABLE in differing(moved, paper_model)
+def test_only_the_row_of_the_program_is_updated(rule, paper_model):
+    moved, gradients = sgd_step(rule, paper_model, dense_loss)
+    assert TABLE in differing_names(moved, paper_model)
     before, after = (arrays_of(model)[TABLE] for model in (paper_model, moved))
     assert np.flatnonzero((before != after).any(1)).tolist() == [ROW]
     assert {name: leaf.shape for name, leaf in gradients["rows"].items()} == {str(ROW): (32,)}
 
 
-def test_a_row_of_a_table_that_trains_anyway_is_no_second_one(paper_model):
+def test_row_of_a_trained_table_is_not_trained_twice(paper_model):
     for rule in (only("embedding", programs=(PROGRAM,)), lora("embedding", programs=(PROGRAM,))):
         _, trained, _ = rule.split(paper_model, nnx.Rngs(0))
         assert trained["rows"] == {}
 
 
-def test_low_rank_is_low_rank_and_scaled():
-    """A step of size 1 from b = 0 adds scale / rank * a @ (-gradient), the gradient being scale / rank * a^T @ G."""
+def test_lora_update_has_the_given_rank_and_scale():
+    """An SGD step of size 1 from b = 0 adds -(scale / rank)^2 a @ a^T @ G, with G the gradient of the full matrix."""
     model = Dense(6, 5, rngs=nnx.Rngs(1))
     target = jnp.arange(30.0).reshape(6, 5)
     rule = lora("kernel", rank=2, scale=3.0)
     trained = rule.split(model, nnx.Rngs(0))[1]
-    moved, _ = stepped(rule, model, lambda model: jnp.sum(model.kernel[...] * target))
+    moved, _ = sgd_step(rule, model, lambda model: jnp.sum(model.kernel[...] * target))
     a = trained["low_rank"]["kernel"]["a"]
     assert (a.shape, trained["low_rank"]["kernel"]["b"].shape) == ((6, 2), (2, 5))
     change = moved.kernel[...] - model.kernel[...]
@@ -123,7 +123,7 @@ def test_low_rank_is_low_rank_and_scaled():
     assert np.linalg.matrix_rank(np.asarray(change), tol=1e-3) == 2
 
 
-def test_what_a_begins_with_is_of_the_seed_and_of_unit_gain():
+def test_lora_a_is_seeded_and_initialized_with_unit_gain():
     model = Dense(4000, 8, rngs=nnx.Rngs(1))
     first, again, other = (
         lora("kernel").split(model, nnx.Rngs(seed))[1]["low_rank"]["kernel"]["a"] for seed in (0, 0, 1)
@@ -133,8 +133,8 @@ def test_what_a_begins_with_is_of_the_seed_and_of_unit_gain():
     assert float(jnp.std(first)) == pytest.approx(1 / np.sqrt(4000), rel=0.02)
 
 
-def test_a_rule_splits_shapes_alone():
-    """Resuming needs to know the structure, not the numbers."""
+def test_rules_split_abstract_models():
+    """Resuming needs the structure of the trained parameters without computing their values."""
 
     def trained(config):
         model = SpectrogramModel(config, rngs=nnx.Rngs(0))
@@ -156,17 +156,17 @@ def test_a_rule_splits_shapes_alone():
         (lambda: only("decoder", programs=(-1,)), "have -1"),
     ],
 )
-def test_nonsense(make, message, paper_model):
+def test_invalid_rules_raise_input_error(make, message, paper_model):
     with pytest.raises(InputError, match=message):
         make().split(paper_model, nnx.Rngs(0))
 
 
-def test_a_network_without_programs():
+def test_program_rows_need_a_network_with_programs():
     with pytest.raises(InputError, match="this network knows no programs"):
         only("kernel", programs=(3,)).split(Dense(2, 3, rngs=nnx.Rngs(0)), nnx.Rngs(0))
 
 
-def test_configs_set_them_by_name():
+def test_rules_are_gin_configurables():
     try:
         gin.parse_config(["lora.rank = 3", "only.pattern = 'kernel'"])
         model = Dense(4, 4, rngs=nnx.Rngs(0))

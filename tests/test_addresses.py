@@ -1,4 +1,4 @@
-"""Addresses where paths are wanted: one line, and no folder called after a scheme."""
+"""URLs such as gs://bucket/place in place of paths: a one-line error, and no folder named "gs:" is created."""
 
 import os
 import pathlib
@@ -40,7 +40,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
-def test_a_command_says_so_in_one_line_before_it_loads_weights(arguments, tmp_path, monkeypatch, capsys):
+def test_commands_refuse_urls_in_one_line_before_loading_weights(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_midi(random_notes(0, 3.0), "song.mid")
     monkeypatch.setattr(
@@ -52,11 +52,11 @@ def test_a_command_says_so_in_one_line_before_it_loads_weights(arguments, tmp_pa
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "gs://bucket/place" in said
-    assert said.rpartition("\r")[2].startswith("spectrodiff: ")  # after the progress that a slow machine shows
+    assert said.rpartition("\r")[2].startswith("spectrodiff: ")  # a slow machine prints progress before it
     assert os.listdir() == ["song.mid"]
 
 
-def test_libraries_that_take_utf8_alone_are_given_nothing_else(tmp_path, monkeypatch):
+def test_non_utf8_paths_are_refused_where_libraries_need_utf8(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     odd = os.fsdecode(b"caf\xe9")
     os.mkdir(odd)
@@ -72,7 +72,7 @@ def test_libraries_that_take_utf8_alone_are_given_nothing_else(tmp_path, monkeyp
     assert os.listdir(odd) == []
 
 
-def test_python_says_so_too(tmp_path, monkeypatch):
+def test_python_functions_refuse_urls(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for use in (find_checkpoint, lambda at: open_dataset(at, "rendered")):
         with pytest.raises(InputError, match=r"^gs://bucket/place is an address, not a path"):

@@ -49,7 +49,7 @@ def batch():
 
 
 @pytest.fixture(scope="module")
-def both(task, model, batch):
+def gradients(task, model, batch):
     graph, params, buffers = states.split(model)
 
     def loss(params, batch):
@@ -59,47 +59,47 @@ def both(task, model, batch):
 
 
 @jitted
-def heard(generator, batch):
-    """What the generator makes of the crop: its noise is of frames that the step's key draws, its margins left out."""
+def generated(generator, batch):
+    """The generator's output for the crop without margins; the key draws the frame indices that seed its noise."""
     frames = CROP + 2 * MARGIN
     first = jax.random.randint(jax.random.key(0), (2,), 0, 2**30)
     return generator(mel_of(batch, frames), first)[:, INNER]
 
 
-def test_the_discriminators_learn_to_tell_and_nothing_else(model, batch, both):
-    def told(params, audio, made):
+def test_discriminator_gradients_come_from_their_loss_alone(model, batch, gradients):
+    def loss(params, audio, made):
         judges = nnx.merge(graph, params)
         return adversarial_losses(judges(audio), judges(made))["discriminator"]
 
     graph, params = nnx.split(model.discriminators)
-    expected = jax.jit(jax.grad(told))(params, batch["audio"][:, INNER], heard(model.generator, batch))
-    assert_same(both["discriminators"], expected)
+    expected = jax.jit(jax.grad(loss))(params, batch["audio"][:, INNER], generated(model.generator, batch))
+    assert_trees_close(gradients["discriminators"], expected)
 
 
-def test_the_generator_learns_to_be_believed_and_to_sound_alike(task, model, batch, both):
+def test_generator_gradients_come_from_adversarial_and_mel_losses(task, model, batch, gradients):
     graph, params = nnx.split(model.generator)
 
-    def told(params, batch):
-        audio, made = batch["audio"][:, INNER], heard(nnx.merge(graph, params), batch)
+    def loss(params, batch):
+        audio, made = batch["audio"][:, INNER], generated(nnx.merge(graph, params), batch)
         judges = model.discriminators
         terms = spectral_losses(made, audio) | adversarial_losses(judges(audio), judges(made))
         return sum(weight * terms[name] for name, weight in task.loss_weights.items())
 
-    assert_same(both["generator"], jax.jit(jax.grad(told))(params, batch))
+    assert_trees_close(gradients["generator"], jax.jit(jax.grad(loss))(params, batch))
 
 
-def dict_of(findings):
+def as_dicts(findings):
     return {name: dict(value) for name, value in findings._asdict().items()}
 
 
-def assert_same(ours, theirs):
+def assert_trees_close(ours, theirs):
     largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(theirs))
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5 * largest)
 
 
-def test_one_step_moves_both_each_at_its_rate(task, model, batch):
-    """Adam's first step moves each parameter that has a gradient by the learning rate."""
+def test_generator_and_discriminators_use_their_own_learning_rates(task, model, batch):
+    """The first step of Adam changes each parameter with a gradient by its learning rate."""
     rates = {"generator": 1e-3, "discriminators": 3e-3}
     optimizer = adversarial(rates["generator"], rates["discriminators"])
     graph, params, frozen = states.split(model)
@@ -111,17 +111,17 @@ def test_one_step_moves_both_each_at_its_rate(task, model, batch):
     assert metrics["skipped"] == 0
 
 
-def test_only_the_generator_is_evaluated_shown_and_exported(task, model, tmp_path):
+def test_evaluation_and_export_use_the_generator_alone(task, model, tmp_path):
     alone = VocoderTask(task.mixture, config=SMALL, heldout_crops=2)
     for evaluator in (CropBaseline(), CropError(), CropGallery()):
-        both = evaluator(task, states.split(model)), evaluator(alone, states.split(model.generator))
-        jax.tree.map(np.testing.assert_array_equal, *map(dict_of, both))
+        findings = evaluator(task, states.split(model)), evaluator(alone, states.split(model.generator))
+        jax.tree.map(np.testing.assert_array_equal, *map(as_dicts, findings))
     task.save(tmp_path, model, {})
     loaded, config = load(tmp_path, MELGAN)
     assert config == SMALL
     again = task.load(str(tmp_path))
     for network in (loaded, again.generator):
-        assert_same(nnx.state(network), nnx.state(model.generator))
+        assert_trees_close(nnx.state(network), nnx.state(model.generator))
 
 
 @pytest.mark.parametrize(
@@ -132,6 +132,6 @@ def test_only_the_generator_is_evaluated_shown_and_exported(task, model, tmp_pat
         ({"crop_frames": 6}, "need 7 frames or more"),
     ],
 )
-def test_what_cannot_be_learnt_is_named(task, values, message):
+def test_invalid_settings_raise_input_error(task, values, message):
     with pytest.raises(InputError, match=message):
         dataclasses.replace(task, **values)

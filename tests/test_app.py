@@ -1,4 +1,4 @@
-"""`spectrodiff app`: songs and their rendering by themselves, and the page in a browser."""
+"""`spectrodiff app`: reading and rendering songs without a page, then the page in a headless browser."""
 
 import dataclasses
 import os
@@ -31,7 +31,7 @@ from spectrodiff.models.texture_decoder import TextureConfig
 from spectrodiff.notes.midi import read_midi, write_midi
 
 FAST = {"steps": 1, "guidance": 1.0}
-PIECE = random_notes(0, seconds=12.0)  # of programs 0, 5 and 40 and drums; and a second of silence: three windows
+PIECE = random_notes(0, seconds=12.0)  # programs 0, 5, 40 and drums; three windows with the added second of silence
 
 
 @pytest.fixture
@@ -40,15 +40,15 @@ def midi(tmp_path):
     return tmp_path / "my_piece.mid"
 
 
-def chosen(**choices):
-    """The rows of PIECE's instruments, with choices by program, of which `drums` are one."""
+def rows_with(**choices):
+    """The instrument rows of PIECE, updated by program: `p0`, `p5`, `p40` or `drums`."""
     rows = instruments(PIECE)
     for row in rows:
         row.update(choices.get("drums" if row["program"] == DRUMS else f"p{row['program']}", {}))
     return rows
 
 
-def test_a_song_is_its_notes_by_instrument(midi):
+def test_read_song_lists_notes_by_instrument(midi):
     song = read_song(midi, Limits())
     assert song.name == "my_piece"
     assert title(midi) == "My piece"
@@ -65,7 +65,7 @@ def test_a_song_is_its_notes_by_instrument(midi):
     assert drawn["seconds"] == pytest.approx(song.notes.total_time + 1.0, abs=0.01)
 
 
-def test_volume_is_for_models_that_heed_it(tmp_path):
+def test_channel_volume_applies_only_to_models_that_use_it(tmp_path):
     track = mido.MidiTrack([mido.Message("control_change", control=7, value=50)])
     track += [mido.Message("note_on", note=60, velocity=100), mido.Message("note_off", note=60, time=480)]
     mido.MidiFile(tracks=[track]).save(tmp_path / "quiet.mid")
@@ -76,8 +76,8 @@ def test_volume_is_for_models_that_heed_it(tmp_path):
     assert song.notes_for(True).velocity[0] < song.notes_for(False).velocity[0] == 100
 
 
-def test_arranging_changes_programs_and_leaves_out_the_muted():
-    notes = arrange(PIECE, chosen(p0={"target": 73}, p5={"muted": True}, drums={"muted": True}))
+def test_arrange_changes_programs_and_drops_muted_instruments():
+    notes = arrange(PIECE, rows_with(p0={"target": 73}, p5={"muted": True}, drums={"muted": True}))
     kept = ~PIECE.is_drum & (PIECE.program != 5)
     np.testing.assert_array_equal(notes.program, np.where(PIECE.program[kept] == 0, 73, PIECE.program[kept]))
     for name in ("start", "end", "pitch", "velocity", "is_drum"):
@@ -85,8 +85,8 @@ def test_arranging_changes_programs_and_leaves_out_the_muted():
     assert notes.total_time == PIECE.total_time
 
 
-def test_two_instruments_may_swap_programs():
-    notes = arrange(PIECE, chosen(p0={"target": 40}, p40={"target": 0}))
+def test_arrange_swaps_two_programs():
+    notes = arrange(PIECE, rows_with(p0={"target": 40}, p40={"target": 0}))
     swapped = np.select([PIECE.program == 0, PIECE.program == 40], [40, 0], PIECE.program)
     np.testing.assert_array_equal(notes.program, np.where(PIECE.is_drum, PIECE.program, swapped))
 
@@ -95,29 +95,29 @@ def test_two_instruments_may_swap_programs():
     "rows",
     [
         [{**row, "muted": True} for row in instruments(PIECE)],
-        chosen(p0={"target": 128}),
-        chosen(p0={"target": -1}),
-        chosen(p0={"target": "0"}),
-        chosen(p0={"target": None}),
-        chosen(p0={"program": 1}),
-        chosen(p0={"muted": "yes"}),
-        chosen(drums={"target": 0}),
+        rows_with(p0={"target": 128}),
+        rows_with(p0={"target": -1}),
+        rows_with(p0={"target": "0"}),
+        rows_with(p0={"target": None}),
+        rows_with(p0={"program": 1}),
+        rows_with(p0={"muted": "yes"}),
+        rows_with(drums={"target": 0}),
         [{}],
     ],
 )
-def test_what_the_browser_sends_is_checked(rows):
+def test_invalid_instrument_rows_raise_input_error(rows):
     with pytest.raises(InputError):
         arrange(PIECE, rows)
 
 
-def test_there_are_128_programs_in_families_of_eight():
+def test_general_midi_has_16_families_of_8_programs():
     families = general_midi()
     assert [len(names) for _, names in families] == [8] * 16
     assert families[0][1][0] == "Acoustic Grand Piano"
     assert families[9][1][1] == "Flute"
 
 
-def test_files_that_cannot_be_played_are_refused_by_name(tmp_path, midi):
+def test_unplayable_files_are_refused_by_name(tmp_path, midi):
     (tmp_path / "words.mid").write_text("hello")
     mido.MidiFile(tracks=[mido.MidiTrack()]).save(tmp_path / "empty.mid")
     limits = {"words": Limits(), "empty": Limits(), "gone": Limits()}
@@ -131,17 +131,17 @@ def test_files_that_cannot_be_played_are_refused_by_name(tmp_path, midi):
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan"), float("inf")])
-def test_limits_are_above_zero(wrong):
+def test_limits_must_be_positive_and_finite(wrong):
     for name in ("megabytes", "minutes"):
         with pytest.raises(InputError):
             Limits(**{name: wrong})
 
 
-def pcm(folder, chunks):
+def read_pcm(folder, chunks):
     return np.concatenate([np.frombuffer((folder / f"{i}.pcm").read_bytes(), "<i2") for i in range(chunks)])
 
 
-def test_chunks_are_the_songs_audio_and_files_follow(synthesizer, tmp_path):
+def test_render_streams_the_audio_and_then_writes_files(synthesizer, tmp_path):
     folder = tmp_path / "visitor" / "run"
     steps = list(render(synthesizer, PIECE, folder, "piece", seed=3, **FAST))
     whole = synthesizer(PIECE, seed=3, **FAST)
@@ -150,7 +150,7 @@ def test_chunks_are_the_songs_audio_and_files_follow(synthesizer, tmp_path):
     assert steps[0].seconds < 6.0
     last = steps[-1]
     assert last.seconds == last.total == pytest.approx(len(whole) / 16000)
-    np.testing.assert_allclose(pcm(folder, last.chunks), 32767 * whole.clip(-1, 1), atol=1.0)
+    np.testing.assert_allclose(read_pcm(folder, last.chunks), 32767 * whole.clip(-1, 1), atol=1.0)
     assert last.mels == 3
     assert sorted(path.suffix for path in last.files) == [".flac", ".mid", ".wav"]
     assert not any(step.files for step in steps[:-1])
@@ -162,38 +162,38 @@ def test_chunks_are_the_songs_audio_and_files_follow(synthesizer, tmp_path):
 
 
 @pytest.fixture
-def windows(monkeypatch):
-    """Grows with every window that is sampled, which takes a while."""
+def sampled_windows(monkeypatch):
+    """A list that grows with every sampled window; sampling is slowed down to 0.3 seconds or more per window."""
     made = []
     advance = MelSampler._advance
 
-    def slowly(self, *arguments):
+    def slow_advance(self, *arguments):
         made.append(time.monotonic())
         time.sleep(0.3)
         return advance(self, *arguments)
 
-    monkeypatch.setattr(MelSampler, "_advance", slowly)
+    monkeypatch.setattr(MelSampler, "_advance", slow_advance)
     return made
 
 
-def test_closing_ends_the_work_and_leaves_nothing(synthesizer, windows, tmp_path):
+def test_closing_render_stops_sampling_and_removes_files(synthesizer, sampled_windows, tmp_path):
     steps = render(synthesizer, PIECE, tmp_path / "run", "piece", **FAST)
     next(steps)
     assert (tmp_path / "run").is_dir()
     steps.close()
-    assert len(windows) == 1
+    assert len(sampled_windows) == 1
     assert not list(tmp_path.iterdir())
 
 
-def test_a_visitor_who_has_left_costs_nothing_more(synthesizer, windows, tmp_path):
+def test_render_stops_when_its_folder_is_removed(synthesizer, sampled_windows, tmp_path):
     steps = render(synthesizer, PIECE, tmp_path / "run", "piece", **FAST)
     next(steps)
     shutil.rmtree(tmp_path / "run")
     assert not list(steps)
-    assert len(windows) <= 2
+    assert len(sampled_windows) <= 2
 
 
-def test_an_error_leaves_nothing(synthesizer, tmp_path):
+def test_failed_render_leaves_no_files(synthesizer, tmp_path):
     with pytest.raises(InputError):
         list(render(synthesizer, PIECE, tmp_path / "run", "piece", steps=-1))
     assert not list(tmp_path.iterdir())
@@ -206,7 +206,7 @@ def test_an_error_leaves_nothing(synthesizer, tmp_path):
         AutoregressiveConfig(),
     ],
 )
-def test_the_sliders_are_those_of_the_decoder(monkeypatch, decoder):
+def test_sliders_follow_the_sampling_options_of_the_decoder(monkeypatch, decoder):
     checkpoint = types.SimpleNamespace(config=SpectrogramConfig(decoder=decoder))
     monkeypatch.setattr(rendering, "open_checkpoint", lambda folder: checkpoint)
     for name, slider in zip(("steps", "guidance"), sampling_controls("demo"), strict=True):
@@ -218,15 +218,15 @@ def test_the_sliders_are_those_of_the_decoder(monkeypatch, decoder):
     assert sampling_controls("demo")[0]["minimum"] == (not isinstance(decoder, TextureConfig))
 
 
-def test_synthesizers_are_kept(checkpoint):
+def test_loaded_synthesizers_are_cached(checkpoint):
     assert load(str(checkpoint), None) is load(str(checkpoint), None)
 
 
-def test_a_song_knows_its_length():
+def test_song_duration_includes_a_second_of_silence():
     assert Song("piece", PIECE, PIECE).seconds == PIECE.total_time + 1.0
 
 
-def test_without_gradio_one_line_says_what_to_install(monkeypatch, capsys):
+def test_missing_gradio_is_a_one_line_error(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(SystemExit) as stopped:
         main(["app"])
@@ -236,10 +236,10 @@ def test_without_gradio_one_line_says_what_to_install(monkeypatch, capsys):
     assert "pip install" in said
 
 
-# In a browser.
+# ---- in a browser
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-# Notes when audio begins to play, and how loud it is.
+# Records when each audio buffer starts to play, its length and its peak.
 LISTEN = """
 window.heard = [];
 const start = AudioBufferSourceNode.prototype.start;
@@ -281,11 +281,11 @@ def site(checkpoint):
 
 
 @pytest.fixture
-def visit(browser, site):
-    """Opens the page as a visitor whose steps are 1; requests to other hosts and errors of scripts fail the test."""
+def open_page(browser, site):
+    """Opens the page with 1 sampling step; requests to other hosts and script errors fail the test."""
     visitors, wrong = [], []
 
-    def opened():
+    def new_visitor():
         visitor = browser.new_context().new_page()
         visitors.append(visitor)
         visitor.set_default_timeout(30_000)
@@ -300,13 +300,13 @@ def visit(browser, site):
     def is_elsewhere(url):
         return not url.startswith((site.address, "data:", "blob:"))
 
-    yield opened
+    yield new_visitor
     for visitor in visitors:
         visitor.context.close()
     assert not wrong
 
 
-def files_of(site):
+def session_files(site):
     return [path for path in pathlib.Path(site._folder.name).rglob("*") if path.is_file()]
 
 
@@ -337,21 +337,21 @@ def press_render(visitor):
     visitor.locator("#render:not([disabled])").click()
 
 
-def test_a_song_is_uploaded_played_and_downloaded(visit, site, midi, windows, tmp_path):
-    visitor = visit()
+def test_page_uploads_plays_and_downloads_a_song(open_page, site, midi, sampled_windows, tmp_path):
+    visitor = open_page()
     upload(visitor, midi)
     visitor.locator("#instruments tr").nth(3).wait_for()
     assert [line.split("\t")[0].strip() for line in visitor.locator("#instruments tr").all_inner_texts()] == [
         *("Acoustic Grand Piano", "Electric Piano 2", "Violin", "Drums")
     ]
     assert visitor.inner_text("#view .title strong") == "My piece"
-    wait_until(lambda: not files_of(site))  # the upload has been read
+    wait_until(lambda: not session_files(site))  # the upload has been read
     visitor.locator("#instruments select").nth(0).select_option("Flute")
     visitor.locator("#instruments button").nth(3).click()
 
     press_render(visitor)
     visitor.wait_for_function("window.heard.length > 0")
-    assert len(windows) < 3  # it plays while the rest is still being rendered
+    assert len(sampled_windows) < 3  # playback starts before all windows are rendered
     visitor.locator("#downloads").get_by_text("MIDI").wait_for()
     total = float(visitor.evaluate("heard.reduce((sum, chunk) => sum + chunk.length, 0)"))
     assert total == pytest.approx(16000 * (read_midi(midi).total_time + 1.0), abs=320)
@@ -363,9 +363,9 @@ def test_a_song_is_uploaded_played_and_downloaded(visit, site, midi, windows, tm
     assert visitor.get_attribute("#view .play", "aria-label") == "Play"
     box = visitor.locator("#view .plot").bounding_box()
     visitor.locator("#view .plot").click(position={"x": 0.75 * box["width"], "y": 20})
-    assert visitor.inner_text("#view .time").startswith("0:09 / 0:1")  # of some 12.5 seconds
+    assert visitor.inner_text("#view .time").startswith("0:09 / 0:1")  # of about 12.5 seconds
 
-    expected = arrange(PIECE, chosen(p0={"target": 73}, drums={"muted": True}))
+    expected = arrange(PIECE, rows_with(p0={"target": 73}, drums={"muted": True}))
     got = {}
     for name in ("WAV", "FLAC", "MIDI"):
         with visitor.expect_download() as download:
@@ -383,18 +383,18 @@ def test_a_song_is_uploaded_played_and_downloaded(visit, site, midi, windows, tm
         const pixels = mel.getContext("2d").getImageData(0, 0, mel.width, mel.height).data;
         return [0.1, 0.5, 0.95].map((x) => pixels[4 * (mel.width * (mel.height >> 1) + Math.round(x * mel.width)) + 3]);
     }""")
-    assert picture == [255, 255, 255]  # the mel has been drawn everywhere
+    assert picture == [255, 255, 255]  # the mel is drawn over the whole width
 
-    assert files_of(site)
+    assert session_files(site)
     visitor.context.close()
-    wait_until(lambda: not files_of(site))
+    wait_until(lambda: not session_files(site))
 
 
-def test_what_is_not_played_stays_said(visit, site, tmp_path):
+def test_page_keeps_warnings_of_ignored_midi_events(open_page, site, tmp_path):
     track = mido.MidiTrack([mido.Message("pitchwheel", pitch=1000), mido.Message("program_change", program=42)])
     track += [mido.Message("note_on", note=60, velocity=100), mido.Message("note_off", note=60, time=480)]
     mido.MidiFile(tracks=[track]).save(tmp_path / "bent.mid")
-    visitor = visit()
+    visitor = open_page()
     upload(visitor, tmp_path / "bent.mid")
     remarks = visitor.locator("#view .remarks")
     visitor.locator("#view .remarks", has_text="pitch bend (1)").wait_for()
@@ -407,8 +407,8 @@ def test_what_is_not_played_stays_said(visit, site, tmp_path):
     assert not remarks.inner_text()
 
 
-def test_errors_are_said_and_the_next_song_is_welcome(visit, site, tmp_path, midi):
-    visitor = visit()
+def test_page_shows_errors_and_accepts_the_next_song(open_page, site, tmp_path, midi):
+    visitor = open_page()
     drop(visitor, "words.mid", "<b>hello</b>")
     visitor.locator("#view .status.failed", has_text="words.mid is not").wait_for()
     assert visitor.locator("#render").is_disabled()
@@ -421,7 +421,7 @@ def test_errors_are_said_and_the_next_song_is_welcome(visit, site, tmp_path, mid
     (tmp_path / "big.mid").write_bytes(b"MThd" + bytes(200_000))
     upload(visitor, tmp_path / "big.mid")
     visitor.locator("[data-testid=toast-body]").wait_for()
-    assert not files_of(site)
+    assert not session_files(site)
 
     visitor.get_by_role("button", name="Corelli grave").click()
     visitor.locator("#instruments tr").first.wait_for()
@@ -433,8 +433,8 @@ def test_errors_are_said_and_the_next_song_is_welcome(visit, site, tmp_path, mid
     visitor.locator("#render:not([disabled])").wait_for()
 
 
-def test_cancelling_and_leaving_free_the_machine(visit, site, windows):
-    first, second = visit(), visit()
+def test_cancelling_or_leaving_the_page_stops_rendering(open_page, site, sampled_windows):
+    first, second = open_page(), open_page()
     (path,) = (path for path in site._options.examples if path.stem == "freedoom_e1m1")
     whole = (read_midi(path).total_time + 1.0) / 5.12
     for visitor in (first, second):
@@ -449,14 +449,14 @@ def test_cancelling_and_leaving_free_the_machine(visit, site, windows):
     first.locator("#view .status", has_text="Cancelled").wait_for()
     second.wait_for_function("window.heard.length > 0")
     second.context.close()
-    wait_until(lambda: not files_of(site))
+    wait_until(lambda: not session_files(site))
     time.sleep(1.0)
-    stopped = len(windows)
+    stopped = len(sampled_windows)
     time.sleep(1.0)
-    assert len(windows) == stopped < whole  # both together have taken less than one whole song
+    assert len(sampled_windows) == stopped < whole  # both renderings together sampled less than one song
 
 
-def test_the_hosted_page_is_the_same(monkeypatch):
+def test_hosted_demo_uses_the_same_page(monkeypatch):
     pytest.importorskip("gradio")
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")
     from spectrodiff.app.page import Page
@@ -465,7 +465,7 @@ def test_the_hosted_page_is_the_same(monkeypatch):
     assert isinstance(demo, Page)
 
 
-def test_the_command_serves_until_it_is_ended(tmp_path):
+def test_app_command_serves_until_terminated(tmp_path):
     pytest.importorskip("gradio")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -485,9 +485,9 @@ WRONG = ("--checkpoint none", "--vocoder none", "--max_minutes 0", "--concurrenc
 
 
 @pytest.mark.parametrize("options", ["--port TAKEN", "--port 0", "--port 70000", "--host no.such.host", *WRONG])
-def test_options_that_cannot_be_used_are_the_users_to_mend(site, capsys, monkeypatch, options):
+def test_invalid_app_options_are_one_line_errors(site, capsys, monkeypatch, options):
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # is put back
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # which the page sets; monkeypatch restores it
     taken = site.address.rstrip("/").rsplit(":", 1)[1]
     with pytest.raises(SystemExit) as stopped:
         main(["app", *options.replace("TAKEN", taken).split()])

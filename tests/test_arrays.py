@@ -19,8 +19,8 @@ from spectrodiff.pretrained.arrays import (
 ARRAYS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.arange(3, dtype=np.float16)}
 
 
-class Counted(LazyArrays):
-    """Counts how often an array is read."""
+class CountingArrays(LazyArrays):
+    """Arrays that count how often one of them is read."""
 
     def __init__(self, arrays):
         super().__init__(arrays)
@@ -34,10 +34,10 @@ class Counted(LazyArrays):
         return Spec(self.arrays[name].shape, self.arrays[name].dtype.name)
 
 
-def test_names_are_known_without_reading():
-    counted = Counted(ARRAYS)
+def test_listing_names_reads_no_arrays():
+    counted = CountingArrays(ARRAYS)
     renamed = Renamed(counted, {"x.kernel": "a", "x.scale": "b"}, "here", linear=["x.kernel"])
-    assert counted.reads <= 1  # the one that is checked against its annotation
+    assert counted.reads <= 1  # type checking of the annotation reads one
     counted.reads = 0
     assert set(renamed) == renamed.keys() == {"x.kernel", "x.scale"}
     assert "x.kernel" in renamed
@@ -49,8 +49,8 @@ def test_names_are_known_without_reading():
     assert counted.reads == 2
 
 
-def test_arrays_are_checked_as_they_are_taken():
-    counted = Counted({"a": np.asfortranarray(ARRAYS["a"]), "b": ARRAYS["b"]})
+def test_checked_validates_each_array_before_reading_it():
+    counted = CountingArrays({"a": np.asfortranarray(ARRAYS["a"]), "b": ARRAYS["b"]})
     pairs = checked(counted, {"a": (2, 3), "b": (4,)}, "here")
     counted.reads = 0
     name, array = next(pairs)
@@ -59,11 +59,11 @@ def test_arrays_are_checked_as_they_are_taken():
     np.testing.assert_array_equal(array, ARRAYS["a"])
     with pytest.raises(InputError, match=r"^here: parameter b .*\(3,\).*\(4,\)$"):
         next(pairs)
-    assert counted.reads == 1  # what does not fit is not read: it may not fit into memory
+    assert counted.reads == 1  # an array of the wrong shape is not read, as it may not fit in memory
 
 
-def test_specs_are_those_of_the_arrays():
-    counted = Counted(ARRAYS)
+def test_specs_have_shape_and_dtype_without_reading():
+    counted = CountingArrays(ARRAYS)
     renamed = Renamed(counted, {"x.kernel": "a", "x.scale": "b"}, "here", linear=["x.kernel"])
     counted.reads = 0
     assert renamed.spec("x.kernel") == Spec((3, 2), "float32")
@@ -71,9 +71,9 @@ def test_specs_are_those_of_the_arrays():
     assert counted.reads == 0
 
 
-def test_stacks_are_joined():
-    """Their names may have dots."""
-    stacks = Stacks({"one": Counted(ARRAYS), "two": Counted({"a.b": ARRAYS["b"]})})
+def test_stacks_prefix_names_of_their_parts():
+    """Names within a part may have dots of their own."""
+    stacks = Stacks({"one": CountingArrays(ARRAYS), "two": CountingArrays({"a.b": ARRAYS["b"]})})
     assert set(stacks) == {"one.a", "one.b", "two.a.b"}
     np.testing.assert_array_equal(stacks["two.a.b"], ARRAYS["b"])
     assert stacks.spec("two.a.b") == Spec((3,), "float16")
@@ -81,7 +81,7 @@ def test_stacks_are_joined():
 
 
 @pytest.mark.parametrize("dtype", [np.int32, bool, np.complex64, "U3"])
-def test_arrays_must_be_of_floats(dtype):
+def test_non_float_arrays_raise_input_error(dtype):
     with pytest.raises(InputError, match=r"^here: parameter a .*float16, bfloat16, float32"):
         next(checked({"a": np.zeros(3, dtype)}, {"a": (3,)}, "here"))
 
@@ -90,7 +90,7 @@ def test_arrays_must_be_of_floats(dtype):
     ("found", "message"),
     [("ab", "lacks parameter c"), ("abcd", "has the unknown parameter d"), ("abd", "lacks parameter c")],
 )
-def test_a_parameter_too_few_or_too_many_is_named(found, message):
+def test_missing_or_unknown_parameters_are_named(found, message):
     with pytest.raises(InputError, match=f"^here {message}$"):
         check_names(found, "abc", "here")
     arrays = dict.fromkeys(found, ARRAYS["b"])
@@ -100,8 +100,8 @@ def test_a_parameter_too_few_or_too_many_is_named(found, message):
         next(checked(arrays, dict.fromkeys("abc", (3,)), "here"))
 
 
-def test_safetensors(tmp_path):
-    """Views are written as they read, not as they lie."""
+def test_safetensors_round_trip(tmp_path):
+    """Transposed and strided views are written in their logical order, not in memory order."""
     written = {**ARRAYS, "turned": ARRAYS["a"].T, "every_other": ARRAYS["b"][::2], "one": np.array(2.5)}
     save_arrays(tmp_path / "a.safetensors", written.items())
     arrays = SafetensorsArrays(tmp_path / "a.safetensors")
@@ -112,8 +112,8 @@ def test_safetensors(tmp_path):
         assert arrays.spec(name) == Spec(array.shape, array.dtype.name)
 
 
-def test_no_room_for_safetensors(tmp_path):
-    """Played by a limit on the size of a file."""
+def test_failed_safetensors_write_leaves_no_file(tmp_path):
+    """A limit on the file size simulates a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
@@ -124,7 +124,7 @@ def test_no_room_for_safetensors(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_types_that_numpy_does_not_know_are_named(tmp_path):
+def test_unsupported_safetensors_dtype_is_named(tmp_path):
     header = b'{"a":{"dtype":"F8_E4M3","shape":[3],"data_offsets":[0,3]}}'
     (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(3))
     arrays = SafetensorsArrays(tmp_path / "a.safetensors")
@@ -133,7 +133,7 @@ def test_types_that_numpy_does_not_know_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.99])
-def test_truncated_safetensors(tmp_path, share):
+def test_truncated_safetensors_raise_input_error(tmp_path, share):
     path = tmp_path / "a.safetensors"
     save_arrays(path, ARRAYS.items())
     content = path.read_bytes()
@@ -142,7 +142,7 @@ def test_truncated_safetensors(tmp_path, share):
         SafetensorsArrays(path)
 
 
-def test_safetensors_that_vanish_while_they_are_read(tmp_path):
+def test_missing_safetensors_raise_input_error(tmp_path):
     path = tmp_path / "a.safetensors"
     with pytest.raises(InputError, match=r"^cannot read weights .*a\.safetensors: "):
         SafetensorsArrays(path)

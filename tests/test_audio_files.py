@@ -13,7 +13,7 @@ def tone(rate, seconds=1.0, hz=440.0):
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000])
-def test_any_rate_becomes_sixteen_kilohertz(tmp_path, rate):
+def test_read_audio_resamples_to_16_khz(tmp_path, rate):
     soundfile.write(tmp_path / "a.wav", tone(rate), rate, subtype="FLOAT")
     audio = read_audio(tmp_path / "a.wav")
     assert audio.dtype == np.float32
@@ -26,16 +26,16 @@ def test_channels_are_averaged(tmp_path):
     np.testing.assert_allclose(read_audio(tmp_path / "a.wav"), tone(16000) / 2, atol=1e-6)
 
 
-def channels_of(*signals):
+def stack_channels(*signals):
     return np.stack(signals, axis=1)
 
 
-def test_channels_that_cancel_are_read_by_the_loudest(tmp_path):
+def test_channels_that_cancel_are_replaced_by_the_loudest(tmp_path):
     left, noise = tone(16000), 0.01 * np.random.default_rng(0).standard_normal(16000)
     cases = {
-        "mirrored": channels_of(left, -left),
-        "nearly": channels_of(left, noise - 0.9 * left),
-        "of four": channels_of(left / 2, -left, left, -left / 2 + noise),
+        "mirrored": stack_channels(left, -left),
+        "nearly": stack_channels(left, noise - 0.9 * left),
+        "of four": stack_channels(left / 2, -left, left, -left / 2 + noise),
     }
     for name, channels in cases.items():
         soundfile.write(tmp_path / f"{name}.wav", channels, 16000, subtype="FLOAT")
@@ -44,13 +44,13 @@ def test_channels_that_cancel_are_read_by_the_loudest(tmp_path):
 
 
 @pytest.mark.parametrize("others", [1, 7, 15])
-def test_wide_stereo_and_lone_channels_do_not_cancel(tmp_path, others):
+def test_wide_stereo_and_single_channels_are_averaged(tmp_path, others):
     rng = np.random.default_rng(1)
     wide = 0.2 * rng.standard_normal((16000, 1 + others))
     for name, channels in {
         "wide": wide,
         "lone": wide * (np.arange(1 + others) == 0),
-        "against": channels_of(wide[:, 0], 0.8 * wide[:, 1] - 0.6 * wide[:, 0]),  # they correlate by -0.6
+        "against": stack_channels(wide[:, 0], 0.8 * wide[:, 1] - 0.6 * wide[:, 0]),  # correlation -0.6
         "silent": 0 * wide,
     }.items():
         soundfile.write(tmp_path / f"{name}.wav", channels, 16000, subtype="FLOAT")
@@ -71,10 +71,10 @@ def test_wide_stereo_and_lone_channels_do_not_cancel(tmp_path, others):
         (".caf", {"format": "CAF"}),
         (".oga", {"format": "OGG", "subtype": "VORBIS"}),
         (".opus", {"format": "OGG", "subtype": "OPUS"}),
-        (".wav", {"format": "FLAC"}),  # what it is counts, not what it is called
+        (".wav", {"format": "FLAC"}),  # the content decides, not the suffix
     ],
 )
-def test_what_libsndfile_reads_is_taken(tmp_path, suffix, options):
+def test_read_audio_reads_every_libsndfile_format(tmp_path, suffix, options):
     assert suffix in READABLE
     path = tmp_path / f"a{suffix}"
     with path.open("wb") as file:
@@ -82,13 +82,13 @@ def test_what_libsndfile_reads_is_taken(tmp_path, suffix, options):
     np.testing.assert_allclose(read_audio(path)[1000:15000], tone(16000)[1000:15000], atol=0.05)
 
 
-def test_names_in_any_encoding(tmp_path):
+def test_file_names_of_any_encoding_round_trip(tmp_path):
     for name in (os.fsdecode(b"caf\xe9.wav"), "cafe\u0301.wav", "x" * 251 + ".wav"):
         write_audio(tmp_path / name, tone(16000).astype(np.float32))
         np.testing.assert_allclose(read_audio(tmp_path / name), tone(16000), atol=4e-5)
 
 
-def test_mp3_is_read(tmp_path):
+def test_read_audio_reads_mp3(tmp_path):
     soundfile.write(tmp_path / "a.mp3", tone(44100, 2.0), 44100, format="MP3")
     audio = read_audio(tmp_path / "a.mp3")
     spectrum = np.abs(np.fft.rfft(audio[8000:24000]))
@@ -98,23 +98,23 @@ def test_mp3_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("suffix", "tolerance"), [(".wav", 4e-5), (".flac", 4e-5), (".ogg", 0.05), (".mp3", 0.2), (".WAV", 4e-5)]
 )
-def test_written_audio_reads_back(tmp_path, suffix, tolerance):
+def test_written_audio_round_trips(tmp_path, suffix, tolerance):
     write_audio(tmp_path / f"a{suffix}", tone(16000).astype(np.float32))
     np.testing.assert_allclose(read_audio(tmp_path / f"a{suffix}"), tone(16000), atol=tolerance)
     assert [p.name for p in tmp_path.iterdir()] == [f"a{suffix}"]
 
 
-def test_wav_is_sixteen_bit(tmp_path):
+def test_wav_is_written_as_16_bit_pcm(tmp_path):
     write_audio(tmp_path / "a.wav", tone(16000).astype(np.float32))
     assert soundfile.info(tmp_path / "a.wav").subtype == "PCM_16"
 
 
-def test_what_is_too_loud_is_turned_down_not_clipped(tmp_path):
+def test_write_audio_scales_down_instead_of_clipping(tmp_path):
     write_audio(tmp_path / "a.wav", (4 * tone(16000)).astype(np.float32))
     np.testing.assert_allclose(read_audio(tmp_path / "a.wav"), 2 * tone(16000), atol=1e-4)
 
 
-def test_bad_input_is_one_line(tmp_path):
+def test_unreadable_audio_is_a_one_line_error(tmp_path):
     (tmp_path / "empty.wav").touch()
     (tmp_path / "text.wav").write_text("not a wave file")
     (tmp_path / "a.raw").write_bytes(bytes(100))
@@ -128,29 +128,29 @@ def test_bad_input_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a", "missing/a.wav"])
-def test_what_cannot_be_written_leaves_nothing(tmp_path, name):
+def test_failed_write_leaves_no_file(tmp_path, name):
     with pytest.raises(InputError, match="cannot write"):
         write_audio(tmp_path / name, tone(16000).astype(np.float32))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_audio_that_is_not_numbers_is_refused(tmp_path):
+def test_write_audio_refuses_nan(tmp_path):
     with pytest.raises(InputError, match="not numbers"):
         write_audio(tmp_path / "a.wav", np.array([0.0, np.nan], np.float32))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_to_be_long_needs_room(tmp_path):
+def test_check_audio_path_needs_enough_disk_space(tmp_path):
     check_audio_path(tmp_path / "a.wav", 60.0)
     with pytest.raises(InputError, match=r"it takes .* MB, .* MB are free"):
         check_audio_path(tmp_path / "a.wav", 1e12)
 
 
-def test_no_suffix_is_both_readable_and_not():
+def test_readable_and_unreadable_suffixes_are_disjoint():
     assert not set(READABLE) & set(UNREADABLE)
 
 
-def test_addresses_are_refused(tmp_path, monkeypatch):
+def test_urls_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for use in (read_audio, check_audio_path):
         with pytest.raises(InputError, match=r"^gs://bucket/a\.wav is an address"):

@@ -1,4 +1,4 @@
-"""Learning from predicted mels: what a spectrogram model makes of the notes, beside a recording of the same frames."""
+"""Training vocoders on predicted mels: a spectrogram model's samples, paired with the recording of the same frames."""
 
 import dataclasses
 import types
@@ -28,32 +28,32 @@ def task(corpus, checkpoint):
 
 
 @pytest.fixture(scope="module")
-def drawn(task):
+def batches(task):
     batches = task.batches(seed=3)
     yield [next(batches) for _ in range(2)]
     batches.close()
 
 
-def test_the_audio_is_the_recordings_from_the_frame_that_is_named(drawn, corpus):
+def test_batch_audio_starts_at_the_given_frame_of_its_record(batches, corpus):
     records = open_dataset(corpus, "rendered")["train"]
-    for batch in drawn:
+    for batch in batches:
         assert batch["audio"].shape == (2, (64 + 16) * 320)
         for audio, (_, index), start in zip(batch["audio"], batch["record"], batch["start"], strict=True):
             whole = np.pad(decode(records[int(index)]).audio, (0, 300 * 320))
             np.testing.assert_array_equal(audio, whole[start * 320 :][: len(audio)])
 
 
-def test_the_mel_is_sampled_rather_than_true(drawn):
-    """By an untrained model, which does not come near."""
-    batch = drawn[0]
+def test_batch_mel_is_sampled_by_the_model(batches):
+    """The model is untrained, so its mels are far from the recording's."""
+    batch = batches[0]
     assert batch["mel"].shape == (2, 64, 128)
     true = np.asarray(log_mels(batch["audio"]))[:, :64]
     assert np.abs(batch["mel"] - true).mean() > 0.5
     assert np.isfinite(batch["mel"]).all()
 
 
-def test_a_mel_that_is_right_is_that_of_the_audio_beside_it(task):
-    """Frame for frame, wherever in its window the crop begins."""
+def test_batch_mel_and_audio_are_of_the_same_frames(task):
+    """A sampler that returns its target gives the mel of the audio, wherever in the window the crop begins."""
     batches = task.batches(seed=3)
     windows, seen = batches._windows, []
     batches._windows = (seen.append(batch) or batch for batch in windows)
@@ -62,28 +62,28 @@ def test_a_mel_that_is_right_is_that_of_the_audio_beside_it(task):
     for _ in range(2):
         batch = next(batches)
         begun.append(int((batch["start"] - seen[-1]["start"])[0]))
-        true = np.stack([log_mel_on_host(audio) for audio in batch["audio"]])[:, :64]  # as the window was made
+        true = np.stack([log_mel_on_host(audio) for audio in batch["audio"]])[:, :64]  # computed like the target
         np.testing.assert_allclose(batch["mel"], np.minimum(true, LOG_CEILING), atol=1e-3)
     windows.close()
     assert len({0, *begun}) == 3
-    assert not np.allclose(batch["mel"], batch["mel"][0, 0], atol=0.1)  # silence would fit anywhere
+    assert not np.allclose(batch["mel"], batch["mel"][0, 0], atol=0.1)  # not silence, which would match any frames
 
 
-def test_a_run_goes_on_with_the_batch_that_it_stopped_before(task, drawn):
+def test_batches_resume_at_the_given_step(task, batches):
     again = task.batches(seed=3, start=2)
     batch = next(again)
     again.close()
-    for name, array in drawn[1].items():
+    for name, array in batches[1].items():
         np.testing.assert_allclose(batch[name], array, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
-def test_the_loss_is_of_the_mel_that_is_given(task, drawn):
+def test_loss_uses_the_mel_of_the_batch(task, batches):
     refiner = task.build(nnx.Rngs(0))
     loss = jax.jit(lambda batch: task.loss(refiner, batch, jax.random.key(0), Others(lambda: refiner, {}))[0])
-    batch = {name: drawn[0][name] for name in ("mel", "audio")}
+    batch = {name: batches[0][name] for name in ("mel", "audio")}
     assert float(loss(batch)) != pytest.approx(float(loss({"audio": batch["audio"]})), rel=1e-3)
 
 
-def test_longer_crops_than_a_window_cannot_be_predicted(task):
+def test_crops_longer_than_a_window_raise_input_error(task):
     with pytest.raises(InputError, match="257 frames, and a predicted mel has 256 at most"):
         dataclasses.replace(task, crop_frames=255).batches(0)

@@ -1,4 +1,4 @@
-"""Frames one after the other: nothing is seen of what is to come, and the KV cache is as good as all frames at once."""
+"""The autoregressive decoder: causality, sampling with a KV cache against one parallel pass, and both losses."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ from spectrodiff.notes.tokenizer import NoteTokenizer
 
 T, MEAN, STD = 12, -0.3, 0.375
 SPACE = {"mean": MEAN, "std": STD}
-CUT = (-1.0 - MEAN) / STD, (1.0 - MEAN) / STD  # where [-1, 1] lies in the decoder's space
+CUT = (-1.0 - MEAN) / STD, (1.0 - MEAN) / STD  # scaled log-mel range [-1, 1], normalized as the decoder does
 KEYS = jax.random.split(jax.random.key(0), 5)
 FRAMES = jax.random.normal(KEYS[0], (2, T, 128))
 MASK = jnp.arange(24) < jnp.array([[9], [24]])
@@ -54,7 +54,7 @@ CASES = {"plain": NOTES, "sketched": SKETCHED}
 
 @pytest.fixture(params=CASES)
 def case(request):
-    """A decoder of single frames, and conditioning for it."""
+    """A decoder without mixture output, and conditioning for it."""
     return request.getfixturevalue(request.param), CASES[request.param]
 
 
@@ -72,22 +72,22 @@ def options(decoder, **sampling):
     return decoder.config.sampled(**sampling).options()
 
 
-def scaled_back(mel):
-    """Scaled log-mel in the space that the decoder works in."""
+def normalized(mel):
+    """Scaled log-mel normalized to the decoder's mean and deviation."""
     return (mel - MEAN) / STD
 
 
-def test_it_is_a_decoder(plain, mixed):
+def test_decoder_protocol_and_output_shapes(plain, mixed):
     assert isinstance(plain, Decoder)
     assert decode(plain, NOTES, FRAMES).shape == FRAMES.shape
     assert decode(mixed, NOTES, FRAMES).shape == (2, T, 3 * (1 + 2 * 128))
 
 
-# ---- what is seen
+# ---- causality and masks
 
 
-def test_a_frame_sees_the_frames_before_it_alone(case):
-    """By gradients: of every output in every frame of input, and in the sketch up to the frame it is of."""
+def test_outputs_depend_on_earlier_frames_alone(case):
+    """Checked by the Jacobian. The sketch, which is known in advance, is visible up to the frame of the output."""
     decoder, given = case
     graph, state = nnx.split(decoder)
     weights = jax.random.normal(KEYS[4], (128,))
@@ -100,7 +100,7 @@ def test_a_frame_sees_the_frames_before_it_alone(case):
         return jax.jacrev(outputs, (0, 1, 2))(frames, memory, sketch)
 
     of_frames, of_memory, of_sketch = jacobian(FRAMES, given.encoded, given.sketch)
-    seen = np.abs(of_frames).sum(-1) > 0  # [frame put out, row, frame seen]
+    seen = np.abs(of_frames).sum(-1) > 0  # [output frame, batch row, input frame]
     np.testing.assert_array_equal(seen[:, 0], np.tri(T, k=-1, dtype=bool))
     assert not seen[:, 1].any()
     notes = np.abs(of_memory).sum(-1) > 0
@@ -110,7 +110,7 @@ def test_a_frame_sees_the_frames_before_it_alone(case):
         np.testing.assert_array_equal((np.abs(of_sketch).sum(-1) > 0)[:, 0], np.tri(T, dtype=bool))
 
 
-def test_what_is_masked_in_memory_changes_nothing(plain):
+def test_masked_memory_has_no_effect(plain):
     wild = NOTES._replace(encoded=jnp.where(MASK[..., None], NOTES.encoded, 100.0))
     np.testing.assert_array_equal(decode(plain, NOTES, FRAMES), decode(plain, wild, FRAMES))
     mels = (sample(plain, given, ROWS, options(plain)) for given in (NOTES, wild))
@@ -120,24 +120,24 @@ def test_what_is_masked_in_memory_changes_nothing(plain):
 # ---- sampling
 
 
-def test_each_sampled_frame_is_what_is_put_out_for_those_before_it(case):
-    """All at once, without a cache: the output, with the sketch as a start, is the very sample, clipped."""
+def test_cached_sampling_equals_one_parallel_pass(case):
+    """Decoding the sampled frames in parallel gives, added to the sketch and clipped, the same frames."""
     decoder, given = case
     mel = sample(decoder, given, ROWS, options(decoder))
     assert mel.shape == (2, T, 128)
-    output = given.prior + decode(decoder, given, scaled_back(mel))
-    np.testing.assert_allclose(scaled_back(mel), np.clip(output, *CUT), atol=1e-4)
-    assert 0.001 < np.mean(np.abs(mel) > 1.0 - 1e-6) < 0.5  # some are clipped, and are seen so
+    output = given.prior + decode(decoder, given, normalized(mel))
+    np.testing.assert_allclose(normalized(mel), np.clip(output, *CUT), atol=1e-4)
+    assert 0.001 < np.mean(np.abs(mel) > 1.0 - 1e-6) < 0.5  # clipped values are among those that later frames see
     assert float(jnp.abs(jnp.diff(mel, axis=1)).mean(-1).min()) > 1e-3
 
 
-def test_without_dither_and_components_there_is_nothing_random(plain):
+def test_sampling_is_deterministic_without_dither_or_mixture(plain):
     first, second = (sample(plain, NOTES, jax.random.split(key, 2), options(plain)) for key in KEYS[:2])
     np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize("name", ["plain", "mixed"])
-def test_a_row_is_its_keys_whoever_is_beside_it(name, request):
+def test_samples_do_not_depend_on_the_rest_of_the_batch(name, request):
     decoder, sampling = request.getfixturevalue(name), {"dither": 0.3}
     both = sample(decoder, NOTES, ROWS, options(decoder, **sampling))
     for row in range(2):
@@ -148,24 +148,24 @@ def test_a_row_is_its_keys_whoever_is_beside_it(name, request):
     np.testing.assert_allclose(swapped, both[::-1], atol=1e-4)
 
 
-def test_dither_is_gaussian_noise_of_the_sampled_frame_which_the_next_ones_see(plain):
+def test_dither_adds_gaussian_noise_that_later_frames_see(plain):
     first, again, other = (
         sample(plain, NOTES, jax.random.split(key, 2), options(plain, dither=0.2))
         for key in (KEYS[0], KEYS[0], KEYS[1])
     )
     np.testing.assert_array_equal(first, again)
     for mel in (first, other):
-        frames = np.asarray(scaled_back(mel))
+        frames = np.asarray(normalized(mel))
         noise = frames - np.asarray(decode(plain, NOTES, frames))
         inside = (
             (frames > CUT[0] + 1e-4) & (frames < CUT[1] - 1e-4) & (np.abs(frames - noise) < 1.0)
-        )  # far from the cut
+        )  # not clipped, nor close to it
         assert inside.sum() > 1000
         assert scipy.stats.kstest(noise[inside] / 0.2, "norm").statistic < 1.63 / np.sqrt(inside.sum())
     assert float(jnp.abs(first - other).mean()) > 0.01
 
 
-def test_mels_stay_in_their_range(plain):
+def test_sampled_mels_are_clipped_to_their_range(plain):
     loud = nnx.clone(plain)
     loud.out.kernel[...] = 100.0 * loud.out.kernel[...]
     mel = sample(loud, NOTES, ROWS, options(loud))
@@ -174,11 +174,11 @@ def test_mels_stay_in_their_range(plain):
 
 
 @pytest.mark.parametrize("components", [0, 2])
-def test_the_sketch_is_what_outputs_are_added_to(components):
-    """A network that says nothing: frames are the sketch's, with a mixture's least noise."""
+def test_outputs_are_added_to_the_sketch(components):
+    """With a zero output layer, frames equal the sketch, plus the noise of a mixture if there is one."""
     decoder = build(ROLL, components=components)
     decoder.out.kernel[...] = jnp.zeros_like(decoder.out.kernel[...])
-    noise = scaled_back(sample(decoder, SKETCHED, ROWS, options(decoder))) - SKETCH
+    noise = normalized(sample(decoder, SKETCHED, ROWS, options(decoder))) - SKETCH
     losses, metrics = decoder.loss(SKETCHED, MEAN + STD * FRAMES, jnp.ones((2, T), bool), KEYS[0])
     if components:
         assert float(noise.std()) == pytest.approx(0.1 + 0.9 / 2, rel=0.05)
@@ -194,7 +194,7 @@ def test_the_sketch_is_what_outputs_are_added_to(components):
 
 
 @pytest.mark.parametrize("k", [1, 5])
-def test_the_likelihood_of_a_mixture_is_scipys(k):
+def test_mixture_log_likelihood_equals_scipy(k):
     rng = np.random.default_rng(k)
     logits, mean = 3.0 * rng.normal(size=(4, 7, k)), rng.normal(size=(4, 7, k, 128))
     std, frames = rng.uniform(0.1, 1.0, (4, 7, k, 128)), rng.normal(size=(4, 7, 128))
@@ -204,8 +204,8 @@ def test_the_likelihood_of_a_mixture_is_scipys(k):
     np.testing.assert_allclose(mixture.log_likelihood(jnp.array(frames, jnp.float32)), expected, rtol=1e-4)
 
 
-def test_the_spread_of_components_is_bounded(mixed):
-    """0.1 + 0.9 sigmoid, whatever the network says (Hawthorne et al. 2022, released code)."""
+def test_mixture_standard_deviations_are_bounded(mixed):
+    """They are 0.1 + 0.9 sigmoid(output), as in the released code of Hawthorne et al. (2022)."""
     output = 30.0 * jax.random.normal(KEYS[0], (2, T, 3 * 257))
     mixture = mixed._mixture(output, 0.0)
     assert mixture.logits.shape == (2, T, 3)
@@ -218,8 +218,8 @@ def test_the_spread_of_components_is_bounded(mixed):
     np.testing.assert_allclose(prior.mean - mixture.mean, np.repeat(SKETCH[:, :, None], 3, 2), atol=1e-4)
 
 
-def test_frames_are_drawn_from_the_mixture(mixed):
-    """Of two components that are far apart and a third that never is: all bins of a frame by the same one."""
+def test_frames_follow_the_mixture_distribution(mixed):
+    """Two distant components and one of negligible weight; all bins of a frame come from the same component."""
     logits = np.log([0.3, 0.7, 1e-12])
     mean = np.stack([np.full(128, -1.5), np.linspace(1.0, 2.0, 128), np.full(128, 50.0)])
     raw = np.stack([np.full(128, -1.0), np.linspace(-3.0, 3.0, 128), np.zeros(128)])
@@ -235,13 +235,13 @@ def test_frames_are_drawn_from_the_mixture(mixed):
         assert np.abs(np.corrcoef(deviation[:, :8].T) - np.eye(8)).max() < 0.15
 
 
-def test_sampled_frames_of_a_mixture_are_seen_by_the_next(mixed):
-    """Given the sampled frames, the likelihood is that of samples, and not of frames of something else."""
+def test_mixture_outputs_depend_on_sampled_frames(mixed):
+    """Sampled frames have the likelihood that samples should have, and a much higher one than shifted frames."""
     mel = sample(mixed, NOTES, ROWS, options(mixed))
-    frames = scaled_back(mel)
+    frames = normalized(mel)
     mixture = mixed._mixture(decode(mixed, NOTES, frames), 0.0)
     own, others = (np.asarray(mixture.log_likelihood(x)) for x in (frames, jnp.roll(frames, 1, 1)))
-    # Of a diagonal Gaussian, a sample's expected log-likelihood is its negative entropy.
+    # The expected log-likelihood of a sample from a diagonal Gaussian is its negative entropy.
     entropy = (np.log(np.asarray(mixture.std)) + 0.5 * np.log(2 * np.pi * np.e)).sum(-1).mean(-1)
     assert own.mean() == pytest.approx(-entropy.mean(), rel=0.1)
     assert own.mean() - others.mean() > 10.0
@@ -258,7 +258,7 @@ def losses_of(decoder, given, target, frame_mask):
     return decoder.loss(given, target, frame_mask, KEYS[0])[0]
 
 
-def test_the_loss_is_squared_error_as_a_mean_over_bins_and_real_frames(case):
+def test_loss_is_mean_squared_error_over_unmasked_frames(case):
     decoder, given = case
     output = given.prior + decode(decoder, given, FRAMES)
     error = np.square(np.asarray(output - FRAMES))
@@ -271,14 +271,14 @@ def test_the_loss_is_squared_error_as_a_mean_over_bins_and_real_frames(case):
     assert float(nothing[1]) == 0.0
 
 
-def test_the_loss_of_a_mixture_is_its_likelihood_by_bin(mixed):
+def test_mixture_loss_is_negative_log_likelihood_per_bin(mixed):
     mixture = mixed._mixture(decode(mixed, NOTES, FRAMES), 0.0)
     likelihood = np.asarray(mixture.log_likelihood(FRAMES)) / 128
     losses = losses_of(mixed, NOTES, MEAN + STD * FRAMES, FRAME_MASK)
     np.testing.assert_allclose(losses, [-likelihood[0].mean(), -likelihood[1, :5].mean()], rtol=1e-4)
 
 
-def test_dropout_is_for_training(plain):
+def test_dropout_is_active_only_with_rngs(plain):
     target, mask = MEAN + STD * FRAMES, jnp.ones((2, T), bool)
     kept, again = (plain.loss(NOTES, target, mask, key)[0] for key in KEYS[:2])
     np.testing.assert_array_equal(kept, again)
@@ -298,16 +298,15 @@ WHOLE = {
 
 
 @pytest.fixture(scope="module", params=WHOLE)
-def whole(request):
-    """A model, its tokens, and whether it has context."""
+def whole_model(request):
+    """A complete model, note tokens, and whether it has a context encoder."""
     config, has_context = WHOLE[request.param]
     tokens = jnp.asarray(windows_of(NoteTokenizer(config.tokenizer), 128, 2))
     return SpectrogramModel(config, rngs=nnx.Rngs(0)), tokens, has_context
 
 
-def test_the_whole_model_in_one_call(whole):
-    """What is put out for the frames so far; context matters where there is any, and notes always do."""
-    model, tokens, has_context = whole
+def test_whole_model_depends_on_notes_and_context(whole_model):
+    model, tokens, has_context = whole_model
     call = jitted(SpectrogramModel.__call__)
     output = call(model, tokens, CONTEXT, CONTEXT_MASK, FRAMES)
     assert output.shape == (2, T, 128 if has_context else 2 * 257)
@@ -316,8 +315,8 @@ def test_the_whole_model_in_one_call(whole):
     assert float(jnp.abs(call(model, tokens[::-1], CONTEXT, CONTEXT_MASK, FRAMES) - output).max()) > 1e-3
 
 
-def test_gradients_of_the_loss_reach_every_parameter(whole):
-    model, tokens, _ = whole
+def test_loss_gradients_reach_every_parameter(whole_model):
+    model, tokens, _ = whole_model
     graph, params, rest = nnx.split(model, nnx.Param, ...)
 
     def loss(params):
@@ -331,7 +330,7 @@ def test_gradients_of_the_loss_reach_every_parameter(whole):
 
 
 @pytest.mark.parametrize("change", [{"remat": True}, {"dtype": "bfloat16"}], ids=str)
-def test_how_it_is_computed_is_not_what_it_is(plain, change):
+def test_remat_and_bfloat16_change_only_rounding(plain, change):
     other = build(dataclasses.replace(MODEL, **change))
     expected, found = (sample(decoder, NOTES, ROWS, options(decoder)) for decoder in (plain, other))
     assert found.dtype == jnp.float32

@@ -1,4 +1,4 @@
-"""Against the package itself, whose inference needs a resampler that these tests do without."""
+"""Our Basic Pitch against the package itself, with its resampler replaced, as no test needs it."""
 
 import dataclasses
 import importlib
@@ -31,7 +31,7 @@ pytest.importorskip("onnxruntime")
 
 @pytest.fixture(scope="module")
 def package():
-    """basic_pitch.inference, imported quietly."""
+    """The module basic_pitch.inference, without the warnings of its import."""
     patch = pytest.MonkeyPatch()
     patch.setitem(sys.modules, "resampy", types.ModuleType("resampy"))
     patch.setattr(logging, "warning", lambda *_, **__: None)
@@ -45,7 +45,7 @@ def transcriber():
 
 
 def tones(seconds, rate, *notes):
-    """Decaying tones with overtones: (start, end, MIDI pitch)."""
+    """Decaying harmonic tones, each given as (start, end, MIDI pitch)."""
     time, audio = np.arange(int(seconds * rate)) / rate, np.zeros(int(seconds * rate), np.float32)
     for start, end, pitch in notes:
         sounding = (time >= start) & (time < end)
@@ -56,14 +56,14 @@ def tones(seconds, rate, *notes):
 
 @needs_model
 @pytest.mark.parametrize("seed", range(4))
-def test_decoding_equals_the_packages(package, seed):
-    """Random activations of every kind: blurred along time, of neighbouring keys, with and without onsets."""
+def test_decoding_equals_the_package(package, seed):
+    """Random activations, blurred over time and neighbouring keys to different degrees, with strong or weak onsets."""
     rng = np.random.default_rng(seed)
     sounding = scipy.ndimage.gaussian_filter(rng.normal(size=(400, 88)), (1 + 4 * seed, 0.4 * (seed % 3)))
     sounding = np.clip(0.25 + 0.4 * sounding / sounding.std(), 0, 1).astype(np.float32)
     onsets = (rng.random((400, 88)) ** (3 + 2 * seed)).astype(np.float32)
     if seed == 3:
-        onsets *= 0.4  # none is high enough: all notes come from what is left
+        onsets *= 0.4  # no onset reaches the threshold, so all notes come from the remaining frame activations
     theirs = package.infer.output_to_notes_polyphonic(
         sounding.copy(), onsets.copy(), 0.5, 0.3, 11, infer_onsets=True, max_freq=None, min_freq=None
     )
@@ -74,8 +74,8 @@ def test_decoding_equals_the_packages(package, seed):
 
 
 @needs_model
-def test_activations_equal_the_packages(package, transcriber, tmp_path):
-    """Of audio over three windows, but for the end that the package cuts off."""
+def test_activations_equal_the_package(package, transcriber, tmp_path):
+    """The audio spans three windows; the package cuts off the last frames."""
     audio = tones(4.0, 22050, (0.5, 1.5, 60), (1.2, 2.5, 67), (2.0, 3.9, 45))
     soundfile.write(tmp_path / "tones.wav", audio, 22050, subtype="FLOAT")
     theirs = package.run_inference(tmp_path / "tones.wav", package.Model(package.ICASSP_2022_MODEL_PATH))
@@ -86,8 +86,8 @@ def test_activations_equal_the_packages(package, transcriber, tmp_path):
 
 
 @needs_model
-def test_notes_are_found_in_time_however_late(transcriber):
-    """The same three notes at the beginning and after half a minute: times do not drift."""
+def test_onset_times_do_not_drift(transcriber):
+    """The same three notes are found at the beginning and after half a minute."""
     chord = [(0.5, 1.5, 60), (0.9, 1.5, 67), (1.2, 2.0, 72)]
     late = [(start + 30, end + 30, pitch) for start, end, pitch in chord]
     assert isinstance(transcriber, Transcriber)
@@ -102,7 +102,7 @@ def test_notes_are_found_in_time_however_late(transcriber):
 
 @needs_model
 @needs_synth
-def test_the_right_notes_score_high_and_others_low(transcriber):
+def test_only_the_true_notes_score_high(transcriber):
     piece = read_midi(pathlib.Path(__file__).parent.parent / "examples" / "bach_prelude.mid")
     piece = piece.select(piece.start < 4)
     piece = dataclasses.replace(piece, end=np.minimum(piece.end, 4.0), total_time=4.0)
@@ -115,24 +115,24 @@ def test_the_right_notes_score_high_and_others_low(transcriber):
 
 @needs_model
 @pytest.mark.parametrize("samples", [0, 100, 16000])
-def test_silence_holds_no_notes(transcriber, samples):
+def test_silence_has_no_notes(transcriber, samples):
     notes = transcriber(np.zeros(samples, np.float32))
     assert len(notes) == 0
     assert notes.pitch.dtype == np.int32
 
 
-def test_decoding_nothing_gives_nothing():
+def test_decoding_zero_activations_gives_no_notes():
     for frames in (0, 1, 2, 50):
         assert decode(np.zeros((frames, 88), np.float32), np.zeros((frames, 88), np.float32)) == []
 
 
-def test_frames_of_a_window_are_where_it_was_cut_out():
-    """Window 1 begins 36164 samples after window 0, and each keeps 142 frames of 256 samples."""
+def test_frame_times_follow_the_overlapping_windows():
+    """Windows are 36164 samples apart, and each keeps 142 frames of 256 samples."""
     times = frame_times(300) * 22050
     assert times[[0, 1, 141, 142, 143, 284]] == pytest.approx([0, 256, 141 * 256, 36164, 36420, 72328])
 
 
-def test_without_the_package(monkeypatch, tmp_path):
+def test_missing_package_or_model_file_raises_input_error(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install --no-deps basic-pitch"):
         BasicPitch()

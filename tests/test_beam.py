@@ -1,4 +1,4 @@
-"""Apache Beam prepares what a plain run does. Skipped where it is not installed: pip install "spectrodiff[beam]"."""
+"""Preparation with Apache Beam equals a plain run. Needs pip install "spectrodiff[beam]", and is skipped without."""
 
 import json
 import os
@@ -19,7 +19,7 @@ TWO_PROCESSES = "--direct_num_workers=2 --direct_running_mode=multi_processing"
 
 
 def records(data_dir):
-    """Every record of every split, in order."""
+    """All records by split, in order."""
     dataset = open_dataset(data_dir, "toy")
     return {split: list(dataset[split]) for split in dataset.splits}
 
@@ -33,7 +33,7 @@ def assert_same(one, other):
             np.testing.assert_equal(our, their)
 
 
-def test_without_beam(tmp_path, monkeypatch):
+def test_missing_beam_raises_input_error(tmp_path, monkeypatch):
     for name in ("apache_beam", "apache_beam.options", "apache_beam.options.pipeline_options"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(InputError, match=r"--beam .*spectrodiff\[beam\]"):
@@ -41,7 +41,7 @@ def test_without_beam(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_several_workers_prepare_what_a_plain_run_does(tmp_path):
+def test_beam_workers_prepare_the_same_dataset_as_a_plain_run(tmp_path):
     pytest.importorskip("apache_beam")
     pids = tmp_path / "pids"
     pids.mkdir()
@@ -67,9 +67,9 @@ def test_several_workers_prepare_what_a_plain_run_does(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", ["", TWO_PROCESSES])
-def test_what_cannot_be_read_stops_beam(tmp_path, options, monkeypatch):
+def test_unreadable_piece_stops_beam_with_input_error(tmp_path, options, monkeypatch):
     pytest.importorskip("apache_beam")
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))  # of the workers
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))  # inherited by the workers
     toys = write_toys(tmp_path / "toys", bad=(4,))
     with pytest.raises(InputError, match=r"toy04\.toy .*--skip_bad") as error:
         prepare(Toy(), toys, tmp_path, beam_options=options)

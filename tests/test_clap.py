@@ -1,4 +1,4 @@
-"""CLAP on a stand-in with the signature of the published network's export, whose output says what it was given."""
+"""CLAP, tested on a stand-in ONNX model with the published network's signature that returns the mean of its input."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def librosas_clap_mel(audio):
     return librosa.power_to_db(power, ref=1.0, top_db=None).T
 
 
-def test_the_mel_of_clap_is_librosas():
+def test_clap_mel_equals_librosa():
     audio = np.random.default_rng(0).normal(size=100000).astype(np.float32)
     np.testing.assert_allclose(clap_mel(audio), librosas_clap_mel(audio), atol=1e-3)
     np.testing.assert_allclose(clap_mel(np.zeros(48000, np.float32)), -100, atol=1e-4)
@@ -23,7 +23,7 @@ def test_the_mel_of_clap_is_librosas():
 
 @pytest.fixture(scope="module")
 def clap_file(tmp_path_factory):
-    """Writes a model with the signature of the published one: means over time of each mel bin, eight times over."""
+    """Writes such a model; its output is the mean over time of each mel bin, repeated `times` times."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
 
@@ -50,7 +50,7 @@ def clap_file(tmp_path_factory):
     return write
 
 
-def test_clap_hears_ten_seconds_every_second(clap_file):
+def test_clap_embeds_ten_second_windows_with_one_second_hop(clap_file):
     clap = find_embedding(f"clap={clap_file()}")
     assert isinstance(clap, Embedding)
     audio = np.random.default_rng(0).normal(size=12 * 48000 + 100) * np.linspace(0.01, 1, 12 * 48000 + 100)
@@ -59,13 +59,13 @@ def test_clap_hears_ten_seconds_every_second(clap_file):
     for second in range(3):
         expected = np.tile(librosas_clap_mel(audio[48000 * second : 48000 * (second + 10)]).mean(axis=0), 8)
         np.testing.assert_allclose(frames[second], expected / np.linalg.norm(expected), atol=1e-5)
-    short = audio[:130000].astype(np.float32)  # three times, and silence
+    short = audio[:130000].astype(np.float32)  # shorter than a window: repeated three times, then silence
     filled = np.concatenate([short, short, short, np.zeros(90000, np.float32)])
     np.testing.assert_array_equal(clap(short), clap(filled))
     assert clap(short[:0]).shape == (1, 512)
 
 
-def test_an_onnx_file_of_something_else_is_refused(clap_file):
+def test_onnx_model_with_another_signature_raises_input_error(clap_file):
     with pytest.raises(InputError, match=r"\[1, 256\].*\[1, 512\]"):
         find_embedding(f"clap={clap_file(times=4)}")
     with pytest.raises(InputError, match="CLAP"):

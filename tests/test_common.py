@@ -1,4 +1,4 @@
-"""What subcommands share: memory is kept where, and only where, that saves time."""
+"""Process settings that subcommands share: freed memory is kept on CPUs only, and compiled programs are cached."""
 
 import ctypes
 import importlib.metadata
@@ -30,7 +30,7 @@ print(round(statistics.median(counts[5:])))
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such settings")
-def test_on_a_cpu_memory_of_temporaries_is_faulted_in_once():
+def test_kept_memory_avoids_page_faults_of_temporaries():
     kept, given_back = (int(finish(start_python("-c", FAULTS, what))) for what in ("keep", "give back"))
     assert kept < 100
     assert given_back > 10_000
@@ -50,7 +50,7 @@ def test_on_a_cpu_memory_of_temporaries_is_faulted_in_once():
         (None, [], ["libtpu"], False),
     ],
 )
-def test_where_jax_is_going_to_compute(platforms, plugins, modules, expected, monkeypatch):
+def test_computes_on_cpu_predicts_the_jax_backend(platforms, plugins, modules, expected, monkeypatch):
     if platforms is None:
         monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     else:
@@ -61,7 +61,7 @@ def test_where_jax_is_going_to_compute(platforms, plugins, modules, expected, mo
 
 
 @pytest.mark.parametrize(("asked", "kept"), [(None, 0.1), ("7", 0.25)])
-def test_programs_of_a_tenth_of_a_second_are_cached_unless_the_environment_says_otherwise(asked, kept, monkeypatch):
+def test_compilation_cache_threshold_respects_the_environment(asked, kept, monkeypatch):
     name = "jax_persistent_cache_min_compile_time_secs"
     before = getattr(jax.config, name)
     monkeypatch.delenv(name.upper(), raising=False)
@@ -76,7 +76,7 @@ def test_programs_of_a_tenth_of_a_second_are_cached_unless_the_environment_says_
 
 
 @pytest.mark.parametrize(("platforms", "settings"), [("cpu", 3), ("cuda", 0), ("tpu,cpu", 0)])
-def test_only_runs_on_a_cpu_are_touched(platforms, settings, monkeypatch):
+def test_malloc_settings_are_changed_on_cpu_only(platforms, settings, monkeypatch):
     made = []
     libc = types.SimpleNamespace(mallopt=lambda *setting: made.append(setting))
     monkeypatch.setattr(ctypes, "CDLL", lambda name: libc)

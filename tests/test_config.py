@@ -32,12 +32,12 @@ from spectrodiff.vocoder.generator import GeneratorConfig
         GeneratorConfig(64, (10, 32), (1,)),
     ],
 )
-def test_a_config_comes_back_from_json(config):
+def test_configs_round_trip_through_json(config):
     assert from_dict(type(config), json.loads(json.dumps(to_dict(config)))) == config
 
 
-def test_json_says_which_decoder():
-    """The two share fields, and a decoder's `sampling` is of its own kind."""
+def test_json_stores_the_kind_of_decoder():
+    """Field names alone would not tell the decoders apart, as both have a mean, a deviation and `sampling`."""
     for decoder, kind in ((DiffusionConfig(), "diffusion"), (AutoregressiveConfig(), "autoregressive")):
         values = to_dict(SpectrogramConfig(decoder=decoder))
         assert values["decoder"]["kind"] == kind
@@ -45,15 +45,15 @@ def test_json_says_which_decoder():
     assert from_dict(SpectrogramConfig, {"decoder": {"kind": "autoregressive"}}).decoder == AutoregressiveConfig()
 
 
-def test_what_is_unknown_is_named_with_its_place():
+def test_unknown_fields_are_named_with_their_path():
     values = to_dict(OURS)
     values["model"]["colour"] = "red"
     with pytest.raises(InputError, match=r"weights\.json\.model has the unknown field 'colour'"):
         from_dict(SpectrogramConfig, values, "weights.json")
 
 
-def test_what_older_files_lack_is_the_default():
-    """Whatever gin binds for those that it builds: weights were not trained with what a config of today says."""
+def test_fields_missing_from_older_files_get_the_default():
+    """The default is the class's, not a gin binding: stored weights were not trained with the current config."""
     values = to_dict(OURS)
     del values["tokenizer"]["ghost_ties"], values["tokenizer"]["own_programs"]
     try:
@@ -114,7 +114,7 @@ def test_what_older_files_lack_is_the_default():
         ("decoder.sampling", "dither", 0.1, r"\.decoder\.sampling has the unknown field 'dither'"),
     ],
 )  # fmt: skip
-def test_values_that_cannot_be_are_named(part, field, value, message):
+def test_invalid_values_are_named_with_their_path(part, field, value, message):
     values = to_dict(SpectrogramConfig())
     *above, last = (*part.split("."), *([] if field is None else [field]))
     functools.reduce(dict.__getitem__, above, values)[last] = value
@@ -135,7 +135,7 @@ def test_values_that_cannot_be_are_named(part, field, value, message):
         ({"std": -1.0}, r": std is -1\.0"),
     ],
 )
-def test_an_autoregressive_decoder_that_cannot_be(values, message):
+def test_invalid_autoregressive_decoder_raises_input_error(values, message):
     with pytest.raises(InputError, match=rf"^weights\.json{message}"):
         from_dict(DecoderConfig, {"kind": "autoregressive", **values}, "weights.json")
 
@@ -145,17 +145,17 @@ def test_an_autoregressive_decoder_that_cannot_be(values, message):
     [("channels", 0), ("channels", "16"), ("factors", [8, 5, "4", 2]), ("factors", 320), ("dilations", [0]),
      ("dilations", [True])],
 )  # fmt: skip
-def test_a_generator_that_cannot_be(field, value):
+def test_invalid_generator_raises_input_error(field, value):
     with pytest.raises(InputError, match=rf"^vocoder\.json.*{field} is "):
         from_dict(GeneratorConfig, to_dict(GeneratorConfig()) | {field: value}, "vocoder.json")
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_the_samplers_are_those_there_are(name):
+def test_sampler_names_select_their_step_function(name):
     assert DiffusionConfig(sampling=SamplingConfig(name)).options().step.func is STEPS[name]
 
 
-def test_other_sampling_of_the_same_decoder():
+def test_sampled_replaces_sampling_options_of_a_decoder():
     decoder = DiffusionConfig(std=0.5, sampling=SamplingConfig("ddim", 7, 3.0))
     assert decoder.sampled() == decoder.sampled(steps=None, guidance=None) == decoder
     assert decoder.sampled(steps=9, guidance=1) == DiffusionConfig(std=0.5, sampling=SamplingConfig("ddim", 9, 1.0))
@@ -172,11 +172,11 @@ def test_other_sampling_of_the_same_decoder():
             some.sampled(**asked)
 
 
-def test_without_context_there_may_be_no_layers_for_it():
+def test_zero_context_layers_are_valid_without_context():
     assert ModelConfig(with_context=False, context_layers=0).context_layers == 0
 
 
-def test_options_that_need_others_say_so():
+def test_options_name_the_options_they_require():
     with pytest.raises(InputError, match="compact_notes"):
         ModelConfig(note_roll=True)
     with pytest.raises(InputError, match="note_roll"):
@@ -188,7 +188,7 @@ def test_configs_are_frozen():
         OURS.model.width = 3
 
 
-def test_gin_builds_them():
+def test_configs_are_gin_configurables():
     gin.clear_config()
     try:
         gin.parse_config(["ModelConfig.width = 96", "SpectrogramConfig.model = @ModelConfig()"])
@@ -201,6 +201,6 @@ def test_gin_builds_them():
         gin.clear_config()
 
 
-def test_flat_programs_leave_none_of_ones_own():
+def test_flat_program_map_excludes_own_programs():
     with pytest.raises(InputError, match=r"own_programs .*program_map .*'flat'"):
         TokenizerConfig(program_map="flat", own_programs=(98,))

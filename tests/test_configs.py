@@ -1,4 +1,4 @@
-"""The gin files: no binding goes unused, and the sizes are the published ones."""
+"""The gin files in configs/: every binding is used, and the model sizes are the published ones."""
 
 import dataclasses
 import pathlib
@@ -20,13 +20,13 @@ VOCODERS = ("melgan.gin", "melgan_gan.gin", "melgan_large.gin", "refiner.gin")
 SIZES = {"small": (512, 6 * 64, 1024, 8), "base": (768, 12 * 64, 2048, 12)}  # width, heads, MLP, layers
 
 
-class EnoughError(Exception):
-    """The train loop has been called with all that its config gives it."""
+class TrainLoopReachedError(Exception):
+    """Raised once the train loop has received everything from its config."""
 
 
 @pytest.fixture
-def parsed():
-    """Reads a config by name, and forgets it afterwards."""
+def parse_config():
+    """Parses a config by file name; clears gin before and after the test."""
     gin.clear_config()
     gin.add_config_file_search_path(str(ROOT))
     yield lambda name: gin.parse_config_file(str(ROOT / "configs" / name))
@@ -38,8 +38,8 @@ def bindings(text):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_binding_is_used(name, parsed, corpus, monkeypatch, tmp_path):
-    parsed(name)
+def test_every_binding_is_used(name, parse_config, corpus, monkeypatch, tmp_path):
+    parse_config(name)
     written = bindings(gin.config_str())
     data_dir = tmp_path / "data"
     data_dir.mkdir()
@@ -49,16 +49,16 @@ def test_every_binding_is_used(name, parsed, corpus, monkeypatch, tmp_path):
         if binding.endswith(".data_dir"):
             gin.bind_parameter(binding, str(data_dir))
 
-    def enough(*args):
-        raise EnoughError
+    def stop(*args):
+        raise TrainLoopReachedError
 
-    monkeypatch.setattr(loop, "Checkpoints", enough)
-    with pytest.raises(EnoughError):
+    monkeypatch.setattr(loop, "Checkpoints", stop)
+    with pytest.raises(TrainLoopReachedError):
         loop.train(tmp_path)
     gin.get_bindings("train")["task"].batches(0)
     assert len(written) > 5
     used = bindings(gin.operative_config_str())
-    used |= {name.rpartition("/")[2] for name in used}  # what is built in a scope has bindings of no scope, too
+    used |= {name.rpartition("/")[2] for name in used}  # bindings without scope also apply within a scope
     assert written - used == set()
 
 
@@ -67,29 +67,29 @@ def spectrogram_config():
 
 
 @pytest.mark.parametrize(("name", "millions"), [("small", 104.0), ("base", 411.7), ("large", 1453.9)])
-def test_parameter_counts_are_the_published_ones(name, millions, parsed):
-    """Position tables included. Layers are alike, so one of them and two tell what any number weighs."""
-    parsed(f"{name}.gin")
+def test_parameter_counts_equal_the_published_ones(name, millions, parse_config):
+    """Position tables are included. Models of one and of two layers give the count of any number of layers."""
+    parse_config(f"{name}.gin")
     config = spectrogram_config()
     layers = config.model.note_layers
     assert config.model.context_layers == config.model.decoder_layers == layers
 
-    def weigh(layers):
+    def count_parameters(layers):
         model = dataclasses.replace(config.model, note_layers=layers, context_layers=layers, decoder_layers=layers)
         resized = dataclasses.replace(config, model=model)
         abstract = nnx.eval_shape(lambda: SpectrogramModel(resized, rngs=nnx.Rngs(0)))
         return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(abstract, nnx.Any(nnx.Param, Buffer))))
 
-    one, two = weigh(1), weigh(2)
+    one, two = count_parameters(1), count_parameters(2)
     assert (one + (layers - 1) * (two - one)) / 1e6 == pytest.approx(millions, abs=0.05)
 
 
 @pytest.mark.parametrize(("name", "millions"), [("small", 46.2), ("base", 201.4)])
-def test_parameters_of_the_autoregressive_baseline(name, millions, parsed):
-    """The paper's sizes, without context and FiLM: matrices of attention (4 in a block, 8 in a decoder's) and of MLPs,
-    scales of norms, embeddings, position tables, and the projections of the mel, counted by hand.
+def test_autoregressive_baseline_has_the_published_size(name, millions, parse_config):
+    """The expected count is worked out by hand, without context and FiLM: attention matrices (4 per encoder block, 8
+    per decoder block), MLPs, norm scales, embeddings, position tables and mel projections.
     """
-    parsed(f"{name}_autoregressive.gin")
+    parse_config(f"{name}_autoregressive.gin")
     config = spectrogram_config()
     model, published = config.model, SIZES[name]
     assert (model.width, model.heads * model.head_dim, model.mlp_width, model.note_layers) == published
@@ -102,17 +102,17 @@ def test_parameters_of_the_autoregressive_baseline(name, millions, parsed):
     assert found == notes + decoder == pytest.approx(millions * 1e6, abs=5e4)
 
 
-def test_base_is_the_default(parsed):
+def test_default_config_is_base(parse_config):
     gin.clear_config()
     default = SpectrogramConfig()
-    parsed("base.gin")
+    parse_config("base.gin")
     assert spectrogram_config().model == default.model
     assert spectrogram_config().decoder == default.decoder
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name not in VOCODERS])
-def test_the_embedding_table_holds_the_vocabulary(name, parsed):
-    parsed(name)
+def test_embedding_table_holds_the_vocabulary(name, parse_config):
+    parse_config(name)
     config = spectrogram_config()
     assert config.model.vocabulary_rows >= Vocabulary(config.tokenizer.velocity_bins).end
     assert config.model.max_tokens >= config.tokenizer.max_tokens

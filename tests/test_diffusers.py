@@ -1,4 +1,4 @@
-"""Folders in diffusers' layout. That the library itself reads and writes such, tests/peers shows."""
+"""Reading and writing the folder layout of diffusers; tests/peers compares with the library itself."""
 
 import dataclasses
 import json
@@ -50,20 +50,20 @@ def edit_weights(folder, stack, edit):
     save_file(arrays, folder / stack / WEIGHTS)
 
 
-def as_bin(folder):
-    """The same weights as older releases saved them."""
+def convert_to_bin(folder):
+    """Replaces the safetensors by the pickles that older releases saved."""
     for stack in STACKS:
         write_torch(folder / stack / "diffusion_pytorch_model.bin", load_file(folder / stack / WEIGHTS))
         (folder / stack / WEIGHTS).unlink()
 
 
-# ---- what is written is what is read
+# ---- round trips
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
-def test_a_round_trip_to_the_bit(folder, kind):
+def test_weights_round_trip_exactly(folder, kind):
     if kind == "bin":
-        as_bin(folder)
+        convert_to_bin(folder)
     config, arrays = diffusers.read(folder)
     assert config == CONFIG
     assert arrays.keys() == ARRAYS.keys()
@@ -73,7 +73,7 @@ def test_a_round_trip_to_the_bit(folder, kind):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-def test_other_types_stay_what_they_are(tmp_path, dtype):
+def test_16_bit_dtypes_are_kept(tmp_path, dtype):
     halves = {name: array.astype(dtype) for name, array in ARRAYS.items()}
     write(tmp_path / "pipeline", arrays=halves)
     _, arrays = diffusers.read(tmp_path / "pipeline")
@@ -82,14 +82,14 @@ def test_other_types_stay_what_they_are(tmp_path, dtype):
         np.testing.assert_array_equal(array, halves[name])
 
 
-def test_safetensors_go_before_pickles(folder):
+def test_safetensors_take_precedence_over_pickles(folder):
     for stack in STACKS:
         (folder / stack / "diffusion_pytorch_model.bin").write_bytes(b"never read")
     np.testing.assert_array_equal(diffusers.read(folder)[1]["decoder.out.kernel"], ARRAYS["decoder.out.kernel"])
 
 
-def test_linear_weights_are_transposed_and_nothing_else(folder):
-    """[out, in] there: 32 wide, 24 in the heads, 64 in the MLP."""
+def test_only_linear_weights_are_transposed(folder):
+    """They are [out, in] in diffusers. The model's width is 32, its heads have 24 in all, its MLPs 64."""
     decoder, notes = (load_file(folder / stack / WEIGHTS) for stack in ("decoder", "notes_encoder"))
     assert notes["encoders.1.layer.1.DenseReluDense.wo.weight"].shape == (32, 64)
     assert decoder["decoders.2.layer.0.attention.to_q.weight"].shape == (24, 32)
@@ -103,8 +103,8 @@ def test_linear_weights_are_transposed_and_nothing_else(folder):
     np.testing.assert_array_equal(notes["position_encoding.weight"], ARRAYS["note_encoder.positions.table"])
 
 
-def test_configs_are_what_the_constructors_take(folder):
-    """Of diffusers 0.42.1, by its documentation; the published ones have the same keys."""
+def test_written_configs_have_the_arguments_of_diffusers(folder):
+    """As documented for diffusers 0.42.1; the published configs have the same keys."""
     sizes = {"d_model": 32, "num_heads": 3, "d_kv": 8, "d_ff": 64, "dropout_rate": 0.1}
     encoder = sizes | {"feed_forward_proj": "gated-gelu", "is_decoder": False}
     expected = {
@@ -120,7 +120,7 @@ def test_configs_are_what_the_constructors_take(folder):
 
 
 @pytest.mark.parametrize("with_vocoder", [False, True])
-def test_the_index_names_the_parts(tmp_path, with_vocoder):
+def test_model_index_names_the_components(tmp_path, with_vocoder):
     write(tmp_path / "pipeline", with_vocoder=with_vocoder)
     index = json.loads((tmp_path / "pipeline" / "model_index.json").read_text())
     assert index.pop("_class_name") == "SpectrogramDiffusionPipeline"
@@ -141,8 +141,8 @@ def test_the_index_names_the_parts(tmp_path, with_vocoder):
     }
 
 
-def test_weights_are_marked_as_the_library_does(folder):
-    """It refuses safetensors without."""
+def test_safetensors_have_the_format_metadata_of_diffusers(folder):
+    """The library refuses safetensors without it."""
     for stack in STACKS:
         with safe_open(folder / stack / WEIGHTS, "np") as file:
             assert file.metadata() == {"format": "pt"}
@@ -164,7 +164,7 @@ def test_weights_are_marked_as_the_library_does(folder):
     ],
     ids=str,
 )
-def test_what_diffusers_does_not_know_is_refused_before_anything_is_read(tmp_path, part, options):
+def test_settings_unknown_to_diffusers_are_refused(tmp_path, part, options):
     config = dataclasses.replace(CONFIG, **{part: dataclasses.replace(getattr(CONFIG, part), **options)})
 
     ((name, value),) = options.items()
@@ -173,7 +173,7 @@ def test_what_diffusers_does_not_know_is_refused_before_anything_is_read(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_note_roll_is_refused(tmp_path):
+def test_note_roll_is_refused(tmp_path):
     model = dataclasses.replace(MODEL, compact_notes=True, note_roll=True)
     config = SpectrogramConfig(CONFIG.tokenizer, model, DiffusionConfig(process=Process(X0())))
     with pytest.raises(InputError, match=r"^these weights have (compact_notes|note_roll) = True"):
@@ -188,13 +188,13 @@ def test_the_note_roll_is_refused(tmp_path):
     ],
     ids=["v", "autoregressive"],
 )
-def test_what_else_is_decoded_is_refused(tmp_path, decoder, message):
+def test_other_decoders_and_predictions_are_refused(tmp_path, decoder, message):
     with pytest.raises(InputError, match=f"^these weights {message}"):
         diffusers.write(tmp_path, dataclasses.replace(CONFIG, decoder=decoder), {}, with_vocoder=False)
     assert list(tmp_path.iterdir()) == []
 
 
-# ---- what does not fit
+# ---- invalid folders
 
 
 @pytest.mark.parametrize(
@@ -217,14 +217,14 @@ def test_what_else_is_decoded_is_refused(tmp_path, decoder, message):
         ("notes_encoder", {"is_decoder": True}, "has is_decoder True.* False"),
     ],
 )  # fmt: skip
-def test_a_config_of_another_network(folder, stack, values, message):
+def test_config_of_another_network_raises_input_error(folder, stack, values, message):
     edit_config(folder, stack, **values)
     with pytest.raises(InputError, match=rf"{stack}.config\.json {message}"):
         diffusers.read(folder)
 
 
 @pytest.mark.parametrize("stack", STACKS)
-def test_a_config_without_is_decoder_means_the_librarys_default(folder, stack):
+def test_missing_is_decoder_means_the_default(folder, stack):
     path = folder / stack / "config.json"
     values = json.loads(path.read_text())
     values.pop("is_decoder", None)
@@ -232,7 +232,7 @@ def test_a_config_without_is_decoder_means_the_librarys_default(folder, stack):
     assert diffusers.read(folder)[0] == CONFIG
 
 
-def test_another_pipeline_is_named(folder):
+def test_other_pipeline_class_is_named(folder):
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
     with pytest.raises(InputError, match=r"model_index\.json .*'StableDiffusionPipeline'"):
         diffusers.read(folder)
@@ -246,8 +246,8 @@ def test_another_pipeline_is_named(folder):
         (None, "has beta_schedule 'linear', but this"),
     ],
 )
-def test_another_diffusion_is_refused(folder, values, message):
-    """The last: the library's default, where none is told."""
+def test_other_scheduler_settings_raise_input_error(folder, values, message):
+    """The last case, without settings, has the library's default schedule; without the file ours is assumed."""
     path = folder / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps({} if values is None else json.loads(path.read_text()) | values))
     with pytest.raises(InputError, match=rf"scheduler_config\.json {message}"):
@@ -258,7 +258,7 @@ def test_another_diffusion_is_refused(folder, values, message):
 
 @pytest.mark.parametrize("content", [None, "", "{", "3", "[1]", "[" * 200_000],
                          ids=["missing", "empty", "cut", "number", "list", "deep"])  # fmt: skip
-def test_a_config_that_is_missing_or_damaged(folder, content):
+def test_missing_or_damaged_config_is_named(folder, content):
     path = folder / "decoder" / "config.json"
     path.unlink() if content is None else path.write_text(content)
     with pytest.raises(InputError, match=r"decoder.config\.json"):
@@ -274,21 +274,21 @@ def test_a_config_that_is_missing_or_damaged(folder, content):
     ],
     ids=["missing", "extra"],
 )
-def test_missing_and_extra_parameters(folder, kind, edit, message):
+def test_missing_or_unknown_parameters_are_named(folder, kind, edit, message):
     edit_weights(folder, "decoder", edit)
     if kind == "bin":
-        as_bin(folder)
+        convert_to_bin(folder)
     with pytest.raises(InputError, match=message):
         diffusers.read(folder)
 
 
-def test_more_layers_than_there_are_weights_for(folder):
+def test_weights_of_missing_layers_are_named(folder):
     edit_config(folder, "notes_encoder", num_layers=3)
     with pytest.raises(InputError, match=r"lacks parameter notes_encoder\.encoders\.2\."):
         diffusers.read(folder)
 
 
-def test_weights_that_are_missing_or_truncated(folder):
+def test_missing_or_truncated_safetensors_are_named(folder):
     path = folder / "continuous_encoder" / WEIGHTS
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match=rf"^cannot read weights .*continuous_encoder.{WEIGHTS}: "):
@@ -298,8 +298,8 @@ def test_weights_that_are_missing_or_truncated(folder):
         diffusers.read(folder)
 
 
-def test_a_truncated_bin(folder):
-    as_bin(folder)
+def test_truncated_pickle_is_named(folder):
+    convert_to_bin(folder)
     path = folder / "continuous_encoder" / "diffusion_pytorch_model.bin"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"continuous_encoder.diffusion_pytorch_model\.bin"):

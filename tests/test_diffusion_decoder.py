@@ -33,18 +33,18 @@ def decoder(paper_model):
     return paper_model.decoder
 
 
-def test_shape_and_type(decoder):
+def test_output_shape_dtype_and_decoder_protocol(decoder):
     output = decode(decoder, Z, LOGSNR, MEMORY, MASK)
     assert (output.shape, output.dtype) == (Z.shape, jnp.float32)
     assert isinstance(decoder, Decoder)
 
 
-def test_what_is_masked_in_memory_changes_nothing(decoder):
+def test_masked_memory_has_no_effect(decoder):
     wild = jnp.where(MASK[..., None], MEMORY, 100.0)
     np.testing.assert_array_equal(decode(decoder, Z, LOGSNR, MEMORY, MASK), decode(decoder, Z, LOGSNR, wild, MASK))
 
 
-def test_an_empty_memory_is_as_if_cross_attention_were_not_there(decoder):
+def test_empty_memory_disables_cross_attention(decoder):
     without = nnx.clone(decoder)
     for block in without.blocks:
         block.cross_attention.out.kernel[...] = jnp.zeros_like(block.cross_attention.out.kernel[...])
@@ -53,41 +53,41 @@ def test_an_empty_memory_is_as_if_cross_attention_were_not_there(decoder):
     assert float(jnp.abs(empty - decode(decoder, Z, LOGSNR, MEMORY, MASK)).max()) > 1e-3
 
 
-def test_one_noise_level_for_all_or_one_for_each(decoder):
+def test_noise_level_is_scalar_or_per_example(decoder):
     each = decode(decoder, Z, LOGSNR, MEMORY, MASK)
     for b, logsnr in enumerate(LOGSNR):
         np.testing.assert_allclose(decode(decoder, Z, logsnr, MEMORY, MASK)[b], each[b], atol=1e-5)
     assert float(jnp.abs(decode(decoder, Z, LOGSNR[1], MEMORY, MASK)[0] - each[0]).max()) > 1e-3
 
 
-def test_the_noise_level_enters_as_sinusoids_of_time(decoder, monkeypatch):
-    """At time t: sines, then cosines, of 2e4 t, at 16 rates from 1 down to 1 / 2e4."""
+def test_noise_level_is_embedded_as_sinusoids_of_time(decoder, monkeypatch):
+    """Sines, then cosines, of 2e4 t times 16 rates from 1 down to 1 / 2e4."""
     time = 0.37
     angles = 2e4 * time * np.exp(-np.log(2e4) * np.arange(16) / 15)
     expected = np.concatenate([np.sin(angles), np.cos(angles)])
     sinusoids = diffusion_decoder.sinusoids
 
-    class SeenError(Exception):
-        """Carries the embedding; what follows it is not of interest."""
+    class EmbeddingError(Exception):
+        """Carries the embedding and ends the call there."""
 
-    def show(*args):
-        raise SeenError(sinusoids(*args))
+    def raise_embedding(*args):
+        raise EmbeddingError(sinusoids(*args))
 
-    monkeypatch.setattr(diffusion_decoder, "sinusoids", show)
-    with pytest.raises(SeenError) as seen:
+    monkeypatch.setattr(diffusion_decoder, "sinusoids", raise_embedding)
+    with pytest.raises(EmbeddingError) as seen:
         decoder(decoder.cache(conditioning(MEMORY[:1], MASK[:1])), Z[:1], logsnr_at(jnp.array([time])))
-    # float32 knows 7400 radians to a thousandth.
+    # float32 has 7400 radians to about a thousandth.
     np.testing.assert_allclose(seen.value.args[0][0], expected, atol=5e-3)
 
 
-def test_examples_do_not_see_one_another(decoder):
+def test_examples_of_a_batch_are_independent(decoder):
     other = decode(decoder, Z.at[1].add(1.0), LOGSNR.at[1].add(1.0), MEMORY.at[1].add(1.0), MASK)
     output = decode(decoder, Z, LOGSNR, MEMORY, MASK)
     np.testing.assert_allclose(other[0], output[0], atol=1e-6)
     assert float(jnp.abs(other[1] - output[1]).max()) > 0.1
 
 
-def test_every_frame_sees_every_frame_and_knows_its_place(decoder):
+def test_frames_attend_to_all_frames_and_their_positions(decoder):
     gradient = jax.jit(jax.grad(lambda z: decode(decoder, z, LOGSNR, MEMORY, MASK)[0, 0].sum()))(Z)
     assert bool((jnp.abs(gradient[0]).sum(-1) > 0).all())
     assert not gradient[1].any()
@@ -98,8 +98,8 @@ def test_every_frame_sees_every_frame_and_knows_its_place(decoder):
 # ---- derivatives
 
 
-def test_forward_derivatives_are_finite_differences(decoder):
-    """As consistency models need them: of the output in z and in log-SNR, along any direction."""
+def test_jvp_equals_finite_differences(decoder):
+    """Consistency models need derivatives of the output with respect to z and log-SNR, in any direction."""
     direction = jax.random.normal(KEYS[3], Z.shape), jnp.array([1.0, -0.7])
     graph, state = nnx.split(decoder)
 
@@ -108,7 +108,7 @@ def test_forward_derivatives_are_finite_differences(decoder):
 
     derivatives = jax.jit(lambda z_dot, logsnr_dot: jax.jvp(output, (Z, LOGSNR), (z_dot, logsnr_dot))[1])
     for z_dot, logsnr_dot in ((direction[0], 0 * LOGSNR), (0 * Z, direction[1]), direction):
-        # The fastest sinusoid turns by 2e4 radians over time 0 to 1, and so by half of one over this step.
+        # The fastest sinusoid has 2e4 radians over times 0 to 1, so about half a radian over this step.
         step = 1e-2 if not logsnr_dot.any() else 2e-4
         after, before = (output(Z + sign * step * z_dot, LOGSNR + sign * step * logsnr_dot) for sign in (0.5, -0.5))
         difference = np.ravel((after - before) / step)
@@ -121,16 +121,16 @@ def test_forward_derivatives_are_finite_differences(decoder):
 
 
 @pytest.fixture(scope="module")
-def sketched():
-    """A decoder that sees a note roll's sketch, and conditioning with one."""
+def decoder_with_sketch():
+    """A decoder that takes the sketch of a note roll, and conditioning with one."""
     config = dataclasses.replace(OURS.decoder, condition_drop=0.3)
     model = dataclasses.replace(OURS.model, dropout=0.1)
     return DiffusionDecoder(config, model, rngs=nnx.Rngs(0)), conditioning(MEMORY, MASK, SKETCH)
 
 
-def test_the_loss_is_of_noise_levels_and_conditioning_drawn_by_its_key(sketched, monkeypatch):
-    """Levels as the process has them, and the stated share of examples without notes, context and sketch."""
-    decoder, _ = sketched
+def test_loss_draws_noise_levels_and_condition_dropout_by_key(decoder_with_sketch, monkeypatch):
+    """Levels follow the distribution of the process, and `condition_drop` of the examples lose all conditioning."""
+    decoder, _ = decoder_with_sketch
     process = Process(decoder.config.process.objective, LogNormal(-1.0, 0.5))
     monkeypatch.setattr(decoder, "config", dataclasses.replace(decoder.config, process=process))
     seen = {}
@@ -153,9 +153,9 @@ def test_the_loss_is_of_noise_levels_and_conditioning_drawn_by_its_key(sketched,
     assert abs(np.corrcoef(first.mask[:, 0], levels)[0, 1]) < 0.06
 
 
-def test_the_loss_at_a_level_is_the_processes_in_the_decoders_space(sketched):
-    """With the sketch as the prior, and without dropout unless it is asked for."""
-    decoder, given = sketched
+def test_loss_at_a_level_is_the_process_loss_of_normalized_mels(decoder_with_sketch):
+    """The sketch is the prior, and dropout applies only if rngs are given."""
+    decoder, given = decoder_with_sketch
     target = jax.random.uniform(KEYS[0], (2, 16, 128), minval=-1.0)
     frame_mask = jnp.arange(16) < jnp.array([[16], [7]])
 
@@ -173,8 +173,8 @@ def test_the_loss_at_a_level_is_the_processes_in_the_decoders_space(sketched):
     assert float(jnp.abs(dropped - kept).min()) > 1e-4
 
 
-def test_an_untrained_network_of_the_papers_loses_the_noise():
-    """Of zeros: E|eps| = sqrt(2 / pi); what the decoder says of itself is its config."""
+def test_loss_of_zero_outputs_is_the_mean_absolute_noise():
+    """With the paper's objective, it is E|eps| = sqrt(2 / pi)."""
     decoder = DiffusionDecoder(DiffusionConfig(condition_drop=0.0), PAPER.model, rngs=nnx.Rngs(0))
     decoder.out.kernel[...] = jnp.zeros_like(decoder.out.kernel[...])
     losses, metrics = decoder.loss(conditioning(MEMORY, MASK), 0.1 * Z, jnp.ones((2, 16), bool), KEYS[0])

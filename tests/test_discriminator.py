@@ -12,7 +12,7 @@ from spectrodiff.vocoder.losses import adversarial_losses, hinge, relativistic
 SMALL = DiscriminatorConfig(scales=2, wave_channels=4, windows=(256, 512), spectrum_channels=4)
 
 
-def test_one_verdict_a_place_from_each():
+def test_discriminators_return_features_and_one_score_per_place():
     judged = jax.jit(Discriminators(SMALL, rngs=nnx.Rngs(0)))(jnp.zeros((2, 8192)))
     assert [len(features) for features in judged] == [6, 6, 7, 7]
     spectra, waves = judged[:2], judged[2:]
@@ -20,7 +20,7 @@ def test_one_verdict_a_place_from_each():
     assert [features[-1].shape for features in waves] == [(2, 8192 // 256, 1), (2, 4096 // 256, 1)]
 
 
-def test_a_patch_of_bins_has_one_verdict():
+def test_patch_discriminator_scores_patches_of_bins():
     cfg = DiscriminatorConfig(scales=0, windows=(256,), spectrum_channels=4, patch=8)
     (features,) = jax.jit(Discriminators(cfg, rngs=nnx.Rngs(0)))(jnp.zeros((2, 8192)))
     assert [layer.shape for layer in features] == [(2, 125, 17, 4)] * 4 + [(2, 125, 17, 1)]
@@ -30,7 +30,7 @@ def test_a_patch_of_bins_has_one_verdict():
     "config",
     [{"scales": 1, "windows": ()}, {"scales": 0, "windows": (256,)}, {"scales": 0, "windows": (256,), "patch": 8}],
 )
-def test_each_learns_to_tell_a_tone_from_noise(config):
+def test_each_discriminator_learns_to_tell_tone_from_noise(config):
     judges = Discriminators(DiscriminatorConfig(wave_channels=4, spectrum_channels=4, **config), rngs=nnx.Rngs(0))
     optimizer = nnx.Optimizer(judges, optax.adam(3e-3), wrt=nnx.Param)
     phases = jnp.linspace(0, 6, 4)[:, None]
@@ -38,16 +38,16 @@ def test_each_learns_to_tell_a_tone_from_noise(config):
     noise = 0.2 * jax.random.normal(jax.random.key(0), (4, 4096))
 
     @nnx.jit
-    def step(judges, optimizer):
+    def train_step(judges, optimizer):
         loss, gradients = nnx.value_and_grad(lambda j: adversarial_losses(j(tone), j(noise))["discriminator"])(judges)
         optimizer.update(judges, gradients)
         return loss
 
-    losses = [float(step(judges, optimizer)) for _ in range(40)]
+    losses = [float(train_step(judges, optimizer)) for _ in range(40)]
     assert losses[-1] < 0.3 * losses[0]
 
 
-def test_losses_of_verdicts_worked_by_hand():
+def test_adversarial_losses_equal_hand_computed_values():
     real = [[jnp.array([1.0, 3.0]), jnp.array([1.0, 0.5])]]
     made = [[jnp.array([2.0, 3.0]), jnp.array([0.0, -2.0])]]
     squares = adversarial_losses(real, made)
@@ -73,6 +73,6 @@ def test_losses_of_verdicts_worked_by_hand():
         {"patch": 0},
     ],
 )
-def test_what_is_no_discriminator_is_an_input_error(values):
+def test_invalid_configs_raise_input_error(values):
     with pytest.raises(InputError):
         DiscriminatorConfig(**values)

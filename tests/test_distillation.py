@@ -1,4 +1,4 @@
-"""A student of a texture decoder: what it learns from its teacher, and that its weights are like any others."""
+"""Distillation of a texture decoder to few steps: the loss, training, and checks of teacher and student."""
 
 import dataclasses
 
@@ -30,8 +30,8 @@ TEXTURE = TextureConfig(mean=-0.3, std=0.375, mean_decoder=OURS.decoder, channel
 TEACHER = dataclasses.replace(OURS, decoder=TEXTURE)
 
 
-def student(steps, high=3.2):
-    """The config of a student of so many steps."""
+def student_config(steps, high=3.2):
+    """The config of a student that samples in `steps` steps."""
     process = dataclasses.replace(TEXTURE.process, schedule=EvenLogSNR(-2.8, high))
     sampling = TextureSamplingConfig("ddim", steps)
     return dataclasses.replace(TEACHER, decoder=dataclasses.replace(TEXTURE, process=process, sampling=sampling))
@@ -44,13 +44,13 @@ def teacher(tmp_path_factory):
     return folder
 
 
-def task_of(corpus, teacher, config, **options):
+def make_task(corpus, teacher, config, **options):
     distillation = Distillation(str(teacher), **options)
     return SpectrogramTask(Mixture(str(corpus)), config, batch_size=2, tokens=256, distillation=distillation)
 
 
 def losses(task, checkpoint):
-    """The loss of two held-out windows and its terms, with the weights of a checkpoint for the student."""
+    """The loss and its metrics on two held-out windows, for a student with the weights of a checkpoint."""
     batch = {name: jnp.asarray(array[:2]) for name, array in task.heldout.items() if name != "dataset"}
     graph, state = nnx.split(task.load(str(checkpoint)))
     others = Others(lambda: None, task.frozen_modules())
@@ -58,30 +58,30 @@ def losses(task, checkpoint):
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_a_copy_of_the_teacher_has_nothing_to_learn_from_single_substeps(corpus, teacher, steps, monkeypatch):
-    """Without bounds, which an untrained teacher exceeds, and which are not asked of the student."""
+def test_copy_of_the_teacher_has_zero_loss_for_one_substep(corpus, teacher, steps, monkeypatch):
+    """Clipping is off: an untrained teacher exceeds the range, and only its outputs would be clipped."""
     monkeypatch.setattr(TextureDecoder, "_range", lambda self: (-1e3, 1e3))
-    value, metrics = losses(task_of(corpus, teacher, student(steps), substeps=1), teacher)
+    value, metrics = losses(make_task(corpus, teacher, student_config(steps), substeps=1), teacher)
     assert metrics.keys() == {f"step_{number + 1}_loss" for number in range(steps)}
     assert float(value) < 1e-8
-    value, metrics = losses(task_of(corpus, teacher, student(steps), substeps=3), teacher)
+    value, metrics = losses(make_task(corpus, teacher, student_config(steps), substeps=3), teacher)
     assert all(float(loss) > 0.01 for loss in (value, *metrics.values()))
 
 
-def test_a_student_learns_and_only_its_texture_does(corpus, teacher, tmp_path):
-    task = task_of(corpus, teacher, student(2), substeps=3)
+def test_training_reduces_the_loss_and_changes_only_the_texture(corpus, teacher, tmp_path):
+    task = make_task(corpus, teacher, student_config(2), substeps=3)
     options = {"adaptation": only(r"^decoder\.texture\."), "init_from": str(teacher), "average_decay": 0.5}
     loop.train(tmp_path, task=task, optimizer=muon(adam_rate=3e-3, clip=1.0), steps=40, log_every=40, **options)
     (_, first), (_, last) = (losses(task, folder) for folder in (teacher, tmp_path / "export"))
     for name in ("step_1_loss", "step_2_loss"):
         assert float(last[name]) < 0.7 * float(first[name]), name
     before, after = (load_file(folder / "spectrogram.safetensors") for folder in (teacher, tmp_path / "export"))
-    assert before.keys() == after.keys()  # of the teacher nothing is saved
+    assert before.keys() == after.keys()  # no weights of the teacher are saved
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
     assert changed
     assert all(name.startswith("decoder.texture.") for name in changed)
     sampler = MelSampler.from_pretrained(str(tmp_path / "export"))
-    assert sampler.config == student(2)
+    assert sampler.config == student_config(2)
     assert sampler.config.decoder.options().logsnrs.tolist() == pytest.approx([-2.8, 3.2])
 
 
@@ -95,26 +95,26 @@ def test_a_student_learns_and_only_its_texture_does(corpus, teacher, tmp_path):
         ({"model": dataclasses.replace(OURS.model, mlp_width=32)}, "its mlp_width is 32, the config's 64"),
     ],
 )
-def test_a_teacher_of_something_else(corpus, tmp_path, change, message):
+def test_unsuitable_teacher_raises_input_error(corpus, tmp_path, change, message):
     theirs = dataclasses.replace(TEACHER, **change)
     save(tmp_path, SPECTROGRAM, SpectrogramModel(theirs, rngs=nnx.Rngs(0)), theirs, {})
     with pytest.raises(InputError, match=message) as error:
-        task_of(corpus, tmp_path, student(2)).frozen_modules()
+        make_task(corpus, tmp_path, student_config(2)).frozen_modules()
     assert "\n" not in str(error.value)
 
 
-def test_a_student_of_another_kind(corpus):
+def test_unsuitable_student_raises_input_error(corpus):
     with pytest.raises(InputError, match="not the diffusion decoder"):
-        task_of(corpus, "demo", OURS)
+        make_task(corpus, "demo", OURS)
     with pytest.raises(InputError, match=r"sampler 'dpmpp' and steps 8; a student needs 'ddim'"):
-        task_of(corpus, "demo", TEACHER)
+        make_task(corpus, "demo", TEACHER)
     with pytest.raises(InputError, match="steps 0"):
-        task_of(corpus, "demo", student(0))
+        make_task(corpus, "demo", student_config(0))
     with pytest.raises(InputError, match="substeps"):
         Distillation("demo", substeps=0)
 
 
-def test_a_wrong_teacher_is_one_line_of_the_command(corpus, tmp_path, capfd):
+def test_wrong_teacher_is_a_one_line_error_of_train(corpus, tmp_path, capfd):
     bindings = [
         f"Mixture.data_dir = {str(corpus)!r}",
         "train.evaluators = ()",

@@ -1,4 +1,4 @@
-"""README and the pages of docs/: their Python runs, their commands parse, and their links lead somewhere."""
+"""README and the pages of docs/: Python blocks run, commands parse, and flags, files, names and links exist."""
 
 import io
 import pathlib
@@ -17,12 +17,12 @@ from spectrodiff.pretrained import hub
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-RUN_ELSEWHERE = {"extending.md"}  # by test_extending
+RUN_ELSEWHERE = {"extending.md"}  # tested by test_extending
 COMMANDS = {"spectrodiff": [], "train.py": ["train"], "infer.py": ["synthesize"]}
 
 
 def blocks(page, language):
-    """The code blocks of a language, without those that a comment before them exempts."""
+    """The code blocks of a language, except those after a comment `<!-- not run ... -->`."""
     found, block, before = [], None, ""
     for line in page.read_text().splitlines():
         if block is not None and line.startswith("```"):
@@ -38,7 +38,7 @@ def blocks(page, language):
 
 
 def commands(page):
-    """The arguments of every command of ours in the shell blocks of a page."""
+    """The arguments of each spectrodiff, train.py and infer.py command in the shell blocks of a page."""
     for block in blocks(page, ""):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
@@ -48,28 +48,28 @@ def commands(page):
                     break
 
 
-def inline(page):
-    """The code of a page that stands within sentences and tables."""
+def inline_code(page):
+    """The inline code of a page."""
     prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose)]
 
 
 def exact_parser():
-    """Our parser without abbreviations: `--batch` would otherwise stand for a `--batch_size` that replaced it."""
+    """Our parser without abbreviations, by which a renamed flag could still match."""
     parser = make_parser()
     for each in parsers(parser):
         each.allow_abbrev = False
     return parser
 
 
-def test_there_are_commands_and_blocks_to_check():
+def test_pages_have_commands_code_and_flags_to_check():
     assert sum(len(list(commands(page))) for page in PAGES) > 20
     assert sum(len(blocks(page, "python")) for page in PAGES) > 5
-    assert sum(code.startswith("--") for page in PAGES for code in inline(page)) > 20
+    assert sum(code.startswith("--") for page in PAGES for code in inline_code(page)) > 20
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_parse_and_their_configs_are_there(page):
+def test_commands_parse_and_their_configs_exist(page):
     for arguments in commands(page):
         options = exact_parser().parse_args(arguments)
         assert options.command == arguments[0]
@@ -79,7 +79,7 @@ def test_commands_parse_and_their_configs_are_there(page):
 
 
 @pytest.mark.parametrize("renamed", ["--midi", "--batch", "--gin_param", "--manual_dir"])
-def test_a_command_does_not_parse_once_its_flag_is_renamed(renamed):
+def test_commands_with_a_renamed_flag_do_not_parse(renamed):
     parser = exact_parser()
     for each in parsers(parser):
         if action := each._option_string_actions.pop(renamed, None):
@@ -92,16 +92,16 @@ def test_a_command_does_not_parse_once_its_flag_is_renamed(renamed):
 
 
 def flags(scripts):
-    """The flags of scripts outside the package, as their sources name them."""
+    """The flags in the sources of scripts outside the package."""
     return {flag for script in scripts for flag in re.findall(r'"(--\w+)"', (ROOT / script).read_text())}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_flags_in_sentences_exist(page):
-    """A command's are those of its script; others are our command line's, or those of a script that the page names."""
+def test_flags_in_inline_code_exist(page):
+    """After a script's name, its own flags; elsewhere those of our commands or of any script on the page."""
     scripts = set(re.findall(r"python ((?:benchmarks|recipes|examples)/\w+\.py)", page.read_text()))
     ours = {flag for parser in parsers(make_parser()) for flag in parser._option_string_actions}
-    for code in inline(page):
+    for code in inline_code(page):
         if not code.startswith(("pip ", "tensorboard ")):
             named = scripts & set(code.split()[1:2])
             known = flags(named) if named else ours | flags(scripts)
@@ -109,10 +109,12 @@ def test_flags_in_sentences_exist(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_bindings_exist(page):
-    """Where a page says `= n`, for any number, it is tried with 2."""
+def test_gin_bindings_exist(page):
+    """`= n` on a page stands for any number, and is tested with 2."""
     lines = [] if page.name in RUN_ELSEWHERE else "".join(blocks(page, "")).splitlines()
-    bindings = [re.sub(" = n$", " = 2", line) for line in [*lines, *inline(page)] if re.match(r"[\w/]+\.\w+ = ", line)]
+    bindings = [
+        re.sub(" = n$", " = 2", line) for line in [*lines, *inline_code(page)] if re.match(r"[\w/]+\.\w+ = ", line)
+    ]
     if bindings:
         read_config(["demo.gin"], bindings)
     for name in (binding.split(" = ")[0] for binding in bindings):
@@ -120,15 +122,15 @@ def test_bindings_exist(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_files_in_sentences_exist(page):
-    """Python and gin files: in the checkout, the package or configs/, unless the reader or a run writes them."""
-    for code in inline(page):
+def test_files_in_inline_code_exist(page):
+    """Python and gin files are in the checkout, the package or configs/, unless the reader or a run writes them."""
+    for code in inline_code(page):
         for name in set(re.findall(r"(?<!\S)[\w/]+\.(?:py|gin)\b", code)) - {"app.py", "config.gin"}:
             assert any((ROOT / folder / name).exists() for folder in ("", "spectrodiff", "configs")), name
 
 
 def test_names_in_the_glossary_exist():
-    """A name with a dot begins with a module; one without is in the module before it, if there is one."""
+    """A dotted name begins with a module; a name without dots belongs to the module before it in the cell, if any."""
     names = 0
     for cell in re.findall(r"^\|[^|]*\|([^|]*)\|$", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE):
         module = None
@@ -142,7 +144,7 @@ def test_names_in_the_glossary_exist():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page):
+def test_relative_links_exist(page):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
@@ -153,8 +155,8 @@ def test_links_lead_somewhere(page):
     [page for page in PAGES if page.name not in RUN_ELSEWHERE and blocks(page, "python")],
     ids=lambda page: page.name,
 )
-def test_python_runs(page, short_song, checkpoint, tmp_path, monkeypatch):
-    """With a very small model in place of the demo weights, which compiles faster."""
+def test_python_blocks_run(page, short_song, checkpoint, tmp_path, monkeypatch):
+    """A very small model replaces the demo weights, as it compiles faster."""
     (tmp_path / "weights").mkdir()
     for name in ("demo", "demo_diffusion"):
         (tmp_path / "weights" / name).symlink_to(checkpoint)
@@ -169,7 +171,7 @@ def test_python_runs(page, short_song, checkpoint, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def short_song():
-    """A MIDI file of one note of a second."""
+    """The bytes of a MIDI file with one note of one second."""
     track = mido.MidiTrack([
         mido.Message("note_on", note=60, velocity=80),
         mido.Message("note_off", note=60, velocity=0, time=960),

@@ -1,4 +1,4 @@
-"""What docs/examples.py does to notes and audio before it writes them."""
+"""How docs/examples.py prepares notes and audio."""
 
 import importlib.util
 import pathlib
@@ -22,7 +22,7 @@ def script():
     return module
 
 
-def test_signals_become_equally_loud_though_the_peaks_of_one_keep_it_quiet(script):
+def test_signals_get_equal_loudness_within_the_peak_limit(script):
     rng = np.random.default_rng(0)
     smooth = np.sin(2 * np.pi * 440 * np.arange(3 * SAMPLE_RATE) / SAMPLE_RATE).astype(np.float32)
     spiky = (0.01 * rng.standard_normal(3 * SAMPLE_RATE)).astype(np.float32)
@@ -30,11 +30,11 @@ def test_signals_become_equally_loud_though_the_peaks_of_one_keep_it_quiet(scrip
     signals = script.equally_loud(smooth, spiky)
     first, second = (pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(signal) for signal in signals)
     assert first == pytest.approx(second, abs=0.01)
-    assert first < -17  # LUFS: the spikes forbid -16
+    assert first < -17  # LUFS; -16 would exceed the true peak limit
     assert max(true_peak([signal]) for signal in signals) == pytest.approx(TRUE_PEAK, rel=1e-5)
 
 
-def test_the_beginning_of_a_piece_ends_all_its_notes(script):
+def test_beginning_cuts_notes_at_its_end(script):
     notes = random_notes(0, seconds=2 * script.SECONDS)
     first = script.beginning(notes)
     assert len(first) == np.sum(notes.start < script.SECONDS)

@@ -1,4 +1,4 @@
-"""`spectrodiff doctor` tells what is missing from what is there."""
+"""`spectrodiff doctor` reports installed and missing dependencies."""
 
 import ast
 import importlib.metadata
@@ -17,12 +17,12 @@ from spectrodiff.data.builders.rendered import sources
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def lines(capsys):
+def doctor_lines(capsys):
     main(["doctor"])
     return capsys.readouterr().out.splitlines()
 
 
-def test_extras_are_those_of_setup():
+def test_extras_equal_those_of_setup_py():
     tree = ast.parse((ROOT / "setup.py").read_text())
     (features,) = (
         ast.literal_eval(node.value)
@@ -33,16 +33,16 @@ def test_extras_are_those_of_setup():
     assert names == {extra: set(distributions) for extra, (distributions, _) in doctor.EXTRAS.items()}
 
 
-def test_places_are_those_that_rendering_reads():
+def test_file_locations_equal_those_of_rendering():
     assert (str(doctor.SOUNDFONT), doctor.GROOVES, doctor.WADS) == (soundfont.SOUNDFONT, sources.GROOVES, sources.WADS)
 
 
-def test_what_is_installed_has_its_version(capsys):
-    (line,) = (line for line in lines(capsys) if line.split()[:2] == ["ok", "JAX"])
+def test_installed_packages_are_listed_with_version(capsys):
+    (line,) = (line for line in doctor_lines(capsys) if line.split()[:2] == ["ok", "JAX"])
     assert importlib.metadata.version("jax") in line
 
 
-def test_what_is_missing_has_a_command(capsys, monkeypatch):
+def test_missing_dependencies_come_with_an_install_command(capsys, monkeypatch):
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
@@ -51,7 +51,7 @@ def test_what_is_missing_has_a_command(capsys, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
     for place in ("SOUNDFONT", "GROOVES", "WADS"):
         monkeypatch.setattr(doctor, place, pathlib.Path("/nope"))
-    printed = lines(capsys)
+    printed = doctor_lines(capsys)
     gone = [place for place, line in enumerate(printed) if line.startswith("missing")]
     assert len(gone) == len(doctor.EXTRAS) + 6
     for place in gone:
@@ -59,17 +59,17 @@ def test_what_is_missing_has_a_command(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("existing", [True, False])
-def test_a_cache_that_can_be_written_and_one_that_cannot(capsys, monkeypatch, tmp_path, existing):
+def test_cache_folder_is_checked_for_write_access(capsys, monkeypatch, tmp_path, existing):
     folder = tmp_path / "cache"
     if not existing:
         folder.write_text("a file in its place")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder / "jax"))
-    (line,) = (line for line in lines(capsys) if "cache" in line.split()[:2])
+    (line,) = (line for line in doctor_lines(capsys) if "cache" in line.split()[:2])
     assert line.startswith("ok" if existing else "missing")
     assert str(folder) in line
 
 
-def test_it_imports_nothing_heavy_but_jax():
+def test_doctor_imports_no_heavy_package_but_jax():
     program = "import sys; from spectrodiff.cli import main; main(['doctor']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = done.stdout.splitlines()[-1].split()

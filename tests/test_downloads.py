@@ -6,7 +6,7 @@ from spectrodiff.errors import InputError
 from spectrodiff.evaluation.downloads import fetched
 
 
-def test_weights_at_an_address_are_fetched_once(tmp_path, monkeypatch):
+def test_weights_at_a_url_are_downloaded_once_and_cached(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "vggish" / "variables").mkdir(parents=True)
     (tmp_path / "vggish" / "saved_model.pb").write_bytes(b"model")

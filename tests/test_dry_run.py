@@ -26,7 +26,7 @@ ENTRY %main (x: f32[1000,1000]) -> bf16[8,4] {
 """
 
 
-def test_largest_arrays_are_those_that_are_stored():
+def test_largest_arrays_lists_stored_outputs_only():
     assert largest_arrays(PROGRAM, 5) == [
         (20000, "bf16[100,100]", "attention/dot_general"),
         (128, "f32[8,4]", ""),
@@ -35,39 +35,39 @@ def test_largest_arrays_are_those_that_are_stored():
 
 
 @pytest.fixture(scope="module")
-def train():
+def train_arguments():
     read_config(["configs/tiny.gin"], [])
     yield gin.get_bindings("train")
     gin.clear_config()
 
 
-def test_sizes_are_those_of_the_real_arrays(train):
-    found = dry_run(**train)
-    task = train["task"]
-    state = states.create(*states.split(task.build(nnx.Rngs(0)))[1:], train["optimizer"])
+def test_reported_sizes_equal_those_of_real_arrays(train_arguments):
+    found = dry_run(**train_arguments)
+    task = train_arguments["task"]
+    state = states.create(*states.split(task.build(nnx.Rngs(0)))[1:], train_arguments["optimizer"])
     arrays = jax.tree.leaves(state)
     assert found.parameters == sum(x.size for x in jax.tree.leaves(state.params))
     assert found.state == sum(x.nbytes for x in arrays)
     batch = sum(x.size * x.dtype.itemsize for x in task.batch_shapes().values())
-    assert 0 <= found.arguments - found.state - batch <= 64 * len(arrays)  # XLA aligns each
+    assert 0 <= found.arguments - found.state - batch <= 64 * len(arrays)  # padding, as XLA aligns each array
     activations = 4 * task.batch_size * 256 * task.config.model.mlp_width
     assert found.temporaries > activations
     assert found.largest[0][0] >= found.largest[-1][0] > 0
     assert f"{found.batch} examples" in str(found)
 
 
-def test_tasks_without_a_fixed_batch_are_refused(train):
+def test_tasks_without_a_fixed_batch_raise_input_error(train_arguments):
     with pytest.raises(InputError, match="RefinerTask"):
-        dry_run(**{**train, "task": type("RefinerTask", (), {})()})
+        dry_run(**{**train_arguments, "task": type("RefinerTask", (), {})()})
 
 
-def test_a_batch_that_does_not_fit_is_refused(train):
+def test_indivisible_batch_raises_input_error(train_arguments):
     with pytest.raises(InputError, match="multiple of"):
-        dry_run(**train, accumulate=3)
+        dry_run(**train_arguments, accumulate=3)
 
 
-def test_the_command_needs_no_workdir_and_shards_over_virtual_devices():
-    """In a process of its own, as the number of devices is fixed once JAX has started."""
+def test_dry_run_needs_no_workdir_and_uses_virtual_devices():
+    """It runs in a process of its own, as JAX fixes the number of devices when it starts."""
     flags = ["train", "--gin_file", "tiny.gin", "--gin_param", "SpectrogramTask.batch_size = 4", "--dry_run"]
     done = subprocess.run(
         [sys.executable, "-m", "spectrodiff", *flags, "--devices", "2"], capture_output=True, text=True, timeout=300

@@ -1,4 +1,4 @@
-"""Musicnn against the authors' own graph and by what it hears; the SavedModels by stand-ins with the same signatures.
+"""Embeddings: Musicnn against outputs of the authors' graph, SavedModels by stand-ins with the same signatures.
 
 Tests of SavedModels need TensorFlow, and are skipped where it is not installed.
 """
@@ -25,8 +25,8 @@ except InputError:
 needs_synth = pytest.mark.skipif(not installed, reason="FluidSynth and its SoundFont are optional")
 
 
-def plucked(seconds):
-    """A decaying tone of eight harmonics, twice a second."""
+def plucked_tone(seconds):
+    """A decaying tone with eight harmonics, struck twice a second."""
     time = np.arange(int(seconds * 16000)) / 16000
     partials = [0.2 / k * np.sin(2 * np.pi * 220 * k * time) for k in range(1, 9)]
     return (np.sum(partials, axis=0) * np.exp(-4 * (time % 0.5))).astype(np.float32)
@@ -37,26 +37,23 @@ def musicnn():
     return Musicnn()
 
 
-def test_musicnn_is_the_authors_network():
-    """Golden: the package musicnn 0.1.0 on TensorFlow 2.21, fed librosa's mel in float32; every 25th feature.
-
-    Any weight or layer out of place changes all of them.
-    """
+def test_musicnn_equals_the_authors_network():
+    """Expected: every 25th feature of the package musicnn 0.1.0 on TensorFlow 2.21, given librosa's float32 mel."""
     side_by_side = Musicnn(step=PATCH)
-    features = side_by_side(plucked(7))
+    features = side_by_side(plucked_tone(7))
     expected = [
         [-0.079952, 0.197629, 0.966325, -0.086772, 0.393190, -0.074193, -0.055188, 1.966624],
         [-0.079952, 0.220538, 0.986030, -0.086772, 0.297650, -0.074193, -0.052728, 1.919762],
     ]
     assert features.shape == (2, 200)
     np.testing.assert_allclose(features[:, ::25], expected, atol=1e-4)
-    tags = side_by_side.tags(plucked(7))
+    tags = side_by_side.tags(plucked_tone(7))
     each = {"guitar": (0.125342, 0.150910), "drums": (0.036388, 0.039875), "piano": (0.220204, 0.263984)}
     assert {tag: tags[tag] for tag in each} == pytest.approx({tag: np.mean(two) for tag, two in each.items()}, abs=1e-4)
 
 
-def test_the_mel_is_librosas():
-    librosa = pytest.importorskip("librosa")  # comes with note-seq
+def test_mel_spectrogram_equals_librosa():
+    librosa = pytest.importorskip("librosa")  # installed along with note-seq
     filters = librosa.filters.mel(sr=16000, n_fft=512, n_mels=96)
     np.testing.assert_allclose(area_mel_matrix(), filters.T, atol=1e-7)
     audio = np.random.default_rng(0).normal(size=5000).astype(np.float32)
@@ -74,8 +71,8 @@ def test_the_mel_is_librosas():
         ("band", None, {"drums"}),
     ],
 )
-def test_clear_cases_get_their_tags(musicnn, file, program, tags):
-    """Among 50 tags, those that are true come first. At the level of a record: renderings are quiet."""
+def test_musicnn_tags_single_instruments_correctly(musicnn, file, program, tags):
+    """The true tags rank first among 50. Audio is normalized to a peak of 0.5, as the renderings are quiet."""
     notes = read_midi(EXAMPLES / f"{file}.mid")
     notes = notes.select((notes.start < 5) & (notes.is_drum == (program is None)))
     if program is not None:
@@ -85,22 +82,22 @@ def test_clear_cases_get_their_tags(musicnn, file, program, tags):
     assert set(ranked[: len(tags)]) == tags
 
 
-def test_frames_lie_at_the_hop(musicnn):
-    """A patch of audio gives one frame, a hop more gives two; a sound appears in the frames that overlap it."""
+def test_musicnn_frames_follow_the_hop(musicnn):
+    """A patch of audio gives one frame, and a hop more gives two; a sound changes only the frames that overlap it."""
     assert isinstance(musicnn, Embedding)
     assert musicnn.hop == pytest.approx(1.504)
     patch = (PATCH - 1) * HOP
     for samples, frames in [(0, 1), (100, 1), (patch, 1), (patch + 94 * HOP - 1, 1), (patch + 94 * HOP, 2)]:
         assert musicnn(np.zeros(samples, np.float32)).shape == (frames, 200)
     audio = np.zeros(16000 * 12, np.float32)
-    audio[-16000:] = plucked(1)
+    audio[-16000:] = plucked_tone(1)
     apart = np.linalg.norm(np.diff(musicnn(audio), axis=0), axis=1)
     assert np.all(apart[:-2] == 0)
     assert apart[-2:].max() > 1
     assert len(set(TAGS)) == 50
 
 
-def test_an_unknown_embedding_says_what_there_is(tmp_path):
+def test_unknown_embedding_lists_the_known_ones(tmp_path):
     with pytest.raises(InputError, match=r"'mfcc'.*musicnn.*vggish=FOLDER, trill=FOLDER"):
         find_embedding("mfcc")
     with pytest.raises(InputError, match=r"no saved_model\.pb"):
@@ -112,7 +109,7 @@ def test_an_unknown_embedding_says_what_there_is(tmp_path):
     assert isinstance(find_embedding("musicnn"), Musicnn)
 
 
-def test_resampling_keeps_tones():
+def test_resample_preserves_a_tone():
     time = np.arange(16000)
     audio = np.sin(2 * np.pi * 440 * time / 16000).astype(np.float32)
     there = resample(audio, 22050)
@@ -127,8 +124,8 @@ def tf():
 
 
 @pytest.fixture(scope="module")
-def saved(tf, tmp_path_factory):
-    """Writes models with the signatures of the published ones; their frames say which samples they saw."""
+def write_saved_model(tf, tmp_path_factory):
+    """Writes stand-ins with the published signatures, whose frames contain the mean of their samples."""
 
     def frames_of(samples, hop, dims):
         levels = tf.reduce_mean(tf.signal.frame(samples, hop, hop), axis=-1, keepdims=True)
@@ -165,8 +162,8 @@ def saved(tf, tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "dims", "hop", "samples"), [("vggish", 128, 15360, 20000), ("trill", 512, 2672, 9000)]
 )
-def test_saved_models_are_given_whole_seconds(saved, name, dims, hop, samples):
-    embedding = find_embedding(f"{name}={saved(name)}")
+def test_saved_model_input_is_padded_to_whole_seconds(write_saved_model, name, dims, hop, samples):
+    embedding = find_embedding(f"{name}={write_saved_model(name)}")
     assert isinstance(embedding, Embedding)
     assert (embedding.name, embedding.dims) == (name, dims)
     assert embedding.hop == pytest.approx(hop / 16000)
@@ -179,10 +176,10 @@ def test_saved_models_are_given_whole_seconds(saved, name, dims, hop, samples):
     np.testing.assert_allclose(frames, means[:, None] * np.arange(dims), atol=1e-4)
 
 
-def test_a_saved_model_of_something_else_is_refused(saved):
+def test_saved_model_of_another_kind_raises_input_error(write_saved_model):
     with pytest.raises(InputError, match=r"vggish.*16000.*\[1, 64\]"):
-        find_embedding(f"vggish={saved('vggish', dims=64)}")
+        find_embedding(f"vggish={write_saved_model('vggish', dims=64)}")
     with pytest.raises(InputError, match="is no trill model: "):
-        find_embedding(f"trill={saved('vggish')}")
+        find_embedding(f"trill={write_saved_model('vggish')}")
     with pytest.raises(InputError, match="is no vggish model: "):
-        find_embedding(f"vggish={saved('trill')}")
+        find_embedding(f"vggish={write_saved_model('trill')}")

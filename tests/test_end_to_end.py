@@ -1,4 +1,4 @@
-"""From a corpus to sound, as a user would: train both networks, resume, export, render."""
+"""From a dataset to audio by the command line: train both networks, resume, export, render."""
 
 import json
 import os
@@ -30,13 +30,13 @@ def train(workdir, config, *bindings):
         gin.clear_config()
 
 
-def log(workdir):
+def read_log(workdir):
     return [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
-def trained(corpus, tmp_path_factory):
-    """Workdirs of both networks: the spectrogram model was stopped at step 2 and resumed, as its log shows."""
+def trained_runs(corpus, tmp_path_factory):
+    """A folder with the workdirs of both networks; the spectrogram model stopped at step 2 and resumed."""
     folder = tmp_path_factory.mktemp("runs")
     bindings = ["SpectrogramTask.batch_size = 2", "SpectrogramTask.tokens = 512", "train.optimizer = @adamw()"]
     bindings += [f"Mixture.data_dir = '{corpus}'"]
@@ -49,26 +49,26 @@ def trained(corpus, tmp_path_factory):
 
 
 @pytest.mark.trial
-def test_training_logs_resumes_and_leaves_its_config(trained):
-    records = log(trained / "spectrogram")
-    assert [record["step"] for record in records if "mean_mel" in record] == [0]  # not again when resumed
+def test_training_resumes_logs_and_saves_its_config(trained_runs):
+    records = read_log(trained_runs / "spectrogram")
+    assert [record["step"] for record in records if "mean_mel" in record] == [0]  # only once, although the run resumed
     assert [record["step"] for record in records if "loss" in record] == [1, 2, 3]
     assert [record["step"] for record in records if "heldout_mel_l1" in record] == [2, 3]
-    assert [record["step"] for record in log(trained / "vocoder") if "heldout_mel" in record] == [2]
-    assert "ModelConfig.width = 32" in (trained / "spectrogram" / "config.gin").read_text()
-    card = json.loads((trained / "spectrogram" / "export" / "spectrogram.json").read_text())["card"]
+    assert [record["step"] for record in read_log(trained_runs / "vocoder") if "heldout_mel" in record] == [2]
+    assert "ModelConfig.width = 32" in (trained_runs / "spectrogram" / "config.gin").read_text()
+    card = json.loads((trained_runs / "spectrogram" / "export" / "spectrogram.json").read_text())["card"]
     assert card["steps"] == 3
 
 
 @pytest.mark.trial
-def test_what_was_exported_renders(trained, tmp_path):
+def test_exported_weights_render_audio(trained_runs, tmp_path):
     notes = random_notes(0, seconds=3.0)
-    export = trained / "spectrogram" / "export"
+    export = trained_runs / "spectrogram" / "export"
     alone = Synthesizer.from_pretrained(export)
     assert isinstance(alone.vocoder, GriffinLim)
     both = tmp_path / "both"
     shutil.copytree(export, both)
-    for path in (trained / "vocoder" / "export").iterdir():
+    for path in (trained_runs / "vocoder" / "export").iterdir():
         shutil.copy(path, both)
     together = Synthesizer.from_pretrained(both)
     assert isinstance(together.vocoder, MelGAN)
@@ -80,8 +80,8 @@ def test_what_was_exported_renders(trained, tmp_path):
 
 
 @pytest.mark.trial
-def test_infer_from_a_shell_is_quiet_and_repeatable(checkpoint, tmp_path):
-    """Twice, with and without compiled programs of an earlier run: nothing but progress on stderr, the same bytes."""
+def test_infer_script_is_quiet_and_reproducible(checkpoint, tmp_path):
+    """Runs with an empty and a filled compilation cache write the same audio, and only progress to stderr."""
     midi = str(ROOT / "examples" / "bach_prelude.mid")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("JAX_COMPILATION")}
     environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
@@ -103,7 +103,7 @@ def test_infer_from_a_shell_is_quiet_and_repeatable(checkpoint, tmp_path):
     assert matplotlib.image.imread(tmp_path / "first.png").size > 0
 
 
-def test_a_complaint_in_a_shell_is_one_line(tmp_path):
+def test_infer_script_errors_are_one_line(tmp_path):
     command = [sys.executable, "infer.py", "--midi", "nope.mid", "--out", tmp_path / "a.wav", "--checkpoint", "nope"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2

@@ -5,13 +5,13 @@ import numpy as np
 from spectrodiff.data.builders.rendered.etudes import DRUMS, RANGES, etude
 
 
-def test_a_seed_decides_its_etude():
+def test_etude_is_determined_by_its_seed():
     for field in dataclasses.fields(one := etude(5)):
         np.testing.assert_array_equal(getattr(one, field.name), getattr(etude(5), field.name))
     assert len(one) != len(etude(6)) or np.any(one.start != etude(6).start)
 
 
-def test_etudes_are_proper_notes():
+def test_etudes_have_valid_notes():
     for seed in range(40):
         notes = etude(seed)
         assert np.all(notes.end > notes.start)
@@ -23,7 +23,7 @@ def test_etudes_are_proper_notes():
         assert np.all(notes.program[notes.is_drum] == 0)
 
 
-def test_together_they_visit_every_key_of_every_instrument_and_every_drum():
+def test_etudes_cover_all_keys_instruments_and_drums():
     heard = {program: set() for program in RANGES}
     drums, loudness = set(), set()
     for seed in range(400):

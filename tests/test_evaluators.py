@@ -1,4 +1,4 @@
-"""What evaluators find out, each on a network as small as it goes."""
+"""Evaluators of the train loop, on very small networks."""
 
 import dataclasses
 import json
@@ -47,7 +47,7 @@ def weights(our_model):
 
 
 def with_config(task, config):
-    """The same held-out windows for another model."""
+    """A copy of the task with another model config and the same held-out windows."""
     return with_windows(dataclasses.replace(task, config=config), task.heldout)
 
 
@@ -62,7 +62,7 @@ def autoregressive(task):
     return other, states.split(other.build(nnx.Rngs(0)))
 
 
-def test_guesses_are_those_of_the_windows_and_come_before_training(task, weights):
+def test_guesses_are_baselines_evaluated_before_training(task, weights):
     found = Guesses()(task, weights)
     assert Guesses().every is None
     assert found == Findings(heldout.guesses(task.heldout))
@@ -70,7 +70,7 @@ def test_guesses_are_those_of_the_windows_and_come_before_training(task, weights
     assert min(found.figures.values()) > 0
 
 
-def test_the_error_of_a_model_is_that_of_the_mels_it_samples(task, weights):
+def test_mel_error_compares_sampled_with_true_mels(task, weights):
     decoder = OURS.decoder.sampled(steps=2, guidance=1.0)
     sampled = heldout.sample_windows(weights, decoder, task.heldout)
     found = MelError(sampling={"steps": 2, "guidance": 1.0})(task, weights)
@@ -83,7 +83,7 @@ def test_the_error_of_a_model_is_that_of_the_mels_it_samples(task, weights):
     assert not found.sounds
 
 
-def test_how_a_model_is_sampled_is_the_configs_unless_it_is_said(task, weights):
+def test_sampling_options_default_to_the_config(task, weights):
     own = dataclasses.replace(OURS, decoder=OURS.decoder.sampled(steps=2, guidance=1.0))
     as_said = MelError(sampling={"steps": 2, "guidance": 1.0})(task, weights)
     assert MelError()(with_config(task, own), weights) == as_said
@@ -92,7 +92,7 @@ def test_how_a_model_is_sampled_is_the_configs_unless_it_is_said(task, weights):
         MelError(sampling={"dither": 0.1})(task, weights)
 
 
-def test_a_gallery_shows_true_beside_sampled(task, weights):
+def test_gallery_has_true_and_sampled_mels_and_audio(task, weights):
     own = with_config(task, dataclasses.replace(OURS, decoder=OURS.decoder.sampled(steps=2, guidance=1.0)))
     found = Gallery(windows=2)(own, weights)
     frames = task.heldout["target_mask"].sum(1)
@@ -110,8 +110,8 @@ def test_a_gallery_shows_true_beside_sampled(task, weights):
 
 
 @pytest.fixture(scope="module")
-def by_time():
-    """A task of a network that predicts v, whose loss depends on time the most, with windows of three datasets."""
+def v_task():
+    """A task whose network predicts v, for which the loss depends most on time, with windows of three datasets."""
     rng = np.random.default_rng(0)
     tokens = windows_of(NoteTokenizer(PAPER.tokenizer), 512)[:, :128]
     target, context = (np.tanh(rng.normal(-0.3, 0.4, (3, 256, 128))).astype(np.float32) for _ in range(2))
@@ -122,19 +122,19 @@ def by_time():
     return with_windows(SpectrogramTask(Mixture(weights=("a", "b", "c")), config), windows)
 
 
-def figures_of(task, spoil=lambda model: None):
+def loss_by_time(task, modify=lambda model: None):
     model = task.build(nnx.Rngs(0))
-    spoil(model)
+    modify(model)
     return LossByTime()(task, states.split(model)).figures
 
 
-def test_the_loss_of_what_answers_zero(by_time):
-    """Mean square of v = alpha eps - sigma x0, times its weight: known but for the noise, 0.8 % of it with as many."""
+def test_loss_by_time_of_zero_outputs_equals_theory(v_task):
+    """It is the weighted mean square of v = alpha eps - sigma x0; its sampling error is about 0.8 %."""
 
-    def silence(model):
+    def zero_outputs(model):
         model.decoder.out.kernel[...] = jnp.zeros_like(model.decoder.out.kernel[...])
 
-    golden, windows = (np.sqrt(5) - 1) / 2, by_time.heldout
+    golden, windows = (np.sqrt(5) - 1) / 2, v_task.heldout
     time = (jnp.arange(4) + jnp.arange(3)[:, None] * golden % 1) / 4
     snr = np.exp(np.asarray(logsnr_at(time)))
     pairs = zip(windows["target"], windows["target_mask"], strict=True)
@@ -143,21 +143,21 @@ def test_the_loss_of_what_answers_zero(by_time):
     bands = {f"heldout_loss_band/{band}": each[:, band].mean() for band in range(4)}
     of_datasets = {f"heldout_loss/{name}": each[i].mean() for i, name in enumerate("abc")}
     expected = {"heldout_loss": each.mean(), **of_datasets, **bands}
-    assert figures_of(by_time, silence) == pytest.approx(expected, rel=0.04)
+    assert loss_by_time(v_task, zero_outputs) == pytest.approx(expected, rel=0.04)
 
 
-def test_the_loss_is_the_same_whatever_training_drops_and_at_whichever_levels(by_time):
+def test_loss_by_time_ignores_dropout_and_training_levels(v_task):
     model = dataclasses.replace(PAPER.model, dropout=0.9)
-    process = dataclasses.replace(by_time.config.decoder.process, levels=UniformTime(0.1))
-    decoder = dataclasses.replace(by_time.config.decoder, process=process, condition_drop=0.999)
-    expected = figures_of(by_time)
-    assert figures_of(with_config(by_time, dataclasses.replace(PAPER, model=model, decoder=decoder))) == expected
-    windows = {**by_time.heldout, "tokens": by_time.heldout["tokens"][::-1]}
-    other = figures_of(with_windows(dataclasses.replace(by_time), windows))
-    assert other != pytest.approx(expected)  # it hears notes
+    process = dataclasses.replace(v_task.config.decoder.process, levels=UniformTime(0.1))
+    decoder = dataclasses.replace(v_task.config.decoder, process=process, condition_drop=0.999)
+    expected = loss_by_time(v_task)
+    assert loss_by_time(with_config(v_task, dataclasses.replace(PAPER, model=model, decoder=decoder))) == expected
+    windows = {**v_task.heldout, "tokens": v_task.heldout["tokens"][::-1]}
+    other = loss_by_time(with_windows(dataclasses.replace(v_task), windows))
+    assert other != pytest.approx(expected)  # the loss depends on the notes
 
 
-def test_an_autoregressive_decoder_has_no_time(autoregressive):
+def test_loss_by_time_refuses_autoregressive_decoders(autoregressive):
     with pytest.raises(InputError) as error:
         LossByTime()(*autoregressive)
     assert "HeldoutLoss" in str(error.value)
@@ -167,7 +167,7 @@ def test_an_autoregressive_decoder_has_no_time(autoregressive):
 # ---- any decoder
 
 
-def test_any_decoder_has_a_loss_and_the_same_twice(task, weights, autoregressive):
+def test_heldout_loss_is_deterministic_for_any_decoder(task, weights, autoregressive):
     for given in ((task, weights), autoregressive):
         found = HeldoutLoss()(*given)
         assert found == HeldoutLoss()(*given)
@@ -175,8 +175,8 @@ def test_any_decoder_has_a_loss_and_the_same_twice(task, weights, autoregressive
         assert found.figures["heldout_loss"] > 0
 
 
-def test_the_loss_of_an_autoregressive_decoder_that_knows_nothing_is_known(task):
-    """One that puts out zero has the mean square of what it should have put out."""
+def test_heldout_loss_of_zero_outputs_is_the_mean_square(task):
+    """The mean square is that of the normalized target of an autoregressive decoder."""
     config = dataclasses.replace(
         AUTOREGRESSIVE, model=dataclasses.replace(OURS.model, note_roll=False, continuation=False)
     )
@@ -189,32 +189,32 @@ def test_the_loss_of_an_autoregressive_decoder_that_knows_nothing_is_known(task)
     assert found.figures["heldout_loss"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_an_autoregressive_decoder_is_sampled_too(autoregressive):
+def test_mel_error_samples_autoregressive_decoders(autoregressive):
     figures = MelError()(*autoregressive).figures
     assert figures.keys() == {"heldout_mel_l1", "heldout_roughness"}
     assert np.isfinite([*figures.values()]).all()
 
 
-# ---- in the loop
+# ---- in the train loop
 
 
 @dataclasses.dataclass(frozen=True)
-class Largest(Every):
+class LargestWeight(Every):
     def __call__(self, task, weights):
         return Findings({"largest": float(abs(nnx.merge(*weights).kernel[...]).max())})
 
 
 @dataclasses.dataclass(frozen=True)
-class Before:
+class BeforeTraining:
     every = None
 
     def __call__(self, task, weights):
         return Findings({"before": 1.0})
 
 
-def test_one_of_ones_own_is_asked_at_its_own_times(tmp_path):
-    """And beside another with other times; the last step is every evaluator's."""
-    evaluators = Before(), Largest(every=2), Largest(every=3)
+def test_custom_evaluators_run_at_their_own_intervals(tmp_path):
+    """Each runs at multiples of `every`, and after the last step."""
+    evaluators = BeforeTraining(), LargestWeight(every=2), LargestWeight(every=3)
     assert all(isinstance(evaluator, Evaluator) for evaluator in evaluators)
     loop.train(tmp_path, task=Line(), optimizer=adamw(0.1), steps=7, evaluators=evaluators)
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -222,7 +222,7 @@ def test_one_of_ones_own_is_asked_at_its_own_times(tmp_path):
     assert [row["step"] for row in log if "largest" in row] == [2, 3, 4, 6, 7]
 
 
-@pytest.mark.parametrize("kind", [MelError, HeldoutLoss, LossByTime, Gallery, Largest])
-def test_never_is_no_time(kind):
+@pytest.mark.parametrize("kind", [MelError, HeldoutLoss, LossByTime, Gallery, LargestWeight])
+def test_zero_interval_raises_input_error(kind):
     with pytest.raises(InputError, match=rf"^{kind.__name__}\.every is 0\b"):
         kind(every=0)

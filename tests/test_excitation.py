@@ -1,4 +1,4 @@
-"""Crops with the audio that Griffin-Lim makes of them, and training on these."""
+"""Crops with Griffin-Lim excitation, training of generators on them, and the export of these generators."""
 
 import dataclasses
 import pathlib
@@ -37,13 +37,13 @@ FAST = GriffinLim(iterations=1, solver_iterations=1)
 ALONE = Others(lambda: None, {})
 
 
-class Counting(GriffinLim):
-    """Griffin-Lim that counts its calls."""
+class CountingGriffinLim(GriffinLim):
+    """Counts how often Griffin-Lim is run."""
 
     calls = 0
 
     def __call__(self, mel):
-        Counting.calls += 1
+        CountingGriffinLim.calls += 1
         return super().__call__(mel)
 
 
@@ -52,8 +52,8 @@ def records(corpus):
     return list(open_dataset(corpus, "rendered")["train"])
 
 
-def test_a_crop_has_the_excitation_of_its_place(records, tmp_path):
-    """At the precision of float16, and with the gain of its audio."""
+def test_crop_excitation_is_aligned_with_its_audio(records, tmp_path):
+    """It is stored in float16, and scaled by the gain of the augmentation."""
     crops = ExcitedCrops(20, Augmentation(gain_db=(6.0, 6.0)), FAST, tmp_path)
     piece, _ = crops.read(records[0])
     example = crops.draw(iter([piece]), np.random.default_rng(0))
@@ -66,23 +66,23 @@ def test_a_crop_has_the_excitation_of_its_place(records, tmp_path):
     np.testing.assert_allclose(example["excitation"], expected, rtol=1e-3, atol=1e-6)
 
 
-def test_each_recording_is_decoded_once_and_again_if_its_file_is_damaged(records, tmp_path):
-    crops = ExcitedCrops(20, griffin_lim=Counting(iterations=1, solver_iterations=1), folder=tmp_path)
+def test_excitation_is_cached_and_damaged_files_are_recomputed(records, tmp_path):
+    crops = ExcitedCrops(20, griffin_lim=CountingGriffinLim(iterations=1, solver_iterations=1), folder=tmp_path)
     counts = []
     for damage in (None, None, b"", b"\x93NUMPY damaged"):
         for path in tmp_path.rglob("*.npy"):
             if damage is not None:
                 path.write_bytes(damage)
         crops.read(records[0])
-        counts.append(Counting.calls)
+        counts.append(CountingGriffinLim.calls)
     assert np.diff([0, *counts]).tolist() == [1, 0, 1, 1]
     crops.read(records[1])
     dataclasses.replace(crops, griffin_lim=dataclasses.replace(crops.griffin_lim, momentum=0.5)).read(records[0])
-    assert Counting.calls == counts[-1] + 2  # of another recording, and of another vocoder
+    assert CountingGriffinLim.calls == counts[-1] + 2  # another recording, and another vocoder
     assert len(list(tmp_path.rglob("*.npy"))) == 3
 
 
-def test_a_folder_that_cannot_be_written_is_named(records, tmp_path):
+def test_unwritable_excitation_dir_raises_input_error(records, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="excitation_dir"):
         ExcitedCrops(20, griffin_lim=FAST, folder=tmp_path / "file").read(records[0])
@@ -95,7 +95,7 @@ def task(corpus, tmp_path_factory):
     return VocoderTask(Mixture(str(corpus)), config=SMALL, **options)
 
 
-def test_training_begins_with_the_losses_of_griffin_lim(task):
+def test_initial_losses_equal_those_of_griffin_lim(task):
     stream = task.batches(seed=0)
     batch = jax.tree.map(jnp.asarray, next(stream))
     stream.close()
@@ -114,7 +114,7 @@ def test_training_begins_with_the_losses_of_griffin_lim(task):
         assert baseline[f"griffin_lim_{name}"] < baseline[f"silence_{name}"]
 
 
-def test_the_scale_of_a_gradient_is_its_norm():
+def test_gradient_scales_are_norms_of_weighted_gradients():
     made, true = 0.1 * jax.random.normal(jax.random.key(0), (2, 3, 100))
 
     def losses(made, true):
@@ -125,13 +125,13 @@ def test_the_scale_of_a_gradient_is_its_norm():
     assert float(scales["gradient/sum"]) == pytest.approx(0.5 * 10.0)
 
 
-def test_sub_mixes_have_no_excitation(task):
+def test_sub_mix_augmentation_raises_input_error(task):
     with pytest.raises(InputError, match="sub_mix"):
         dataclasses.replace(task, augmentation=Augmentation(sub_mix=0.5))
 
 
-def test_an_exported_generator_brings_its_refiner(task, tmp_path):
-    """The refiner of a folder is exported too, as that folder may be moved; one of the package is found by its name."""
+def test_export_includes_a_refiner_given_by_folder(task, tmp_path):
+    """The folder of the refiner may be moved later. Without a refiner, none is exported."""
     mel = np.random.default_rng(0).uniform(-6.0, 0.0, (9, 128)).astype(np.float32)
     small = RefinerConfig(width=8, layers=1)
     refiner = Refiner(small, rngs=nnx.Rngs(0))
@@ -146,18 +146,18 @@ def test_an_exported_generator_brings_its_refiner(task, tmp_path):
         assert REFINER.exists_in(folder) == bool(named)
         vocoder = find_vocoder(folder)
         assert vocoder.identity() == MelGAN(generator, griffin_lim=griffin_lim).identity()
-        np.testing.assert_allclose(vocoder(mel), griffin_lim(mel), atol=1e-6)  # it is not trained
+        np.testing.assert_allclose(vocoder(mel), griffin_lim(mel), atol=1e-6)  # an untrained generator corrects nothing
 
 
-def test_a_refiner_of_the_package_is_not_copied(task, tmp_path):
+def test_packaged_refiner_is_not_exported(task, tmp_path):
     config = dataclasses.replace(SMALL, refiner="demo")
     dataclasses.replace(task, config=config).save(tmp_path, Generator(config, rngs=nnx.Rngs(0)), {})
     assert not REFINER.exists_in(tmp_path)
     assert find_vocoder(tmp_path).griffin_lim.identity() == find_vocoder("demo").identity()
 
 
-def test_a_generator_in_the_package_is_found_by_its_name(task, tmp_path, monkeypatch):
-    """It lies there alone, without a spectrogram model. Training can start from it."""
+def test_packaged_generator_is_found_by_name(task, tmp_path, monkeypatch):
+    """Its folder has no spectrogram model. Training can start from it by name, too."""
     save(tmp_path / "melgan", MELGAN, Generator(SMALL, rngs=nnx.Rngs(0)), SMALL, {}, "float16")
     monkeypatch.setattr("spectrodiff.pretrained.hub._WEIGHTS", tmp_path)
     assert isinstance(find_vocoder("melgan"), MelGAN)
@@ -166,7 +166,7 @@ def test_a_generator_in_the_package_is_found_by_its_name(task, tmp_path, monkeyp
         find_vocoder("nope")
 
 
-def test_a_packed_vocoder_is_half_as_large_and_sounds_the_same(tmp_path):
+def test_packed_vocoder_is_half_as_large_with_nearly_equal_audio(tmp_path):
     generator = Generator(SMALL, rngs=nnx.Rngs(0))
     generator.leave.direction[...] += 0.1
     save(tmp_path / "export", MELGAN, generator, SMALL, {"steps": 3})

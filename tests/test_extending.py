@@ -1,4 +1,4 @@
-"""Parts added from outside: the blocks of docs/extending.md, and that what they make is used."""
+"""The examples of docs/extending.md run, and training, evaluation and rendering use their classes."""
 
 import dataclasses
 import json
@@ -30,8 +30,8 @@ PIECE = pathlib.Path(__file__).parent.parent / "examples" / "bach_prelude.mid"
 
 
 @pytest.fixture(scope="module")
-def parts():
-    """The Python of the page as a module, whose classes can be pickled."""
+def page_module():
+    """The Python blocks of the page as a module `my_parts`, so that its classes can be pickled."""
     module = types.ModuleType("my_parts")
     sys.modules["my_parts"] = module
     exec(compile("\n".join(re.findall(r"```python\n(.*?)```", DOC.read_text(), re.S)), DOC, "exec"), module.__dict__)
@@ -39,19 +39,19 @@ def parts():
     del sys.modules["my_parts"]
 
 
-def learn(config, corpus, workdir, evaluators):
-    """Rows of the log, and the synthesizer, of a short run."""
+def train_briefly(config, corpus, workdir, evaluators):
+    """The rows of the log and the exported synthesizer of a run of four steps."""
     task = SpectrogramTask(Mixture(str(corpus)), config, batch_size=2, tokens=128, heldout_windows=2)
     train(workdir, task=task, optimizer=adamw(), steps=4, evaluators=evaluators, log_every=2)
     rows = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
     return rows, Synthesizer.from_pretrained(workdir / "export")
 
 
-def figure(rows, name):
+def logged_values(rows, name):
     return [row[name] for row in rows if name in row]
 
 
-def test_each_block_is_short():
+def test_code_blocks_are_short():
     blocks = re.findall(r"```python\n(.*?)```", DOC.read_text(), re.S)
     assert len(blocks) == 6
     for block in blocks:
@@ -60,37 +60,37 @@ def test_each_block_is_short():
 
 
 @pytest.mark.trial
-def test_an_objective_and_an_evaluator(parts, corpus, tmp_path):
-    decoder = dataclasses.replace(OURS.decoder, process=Process(parts.HuberX0(delta=0.2)))
+def test_custom_objective_and_evaluator(page_module, corpus, tmp_path):
+    decoder = dataclasses.replace(OURS.decoder, process=Process(page_module.HuberX0(delta=0.2)))
     config = dataclasses.replace(OURS, decoder=decoder)
     assert from_dict(SpectrogramConfig, to_dict(config)) == config
-    rows, synthesizer = learn(config, corpus, tmp_path, [MelError(every=2), parts.WorstWindow(every=2)])
-    worst, mean = figure(rows, "heldout_worst_window"), figure(rows, "heldout_mel_l1")
+    rows, synthesizer = train_briefly(config, corpus, tmp_path, [MelError(every=2), page_module.WorstWindow(every=2)])
+    worst, mean = logged_values(rows, "heldout_worst_window"), logged_values(rows, "heldout_mel_l1")
     assert len(worst) == len(mean) == 2
     assert all(a >= b for a, b in zip(worst, mean, strict=True))
-    assert synthesizer.config.decoder.process.objective == parts.HuberX0(delta=0.2)
+    assert synthesizer.config.decoder.process.objective == page_module.HuberX0(delta=0.2)
 
 
 @pytest.mark.trial
-def test_a_decoder_and_a_vocoder(parts, corpus, tmp_path):
+def test_custom_decoder_and_vocoder(page_module, corpus, tmp_path):
     model = dataclasses.replace(PAPER.model, max_tokens=2048)
-    config = dataclasses.replace(PAPER, model=model, decoder=parts.RegressionConfig())
-    rows, synthesizer = learn(config, corpus, tmp_path, [MelError(), HeldoutLoss()])
-    assert figure(rows, "heldout_loss")[0] > 0
-    assert isinstance(synthesizer.model.decoder, parts.Regression)
-    synthesizer.vocoder = parts.Hiss()
+    config = dataclasses.replace(PAPER, model=model, decoder=page_module.RegressionConfig())
+    rows, synthesizer = train_briefly(config, corpus, tmp_path, [MelError(), HeldoutLoss()])
+    assert logged_values(rows, "heldout_loss")[0] > 0
+    assert isinstance(synthesizer.model.decoder, page_module.Regression)
+    synthesizer.vocoder = page_module.Hiss()
     audio = synthesizer(PIECE)
     assert np.isfinite(audio).all()
     assert audio.std() > 0
 
 
-def test_a_corpus(parts, tmp_path):
+def test_custom_corpus(page_module, tmp_path):
     recording = make_recording(0)
     for name in ("first", "second"):
         folder = tmp_path / "duets" / name
         folder.mkdir(parents=True)
         soundfile.write(folder / "mix.wav", recording.audio, SAMPLE_RATE)
         (folder / "notes.mid").write_bytes(PIECE.read_bytes())
-    prepare(parts.Duets(), tmp_path / "duets", tmp_path / "data", workers=1)
+    prepare(page_module.Duets(), tmp_path / "duets", tmp_path / "data", workers=1)
     names = {record["name"] for record in open_dataset(tmp_path / "data", "duets")["train"]}
     assert names == {b"first", b"second"}

@@ -8,7 +8,7 @@ from spectrodiff.errors import InputError
 from spectrodiff.files import check_writable, file_name, local_path, replacing, replacing_folder, write_json
 
 
-def test_the_file_appears_when_it_is_whole(tmp_path):
+def test_replacing_writes_the_file_atomically(tmp_path):
     path = tmp_path / "song.wav"
     path.write_text("old")
     with replacing(path) as temporary:
@@ -19,7 +19,7 @@ def test_the_file_appears_when_it_is_whole(tmp_path):
     assert os.listdir(tmp_path) == ["song.wav"]
 
 
-def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path):
+def test_failed_replacing_keeps_the_old_file(tmp_path):
     path = tmp_path / "song.wav"
     path.write_text("old")
 
@@ -34,18 +34,18 @@ def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["song.wav"]
 
 
-def test_a_full_disk_is_the_users_to_mend(tmp_path):
-    def fill_up():
+def test_full_disk_raises_input_error(tmp_path):
+    def raise_disk_full():
         with replacing(tmp_path / "song.wav"):
             raise OSError(28, "No space left on device")
 
     with pytest.raises(InputError, match=r"song\.wav: No space left on device"):
-        fill_up()
+        raise_disk_full()
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("umask", [0o002, 0o022, 0o077])
-def test_the_file_is_as_readable_as_any_other(tmp_path, umask, monkeypatch):
+def test_replaced_files_get_default_permissions(tmp_path, umask, monkeypatch):
     before = os.umask(umask)
     try:
         (tmp_path / "ordinary").write_text("")
@@ -59,19 +59,19 @@ def test_the_file_is_as_readable_as_any_other(tmp_path, umask, monkeypatch):
     assert modes == [0o666 & ~umask] * 2
 
 
-def test_places_that_cannot_be_written(tmp_path, monkeypatch):
+def test_unwritable_paths_raise_input_error(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="is a folder; name a file"):
         check_writable(tmp_path)
     with pytest.raises(InputError, match=r"folder .*nowhere does not exist"):
         check_writable(tmp_path / "nowhere" / "song.wav")
     check_writable(tmp_path / "song.wav")
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # the superuser may write anywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as root has permission everywhere
     with pytest.raises(InputError, match="no permission"):
         check_writable(tmp_path / "song.wav")
     assert os.listdir(tmp_path) == []
 
 
-def test_names_too_long_for_the_disk(tmp_path):
+def test_too_long_file_names_raise_input_error(tmp_path):
     for name in ("x" * 256, "é" * 128):
         with pytest.raises(InputError, match=r"^cannot write .*File name too long"):
             check_writable(tmp_path / name)
@@ -80,7 +80,7 @@ def test_names_too_long_for_the_disk(tmp_path):
 @pytest.mark.parametrize(
     "name", ["x" * 246 + ".wav", "x" * 251 + ".wav", "x" * 255, "x." + "y" * 253, "é" * 125 + ".json", "é.wav"]
 )
-def test_every_name_that_the_disk_takes(tmp_path, name):
+def test_longest_valid_file_names_are_written(tmp_path, name):
     write_json(tmp_path / name, 1)
     assert os.listdir(tmp_path) == [name]
     with replacing_folder(tmp_path / f"{name[:-1]}_") as temporary:
@@ -88,19 +88,19 @@ def test_every_name_that_the_disk_takes(tmp_path, name):
     assert len(os.listdir(tmp_path)) == 2
 
 
-def test_names_whose_bytes_are_no_text(tmp_path):
+def test_non_utf8_file_names_are_written(tmp_path):
     name = os.fsdecode(b"caf\xe9.wav")
     write_json(tmp_path / name, 1)
     assert os.listdir(os.fsencode(tmp_path)) == [b"caf\xe9.wav"]
 
 
-def test_a_file_that_will_not_fit(tmp_path):
+def test_check_writable_needs_enough_disk_space(tmp_path):
     check_writable(tmp_path / "song.wav", 1000)
     with pytest.raises(InputError, match=r"song\.wav.*1000000000000\.0 MB"):
         check_writable(tmp_path / "song.wav", 10**18)
 
 
-def test_names_of_songs_are_names_of_files():
+def test_file_name_escapes_and_shortens_song_names():
     assert file_name("set/2 (live)") == "set%2F2 %28live%29"
     assert file_name(os.fsdecode(b"caf\xe9")) == "caf%E9"
     assert file_name("x" * 240) == "x" * 240
@@ -108,7 +108,7 @@ def test_names_of_songs_are_names_of_files():
     assert len({file_name("\u00e9" * 100 + end, longest) for end in "ab" for longest in (240, 200)}) == 4
 
 
-# ---- addresses
+# ---- URLs
 
 
 def write_one(path):
@@ -122,7 +122,7 @@ def make_folder(path):
 
 @pytest.mark.parametrize("address", ["gs://bucket/run", "s3://bucket", "memory://a", "file:///tmp/a", "HDFS://a:1/b"])
 @pytest.mark.parametrize("kind", [str, pathlib.Path])
-def test_an_address_is_not_a_path(tmp_path, monkeypatch, address, kind):
+def test_urls_raise_input_error(tmp_path, monkeypatch, address, kind):
     monkeypatch.chdir(tmp_path)
     for use in (
         local_path,
@@ -137,14 +137,14 @@ def test_an_address_is_not_a_path(tmp_path, monkeypatch, address, kind):
 
 
 @pytest.mark.parametrize("path", ["a", "a/b:/c", "./gs", "a:b", "/gs:/b", "c:/music", "gs:"])
-def test_paths_with_colons_are_paths(path):
+def test_paths_with_colons_are_accepted(path):
     assert local_path(path) == pathlib.Path(path)
 
 
 # ---- folders
 
 
-def test_the_folder_appears_when_it_is_whole(tmp_path):
+def test_replacing_folder_creates_the_folder_atomically(tmp_path):
     (tmp_path / "ordinary").mkdir()
     with replacing_folder(tmp_path / "out") as temporary:
         (temporary / "a").touch()
@@ -156,7 +156,7 @@ def test_the_folder_appears_when_it_is_whole(tmp_path):
 
 
 @pytest.mark.parametrize("error", [KeyError("half"), OSError(28, "No space left on device")])
-def test_half_a_folder_leaves_nothing(tmp_path, error):
+def test_failed_replacing_folder_leaves_nothing(tmp_path, error):
     def write_half():
         with replacing_folder(tmp_path / "out") as temporary:
             (temporary / "a").touch()
@@ -167,7 +167,7 @@ def test_half_a_folder_leaves_nothing(tmp_path, error):
     assert os.listdir(tmp_path) == []
 
 
-def test_folders_that_cannot_be_made(tmp_path):
+def test_invalid_folder_paths_raise_input_error(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "song.mid").touch()
     places = {"full": "is there already", "no/out": "cannot make", "x" * 300: "cannot make", "\0": "cannot make"}

@@ -1,4 +1,4 @@
-"""Weights that learn an instrument they never knew, by `configs/finetune.gin`, as a user would have them do it."""
+"""Fine-tuning on a new instrument with `configs/finetune.gin`, from the command line."""
 
 import json
 import re
@@ -27,13 +27,13 @@ SHORT = [
 ]
 
 
-def command(*arguments):
+def run_command(*arguments):
     main([*map(str, arguments)])
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """Glass, which says of itself that it is a piano, and what was there before."""
+    """Datasets of the new instrument, glass, whose MIDI program is that of a piano, and of the old instruments."""
     folder = tmp_path_factory.mktemp("data")
     for seed, name in ((0, "glass"), (2, "rendered")):
         pieces = [make_recording(seed + i, programs=(0,)) for i in (0, 1)]
@@ -42,8 +42,8 @@ def data_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def known(tmp_path_factory):
-    """A folder with weights like the demo's, but small, and their arrays."""
+def pretrained(tmp_path_factory):
+    """A folder with random weights of a small model like the demo's, and their arrays."""
     read_config(["configs/demo.gin"], SMALL)
     config = gin.get_bindings("train")["task"].config
     gin.clear_config()
@@ -52,8 +52,8 @@ def known(tmp_path_factory):
     return folder, arrays
 
 
-# Bindings, and a pattern of what they have train: all but tables of positions, and the projection of z for the mean,
-# which is evaluated at z = 0.
+# Bindings, and a pattern of the parameters that they train, besides embeddings. Position tables never train, nor does
+# the projection of z in the mean decoder, which is evaluated at z = 0.
 RULES = {
     "everything": ([], r"^(?!.*positions|decoder\.mean_decoder\.project\.)"),
     "only": (
@@ -66,20 +66,20 @@ RULES = {
 
 @pytest.mark.trial
 @pytest.mark.parametrize("name", RULES)
-def test_a_new_instrument(name, data_dir, known, tmp_path, capsys):
-    weights, before = known
+def test_finetuning_on_a_new_instrument(name, data_dir, pretrained, tmp_path, capsys):
+    weights, before = pretrained
     bindings, trains = RULES[name]
     if bindings:
         bindings = [*bindings, f"{name}.programs = ({NEW},)"]
     bindings = [*SMALL, *SHORT, f"train.init_from = '{weights}'", f"Mixture.data_dir = '{data_dir}'", *bindings]
     run = tmp_path / "run"
     arguments = ["--gin_file", "configs/finetune.gin", *(f"--gin_param={binding}" for binding in bindings)]
-    command("train", "--workdir", run, *arguments)
+    run_command("train", "--workdir", run, *arguments)
 
-    # What trained is what the rule names; of the embeddings only the new instrument's, if not all.
+    # Only the parameters of the rule have changed; of the embeddings only the new instrument's, unless all train.
     after = load_file(run / "export" / "spectrogram.safetensors")
     moved = {key for key in before if not np.array_equal(before[key], after[key])}
-    moved.discard("decoder.mean_decoder.project.kernel")  # of zero gradient, but for rounding errors
+    moved.discard("decoder.mean_decoder.project.kernel")  # its gradient is zero up to rounding
     assert moved == {TABLE} | set(filter(re.compile(trains).search, before))
     own = Synthesizer.from_pretrained(run / "export").tokenizer
     row = own.vocabulary.program
@@ -89,7 +89,7 @@ def test_a_new_instrument(name, data_dir, known, tmp_path, capsys):
     assert np.linalg.norm(after[TABLE][row(NEW)] - start) < 0.2 * np.linalg.norm(other - start)
     assert own.mapped(np.array([NEW, NEW + 1])).tolist() == [NEW, 96]
 
-    # The report has both figures of both, before and after, as the log does.
+    # The report has both metrics of both datasets, before and after, as in the log.
     report = (run / "report.md").read_text()
     assert report in capsys.readouterr().out
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
@@ -100,7 +100,7 @@ def test_a_new_instrument(name, data_dir, known, tmp_path, capsys):
             key = f"{figure}/{dataset}"
             assert f"| {key} | {first[f'heldout_{key}']:.4f} | {last[f'heldout_{key}']:.4f} |" in report
 
-    # The checkpoint, which holds only what trains, gives the same weights.
-    command("export", run, tmp_path / "again")
+    # Exporting the checkpoint, which holds only trained parameters, gives the same weights.
+    run_command("export", run, tmp_path / "again")
     again = load_file(tmp_path / "again" / "spectrogram.safetensors")
     assert all(np.array_equal(after[key], again[key]) for key in after | again)

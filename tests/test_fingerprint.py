@@ -1,4 +1,4 @@
-"""Vocoders and models are told apart by what they hold, not by their names or places."""
+"""Identities of vocoders and models depend on their weights and settings, not on names or paths."""
 
 import dataclasses
 import pathlib
@@ -26,31 +26,40 @@ MELGAN = GeneratorConfig(channels=16, dilations=(1,))
 REFINER = RefinerConfig(width=8, layers=1)
 
 
-def melgan(seed=0, chunk=128, **changes):
+def make_melgan(seed=0, chunk=128, **changes):
     return MelGAN(Generator(dataclasses.replace(MELGAN, **changes), rngs=nnx.Rngs(seed)), chunk)
 
 
-def refined(seed=0, iterations=16, **changes):
+def make_griffin_lim(seed=0, iterations=16, **changes):
     return GriffinLim(Refiner(dataclasses.replace(REFINER, **changes), rngs=nnx.Rngs(seed)), iterations)
 
 
-def test_vocoders_of_one_kind_have_an_identity_each():
+def test_different_vocoders_have_different_identities():
     vocoders = [GriffinLim(), GriffinLim(iterations=8), GriffinLim(momentum=0.5)]
-    vocoders += [refined(), refined(seed=1), refined(iterations=8), refined(agreement=3)]
-    vocoders += [melgan(), melgan(seed=1), melgan(dilations=(3,))]  # the last with the weights of the first
+    vocoders += [
+        make_griffin_lim(),
+        make_griffin_lim(seed=1),
+        make_griffin_lim(iterations=8),
+        make_griffin_lim(agreement=3),
+    ]
+    vocoders += [
+        make_melgan(),
+        make_melgan(seed=1),
+        make_melgan(dilations=(3,)),
+    ]  # the last has the weights of the first
     identities = [vocoder.identity() for vocoder in vocoders]
     assert len(set(identities)) == len(vocoders)
     kinds = [identity.rpartition(" ")[0] for identity in identities]
     assert kinds == 3 * ["GriffinLim"] + 4 * ["GriffinLim with refiner"] + 3 * ["MelGAN"]
 
 
-def test_the_same_weights_are_the_same_vocoder():
+def test_equal_weights_have_equal_identities():
     assert GriffinLim().identity() == GriffinLim().identity()
-    assert refined().identity() == refined().identity()
-    assert melgan().identity() == melgan(chunk=16).identity()
+    assert make_griffin_lim().identity() == make_griffin_lim().identity()
+    assert make_melgan().identity() == make_melgan(chunk=16).identity()
 
 
-def test_one_changed_weight_is_another_network():
+def test_changing_one_weight_changes_the_fingerprint():
     generator = Generator(MELGAN, rngs=nnx.Rngs(0))
     before = fingerprint(generator)
     leaf = jax.tree.leaves(nnx.state(generator, nnx.Param), is_leaf=lambda x: isinstance(x, nnx.Variable))[-1]
@@ -58,7 +67,7 @@ def test_one_changed_weight_is_another_network():
     assert fingerprint(generator) != before
 
 
-def test_weights_in_each_others_places_are_another_network():
+def test_fingerprint_depends_on_parameter_boundaries():
     class Pair(nnx.Module):
         def __init__(self, a, b):
             self.a, self.b = nnx.Param(jnp.array(a)), nnx.Param(jnp.array(b))
@@ -67,7 +76,7 @@ def test_weights_in_each_others_places_are_another_network():
     assert fingerprint(Pair([1.0], [2.0])) == fingerprint(Pair([1.0], [2.0]))
 
 
-def test_numbers_of_any_type_and_shape_count():
+def test_fingerprint_depends_on_values_dtypes_and_shapes():
     class One(nnx.Module):
         def __init__(self, value, dtype):
             self.value = nnx.Param(jnp.array(value, dtype))
@@ -76,13 +85,13 @@ def test_numbers_of_any_type_and_shape_count():
     assert len({fingerprint(One(*value)) for value in values}) == len(values)
 
 
-def test_other_models_have_other_fingerprints(our_model, paper_model):
+def test_different_models_have_different_fingerprints(our_model, paper_model):
     assert fingerprint(our_model) == fingerprint(our_model)
     assert fingerprint(our_model) != fingerprint(paper_model)
 
 
 def write_onnx(folder: pathlib.Path, seed: int, **options) -> pathlib.Path:
-    """A decoder of frames into random waves, in a file of always the same name."""
+    """Writes a vocoder that maps each frame linearly to random audio; the file name is always the same."""
     waves = (0.002 * np.random.default_rng(seed).normal(size=(128, 320))).astype(np.float32)
     nodes = [helper.make_node("MatMul", ["mel", "waves"], ["frames"]), helper.make_node("Flatten", ["frames"], ["out"])]
     given = helper.make_tensor_value_info("mel", TensorProto.FLOAT, [1, "frames", 128])
@@ -95,7 +104,7 @@ def write_onnx(folder: pathlib.Path, seed: int, **options) -> pathlib.Path:
 
 
 @pytest.mark.parametrize("weights", ["inside", "w.bin", f"{'w' * 200}.bin"])
-def test_an_onnx_file_is_known_by_what_it_holds_or_has_beside_it(weights, tmp_path):
+def test_onnx_identity_includes_external_weights(weights, tmp_path):
     options = {} if weights == "inside" else {"save_as_external_data": True, "location": weights}
     one, other = (write_onnx(tmp_path / f"{seed}", seed, **options) for seed in (0, 1))
     if options:
@@ -106,7 +115,7 @@ def test_an_onnx_file_is_known_by_what_it_holds_or_has_beside_it(weights, tmp_pa
     assert identities[0] == identities[1] != identities[2]
 
 
-def test_a_saved_model_is_known_by_what_is_in_its_folder(tmp_path, monkeypatch):
+def test_saved_model_identity_depends_on_its_files(tmp_path, monkeypatch):
     monkeypatch.setattr(saved_model, "load_model", lambda *_: lambda mel: np.zeros(320 * mel.shape[1], np.float32))
     for name, weights in (("one", b"1"), ("same", b"1"), ("other", b"2")):
         (tmp_path / name / "variables").mkdir(parents=True)
@@ -118,7 +127,7 @@ def test_a_saved_model_is_known_by_what_is_in_its_folder(tmp_path, monkeypatch):
     assert one == same != other
 
 
-def test_files_are_known_by_names_and_content(tmp_path):
+def test_fingerprint_of_files_depends_on_names_and_content(tmp_path):
     (tmp_path / "a").write_bytes(b"1")
     (tmp_path / "b").write_bytes(b"2")
     a, b = tmp_path / "a", tmp_path / "b"

@@ -1,4 +1,4 @@
-"""Operations counted by hand, by XLA for convolutions, and by formula for whole models."""
+"""FLOPs against counts by hand, XLA's counts of convolutions, and formulas for whole models."""
 
 import json
 
@@ -24,11 +24,11 @@ from spectrodiff.training.steps import Others
 from spectrodiff.training.throughput import ThroughputMeter
 
 
-def of(*shape, dtype=jnp.float32):
+def shape_of(*shape, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
-X, W = of(3, 4), of(4, 4)
+X, W = shape_of(3, 4), shape_of(4, 4)
 ONCE = 2 * 3 * 4 * 4
 
 
@@ -56,7 +56,7 @@ _custom.defvjp(lambda x, w: (x @ w, (x, w)), lambda kept, g: (g, g))
         (lambda x, w: jax.lax.while_loop(lambda c: c.sum() < 9, lambda c: c + 1, x), 0),
     ],
 )
-def test_products_are_counted_wherever_they_are(function, expected):
+def test_matrix_products_are_counted_in_nested_functions(function, expected):
     assert count_flops(function, X, W) == expected
 
 
@@ -69,14 +69,14 @@ UNCOUNTABLE = {
         out_specs=jax.P("data"),
     ),
     "pallas_call": lambda x, w: pallas.pallas_call(
-        lambda x, w, out: out.__setitem__(..., x[...] @ w[...]), out_shape=of(3, 4), interpret=True
+        lambda x, w, out: out.__setitem__(..., x[...] @ w[...]), out_shape=shape_of(3, 4), interpret=True
     )(x, w),
 }
 
 
 @pytest.mark.parametrize("name", UNCOUNTABLE)
-def test_what_cannot_be_counted(name, capsys):
-    """Training, which asks for a step's operations, has to do without them; it is told why, in one line."""
+def test_uncountable_operations_give_a_warning_and_no_flops(name, capsys):
+    """`count_flops` raises; `step_flops`, which training uses, prints a line and returns None."""
     with pytest.raises(ValueError, match=f"cannot count the operations of a {name}"):
         count_flops(UNCOUNTABLE[name], X, W)
     assert step_flops(UNCOUNTABLE[name], X, W) is None
@@ -84,7 +84,7 @@ def test_what_cannot_be_counted(name, capsys):
     assert name in line
 
 
-def test_an_error_of_the_loss_is_not_kept_from_its_caller():
+def test_step_flops_propagates_errors_of_the_loss():
     def failing(x, w):
         raise ZeroDivisionError
 
@@ -92,8 +92,8 @@ def test_an_error_of_the_loss_is_not_kept_from_its_caller():
         step_flops(failing, X, W)
 
 
-class Searching(Line):
-    """Has products in its loss of which nobody knows how many there are."""
+class UncountableLoss(Line):
+    """Its loss has a while loop with matrix products, whose number is unknown before it runs."""
 
     def loss(self, model, batch, key, others):
         x = jax.lax.stop_gradient(batch["x"])
@@ -101,8 +101,8 @@ class Searching(Line):
         return super().loss(model, batch, key, others)
 
 
-def test_a_run_goes_on_without_its_utilisation(tmp_path, capsys):
-    task = Searching()
+def test_training_runs_without_utilisation_if_flops_are_unknown(tmp_path, capsys):
+    task = UncountableLoss()
     loop.train(tmp_path, task=task, optimizer=adamw(0.1), steps=3, log_every=1)
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     steps = [row for row in rows if "examples_per_second" in row]
@@ -113,20 +113,20 @@ def test_a_run_goes_on_without_its_utilisation(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("flops", "figures"), [(6, {"utilisation"}), (0, {"utilisation"}), (None, set())])
-def test_utilisation_is_left_out_where_it_is_unknown(flops, figures):
+def test_throughput_meter_omits_unknown_utilisation(flops, figures):
     speed = ThroughputMeter(peak=1e9)
     assert "utilisation" not in speed.read(1, 4)
     speed.flops = flops
     assert speed.read(1, 4).keys() == {"examples_per_second", "waiting"} | figures
 
 
-def test_a_step_is_three_times_its_loss():
-    """Which is what the gradient of everything takes, the input included."""
+def test_step_flops_are_three_times_the_loss():
+    """That equals the count of the gradient with respect to all arguments, including the input."""
 
     def loss(x, w, v):
         return jnp.square(jnp.tanh(x @ w) @ v).sum()
 
-    args = of(5, 7), of(7, 11), of(11, 3)
+    args = shape_of(5, 7), shape_of(7, 11), shape_of(11, 3)
     assert step_flops(loss, *args) == 3 * 2 * 5 * 11 * (7 + 3)
     assert step_flops(loss, *args) == count_flops(jax.grad(loss, argnums=(0, 1, 2)), *args)
 
@@ -143,18 +143,18 @@ def test_a_step_is_three_times_its_loss():
         {"padding": "SAME", "feature_group_count": 3},
     ],
 )
-def test_convolutions_are_counted_as_xla_counts_them(options):
+def test_convolution_flops_equal_xla(options):
     def convolve(x, kernel):
         defaults = {"window_strides": (1,), "dimension_numbers": ("NTC", "TIO", "NTC")}
         return jax.lax.conv_general_dilated(x, kernel, **(defaults | options))
 
-    args = of(2, 31, 6), of(7, 6 // options.get("feature_group_count", 1), 9)
+    args = shape_of(2, 31, 6), shape_of(7, 6 // options.get("feature_group_count", 1), 9)
     theirs = jax.jit(convolve).lower(*args).cost_analysis()["flops"]
     assert count_flops(convolve, *args) == theirs
 
 
-def transformer(layers, n, cfg, cross=0):
-    """Of one example: `layers` blocks over n places, each with an MLP and, attending to `cross` others, attention."""
+def transformer_flops(layers, n, cfg, cross=0):
+    """FLOPs of `layers` blocks for one example of n positions, with cross-attention if there are `cross` others."""
     inner = cfg.heads * cfg.head_dim
     attention = 4 * n * cfg.width * inner + 2 * n * n * inner
     if cross:
@@ -162,20 +162,20 @@ def transformer(layers, n, cfg, cross=0):
     return 2 * layers * (attention + 3 * n * cfg.width * cfg.mlp_width)
 
 
-def decoder(cfg, memory, projections):
+def decoder_flops(cfg, memory, projections):
     noise = 2 * (cfg.width * 4 * cfg.width + (4 * cfg.width) ** 2)
     film = cfg.decoder_layers * 2 * 2 * 4 * cfg.width * 2 * cfg.width
     in_and_out = projections * 2 * 256 * 128 * cfg.width
-    return noise + film + in_and_out + transformer(cfg.decoder_layers, 256, cfg, cross=memory)
+    return noise + film + in_and_out + transformer_flops(cfg.decoder_layers, 256, cfg, cross=memory)
 
 
 def forward_flops(config, size, tokens):
     task = SpectrogramTask(config=config)
     model = nnx.eval_shape(lambda: SpectrogramModel(config, rngs=nnx.Rngs(0)))
     graph, params, buffers = states.split(model)
-    batch = {"tokens": of(size, tokens, dtype=jnp.int32)}
+    batch = {"tokens": shape_of(size, tokens, dtype=jnp.int32)}
     for name in ("target", "context"):
-        batch |= {name: of(size, 256, 128), f"{name}_mask": of(size, 256, dtype=jnp.bool_)}
+        batch |= {name: shape_of(size, 256, 128), f"{name}_mask": shape_of(size, 256, dtype=jnp.bool_)}
 
     def loss(params, buffers, batch):
         model = nnx.merge(graph, params, buffers)
@@ -184,24 +184,24 @@ def forward_flops(config, size, tokens):
     return count_flops(loss, params, buffers, batch)
 
 
-def test_the_papers_base_model():
-    """But for its depth, which takes long to trace."""
+def test_flops_of_the_paper_base_model():
+    """With fewer layers, as tracing all of them takes long."""
     cfg = ModelConfig(note_layers=1, context_layers=2, decoder_layers=3)
-    context = 2 * 256 * 128 * 768 + transformer(2, 256, cfg)
-    one = transformer(1, 2048, cfg) + context + decoder(cfg, 2048 + 256, projections=2)
+    context = 2 * 256 * 128 * 768 + transformer_flops(2, 256, cfg)
+    one = transformer_flops(1, 2048, cfg) + context + decoder_flops(cfg, 2048 + 256, projections=2)
     assert forward_flops(SpectrogramConfig(model=cfg), 2, 2048) == 2 * one
 
 
-def test_the_papers_autoregressive_baseline():
-    """All frames at once: what the causal mask hides is computed all the same."""
+def test_flops_of_the_paper_autoregressive_baseline():
+    """All frames are computed in parallel, including the products that the causal mask hides."""
     cfg = ModelConfig(note_layers=1, context_layers=0, decoder_layers=3, with_context=False, mask_padding=False)
     in_and_out = 2 * 256 * 128 * 768 + 2 * 256 * 768 * 8 * (1 + 2 * 128)
-    one = transformer(1, 2048, cfg) + in_and_out + transformer(3, 256, cfg, cross=2048)
+    one = transformer_flops(1, 2048, cfg) + in_and_out + transformer_flops(3, 256, cfg, cross=2048)
     config = SpectrogramConfig(model=cfg, decoder=AutoregressiveConfig(components=8))
     assert forward_flops(config, 2, 2048) == 2 * one
 
 
-def test_our_demo_model():
+def test_flops_of_the_demo_model():
     sizes = {"width": 128, "heads": 4, "head_dim": 32, "mlp_width": 512}
     layers = {"note_layers": 2, "context_layers": 1, "decoder_layers": 3}
     ours = {"compact_notes": True, "event_times": True, "note_roll": True, "tokens_per_note": 4, "dropout": 0.0}
@@ -209,8 +209,8 @@ def test_our_demo_model():
     config = SpectrogramConfig(TokenizerConfig(velocity_bins=32), cfg, DiffusionConfig(process=Process(X0())))
     notes, kernels = 640 // 4, 20
     roll = 2 * notes * 128 * kernels * 128 + 2 * 256 * (notes * kernels) * 128
-    context = 2 * 256 * 128 * 128 + transformer(1, 256, cfg)
-    one = transformer(2, notes, cfg) + context + roll + decoder(cfg, notes + 256, projections=3)
+    context = 2 * 256 * 128 * 128 + transformer_flops(1, 256, cfg)
+    one = transformer_flops(2, notes, cfg) + context + roll + decoder_flops(cfg, notes + 256, projections=3)
     assert forward_flops(config, 8, 640) == 8 * one
 
 
@@ -229,7 +229,7 @@ def test_our_demo_model():
         ("TPU v5", "bfloat16", 459e12),
     ],
 )
-def test_known_peaks(kind, dtype, expected):
+def test_datasheet_peaks_of_known_devices(kind, dtype, expected):
     assert datasheet_peak(kind, dtype) == expected
 
 
@@ -239,16 +239,16 @@ def test_known_peaks(kind, dtype, expected):
         ("NVIDIA L40S", "bfloat16"),
         ("NVIDIA A10G", "float32"),
         ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "float32"),
-        ("Tesla T4", "bfloat16"),  # which it can only imitate
+        ("Tesla T4", "bfloat16"),  # emulated, not supported in hardware
         ("NVIDIA H100 80GB HBM3", "float64"),
         ("cpu", "float32"),
     ],
 )
-def test_unknown_peaks(kind, dtype):
+def test_unknown_devices_have_no_datasheet_peak(kind, dtype):
     assert datasheet_peak(kind, dtype) is None
 
 
-def test_this_machine_is_measured_once():
+def test_peak_of_an_unknown_device_is_measured_once():
     (device, *_) = jax.devices("cpu")
     peak = peak_flops(device, jnp.float32)
     assert 1e8 < peak < 1e15

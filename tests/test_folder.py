@@ -31,15 +31,15 @@ def write_pair(audio: pathlib.Path, midi: pathlib.Path, recording, rate=SAMPLE_R
 
 
 @pytest.fixture
-def own(tmp_path):
-    """Three pairs, side by side."""
+def pairs_folder(tmp_path):
+    """A folder with three pairs of audio and MIDI."""
     folder = tmp_path / "own"
     for number, recording in enumerate(RECORDINGS):
         write_pair(folder / f"song{number}.wav", folder / f"song{number}.mid", recording)
     return folder
 
 
-def names(folder):
+def entry_names(folder):
     return [entry.name for entry in Folder().entries(folder)]
 
 
@@ -49,28 +49,28 @@ def shifted(notes, seconds):
     )
 
 
-def told(capsys, folder, corpus=None):
-    """The lines that the report prints."""
+def report_lines(capsys, folder, corpus=None):
+    """The lines printed by the report on a folder."""
     corpus = corpus or Folder()
     capsys.readouterr()
     corpus.report(folder, corpus.entries(folder), 1)
     return capsys.readouterr().out.splitlines()
 
 
-def test_it_is_a_corpus():
+def test_folder_implements_the_corpus_protocol():
     assert isinstance(Folder(), Corpus)
 
 
 @pytest.mark.parametrize(
     ("suffix", "rate"), [(".wav", 44100), (".WAV", 8000), (".flac", 48000), (".mp3", 44100), (".ogg", 22050)]
 )
-def test_audio_of_every_kind_and_rate(tmp_path, suffix, rate):
+def test_audio_formats_and_rates_are_read_in_sync(tmp_path, suffix, rate):
     recording = RECORDINGS[0]
     write_pair(tmp_path / f"a{suffix}", tmp_path / "a.midi", recording, rate)
     (entry,) = Folder().entries(tmp_path)
     found = Folder().read(entry)
     assert found.name == "a"
-    assert len(found.audio) == pytest.approx(len(recording.audio), abs=1200)  # mp3 comes in frames of 1152
+    assert len(found.audio) == pytest.approx(len(recording.audio), abs=1200)  # MP3 pads to frames of 1152
     assert found.notes.total_time == len(found.audio) / SAMPLE_RATE
     order = np.lexsort((found.notes.pitch, found.notes.start))
     ours = np.lexsort((recording.notes.pitch, recording.notes.start.round(3)))
@@ -80,7 +80,7 @@ def test_audio_of_every_kind_and_rate(tmp_path, suffix, rate):
     assert abs(agreed.lag) <= 0.04
 
 
-def test_a_name_is_a_path_without_its_beginning_and_end(tmp_path):
+def test_names_omit_audio_and_midi_folders_and_suffixes(tmp_path):
     for audio, midi in (
         ("audio/a.wav", "midi/a.mid"),
         ("Audio/live/a.flac", "MIDI/live/a.MID"),
@@ -91,12 +91,12 @@ def test_a_name_is_a_path_without_its_beginning_and_end(tmp_path):
     write_pair(tmp_path / ".trash/d.wav", tmp_path / ".trash/d.mid", RECORDINGS[0])
     shutil.copy(tmp_path / "audio/a.wav", tmp_path / "audio/._a.wav")
     (tmp_path / "notes.txt").touch()
-    assert sorted(names(tmp_path)) == ["a", "b.v2", "disc/audio/c", "live/a"]
+    assert sorted(entry_names(tmp_path)) == ["a", "b.v2", "disc/audio/c", "live/a"]
     assert find_pairs(tmp_path).unpaired == []
 
 
-def test_names_are_composed_or_not(tmp_path):
-    """A Mac's disk keeps some letters in two parts, which a folder copied from there has."""
+def test_names_are_normalized_to_composed_unicode(tmp_path):
+    """Folders copied from macOS may have decomposed file names."""
     write_pair(tmp_path / "Cafe\u0301/Lied.wav", tmp_path / "Caf\u00e9/Lied.mid", RECORDINGS[0])
     (tmp_path / "splits.csv").write_text("name,split\nCafe\u0301/Lied,test\n", encoding="utf-8")
     (entry,) = Folder().entries(tmp_path)
@@ -104,13 +104,13 @@ def test_names_are_composed_or_not(tmp_path):
     assert len(Folder().read(entry).notes) == len(RECORDINGS[0].notes)
     shutil.copy(tmp_path / "Cafe\u0301/Lied.wav", tmp_path / "Caf\u00e9/Lied.wav")
     with pytest.raises(InputError, match="are both called"):
-        names(tmp_path)
+        entry_names(tmp_path)
 
 
 @pytest.mark.parametrize(
     "stem", [os.fsdecode(b"caf\xe9 \xff"), "x" * 251, "\u00e9" * 125], ids=["no text", "long", "long in bytes"]
 )
-def test_names_of_any_bytes_and_length_become_records(tmp_path, stem):
+def test_long_and_non_utf8_names_become_records(tmp_path, stem):
     write_pair(tmp_path / "in" / "a.wav", tmp_path / "in" / "a.mid", RECORDINGS[0])
     for path in (tmp_path / "in").iterdir():
         path.rename(path.with_name(stem + path.suffix))
@@ -121,7 +121,7 @@ def test_names_of_any_bytes_and_length_become_records(tmp_path, stem):
     assert record["name"].decode() == expected
 
 
-def test_other_formats_are_taken_or_named(tmp_path, capsys):
+def test_other_suffixes_are_read_or_reported(tmp_path, capsys):
     for number, midi in enumerate(("one.kar", "two.mid", "three.mid")):
         write_pair(tmp_path / midi.replace(midi[-4:], ".aiff"), tmp_path / f"{number}.mid", RECORDINGS[number])
         (tmp_path / f"{number}.mid").rename(tmp_path / midi)
@@ -129,42 +129,42 @@ def test_other_formats_are_taken_or_named(tmp_path, capsys):
     (tmp_path / "two.aiff").rename(tmp_path / "two.AIFF")
     (tmp_path / "three.aiff").rename(tmp_path / "three.m4a")
     (tmp_path / "four.wma").touch()
-    assert names(tmp_path) == ["one", "two"]
-    lines = told(capsys, tmp_path)
+    assert entry_names(tmp_path) == ["one", "two"]
+    lines = report_lines(capsys, tmp_path)
     assert f"{tmp_path}/three.mid has no audio of its name: left out" in lines
     (line,) = [line for line in lines if "cannot be read" in line]
     assert line.startswith("2 files of formats that cannot be read (.m4a, .wma), such as ")
 
 
-def test_a_folder_of_formats_that_are_not_read(tmp_path):
+def test_folder_of_unreadable_formats_raises_input_error(tmp_path):
     for name in ("one", "two"):
         (tmp_path / f"{name}.m4a").touch()
         (tmp_path / f"{name}.mid").touch()
     with pytest.raises(InputError, match=r"2 files .*\.m4a.*one\.m4a"):
-        names(tmp_path)
+        entry_names(tmp_path)
 
 
-def test_two_files_of_a_name(own):
-    shutil.copy(own / "song1.wav", own / "song1.flac")
+def test_two_audio_files_with_one_name_raise_input_error(pairs_folder):
+    shutil.copy(pairs_folder / "song1.wav", pairs_folder / "song1.flac")
     with pytest.raises(InputError, match=r"song1\.flac .*song1\.wav .*'song1'"):
-        names(own)
+        entry_names(pairs_folder)
 
 
 @pytest.mark.parametrize("where", ["audio", "midi"])
-def test_the_wrong_level(tmp_path, where):
+def test_subfolder_with_only_audio_or_midi_raises_input_error(tmp_path, where):
     write_pair(tmp_path / "audio/a.wav", tmp_path / "midi/a.mid", RECORDINGS[0])
     counts = {"audio": "1 audio and 0 MIDI", "midi": "0 audio and 1 MIDI"}[where]
     with pytest.raises(InputError, match=f"{where} .*{counts} files"):
-        names(tmp_path / where)
+        entry_names(tmp_path / where)
 
 
-def test_no_such_folder(own):
-    for path in (own / "nope", own / "song0.wav"):
+def test_missing_folder_raises_input_error(pairs_folder):
+    for path in (pairs_folder / "nope", pairs_folder / "song0.wav"):
         with pytest.raises(InputError, match=f"{path} is not a folder"):
-            names(path)
+            entry_names(path)
 
 
-def test_a_split_by_hash_is_fixed_and_leaves_neither_side_empty():
+def test_splits_by_hash_are_stable_and_not_empty():
     many = [f"song{number}" for number in range(400)]
     assert split_by_name(many) == {name: split_by_hash(name) for name in many}
     assert split_by_name(many[::-1]) == split_by_name(many)
@@ -180,16 +180,16 @@ def test_a_split_by_hash_is_fixed_and_leaves_neither_side_empty():
 
 @pytest.mark.parametrize("first", ["train", "validation", "test"])
 @pytest.mark.parametrize("second", ["train", "validation", "test"])
-def test_two_pieces_make_both_sides_wherever_their_hashes_fall(monkeypatch, first, second):
+def test_two_pieces_are_split_into_train_and_validation(monkeypatch, first, second):
     falls = {"a": first, "b": second}
     monkeypatch.setattr("spectrodiff.data.builders.folder.split_by_hash", falls.__getitem__)
     assert set(split_by_name("ab").values()) == {"train", "validation"}
 
 
-def test_a_table_gives_splits_and_programs(own):
-    table = own.parent / "mine.csv"
+def test_csv_sets_splits_and_programs(pairs_folder):
+    table = pairs_folder.parent / "mine.csv"
     table.write_text("name,split,program,note\nsong0,test,40,x\nsong1,,,\nsong2,train,,\n")
-    entries = {entry.name: entry for entry in Folder(csv=str(table)).entries(own)}
+    entries = {entry.name: entry for entry in Folder(csv=str(table)).entries(pairs_folder)}
     assert (entries["song0"].split, entries["song1"].split, entries["song2"].split) == (
         "test",
         split_by_hash("song1"),
@@ -202,9 +202,11 @@ def test_a_table_gives_splits_and_programs(own):
     assert set(plain.program) == set(RECORDINGS[2].notes.program) != {40}
 
 
-def test_the_folders_own_table_is_found(own):
-    (own / "splits.csv").write_text("name,split,source,programs\nsong0,validation,a,0 40 drums\nsong2,validation,b,\n")
-    entries = Folder().entries(own)
+def test_splits_csv_in_the_folder_is_used(pairs_folder):
+    (pairs_folder / "splits.csv").write_text(
+        "name,split,source,programs\nsong0,validation,a,0 40 drums\nsong2,validation,b,\n"
+    )
+    entries = Folder().entries(pairs_folder)
     assert {entry.name: entry.split for entry in entries} == {
         "song0": "validation",
         "song1": split_by_hash("song1"),
@@ -223,40 +225,40 @@ def test_the_folders_own_table_is_found(own):
         ("file,split\nsong0,train\n", "has no column name"),
     ],
 )
-def test_a_table_that_makes_no_sense(own, rows, why):
-    (own / "splits.csv").write_text(rows)
+def test_invalid_csv_raises_input_error(pairs_folder, rows, why):
+    (pairs_folder / "splits.csv").write_text(rows)
     with pytest.raises(InputError, match=rf"splits\.csv {why}"):
-        names(own)
+        entry_names(pairs_folder)
 
 
-def test_a_table_that_is_not_there(own):
+def test_missing_csv_raises_input_error(pairs_folder):
     with pytest.raises(InputError, match=r"cannot read .*nope\.csv as a table"):
-        Folder(csv=str(own / "nope.csv")).entries(own)
+        Folder(csv=str(pairs_folder / "nope.csv")).entries(pairs_folder)
 
 
 @pytest.mark.parametrize("name", ["Violin", "my violin", "1st", ""])
-def test_what_a_dataset_cannot_be_called(name):
+def test_invalid_dataset_names_raise_input_error(name):
     with pytest.raises(InputError, match="a dataset cannot be called "):
         Folder(name=name)
 
 
-def test_a_changed_file_is_another_recording(own):
-    before = Folder().entries(own)
-    assert Folder().entries(own) == before
-    os.utime(own / "song1.mid", ns=(1, 1))
-    assert [a == b for a, b in zip(Folder().entries(own), before, strict=True)] == [True, False, True]
+def test_changed_files_change_their_entries(pairs_folder):
+    before = Folder().entries(pairs_folder)
+    assert Folder().entries(pairs_folder) == before
+    os.utime(pairs_folder / "song1.mid", ns=(1, 1))
+    assert [a == b for a, b in zip(Folder().entries(pairs_folder), before, strict=True)] == [True, False, True]
 
 
-def test_a_report_of_what_is_well(own, capsys):
-    splits = [entry.split for entry in Folder().entries(own)]
+def test_report_of_a_valid_folder(pairs_folder, capsys):
+    splits = [entry.split for entry in Folder().entries(pairs_folder)]
     counts = ", ".join(f"{splits.count(split)} {split}" for split in ("train", "validation", "test") if split in splits)
-    assert told(capsys, own) == [
-        f"{own} holds 3 pairs of audio and MIDI: {counts}",
+    assert report_lines(capsys, pairs_folder) == [
+        f"{pairs_folder} holds 3 pairs of audio and MIDI: {counts}",
         "0 of 3 pairs look suspicious",
     ]
 
 
-def test_a_report_of_what_is_not(tmp_path, capsys):
+def test_report_names_suspicious_pairs(tmp_path, capsys):
     recording = make_recording(5, seconds=10.0)
     late = dataclasses.replace(recording, notes=shifted(recording.notes, 0.3))
     early = dataclasses.replace(recording, notes=shifted(recording.notes.select(recording.notes.start > 0.5), -0.3))
@@ -277,7 +279,7 @@ def test_a_report_of_what_is_not(tmp_path, capsys):
     (tmp_path / "corrupt.wav").write_bytes(b"RIFF" + b"\7" * 1000)
     (tmp_path / "words.mid").write_text("la la la")
 
-    first, *lines, last = told(capsys, tmp_path)
+    first, *lines, last = report_lines(capsys, tmp_path)
     assert first.startswith(f"{tmp_path} holds 9 pairs of audio and MIDI: ")
     assert lines[:2] == [
         f"{tmp_path}/audio/noise.wav has no MIDI of its name: left out",
@@ -314,22 +316,22 @@ def test_a_report_of_what_is_not(tmp_path, capsys):
         ),
     ],
 )
-def test_a_bad_pair_is_an_error_or_skipped(own, tmp_path, spoil, why, capsys):
-    spoil(own)
+def test_bad_pair_raises_input_error_or_is_skipped(pairs_folder, tmp_path, spoil, why, capsys):
+    spoil(pairs_folder)
     with pytest.raises(InputError, match=why) as error:
-        prepare(Folder(), own, tmp_path / "data", workers=1)
+        prepare(Folder(), pairs_folder, tmp_path / "data", workers=1)
     assert "\n" not in str(error.value)
-    assert "song1: " in capsys.readouterr().out  # the report has it, too
-    prepare(Folder(), own, tmp_path / "data", workers=1, skip_bad=True)
+    assert "song1: " in capsys.readouterr().out  # also in the report
+    prepare(Folder(), pairs_folder, tmp_path / "data", workers=1, skip_bad=True)
     dataset = open_dataset(tmp_path / "data", "folder")
     found = {record["name"] for split in dataset.splits for record in dataset[split]}
     assert found == {b"song0", b"song2"}
 
 
-def test_datasets_of_two_folders(own, tmp_path):
+def test_two_folders_need_different_dataset_names(pairs_folder, tmp_path):
     other = tmp_path / "other"
-    shutil.copytree(own, other)
-    prepare(Folder(), own, tmp_path / "data")
+    shutil.copytree(pairs_folder, other)
+    prepare(Folder(), pairs_folder, tmp_path / "data")
     with pytest.raises(InputError, match=r"folder/1\.0\.0 .* source .*own.*other"):
         prepare(Folder(), other, tmp_path / "data")
     prepare(Folder(name="cello"), other, tmp_path / "data")

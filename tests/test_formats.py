@@ -1,4 +1,4 @@
-"""Weights of every format are recognised by what is in their folder, and are the same network."""
+"""Weight formats are recognised by the files of a folder, and give equal networks."""
 
 import dataclasses
 import pathlib
@@ -35,7 +35,7 @@ def folder(request, tmp_path):
     return tmp_path / request.param
 
 
-def test_every_format_is_recognised_and_the_same(folder):
+def test_formats_are_recognised_and_load_equal_networks(folder):
     found = open_checkpoint(folder)
     assert folder.name.startswith(found.format)
     assert found.config == CONFIG
@@ -47,19 +47,19 @@ def test_every_format_is_recognised_and_the_same(folder):
         np.testing.assert_array_equal(array, ARRAYS[name])
 
 
-def test_a_t5x_checkpoint_is_its_own_folder_or_the_runs(tmp_path):
+def test_t5x_checkpoint_is_found_by_its_folder_or_its_parent(tmp_path):
     write_weights(tmp_path / "run", "t5x", CONFIG, ARRAYS)
     for path in (tmp_path / "run", tmp_path / "run" / "checkpoint_500000", str(tmp_path / "run")):
         found = open_checkpoint(path)
         assert (found.format, found.card, found.config) == ("t5x", {"steps": 500_000}, CONFIG)
 
 
-def test_our_card_is_kept(checkpoint):
+def test_card_and_config_are_read(checkpoint):
     assert open_checkpoint(checkpoint).card == {}
     assert open_checkpoint(checkpoint).config == OURS
 
 
-def test_halves_are_parameters_as_stored_and_a_network_in_single(tmp_path):
+def test_float16_weights_load_as_a_float32_network(tmp_path):
     halves = {name: array.astype(np.float16) for name, array in ARRAYS.items()}
     write_weights(tmp_path / "halves", "diffusers", CONFIG, halves)
     found = open_checkpoint(tmp_path / "halves")
@@ -70,8 +70,8 @@ def test_halves_are_parameters_as_stored_and_a_network_in_single(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["decoder.blocks.0.mlp.wo.kernel", "decoder.positions.table"])
-def test_a_parameter_of_another_shape_is_named(folder, name):
-    """Also a position table of another length."""
+def test_parameters_with_wrong_shapes_are_named(folder, name):
+    """The position table is a case of its own, as other lengths could be interpolated."""
     shape = ARRAYS[name].shape
     write_weights(folder.with_name("wrong"), folder.name, CONFIG, {**ARRAYS, name: ARRAYS[name][:-1]})
     found = open_checkpoint(folder.with_name("wrong"))
@@ -82,22 +82,22 @@ def test_a_parameter_of_another_shape_is_named(folder, name):
 
 
 @pytest.mark.parametrize("rows", [1280, 1390])
-def test_too_few_embeddings_for_the_tokens(tmp_path, rows):
+def test_too_small_embedding_table_raises_input_error(tmp_path, rows):
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, vocabulary_rows=rows))
     write_weights(tmp_path / "small", "diffusers", config, random_arrays(config))
     with pytest.raises(InputError, match=rf"\b{rows}\b.* 1391$"):
         open_checkpoint(tmp_path / "small")
 
 
-def test_a_folder_of_nothing(tmp_path):
+def test_empty_folder_raises_input_error(tmp_path):
     with pytest.raises(InputError, match="holds no weights"):
         open_checkpoint(tmp_path)
 
 
-# ---- the synthesizer of each
+# ---- synthesizers
 
 
-def test_the_synthesizer_takes_them_all(folder):
+def test_synthesizer_loads_every_format(folder):
     made = Synthesizer.from_pretrained(folder)
     assert made.config == CONFIG
     assert made.tokenizer.config.program_map == "slakh"
@@ -106,7 +106,7 @@ def test_the_synthesizer_takes_them_all(folder):
 
 
 @pytest.fixture
-def with_onnx(tmp_path):
+def onnx_vocoder_file(tmp_path):
     write_weights(tmp_path / "pipeline", "diffusers", CONFIG, ARRAYS)
     vocoder = tmp_path / "pipeline" / "melgan" / "model.onnx"
     vocoder.parent.mkdir()
@@ -114,27 +114,27 @@ def with_onnx(tmp_path):
     return vocoder
 
 
-def test_the_published_vocoder_lies_with_them(with_onnx, monkeypatch):
+def test_onnx_vocoder_of_a_pipeline_is_used(onnx_vocoder_file, monkeypatch):
     made = GriffinLim()
     paths = []
     monkeypatch.setattr(synthesizer, "OnnxVocoder", lambda path: paths.append(path) or made)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "onnxruntime")
-    assert open_checkpoint(with_onnx.parent.parent).onnx_vocoder == with_onnx
-    assert Synthesizer.from_pretrained(with_onnx.parent.parent).vocoder is made
-    assert paths == [with_onnx]
+    assert open_checkpoint(onnx_vocoder_file.parent.parent).onnx_vocoder == onnx_vocoder_file
+    assert Synthesizer.from_pretrained(onnx_vocoder_file.parent.parent).vocoder is made
+    assert paths == [onnx_vocoder_file]
 
 
-def test_without_onnxruntime_griffin_lim_plays_and_a_warning_says_so(with_onnx, monkeypatch):
+def test_missing_onnxruntime_warns_and_uses_griffin_lim(onnx_vocoder_file, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.warns(UserWarning, match=r"model\.onnx .*spectrodiff\[onnx\].*Griffin-Lim"):
-        assert isinstance(Synthesizer.from_pretrained(with_onnx.parent.parent).vocoder, GriffinLim)
+        assert isinstance(Synthesizer.from_pretrained(onnx_vocoder_file.parent.parent).vocoder, GriffinLim)
 
 
-def test_our_melgan_goes_first(with_onnx):
+def test_our_melgan_takes_precedence_over_onnx(onnx_vocoder_file):
     config = GeneratorConfig(channels=16)
     arrays = {name: np.zeros(shape, np.float32) for name, shape in shapes_of(MELGAN, config).items()}
-    write(with_onnx.parent.parent, MELGAN, arrays, config, {})
-    assert isinstance(Synthesizer.from_pretrained(with_onnx.parent.parent).vocoder, MelGAN)
+    write(onnx_vocoder_file.parent.parent, MELGAN, arrays, config, {})
+    assert isinstance(Synthesizer.from_pretrained(onnx_vocoder_file.parent.parent).vocoder, MelGAN)
 
 
 # ---- memory
@@ -143,10 +143,10 @@ def test_our_melgan_goes_first(with_onnx):
 @pytest.mark.slow
 @pytest.mark.skipif(not pathlib.Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
 @pytest.mark.parametrize("kind", FORMATS)
-def test_loading_needs_hardly_more_memory_than_the_parameters(tmp_path, kind):
-    """A second copy of all of them would be 2; what is measured is said in benchmarks/loading.py.
+def test_loading_needs_little_more_memory_than_the_parameters(tmp_path, kind):
+    """A second copy of all parameters would give a ratio of 2. benchmarks/loading.py describes the measurement.
 
-    Of models as small as this one, what readers allocate besides, some tens of megabytes, is a third of the parameters.
+    Buffers of the readers, tens of megabytes, are about a third of the parameters of a model as small as this.
     """
     sizes = {"width": 512, "mlp_width": 1024, "note_layers": 2, "context_layers": 2, "decoder_layers": 2}
     config = SpectrogramConfig(TokenizerConfig(1, "slakh"), ModelConfig(heads=8, **sizes))

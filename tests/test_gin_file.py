@@ -1,4 +1,4 @@
-"""Gin files as gin itself writes them, and as people do."""
+"""Our reader of gin files, on syntax as gin writes it and as people do."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from spectrodiff.pretrained.gin_file import read_bindings
 
 
 @pytest.fixture
-def bindings(tmp_path):
+def read_text(tmp_path):
     def read(text):
         (tmp_path / "config.gin").write_text(text)
         return read_bindings(tmp_path / "config.gin")
@@ -19,7 +19,7 @@ def bindings(tmp_path):
     ("text", "value"),
     [
         ("a.b.T5Config.x = 3", 3),
-        ("T5Config.x = \\\n    3", 3),  # how gin wraps long ones
+        ("T5Config.x = \\\n    3", 3),  # how gin wraps long lines
         ("T5Config.x = (3)  # three", 3),
         ("T5Config:\n  # three\n  x = 3\n", 3),
         ("T5Config.x = 'it\\'s'", "it's"),
@@ -32,23 +32,23 @@ def bindings(tmp_path):
         ("import os\nfrom __gin__ import dynamic_registration\nT5Config.x = 3", 3),
     ],
 )
-def test_values_are_read(bindings, text, value):
-    assert bindings(text)["T5Config.x"] == value
+def test_bound_values_are_read(read_text, text, value):
+    assert read_text(text)["T5Config.x"] == value
 
 
 @pytest.mark.parametrize("value", ["%NOPE", "@os.remove", "@os.remove()"])
-def test_references_stay_text(bindings, value):
-    assert repr(bindings(f"T5Config.x = {value}")["T5Config.x"]) == value
+def test_references_are_kept_as_text(read_text, value):
+    assert repr(read_text(f"T5Config.x = {value}")["T5Config.x"]) == value
 
 
-def test_macros_in_a_circle_end(bindings):
-    assert repr(bindings("A = %B\nB = %A\nT5Config.x = %A")["T5Config.x"]) in ("%A", "%B")
+def test_circular_macros_terminate(read_text):
+    assert repr(read_text("A = %B\nB = %A\nT5Config.x = %A")["T5Config.x"]) in ("%A", "%B")
 
 
 @pytest.mark.parametrize(
     "text", ["x", "x =", "x = (", "T5Config:\nx = 3", "  x = [3", "x = y z", "x = '", "\0", "x = " + "(" * 5000, "?"]
 )
-def test_what_is_no_gin(bindings, text):
+def test_invalid_gin_raises_input_error(read_text, text):
     with pytest.raises(InputError, match=r"^cannot read .*config\.gin: .+") as error:
-        bindings(text)
+        read_text(text)
     assert "\n" not in str(error.value)

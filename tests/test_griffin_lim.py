@@ -18,8 +18,8 @@ from spectrodiff.vocoder.stft import FINE, istft, stft
 SEAM = GriffinLim().chunk * 320
 
 
-def notes(seconds=6.0):
-    """Decaying harmonics with a burst of noise on every beat, over a whisper of hiss as recordings have."""
+def beating_notes(seconds=6.0):
+    """Decaying harmonic tones with a noise burst on every beat, and faint hiss as in recordings."""
     rng = np.random.default_rng(0)
     time = np.arange(int(seconds * 16000)) / 16000
     audio = 3e-4 * rng.normal(size=time.size)
@@ -33,27 +33,27 @@ def notes(seconds=6.0):
 
 
 @pytest.fixture(scope="module")
-def rebuilt():
-    audio = notes()
+def reconstruction():
+    audio = beating_notes()
     return audio, GriffinLim()(log_mel(audio))
 
 
-def test_the_mel_of_the_audio_is_the_mel_asked_for(rebuilt):
-    audio, again = rebuilt
+def test_mel_of_the_audio_is_close_to_the_input(reconstruction):
+    audio, again = reconstruction
     assert again.shape == audio.shape
     assert again.dtype == np.float32
     assert mel_distance(again, audio) < 0.2
     shifted = np.roll(again, 320)
-    assert mel_distance(again, audio) < 0.7 * mel_distance(shifted, audio)  # frame by frame, not a frame late
+    assert mel_distance(again, audio) < 0.7 * mel_distance(shifted, audio)  # closer than if it were a frame late
 
 
-def test_tones_are_in_tune_and_whole(rebuilt):
-    audio, again = rebuilt
+def test_tones_are_similar_to_the_original(reconstruction):
+    audio, again = reconstruction
     assert tone_similarity(again, audio) > 0.85
 
 
 @pytest.mark.parametrize("hz", [110, 440, 1000])
-def test_a_steady_tone_runs_through_the_seams(hz):
+def test_steady_tone_has_no_clicks_at_chunk_boundaries(hz):
     tone = (0.3 * np.sin(2 * np.pi * hz * np.arange(3 * SEAM) / 16000)).astype(np.float32)
     again = GriffinLim()(log_mel(tone))
     inside = slice(3200, len(tone) - 3200)
@@ -66,33 +66,33 @@ def test_a_steady_tone_runs_through_the_seams(hz):
 
 
 @pytest.mark.parametrize("pieces", [[75, 75, 75, 75], [256, 44], [1, 299]])
-def test_streaming_is_calling(rebuilt, pieces):
-    mel, again = np.asarray(log_mel(rebuilt[0])), rebuilt[1]
+def test_streaming_equals_calling(reconstruction, pieces):
+    mel, again = np.asarray(log_mel(reconstruction[0])), reconstruction[1]
     assert np.array_equal(np.concatenate(list(GriffinLim().stream(np.split(mel, np.cumsum(pieces)[:-1])))), again)
 
 
-def test_audio_comes_after_one_chunk_and_what_follows_it():
-    arriving = iter(np.full((300, 1, 128), -3.0, np.float32))
-    assert len(next(GriffinLim().stream(arriving))) == SEAM
-    assert len(list(arriving)) == 300 - GriffinLim().chunk - AFTER
+def test_stream_yields_audio_after_a_chunk_and_its_lookahead():
+    delayed_mels = iter(np.full((300, 1, 128), -3.0, np.float32))
+    assert len(next(GriffinLim().stream(delayed_mels))) == SEAM
+    assert len(list(delayed_mels)) == 300 - GriffinLim().chunk - AFTER
 
 
 @pytest.mark.parametrize("refiner", [None, Refiner(RefinerConfig(8, 1, 3), rngs=nnx.Rngs(0))])
-def test_everything_is_compiled_while_the_first_mel_is_awaited(refiner):
+def test_stream_compiles_while_it_waits_for_the_first_mel(refiner):
     compiled, awaited = [], []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, _, **__: compiled.append(event == "/jax/core/compile/backend_compile_duration")
     )
-    vocoder = GriffinLim(refiner, iterations=3, solver_iterations=3)  # programs of no other test
+    vocoder = GriffinLim(refiner, iterations=3, solver_iterations=3)  # no other test has compiled these
 
-    def arriving():
+    def delayed_mels():
         give_up = time.monotonic() + 300
-        while sum(compiled) < 2 and time.monotonic() < give_up:  # in another thread
+        while sum(compiled) < 2 and time.monotonic() < give_up:  # compilation runs in another thread
             time.sleep(0.01)
         awaited.append(sum(compiled))
         yield np.full((200, 128), -3.0, np.float32)
 
-    list(vocoder.stream(arriving()))
+    list(vocoder.stream(delayed_mels()))
     assert awaited == [2]
     assert sum(compiled) == 2
 
@@ -105,12 +105,12 @@ def test_silence_stays_silent(frames):
 
 
 @pytest.mark.parametrize("mel", [np.zeros((0, 128)), np.zeros((5, 64)), np.full((5, 128), np.nan)])
-def test_a_bad_mel_is_an_input_error(mel):
+def test_invalid_mels_raise_input_error(mel):
     with pytest.raises(InputError, match="mel"):
         GriffinLim()(mel)
 
 
-def test_solved_magnitudes_have_the_mel_asked_for():
+def test_solved_magnitudes_have_the_given_mel():
     truth = 0.1 + np.abs(np.random.default_rng(0).normal(size=(20, 513)))
     mel = truth @ mel_matrix()
     solved = np.asarray(solve_magnitude(jnp.asarray(mel, jnp.float32), iterations=100))
@@ -118,13 +118,13 @@ def test_solved_magnitudes_have_the_mel_asked_for():
     np.testing.assert_allclose(solved @ mel_matrix(), mel, rtol=0.02)
 
 
-def test_an_attack_in_the_first_frame_keeps_its_edge():
-    audio = notes(1.0)
+def test_attack_in_the_first_frame_keeps_its_level():
+    audio = beating_notes(1.0)
     again = GriffinLim()(log_mel(audio))
     assert 0.7 < again[:320].std() / audio[:320].std() < 1.4
 
 
-def test_stft_and_its_inverse():
+def test_stft_equals_scipy_and_istft_inverts_it():
     audio = jnp.asarray(np.random.default_rng(0).normal(size=3200), jnp.float32)
     spectrum = stft(audio)
     _, _, expected = scipy.signal.stft(
@@ -134,12 +134,12 @@ def test_stft_and_its_inverse():
     np.testing.assert_allclose(istft(spectrum)[560:-560], audio[560:-560], atol=1e-5)
 
 
-def test_every_fourth_fine_frame_is_a_frame_of_the_mel():
-    audio = jnp.asarray(notes(1.0))
+def test_every_fourth_stft_frame_is_a_mel_frame():
+    audio = jnp.asarray(beating_notes(1.0))
     fine = np.asarray(jnp.abs(stft(audio)))[::FINE]
     np.testing.assert_allclose(np.log(fine @ mel_matrix()), log_mel(audio)[: len(fine)], atol=2e-3)
 
 
-def test_between_frames_lies_what_is_on_the_way():
+def test_interpolate_is_linear_between_frames():
     fine = interpolate(jnp.asarray([[0.0], [4.0], [0.0]]))[:, 0]
     np.testing.assert_allclose(fine, [0, 1, 2, 3, 4, 3, 2, 1, 0, 0, 0, 0], atol=1e-6)

@@ -12,19 +12,19 @@ LOGSNR = jnp.array(-1.5)
 
 
 def pair_eps(z, logsnr):
-    """Notes pull one way, their absence another."""
+    """Predictions of eps with and without notes, which differ."""
     conditional, unconditional = jnp.split(z, 2)
     return jnp.concatenate([0.3 * conditional + 0.1, -0.2 * unconditional - 0.05])
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.7, 1.0, 2.0, 5.0])
-def test_guiding_x0_is_guiding_eps(weight):
+def test_guiding_x0_equals_guiding_eps(weight):
     guided = guide(lambda z, logsnr: Eps().to_x0(pair_eps(z, logsnr), z, NoiseLevel(logsnr), 0.0), weight)
     eps = weight * (0.3 * Z + 0.1) + (1 - weight) * (-0.2 * Z - 0.05)
     np.testing.assert_allclose(guided(Z, LOGSNR), Eps().to_x0(eps, Z, NoiseLevel(LOGSNR), 0.0), rtol=1e-5, atol=1e-5)
 
 
-def test_one_evaluation_a_step():
+def test_guidance_evaluates_the_network_once_per_step():
     calls = []
 
     def pair(z, logsnr):
@@ -36,6 +36,6 @@ def test_one_evaluation_a_step():
 
 
 @pytest.mark.parametrize(("logsnr", "factor"), [(-2.1, 3.0), (-2.0, 2.0), (0.0, 2.0), (1.0, 2.0), (1.1, 3.0)])
-def test_an_interval_is_closed(logsnr, factor):
+def test_guidance_interval_includes_its_ends(logsnr, factor):
     denoise = within(jnp.array([-2.0, 1.0]), lambda z, logsnr: 2.0 * z, lambda z, logsnr: 3.0 * z)
     np.testing.assert_allclose(denoise(Z, jnp.float32(logsnr)), factor * Z)

@@ -17,7 +17,7 @@ NATS = (4.0 - np.log(1e-5)) / 2
 
 @pytest.fixture(scope="module")
 def windows():
-    """Three, the second cut short and the last one first in its piece, of two datasets."""
+    """Three windows of two datasets; the second is shorter, and the third has no context, as it begins a piece."""
     rng = np.random.default_rng(0)
     tokens = windows_of(NoteTokenizer(OURS.tokenizer), 512)
     target, context = (np.tanh(rng.normal(-0.3, 0.4, (3, 256, 128))).astype(np.float32) for _ in range(2))
@@ -37,12 +37,12 @@ def windows():
         ([9, 9, 9], 1, [1, 1, 1]),
     ],
 )
-def test_every_dataset_has_its_share(sizes, count, expected):
+def test_datasets_get_equal_shares_up_to_their_size(sizes, count, expected):
     assert heldout.equal_shares(sizes, count) == expected
 
 
-def test_batches_are_filled_up_without_a_trace(windows, our_model):
-    """One shape for however many windows, and they are sampled as they would be alone."""
+def test_padding_of_batches_does_not_change_samples(windows, our_model):
+    """Batches are padded to one shape; the windows are sampled as without padding."""
     weights, decoder = states.split(our_model), OURS.decoder.sampled(steps=2, guidance=1.0)
     got = heldout.sample_windows(weights, decoder, windows)
     graph, *states_of = weights
@@ -53,21 +53,21 @@ def test_batches_are_filled_up_without_a_trace(windows, our_model):
     assert not np.allclose(got[0], got[1], atol=0.1)
 
 
-def test_every_window_is_seen_once_with_a_key_of_its_batch():
+def test_over_batches_visits_windows_once_with_a_key_per_batch():
     seen = []
 
-    def function(batch, key):
+    def number_times_ten(batch, key):
         seen.append(jax.random.key_data(key))
         assert len(batch["tokens"]) == len(batch["number"]) == 16
         return 10.0 * batch["number"]
 
     numbers = np.arange(40)
-    got = heldout.over_batches(function, {"tokens": np.zeros((40, 1)), "number": numbers})
+    got = heldout.over_batches(number_times_ten, {"tokens": np.zeros((40, 1)), "number": numbers})
     np.testing.assert_array_equal(got, 10.0 * numbers)
     assert len({tuple(key.tolist()) for key in seen}) == 3
 
 
-def test_times_lie_in_their_bands_evenly():
+def test_stratified_times_are_even_within_their_bands():
     for band, column in enumerate(heldout.stratified_times(40).T):
         for some in (column, column[8:16]):
             gaps = np.diff([band / 4, *np.sort(some), (band + 1) / 4])
@@ -75,7 +75,7 @@ def test_times_lie_in_their_bands_evenly():
             assert gaps.max() < 3 * 0.25 / len(some)
 
 
-def test_figures_are_means_over_what_they_are_named_for(windows):
+def test_figures_are_means_over_frames_and_datasets(windows):
     names = ["first", "absent", "last"]
     sampled = windows["target"].copy()
     sampled[1, :50] += 0.1  # half of its 100 frames
@@ -88,7 +88,7 @@ def test_figures_are_means_over_what_they_are_named_for(windows):
         "heldout_mel_l1/last": NATS * 0.2,
     }
     assert {name: got[name] for name in expected} == pytest.approx(expected, rel=1e-4)
-    assert got["heldout_roughness/last"] == pytest.approx(1.0, rel=1e-4)  # all of it shifted alike
+    assert got["heldout_roughness/last"] == pytest.approx(1.0, rel=1e-4)  # a constant offset does not change it
     assert got.keys() - expected.keys() == {f"heldout_roughness{of}" for of in ("", "/first", "/last")}
     losses = np.array([1.0, 3.0, 8.0])
     assert heldout.loss_figures(windows, names, losses) == {
@@ -103,10 +103,10 @@ def test_figures_are_means_over_what_they_are_named_for(windows):
     }
 
 
-def test_roughness_by_hand():
-    """In one window of 6 frames half of the bins go up and down by 0.3; in one of 4 all are 0.1 t^2; rest unseen.
+def test_roughness_equals_hand_computed_value():
+    """In a window of 6 frames half of the bins alternate by 0.3; in one of 4 frames all bins are 0.1 t^2.
 
-    So second differences are 0.6 and 0 over bins, four times, and 0.2, twice.
+    The second differences are 0.6 for half of the bins, at four frames, and 0.2 for all bins, at two frames.
     """
     mels = np.full((2, 6, 128), 0.5)
     mels[0, :, :64] = 0.3 * (np.arange(6) % 2)[:, None]
@@ -115,19 +115,19 @@ def test_roughness_by_hand():
     mask = np.arange(6) < np.array([[6], [4]])
     assert heldout.roughness(mels, mask) == pytest.approx(NATS * (4 * 0.3 + 2 * 0.2) / 6)
     assert heldout.roughness(mels[:1], mask[:1]) == pytest.approx(NATS * 0.3)
-    assert heldout.roughness(mels, np.arange(6) < np.array([[2], [1]])) == 0.0  # nothing has a second difference
+    assert heldout.roughness(mels, np.arange(6) < np.array([[2], [1]])) == 0.0  # too short for second differences
     windows = {"tokens": np.zeros((2, 1)), "target": mels, "target_mask": mask}
     halved = heldout.mel_figures(windows, ["only"], 0.5 * mels - 0.2)
     assert halved["heldout_roughness"] == pytest.approx(0.5)
 
 
-def test_what_is_picked_is_spread():
+def test_pick_spreads_windows_evenly():
     windows = {"tokens": np.arange(64)}
     assert heldout.pick(windows, 3)["tokens"].tolist() == [0, 31, 63]
     assert heldout.pick({"tokens": np.arange(2)}, 3)["tokens"].tolist() == [0, 1]
 
 
-def test_a_picture_has_low_frequencies_at_the_bottom():
+def test_pictures_have_low_frequencies_at_the_bottom():
     low, loud = np.full((10, 128), -1.0, np.float32), np.ones((20, 128), np.float32)
     low[3, 0] = 1.0
     picture = heldout.side_by_side(low, loud)
@@ -139,7 +139,7 @@ def test_a_picture_has_low_frequencies_at_the_bottom():
     np.testing.assert_array_equal(picture, expected)
 
 
-def test_windows_are_shown_as_they_are_beside_as_they_are_sampled(windows):
+def test_show_windows_has_true_and_sampled_mels_and_audio(windows):
     two = heldout.pick({name: value[:2] for name, value in windows.items()}, 2)
     sampled = two["target"][:, ::-1].copy()
     sampled[1] = np.nan
@@ -155,8 +155,8 @@ def test_windows_are_shown_as_they_are_beside_as_they_are_sampled(windows):
     assert len(sounds) == 4
 
 
-def test_what_the_vocoder_refuses_is_silent(windows, monkeypatch):
-    """A run of days does not end because a model samples nonsense on its way."""
+def test_vocoder_errors_give_silence(windows, monkeypatch):
+    """A long training run must not end because a model samples an invalid mel."""
 
     def refuse(self, mel):
         raise InputError("no mel of audio")

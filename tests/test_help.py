@@ -1,4 +1,4 @@
-"""What `--help` says: examples that the real parser takes, corpora with their places, and completion of it all."""
+"""The texts of `--help`, shell completion, light imports, and the public names of the package."""
 
 import argparse
 import importlib
@@ -29,14 +29,14 @@ def test_help_begins_with_examples_that_parse(parser):
 
 
 @pytest.mark.parametrize("parser", ALL, ids=lambda parser: parser.prog)
-def test_long_lists_of_options_are_in_groups(parser):
-    """Each group has at most eight options."""
+def test_option_groups_are_short(parser):
+    """At most eight options are visible in each."""
     for group in parser._action_groups:
         assert len([action for action in group._group_actions if action.help != argparse.SUPPRESS]) <= 8
 
 
 @pytest.mark.parametrize("name", [name for name in CORPORA if name != "rendered"])
-def test_the_help_of_a_corpus_says_where_it_is_from(name, capsys):
+def test_prepare_help_names_corpora_and_their_homepages(name, capsys):
     with pytest.raises(SystemExit):
         main(["prepare", "--help"])
     text = capsys.readouterr().out
@@ -44,13 +44,13 @@ def test_the_help_of_a_corpus_says_where_it_is_from(name, capsys):
     assert corpus(name).homepage in text
 
 
-def test_levels_are_those_that_audio_can_be_saved_at():
+def test_level_choices_equal_the_supported_levels():
     (synthesize,) = (parser for parser in ALL if parser.prog == "spectrodiff synthesize")
     (level,) = (action for action in synthesize._actions if action.option_strings == ["--level"])
     assert tuple(level.choices) == LEVELS
 
 
-def test_the_help_and_the_parser_import_nothing_heavy():
+def test_parser_and_help_import_no_heavy_package():
     program = "import sys; from spectrodiff.cli import make_parser; make_parser().format_help(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "spectrodiff.commands.train" in loaded
@@ -58,7 +58,7 @@ def test_the_help_and_the_parser_import_nothing_heavy():
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "tcsh"])
-def test_completion_knows_commands_and_options(shell, capsys):
+def test_completion_has_commands_options_and_corpora(shell, capsys):
     pytest.importorskip("shtab")
     with pytest.raises(SystemExit) as exit:
         main(["--print_completion", shell])
@@ -67,7 +67,7 @@ def test_completion_knows_commands_and_options(shell, capsys):
     assert all(word in script for word in ("synthesize", "doctor", "on_overflow", "guitarset"))
 
 
-def test_without_shtab_completion_says_what_to_install(monkeypatch, capsys):
+def test_missing_shtab_is_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "shtab", None)
     with pytest.raises(SystemExit) as exit:
         main(["--print_completion", "bash"])
@@ -76,12 +76,12 @@ def test_without_shtab_completion_says_what_to_install(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("name", importlib.import_module("spectrodiff").__all__)
-def test_public_names_are_there_once_they_are_used(name):
+def test_public_names_are_importable(name):
     module = importlib.import_module("spectrodiff")
     assert getattr(module, name).__name__ == name
     assert name in dir(module)
 
 
-def test_a_name_that_is_not_public():
+def test_unknown_attribute_raises_attribute_error():
     with pytest.raises(AttributeError, match="nope"):
         getattr(importlib.import_module("spectrodiff"), "no" + "pe")

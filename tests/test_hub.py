@@ -15,8 +15,8 @@ from spectrodiff.pretrained.formats import open_checkpoint
 
 
 @pytest.fixture
-def weights(tmp_path, monkeypatch):
-    """A package that comes with two checkpoints."""
+def packaged_weights(tmp_path, monkeypatch):
+    """The weights folder of a package with two checkpoints."""
     for name in ("demo", "piano"):
         (tmp_path / "weights" / name).mkdir(parents=True)
         (tmp_path / "weights" / name / "spectrogram.json").touch()
@@ -26,18 +26,18 @@ def weights(tmp_path, monkeypatch):
     return tmp_path / "weights"
 
 
-def test_a_name_is_one_of_the_packages(weights):
-    assert hub.find_checkpoint("demo") == weights / "demo"
+def test_packaged_name_is_found(packaged_weights):
+    assert hub.find_checkpoint("demo") == packaged_weights / "demo"
 
 
 @pytest.mark.parametrize("kind", [str, pathlib.Path])
-def test_a_folder_is_itself(weights, kind):
-    (weights.parent / "export").mkdir()
+def test_folder_is_found_by_path(packaged_weights, kind):
+    (packaged_weights.parent / "export").mkdir()
     assert hub.find_checkpoint(kind("export")) == pathlib.Path("export")
 
 
-def test_the_folder_of_a_run_is_not_that_of_its_weights(weights):
-    run = weights.parent / "run"
+def test_workdir_of_a_run_is_refused_naming_its_export(packaged_weights):
+    run = packaged_weights.parent / "run"
     (run / "checkpoints").mkdir(parents=True)
     with pytest.raises(InputError, match=r"has not ended.*spectrodiff export \S+/run NEW$"):
         hub.find_checkpoint(run / "export")
@@ -47,19 +47,19 @@ def test_the_folder_of_a_run_is_not_that_of_its_weights(weights):
         hub.find_checkpoint(run)
 
 
-def test_a_name_goes_before_a_folder_called_alike(weights):
-    (weights.parent / "demo").mkdir()
-    assert hub.find_checkpoint("demo") == weights / "demo"
+def test_packaged_name_precedes_a_folder_of_that_name(packaged_weights):
+    (packaged_weights.parent / "demo").mkdir()
+    assert hub.find_checkpoint("demo") == packaged_weights / "demo"
     assert hub.find_checkpoint("./demo") == pathlib.Path("demo")
 
 
 @pytest.mark.parametrize("name", ["large", "README.md", "weights/README.md", "demo/nope"])
-def test_what_is_neither_is_refused_with_the_names_there_are(weights, name):
+def test_unknown_name_lists_the_packaged_ones(packaged_weights, name):
     with pytest.raises(InputError, match=f"'{name}'.*demo, piano"):
         hub.find_checkpoint(name)
 
 
-def test_a_package_without_weights(tmp_path, monkeypatch):
+def test_package_without_weights_asks_for_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "_WEIGHTS", tmp_path / "none")
     with pytest.raises(InputError, match=r"^no checkpoint 'demo': give a folder"):
         hub.find_checkpoint("demo")
@@ -72,8 +72,8 @@ CONFIG = SpectrogramConfig(TokenizerConfig(1, "slakh", PAPER.model.max_tokens), 
 
 
 @pytest.fixture
-def online(tmp_path, monkeypatch):
-    """A hub whose one repository is the folder `there`; what is downloaded comes to `here`."""
+def fake_hub(tmp_path, monkeypatch):
+    """A stand-in for huggingface_hub: every repository is the folder `there`, downloads are copied to `here`."""
     there, here = tmp_path / "there", tmp_path / "here"
     asked = []
 
@@ -81,7 +81,7 @@ def online(tmp_path, monkeypatch):
         asked.append(repository)
         for path in filter(pathlib.Path.is_file, there.rglob("*")):
             name = str(path.relative_to(there))
-            if any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns):  # as huggingface_hub does
+            if any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns):  # like huggingface_hub
                 (here / name).parent.mkdir(parents=True, exist_ok=True)
                 (here / name).write_bytes(path.read_bytes())
         return str(here)
@@ -91,16 +91,16 @@ def online(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_what_is_needed_of_a_repository_is_downloaded(online, kind):
-    write_weights(online.there, kind, CONFIG, random_arrays(CONFIG))
-    (online.there / "melgan").mkdir()
-    (online.there / "melgan" / "model.onnx").touch()
-    needed = {path.relative_to(online.there) for path in online.there.rglob("*") if path.is_file()}
+def test_only_needed_files_are_downloaded(fake_hub, kind):
+    write_weights(fake_hub.there, kind, CONFIG, random_arrays(CONFIG))
+    (fake_hub.there / "melgan").mkdir()
+    (fake_hub.there / "melgan" / "model.onnx").touch()
+    needed = {path.relative_to(fake_hub.there) for path in fake_hub.there.rglob("*") if path.is_file()}
     for unneeded in ("README.md", "song.mid", "decoder/flax_model.msgpack", "checkpoint_500000/state.decoder/0"):
-        (online.there / unneeded).parent.mkdir(parents=True, exist_ok=True)
-        (online.there / unneeded).touch()
+        (fake_hub.there / unneeded).parent.mkdir(parents=True, exist_ok=True)
+        (fake_hub.there / unneeded).touch()
     folder = hub.find_checkpoint(REPOSITORY)
-    assert online.asked == ["google/music-spectrogram-diffusion"]
+    assert fake_hub.asked == ["google/music-spectrogram-diffusion"]
     found = open_checkpoint(folder)
     assert kind.startswith(found.format)
     assert found.onnx_vocoder is not None
@@ -108,44 +108,44 @@ def test_what_is_needed_of_a_repository_is_downloaded(online, kind):
     assert {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()} == needed
 
 
-def test_pickles_are_downloaded_only_where_there_is_nothing_safer(online):
-    write_weights(online.there, "diffusers", CONFIG, random_arrays(CONFIG))
-    weights = sorted(online.there.rglob("*.safetensors"))
-    for path in weights:
+def test_pickles_are_downloaded_only_without_safetensors(fake_hub):
+    write_weights(fake_hub.there, "diffusers", CONFIG, random_arrays(CONFIG))
+    safetensors = sorted(fake_hub.there.rglob("*.safetensors"))
+    for path in safetensors:
         path.with_suffix(".bin").touch()
     hub.find_checkpoint(REPOSITORY)
-    assert not list(online.here.rglob("*.bin"))
-    for path in weights:
+    assert not list(fake_hub.here.rglob("*.bin"))
+    for path in safetensors:
         path.unlink()
-        (online.here / path.relative_to(online.there)).unlink()
+        (fake_hub.here / path.relative_to(fake_hub.there)).unlink()
     hub.find_checkpoint(REPOSITORY)
-    assert len(list(online.here.rglob("*.bin"))) == 3
+    assert len(list(fake_hub.here.rglob("*.bin"))) == 3
 
 
-def test_pickles_of_the_stacks_that_have_nothing_else(online):
-    write_weights(online.there, "diffusers", CONFIG, random_arrays(CONFIG))
-    path = online.there / "decoder" / "diffusion_pytorch_model.safetensors"
+def test_pickles_are_chosen_per_component(fake_hub):
+    write_weights(fake_hub.there, "diffusers", CONFIG, random_arrays(CONFIG))
+    path = fake_hub.there / "decoder" / "diffusion_pytorch_model.safetensors"
     path.rename(path.with_suffix(".bin"))
-    (online.there / "notes_encoder" / "diffusion_pytorch_model.bin").touch()
+    (fake_hub.there / "notes_encoder" / "diffusion_pytorch_model.bin").touch()
     hub.find_checkpoint(REPOSITORY)
-    assert list(online.here.rglob("*.bin")) == [online.here / "decoder" / "diffusion_pytorch_model.bin"]
+    assert list(fake_hub.here.rglob("*.bin")) == [fake_hub.here / "decoder" / "diffusion_pytorch_model.bin"]
 
 
-def test_without_huggingface_hub(monkeypatch):
+def test_missing_huggingface_hub_raises_input_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(InputError, match=r"huggingface_hub.*spectrodiff\[hub\]"):
         hub.find_checkpoint(REPOSITORY)
 
 
 @pytest.mark.parametrize("name", ["hf://google", "hf://", "hf://a/b/c", "hf://a/b c", "hf:///b"])
-def test_what_names_no_repository(name):
+def test_invalid_repository_names_raise_input_error(name):
     with pytest.raises(InputError, match=f"{name!r}.*hf://owner/name$"):
         hub.find_checkpoint(name)
 
 
 @pytest.fixture
-def offline(tmp_path, monkeypatch):
-    """The library itself, without a network, and its cache: it holds owner/name."""
+def offline_snapshot(tmp_path, monkeypatch):
+    """A snapshot of owner/name in the cache of the real huggingface_hub, which is set to be offline."""
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
@@ -158,12 +158,12 @@ def offline(tmp_path, monkeypatch):
     return repository / "snapshots" / commit
 
 
-def test_without_a_network_the_cache_does(offline):
-    assert hub.find_checkpoint("hf://owner/name") == offline
-    assert open_checkpoint(offline).config == CONFIG
+def test_cached_repository_is_found_offline(offline_snapshot):
+    assert hub.find_checkpoint("hf://owner/name") == offline_snapshot
+    assert open_checkpoint(offline_snapshot).config == CONFIG
 
 
-def test_without_a_network_what_was_never_downloaded_is_one_line(offline):
+def test_uncached_repository_offline_is_a_one_line_error(offline_snapshot):
     with pytest.raises(InputError, match="hf://owner/other") as error:
         hub.find_checkpoint("hf://owner/other")
     assert "\n" not in str(error.value)

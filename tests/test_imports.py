@@ -1,4 +1,4 @@
-"""Imports go one way: what a module may know of is written in its rank."""
+"""Dependencies between the parts of the package: each part imports only from its own rank or lower ones."""
 
 import ast
 import graphlib
@@ -23,13 +23,13 @@ RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
 
-def part(path):
+def part_of(path):
     """The top-level module or package that a file belongs to."""
     return path.parts[0].removesuffix(".py")
 
 
-def imported(path):
-    """The top-level parts of spectrodiff that a file imports, inside functions as well."""
+def imported_parts(path):
+    """The top-level parts of spectrodiff that a file imports, also within functions."""
     parts = set()
     for node in ast.walk(ast.parse((PACKAGE / path).read_text())):
         if isinstance(node, ast.ImportFrom):
@@ -41,34 +41,34 @@ def imported(path):
             continue
         split = [name.split(".") for name in names]
         parts |= {name[1] for name in split if name[0] == "spectrodiff" and len(name) > 1 and name[1] in RANK}
-    return parts - {part(path)}
+    return parts - {part_of(path)}
 
 
 def test_every_part_has_a_rank():
-    assert {part(path) for path in MODULES} <= RANK.keys()
+    assert {part_of(path) for path in MODULES} <= RANK.keys()
 
 
 @pytest.mark.parametrize("path", MODULES, ids=str)
-def test_nothing_imports_from_a_higher_rank(path):
-    above = {name for name in imported(path) if RANK[name] > RANK[part(path)]}
+def test_modules_import_no_higher_rank(path):
+    above = {name for name in imported_parts(path) if RANK[name] > RANK[part_of(path)]}
     assert not above, f"{path} imports {sorted(above)}"
 
 
-def test_there_are_no_cycles():
+def test_parts_have_no_import_cycles():
     graph = {}
     for path in MODULES:
-        graph.setdefault(part(path), set()).update(imported(path))
+        graph.setdefault(part_of(path), set()).update(imported_parts(path))
     order = list(graphlib.TopologicalSorter(graph).static_order())
     assert order.index("audio") < order.index("notes") < order.index("models") < order.index("cli")
 
 
-def test_the_checker_sees_imports():
-    assert imported(pathlib.Path("models/diffusion_decoder.py")) >= {"audio", "config", "diffusion"}
-    assert "models" not in imported(pathlib.Path("diffusion/samplers.py"))
+def test_imported_parts_finds_imports():
+    assert imported_parts(pathlib.Path("models/diffusion_decoder.py")) >= {"audio", "config", "diffusion"}
+    assert "models" not in imported_parts(pathlib.Path("diffusion/samplers.py"))
 
 
-def test_synthesis_imports_nothing_that_only_others_need():
-    """Each of these would delay the first sound by a quarter of a second or more."""
+def test_synthesizer_imports_no_unneeded_package():
+    """Each of these takes a quarter of a second or more to import."""
     code = "import sys, spectrodiff; spectrodiff.Synthesizer; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "spectrodiff.synthesizer" in modules

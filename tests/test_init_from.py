@@ -1,4 +1,4 @@
-"""Training that starts from the weights of a checkpoint."""
+"""Training that starts from pretrained weights (`train.init_from`)."""
 
 import dataclasses
 
@@ -34,19 +34,19 @@ def train(task, workdir, steps, **options):
     loop.train(workdir, task=task, optimizer=adamw(0.1), steps=steps, **options)
 
 
-def test_a_fresh_run_starts_from_the_weights_and_a_resumed_one_from_its_own(tmp_path):
+def test_new_run_loads_init_from_and_a_resumed_run_does_not(tmp_path):
     task = Line()
     train(task, tmp_path / "run", 0, init_from="piano")
     np.testing.assert_array_equal(task.saved[0], np.full((SIZE, SIZE), 7.0))
     train(task, tmp_path / "run", 3, init_from="piano")
     train(task, tmp_path / "run", 4, init_from="gone")
     assert task.loaded == ["piano"]
-    assert not (tmp_path / "run" / "report.md").exists()  # nothing was held out
+    assert not (tmp_path / "run" / "report.md").exists()  # there is no evaluator to report on
     assert np.all(task.saved[2] < task.saved[1])
     assert np.all(task.saved[1] < task.saved[0])
 
 
-def test_without_it_weights_are_random(tmp_path):
+def test_weights_are_random_without_init_from(tmp_path):
     task = Line()
     train(task, tmp_path / "run", 0)
     assert task.loaded == []
@@ -54,8 +54,8 @@ def test_without_it_weights_are_random(tmp_path):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_spectrogram_weights_of_every_format(tmp_path, kind):
-    """In the task's own config: dropout and the sampling defaults are free to differ."""
+def test_every_weight_format_can_be_loaded(tmp_path, kind):
+    """The model has the config of the task, which may differ in dropout."""
     write_weights(tmp_path / kind, kind, CONFIG, ARRAYS)
     ours = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, dropout=0.3))
     model = SpectrogramTask(config=ours).load(str(tmp_path / kind))
@@ -77,22 +77,22 @@ def test_spectrogram_weights_of_every_format(tmp_path, kind):
         ("decoder", {"process": Process(V())}, "its process.objective.kind is 'eps', the config's 'v'"),
     ],
 )
-def test_weights_that_mean_something_else_are_refused(tmp_path, part, options, message):
+def test_weights_with_another_config_are_refused(tmp_path, part, options, message):
     write_weights(tmp_path / "weights", "diffusers", CONFIG, ARRAYS)
     ours = dataclasses.replace(CONFIG, **{part: dataclasses.replace(getattr(CONFIG, part), **options)})
     with pytest.raises(InputError, match=rf"^cannot train from .*weights: {message}$"):
         SpectrogramTask(config=ours).load(str(tmp_path / "weights"))
 
 
-def test_weights_of_another_kind_of_decoder_are_refused_by_its_name(tmp_path):
+def test_weights_of_another_decoder_are_refused(tmp_path):
     write_weights(tmp_path / "weights", "spectrodiff", CONFIG, ARRAYS)
     ours = dataclasses.replace(CONFIG, decoder=AutoregressiveConfig())
     with pytest.raises(InputError, match=r"'diffusion'.*'autoregressive'$"):
         SpectrogramTask(config=ours).load(str(tmp_path / "weights"))
 
 
-def test_how_a_process_learns_and_samples_is_free_to_differ(tmp_path):
-    """Unlike what it predicts: levels to learn at, schedule, options of sampling and condition dropout."""
+def test_training_and_sampling_settings_may_differ(tmp_path):
+    """Noise levels of training, schedule, sampling options and condition dropout do not change what weights mean."""
     write_weights(tmp_path / "weights", "spectrodiff", CONFIG, ARRAYS)
     process = Process(levels=LogNormal(), schedule=EvenLogSNR())
     decoder = DiffusionConfig(process=process, condition_drop=0.0, sampling=SamplingConfig(steps=3))
@@ -101,14 +101,14 @@ def test_how_a_process_learns_and_samples_is_free_to_differ(tmp_path):
     np.testing.assert_array_equal(model.decoder.out.kernel[...], ARRAYS["decoder.out.kernel"])
 
 
-def test_shapes_that_differ_are_named(tmp_path):
+def test_parameters_with_wrong_shapes_are_named(tmp_path):
     wrong = {**ARRAYS, "decoder.out.kernel": ARRAYS["decoder.out.kernel"][:-1]}
     write_weights(tmp_path / "weights", "spectrodiff", CONFIG, wrong)
     with pytest.raises(InputError, match=r"decoder\.out\.kernel .*\(31, 128\).*\(32, 128\)$"):
         SpectrogramTask(config=CONFIG).load(str(tmp_path / "weights"))
 
 
-def test_a_vocoder_starts_from_a_vocoder(tmp_path):
+def test_vocoder_loads_weights_of_the_same_config_only(tmp_path):
     config = GeneratorConfig(channels=16)
     arrays = {name: np.full(shape, 0.5, np.float32) for name, shape in shapes_of(MELGAN, config).items()}
     write(tmp_path, MELGAN, arrays, config, {})

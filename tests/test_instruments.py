@@ -1,4 +1,4 @@
-"""What is said of instruments that a model has played by others."""
+"""Messages about instruments that a model replaces by others."""
 
 import pytest
 from inputs import random_notes
@@ -21,7 +21,7 @@ CELLO, FLUTE = "Cello (42) is played by Violin (40)", "Flute (73) is played by P
         ({"program_map": "flat"}, ""),
     ],
 )
-def test_replaced_instruments_are_named_and_no_others(options, said):
+def test_only_replaced_instruments_are_named(options, said):
     assert replacements(PIECE, NoteTokenizer(TokenizerConfig(**options))) == said
 
 
@@ -30,6 +30,6 @@ def test_drums_are_never_replaced():
     assert replacements(drums, NoteTokenizer(TokenizerConfig(program_map="midi_class"))) == ""
 
 
-def test_programs_count_from_0():
+def test_program_names_count_from_0():
     assert program_name(0) == "Acoustic Grand Piano (0)"
     assert program_name(127) == "Gunshot (127)"

@@ -46,26 +46,26 @@ def test_attention_is_softmax_of_unscaled_dot_products(attention):
         np.testing.assert_allclose(attended[b], np.concatenate(heads, -1) @ out, atol=1e-5)
 
 
-def test_what_is_masked_is_not_seen(attention):
+def test_masked_memory_has_no_effect(attention):
     wild = jnp.where(MASK[..., None], MEMORY, 1e3)
     seen, unseen = (attention(X, attention.keys_values(m), MASK) for m in (MEMORY, wild))
     np.testing.assert_array_equal(seen, unseen)
 
 
-def test_an_empty_memory_adds_nothing(attention):
+def test_fully_masked_memory_gives_zeros(attention):
     mask = MASK.at[0].set(False)
     found = attention(X, attention.keys_values(MEMORY), mask)
     np.testing.assert_array_equal(found[0], np.zeros((5, 8)))
     np.testing.assert_array_equal(found[1], attention(X, attention.keys_values(MEMORY), MASK)[1])
 
 
-def test_a_mask_for_each_place(attention):
-    """As of causal attention; one that is the same at all places is one for all."""
+def test_attention_takes_a_mask_per_query(attention):
+    """A mask that is the same for all queries equals a mask per example."""
     seen = attention.keys_values(MEMORY)
     np.testing.assert_array_equal(
         attention(X, seen, jnp.broadcast_to(MASK[:, None], (2, 5, 7))), attention(X, seen, MASK)
     )
-    each = jnp.arange(7) < jnp.arange(5)[:, None]  # the first place sees nothing
+    each = jnp.arange(7) < jnp.arange(5)[:, None]  # everything is masked for the first query
     found = attention(X, seen, each[None])
     np.testing.assert_array_equal(found[:, 0], np.zeros((2, 8)))
     for t in range(1, 5):
@@ -74,7 +74,7 @@ def test_a_mask_for_each_place(attention):
 
 
 def wide_attention(dtype):
-    """Attention that cuDNN would take, with inputs and a mask in which one example sees nothing."""
+    """Attention with sizes that cuDNN supports, inputs, and a mask that hides all memory from one example."""
     attention = Attention(dataclasses.replace(CFG, width=16, heads=2, head_dim=8), rngs=nnx.Rngs(0))
     x, memory = (jax.random.normal(jax.random.key(i), (3, n, 16)).astype(dtype) for i, n in ((4, 4), (5, 6)))
     return attention, x, memory, jnp.arange(6) < jnp.array([[4], [6], [0]])
@@ -82,8 +82,8 @@ def wide_attention(dtype):
 
 @pytest.mark.parametrize("masked", ["not at all", "by example", "by query"])
 @pytest.mark.parametrize(("dtype", "within"), [(jnp.float32, 1e-5), (jnp.bfloat16, 0.03)])
-def test_the_fused_path_attends_as_ours(monkeypatch, masked, dtype, within):
-    """XLA's implementation stands in for cuDNN's, which has the same interface; with gradients and empty rows."""
+def test_fused_attention_equals_ours(monkeypatch, masked, dtype, within):
+    """Gradients and fully masked rows included. XLA's implementation replaces cuDNN's, which has the same interface."""
     attention, x, memory, mask = wide_attention(dtype)
     mask = {"not at all": None, "by example": mask, "by query": (jnp.arange(6) < jnp.arange(4)[:, None])[None]}[masked]
 
@@ -110,7 +110,7 @@ def test_the_fused_path_attends_as_ours(monkeypatch, masked, dtype, within):
         np.testing.assert_allclose(np.float32(a) / scale, np.float32(b) / scale, atol=within)
 
 
-def test_the_fused_path_is_for_16_bits_without_dropout_on_one_gpu(monkeypatch):
+def test_fused_attention_needs_16_bit_no_dropout_and_one_gpu(monkeypatch):
     taken = []
 
     def attended(dtype, t=4, rngs=None):
@@ -131,8 +131,8 @@ def test_the_fused_path_is_for_16_bits_without_dropout_on_one_gpu(monkeypatch):
     assert not attended(jnp.bfloat16)
 
 
-def test_gradients_of_logits_are_those_of_a_matrix_product():
-    """To the bit in float32, backward and forward, and of second order; in bfloat16, they are rounded first."""
+def test_logit_gradients_equal_those_of_a_matrix_product():
+    """Exactly so in float32, in reverse and forward mode and at second order; in bfloat16, they are rounded first."""
     keys = jax.random.split(jax.random.key(3), 4)
     query, key, query_dot, key_dot = (jax.random.normal(k, (3, n, 4)) for k, n in zip(keys, (5, 7, 5, 7), strict=True))
     weights = jax.random.normal(keys[0], (3, 5, 7))
@@ -164,14 +164,14 @@ def test_gradients_of_logits_are_those_of_a_matrix_product():
     np.testing.assert_array_equal(gradient[1], rounded.swapaxes(1, 2) @ halves[0])
 
 
-def test_the_initialiser_holds_the_scale_that_the_logits_lack():
+def test_initial_attention_logits_have_unit_variance():
     attention = Attention(dataclasses.replace(CFG, width=256, heads=4, head_dim=64), rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(2), (64, 256))
     query, key = (jnp.reshape(x @ m.kernel[...], (64, 4, 64)) for m in (attention.query, attention.key))
     assert float(jnp.einsum("qhk,nhk->hqn", query, key).std()) == pytest.approx(1.0, rel=0.1)
 
 
-def test_the_mlp_is_a_gated_gelu():
+def test_mlp_is_a_gated_gelu():
     mlp = MLP(CFG, rngs=nnx.Rngs(0))
     wi_0, wi_1, wo = (np.float64(m.kernel[...]) for m in (mlp.wi_0, mlp.wi_1, mlp.wo))
     gate = X @ wi_0
@@ -179,7 +179,7 @@ def test_the_mlp_is_a_gated_gelu():
     np.testing.assert_allclose(mlp(X), (gelu * (X @ wi_1)) @ wo, atol=1e-5)
 
 
-def test_the_norm_scales_by_the_root_mean_square_alone():
+def test_rms_norm_divides_by_the_root_mean_square():
     norm = rms_norm(8, rngs=nnx.Rngs(0))
     norm.scale[...] = jnp.arange(8.0)
     x = X + 3.0
@@ -187,23 +187,23 @@ def test_the_norm_scales_by_the_root_mean_square_alone():
     np.testing.assert_allclose(norm(x), expected, atol=1e-5)
 
 
-def test_there_are_no_biases():
+def test_encoder_has_no_biases():
     state = nnx.state(Encoder(CFG, 1, rngs=nnx.Rngs(0)), nnx.Param)
     assert {path[-1] for path, _ in nnx.to_flat_state(state)} == {"kernel", "scale"}
 
 
-def test_dropout_keeps_the_mean_and_only_while_training():
+def test_dropout_keeps_the_mean_and_needs_rngs():
     x = jnp.ones((100, 3, 100))
     for per_position in (False, True):
         dropped = np.asarray(dropout(x, 0.1, nnx.Rngs(dropout=0), per_position=per_position))
         assert (dropped == 0).mean() == pytest.approx(0.1, abs=0.01)
         assert dropped.mean() == pytest.approx(1.0, abs=0.02)
-        assert (dropped == dropped[:, :1]).all() != per_position  # by default a feature goes at all places at once
+        assert (dropped == dropped[:, :1]).all() != per_position  # by default a feature is dropped at all positions
     assert dropout(x, 0.1, None) is x
     assert dropout(x, 0.0, nnx.Rngs(dropout=0)) is x
 
 
-def test_sinusoids_run_from_one_radian_to_the_longest_period():
+def test_sinusoid_rates_run_from_1_to_the_longest_period():
     positions = np.array([0.0, 1.0, 777.0])
     rates = np.exp(-np.log(2e4) * np.arange(8) / 7)
     assert rates[-1] == pytest.approx(1 / 2e4)
@@ -211,8 +211,8 @@ def test_sinusoids_run_from_one_radian_to_the_longest_period():
     np.testing.assert_allclose(sinusoids(jnp.array(positions), 16, 2e4), expected, atol=1e-4)
 
 
-def test_a_position_table_is_shuffled_sinusoids():
-    """A column of rate w obeys x[n+1] + x[n-1] = 2 cos(w) x[n], whatever its phase."""
+def test_position_table_has_shuffled_sinusoids():
+    """A sinusoid of rate w satisfies x[n+1] + x[n-1] = 2 cos(w) x[n], whatever its phase."""
     table = np.float64(Positions(64, 8, rngs=nnx.Rngs(0)).table[...])
     middle = table[1:-1]
     cosines = ((table[2:] + table[:-2]) * middle).sum(0) / (2 * (middle**2).sum(0))
@@ -223,7 +223,7 @@ def test_a_position_table_is_shuffled_sinusoids():
     assert not np.allclose(table, other, atol=0.1)
 
 
-def test_positions_between_rows_are_interpolated_and_the_ends_hold():
+def test_positions_are_interpolated_and_clamped():
     positions = Positions(16, 8, rngs=nnx.Rngs(0))
     table = positions.table[...]
     found = positions.at(jnp.array([0.0, 3.0, 3.25, 15.0, -jnp.inf, jnp.inf, 99.0]))

@@ -1,4 +1,4 @@
-"""The loop: what a run writes, and that neither signals nor numbers that are not finite hurt it."""
+"""The train loop: outputs, resuming, signals, non-finite steps, full disks, and losses with other networks."""
 
 import collections
 import dataclasses
@@ -30,21 +30,21 @@ from spectrodiff.training.optimizers import adamw
 from spectrodiff.training.spectrogram import SpectrogramTask
 
 STEPS, SAVED = 5, 2
-Usage = collections.namedtuple("Usage", "total used free")
+DiskUsage = collections.namedtuple("DiskUsage", "total used free")
 
 
-def log_of(workdir):
+def read_log(workdir):
     return [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
 
 
 def fit(workdir, task, steps, **options):
-    """Trains a `Line`, and returns what it comes to."""
+    """Trains a `Line`, and returns the exported matrix, if there is one."""
     options = {"log_every": 1, "evaluators": (Distance(),)} | options
     loop.train(workdir, task=task, optimizer=adamw(0.1), steps=steps, **options)
     return task.saved[-1] if task.saved else None
 
 
-def run(workdir, task, **options):
+def train_spectrogram(workdir, task, **options):
     evaluators = Guesses(), MelError(every=10, sampling={"steps": 2}), Gallery(every=10, windows=1)
     options = {"steps": STEPS, "log_every": 2, "evaluators": evaluators, "checkpoint_every": SAVED} | options
     loop.train(workdir, task=task, optimizer=adamw(1e-2), **options)
@@ -56,48 +56,48 @@ def task(corpus):
 
 
 @pytest.fixture(scope="module")
-def whole(task, tmp_path_factory):
-    """The workdir of a run that nothing disturbed."""
+def uninterrupted(task, tmp_path_factory):
+    """The workdir of an uninterrupted run of a spectrogram model."""
     workdir = tmp_path_factory.mktemp("whole")
-    run(workdir, task, describe=lambda: "what = 'it was told'\n")
+    train_spectrogram(workdir, task, describe=lambda: "description = 'the first run'\n")
     return workdir
 
 
-def test_what_a_run_leaves(task, whole):
-    _, config = load(whole / "export", SPECTROGRAM)
+def test_run_writes_export_log_config_and_checkpoints(task, uninterrupted):
+    _, config = load(uninterrupted / "export", SPECTROGRAM)
     assert config == task.config
-    description = json.loads((whole / "export" / "spectrogram.json").read_text())
+    description = json.loads((uninterrupted / "export" / "spectrogram.json").read_text())
     assert description["card"] == {"steps": STEPS, "examples": 2 * STEPS, "seed": 0}
-    log = log_of(whole)
+    log = read_log(uninterrupted)
     assert [figures["step"] for figures in log] == [0, 1, 2, 4, STEPS, STEPS]
     assert set(log[0]) == {"step", "mean_mel", "wrong_window", "context_mean"}
     assert set(log[1]) >= {"step", "loss", "gradient_norm", "skipped", "examples_per_second", "waiting", "utilisation"}
     assert set(log[-1]) == {"step", "heldout_mel_l1", "heldout_roughness"}
     assert all(np.isfinite(value) for figures in log for value in figures.values())
-    assert (whole / "config.gin").read_text() == "what = 'it was told'\n"
-    assert list((whole / "tensorboard").iterdir())
-    assert {"4", "5"} <= {folder.name for folder in (whole / "checkpoints").iterdir()}
+    assert (uninterrupted / "config.gin").read_text() == "description = 'the first run'\n"
+    assert list((uninterrupted / "tensorboard").iterdir())
+    assert {"4", "5"} <= {folder.name for folder in (uninterrupted / "checkpoints").iterdir()}
 
 
-def test_a_finished_run_runs_no_further_and_another_model_is_refused(task, whole, capsys):
-    before = load_file(whole / "export" / "spectrogram.safetensors")
-    run(whole, task)
-    assert "it was told" in (whole / "config.gin").read_text()  # nobody described it anew
+def test_finished_run_trains_no_further_and_keeps_its_config(task, uninterrupted, capsys):
+    before = load_file(uninterrupted / "export" / "spectrogram.safetensors")
+    train_spectrogram(uninterrupted, task)
+    assert "the first run" in (uninterrupted / "config.gin").read_text()  # the config was not written again
     assert f"resuming at step {STEPS}" in capsys.readouterr().out
-    after = load_file(whole / "export" / "spectrogram.safetensors")
+    after = load_file(uninterrupted / "export" / "spectrogram.safetensors")
     assert all(np.array_equal(before[name], after[name]) for name in before)
     with pytest.raises(InputError, match="does not fit this config"):
-        run(whole, dataclasses.replace(task, config=PAPER))
+        train_spectrogram(uninterrupted, dataclasses.replace(task, config=PAPER))
 
 
-def test_no_time_is_no_steps_but_a_checkpoint(tmp_path):
+def test_time_limit_of_zero_saves_a_checkpoint_at_step_0(tmp_path):
     task = Line()
     fit(tmp_path, task, 5, stop_after_minutes=1e-9)
     assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["0"]
     assert len(task.saved) == 1
 
 
-class Interrupted(Line):
+class InterruptedLine(Line):
     """Sends its own process SIGTERM before batch `last`."""
 
     def __init__(self, last):
@@ -111,57 +111,57 @@ class Interrupted(Line):
             yield batch
 
 
-def test_asked_to_stop_a_run_saves_and_goes_on_to_the_bit(tmp_path, capsys):
-    whole = fit(tmp_path / "whole", Line(), 7)
+def test_interrupted_run_resumes_bit_for_bit(tmp_path, capsys):
+    uninterrupted = fit(tmp_path / "whole", Line(), 7)
     before = signal.getsignal(signal.SIGTERM)
-    task = Interrupted(3)
-    assert fit(tmp_path / "stopped", task, 7) is None  # nothing was exported: it had better be quick
+    task = InterruptedLine(3)
+    assert fit(tmp_path / "stopped", task, 7) is None  # nothing was exported, as it must end quickly
     assert "asked to stop: step 4 is saved" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGTERM) == before
-    np.testing.assert_array_equal(fit(tmp_path / "stopped", task, 7), whole)
+    np.testing.assert_array_equal(fit(tmp_path / "stopped", task, 7), uninterrupted)
     assert task.started == [0, 4 * BATCH]
-    ours, theirs = (log_of(tmp_path / name) for name in ("stopped", "whole"))
+    ours, theirs = (read_log(tmp_path / name) for name in ("stopped", "whole"))
     timeless = [[(row["step"], row.get("loss")) for row in log] for log in (ours, theirs)]
     assert timeless[0] == timeless[1]
 
 
-def test_asked_to_stop_between_two_rows_of_its_log_a_run_writes_one_more(tmp_path):
-    fit(tmp_path, Interrupted(3), 7, log_every=5)
-    assert [row["step"] for row in log_of(tmp_path) if "loss" in row] == [1, 4]
+def test_interrupted_run_logs_its_last_steps(tmp_path):
+    fit(tmp_path, InterruptedLine(3), 7, log_every=5)
+    assert [row["step"] for row in read_log(tmp_path) if "loss" in row] == [1, 4]
 
 
-def test_asked_to_stop_when_all_steps_are_done_it_finishes(tmp_path):
+def test_interrupt_after_the_last_step_does_not_stop_the_export(tmp_path):
     @dataclasses.dataclass(frozen=True)
-    class Interrupting(Distance):
+    class InterruptingDistance(Distance):
         def __call__(self, task, weights):
             os.kill(os.getpid(), signal.SIGTERM)
             return super().__call__(task, weights)
 
-    assert fit(tmp_path, Line(), 3, evaluators=(Interrupting(),)) is not None
-    assert "heldout_error" in log_of(tmp_path)[-1]
+    assert fit(tmp_path, Line(), 3, evaluators=(InterruptingDistance(),)) is not None
+    assert "heldout_error" in read_log(tmp_path)[-1]
 
 
-def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path):
-    whole = fit(tmp_path, Line(spoilt=range(BATCH, 3 * BATCH)), 6, log_every=3)  # the second batch and the third
-    assert np.isfinite(whole).all()
-    log = [row for row in log_of(tmp_path) if "skipped" in row]
+def test_non_finite_steps_are_skipped_and_counted(tmp_path):
+    trained = fit(tmp_path, Line(spoilt=range(BATCH, 3 * BATCH)), 6, log_every=3)  # batches 2 and 3
+    assert np.isfinite(trained).all()
+    log = [row for row in read_log(tmp_path) if "skipped" in row]
     assert [(row["step"], row["skipped"]) for row in log] == [(1, 0), (3, 2), (6, 0)]
-    assert ["loss" in row for row in log] == [True, False, True]  # JSON knows no NaN
+    assert ["loss" in row for row in log] == [True, False, True]  # no loss if all were skipped: JSON has no NaN
 
 
-def test_what_is_logged_is_of_the_steps_that_were_not_skipped(tmp_path):
+def test_logged_means_exclude_skipped_steps(tmp_path):
     logs = []
     for name, every in (("each", 1), ("all", 4)):
         fit(tmp_path / name, Line(spoilt=range(BATCH, 2 * BATCH)), 4, log_every=every)
-        logs.append({row["step"]: row for row in log_of(tmp_path / name) if "skipped" in row})
+        logs.append({row["step"]: row for row in read_log(tmp_path / name) if "skipped" in row})
     each, together = logs
     assert together[4]["skipped"] == 1
     for name in ("loss", "gradient_norm"):
         assert together[4][name] == pytest.approx(np.mean([each[step][name] for step in (3, 4)]))
 
 
-class OnDevice(Line):
-    """Makes its batches there, as a resident corpus does."""
+class LineOnDevice(Line):
+    """Its batches are on the device, like those of a dataset that is kept there."""
 
     def batches(self, seed, start=0):
         yield from map(jax.device_put, super().batches(seed, start))
@@ -171,19 +171,19 @@ class OnDevice(Line):
         return super().sources(source)
 
 
-@pytest.mark.parametrize("kind", [Line, OnDevice])
-def test_many_in_a_row_stop_the_run_and_name_the_last_ones_examples(tmp_path, kind):
+@pytest.mark.parametrize("kind", [Line, LineOnDevice])
+def test_many_skipped_steps_stop_the_run_naming_examples(tmp_path, kind):
     with pytest.raises(InputError) as error:
         fit(tmp_path, kind(spoilt=range(2 * BATCH, 2**20)), 20, most_skipped=3, log_every=4, checkpoint_every=1)
     for word in ("3 steps", "step 8", "line/16, line/17, line/18, line/19"):
         assert word in str(error.value)
-    skipped = [row["skipped"] for row in log_of(tmp_path) if "skipped" in row]
-    assert skipped == [0, 2, 4]  # the last ones are written down too
+    skipped = [row["skipped"] for row in read_log(tmp_path) if "skipped" in row]
+    assert skipped == [0, 2, 4]  # the last skipped steps are logged, too
 
 
-def test_a_run_from_other_weights_reports_what_it_changed(tmp_path, capsys):
+def test_run_with_init_from_writes_a_report(tmp_path, capsys):
     fit(tmp_path, Line(), 3, init_from="piano")
-    log = [row for row in log_of(tmp_path) if "heldout_error" in row]
+    log = [row for row in read_log(tmp_path) if "heldout_error" in row]
     after = log[-1]["heldout_error"]
     assert [row["step"] for row in log] == [0, 3]
     assert log[0]["heldout_error"] == 6.0
@@ -192,31 +192,31 @@ def test_a_run_from_other_weights_reports_what_it_changed(tmp_path, capsys):
     assert report in capsys.readouterr().out
 
 
-def test_a_window_of_steps_is_traced(tmp_path):
+def test_profile_traces_a_range_of_steps(tmp_path):
     fit(tmp_path, Line(), 6, profile=(2, 4))
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
-def test_a_run_that_ends_while_it_is_traced_keeps_the_trace(tmp_path):
+def test_trace_is_written_if_the_run_ends_first(tmp_path):
     fit(tmp_path, Line(), 3, profile=(1, 10))
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
-def test_a_run_goes_on_with_its_own_seed(tmp_path):
+def test_resuming_with_another_seed_raises_input_error(tmp_path):
     fit(tmp_path, Line(), 2, seed=3)
     with pytest.raises(InputError, match=r"train\.seed 3.* 0\b"):
         fit(tmp_path, Line(), 4)
     fit(tmp_path, Line(), 4, seed=3)
 
 
-def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 500))
+def test_too_little_disk_space_raises_input_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: DiskUsage(10**9, 10**9, 500))
     with pytest.raises(InputError, match=r"step 2 .*checkpoints\b.* MB"):
         fit(tmp_path, Line(), 6, checkpoint_every=2)
 
 
-def test_a_checkpoint_that_cannot_be_written_ends_the_run(tmp_path):
-    """Played by a limit on the size of a file."""
+def test_failed_checkpoint_write_raises_input_error(tmp_path):
+    """A limit on the file size simulates a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
     try:
@@ -232,7 +232,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run(tmp_path):
 @pytest.mark.parametrize(
     "name", ["accumulate", "log_every", "checkpoint_every", "checkpoints_kept", "keep_every", "most_skipped"]
 )
-def test_nonsense_is_refused_before_anything_is_made(tmp_path, name):
+def test_invalid_settings_fail_before_the_workdir_is_created(tmp_path, name):
     with pytest.raises(InputError, match=rf"^train\.{name} is 0\b"):
         fit(tmp_path / "run", Line(), 5, **{name: 0})
     assert not (tmp_path / "run").exists()
@@ -241,7 +241,7 @@ def test_nonsense_is_refused_before_anything_is_made(tmp_path, name):
 # ---- without gin
 
 
-def test_runs_of_one_process_need_no_config_and_know_nothing_of_each_other(tmp_path, monkeypatch):
+def test_runs_in_one_process_are_independent_and_need_no_gin(tmp_path, monkeypatch):
     def fail(*_):
         raise AssertionError("gin was asked")
 
@@ -258,18 +258,18 @@ def test_runs_of_one_process_need_no_config_and_know_nothing_of_each_other(tmp_p
     assert not np.array_equal(task.saved[1], ends[1])
 
 
-def test_what_is_exported_later_is_what_the_run_itself_exports(task, whole, tmp_path):
-    assert export(whole, tmp_path, task) == STEPS
-    later, itself = (load_file(folder / "spectrogram.safetensors") for folder in (tmp_path, whole / "export"))
+def test_later_export_equals_the_export_of_the_run(task, uninterrupted, tmp_path):
+    assert export(uninterrupted, tmp_path, task) == STEPS
+    later, itself = (load_file(folder / "spectrogram.safetensors") for folder in (tmp_path, uninterrupted / "export"))
     assert later.keys() == itself.keys()
     assert all(np.array_equal(later[name], itself[name]) for name in later)
 
 
-# ---- what a loss may look at besides the network that learns
+# ---- losses that use frozen networks or the average of the weights
 
 
-class Student(Line):
-    """Learns from another network alone: a matrix of thirteens."""
+class StudentLine(Line):
+    """Is trained to match a frozen teacher, whose matrix is 13 everywhere."""
 
     def frozen_modules(self):
         teacher = self.build(nnx.Rngs(5))
@@ -284,8 +284,8 @@ def sizes(tree):
     return sorted(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
 
-def test_a_student_comes_to_match_its_teacher_who_is_nowhere_saved(tmp_path):
-    task = Student()
+def test_student_matches_its_teacher_which_is_not_saved(tmp_path):
+    task = StudentLine()
     steps = {"log_every": 50, "checkpoint_every": 150, "average_decay": 0.9}
     loop.train(tmp_path, task=task, optimizer=adamw(0.3, steps=300), steps=300, **steps)
     np.testing.assert_allclose(task.saved[-1], 13.0, atol=0.05)
@@ -294,12 +294,12 @@ def test_a_student_comes_to_match_its_teacher_who_is_nowhere_saved(tmp_path):
             300, args=ocp.args.Composite(model=ocp.args.StandardRestore(), average=ocp.args.StandardRestore())
         )
     assert sizes(found["model"]) == sizes(found["average"]) == [SIZE * SIZE]
-    loop.train(tmp_path, task=task, optimizer=adamw(0.3, steps=300), steps=301, **steps)  # goes on from it
+    loop.train(tmp_path, task=task, optimizer=adamw(0.3, steps=300), steps=301, **steps)  # resumes
     assert export(tmp_path, tmp_path / "export", task) == 301
 
 
-class Steady(Line):
-    """Is held to its own average, and says how far from it it is, and by which key it was drawn."""
+class AveragedLine(Line):
+    """Its loss adds the distance from the average of the weights; it logs this distance and the key of the step."""
 
     def loss(self, model, batch, key, others):
         value, _ = super().loss(model, batch, key, others)
@@ -308,21 +308,21 @@ class Steady(Line):
         return value + strayed, {"strayed": strayed, **drawn}
 
 
-def test_a_loss_that_looks_at_the_average_is_one_that_goes_on_after_a_stop(tmp_path):
-    whole = fit(tmp_path / "whole", Steady(), 6)
+def test_loss_with_the_average_resumes_bit_for_bit(tmp_path):
+    uninterrupted = fit(tmp_path / "whole", AveragedLine(), 6)
     for steps in (3, 6):
-        stopped = fit(tmp_path / "stopped", Steady(), steps)
-    np.testing.assert_array_equal(stopped, whole)
-    strayed = [row["strayed"] for row in log_of(tmp_path / "whole") if "strayed" in row]
-    assert strayed[0] == 0.0  # before the first step the average is the network
+        stopped = fit(tmp_path / "stopped", AveragedLine(), steps)
+    np.testing.assert_array_equal(stopped, uninterrupted)
+    strayed = [row["strayed"] for row in read_log(tmp_path / "whole") if "strayed" in row]
+    assert strayed[0] == 0.0  # the average starts as the initial weights
     assert min(strayed[1:]) > 1e-6
 
 
 @pytest.mark.parametrize("seed", [0, 7])
-def test_no_step_draws_by_a_key_that_parameters_are_drawn_by_or_by_one_made_of_it(tmp_path, seed):
-    """flax draws the n-th parameter by the n-th key that is folded into the seed's."""
-    fit(tmp_path, Steady(), 4, seed=seed)
-    steps = {tuple(int(row[f"key/{i}"]) for i in (0, 1)) for row in log_of(tmp_path) if "strayed" in row}
+def test_keys_of_steps_differ_from_those_of_parameters(tmp_path, seed):
+    """Nor are they folded from these. Flax initializes the n-th parameter with n folded into the key of the seed."""
+    fit(tmp_path, AveragedLine(), 4, seed=seed)
+    steps = {tuple(int(row[f"key/{i}"]) for i in (0, 1)) for row in read_log(tmp_path) if "strayed" in row}
     assert len(steps) == 4
     fold = jax.vmap(jax.random.fold_in, (None, 0))
     parameters = fold(jax.random.key(seed), jnp.arange(2000))
@@ -333,10 +333,10 @@ def test_no_step_draws_by_a_key_that_parameters_are_drawn_by_or_by_one_made_of_i
     assert not steps & {*map(tuple, keys.tolist())}
 
 
-def test_weights_are_exported_by_the_clock_with_the_state_beside_them(tmp_path):
-    """So a run that is killed leaves weights, and the checkpoint that they are of."""
-    task = Interrupted(3)
+def test_periodic_export_also_saves_a_checkpoint(tmp_path):
+    """A killed run leaves exported weights and a checkpoint of the same step."""
+    task = InterruptedLine(3)
     fit(tmp_path, task, 7, export_minutes=1e-9)
-    assert len(task.saved) == 4  # after every step, the last of which was asked to be the last
+    assert len(task.saved) == 4  # after each of the four steps before it stopped
     assert "4" in {folder.name for folder in (tmp_path / "checkpoints").iterdir()}
-    assert not fit(tmp_path / "unhurried", Interrupted(3), 7, export_minutes=60.0)
+    assert not fit(tmp_path / "unhurried", InterruptedLine(3), 7, export_minutes=60.0)
