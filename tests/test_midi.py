@@ -150,9 +150,7 @@ def test_irrelevant_or_malformed_meta_events_are_ignored(tmp_path, event):
         path.write_bytes(data)
         assert rows(read_midi(path)) == [(0.0, 0.5, 60, 80, 0)]
     if event[1] == 0xFF:
-        running = bytes(
-            [0, 0x90, 60, 80, *event, 0x83, 0x74, 60, 0]
-        )  # note off in running status
+        running = bytes([0, 0x90, 60, 80, *event, 0x83, 0x74, 60, 0])  # note off in running status
         path.write_bytes(raw(running + END))
         assert rows(read_midi(path)) == [(0.0, 0.5, 60, 80, 0)]
 
