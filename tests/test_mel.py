@@ -63,8 +63,8 @@ def assert_within_float32_error(found, exact):
     loudest = exact.max(axis=-1, keepdims=True)
     allowed = FLOAT32_ERROR * np.exp(loudest) + 1e-6 * np.exp(exact)  # the second term is rounding of the logarithm
     assert (np.abs(np.exp(found) - np.exp(exact)) <= allowed).all()
-    heard = exact > loudest - np.log(1e4)
-    np.testing.assert_allclose(found[heard], exact[heard], atol=2e-4, rtol=0)
+    audible = exact > loudest - np.log(1e4)
+    np.testing.assert_allclose(found[audible], exact[audible], atol=2e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", signals())
@@ -123,8 +123,8 @@ def test_frame_count_is_samples_over_hop_rounded_up(samples, frames):
 def test_frame_window_starts_at_its_hop():
     audio = np.zeros(3200, np.float32)
     audio[320 * 5 + 100] = 1.0
-    heard = np.asarray(log_mel(audio)).max(axis=1) > LOG_FLOOR + 1e-3
-    assert list(np.flatnonzero(heard)) == [4, 5]
+    audible = np.asarray(log_mel(audio)).max(axis=1) > LOG_FLOOR + 1e-3
+    assert list(np.flatnonzero(audible)) == [4, 5]
 
 
 def test_silence_gives_the_log_floor():

@@ -54,8 +54,8 @@ def test_logged_metrics_can_be_read_back(tmp_path):
     np.testing.assert_array_equal(np.round(255 * seen).astype(int), picture)
     assert step == 3
     step, value = values["audio/0"]
-    heard, rate = soundfile.read(io.BytesIO(value.audio.encoded_audio_string))
-    np.testing.assert_allclose(heard, np.clip(sound, -1, 1), atol=2**-15)
+    decoded, rate = soundfile.read(io.BytesIO(value.audio.encoded_audio_string))
+    np.testing.assert_allclose(decoded, np.clip(sound, -1, 1), atol=2**-15)
     assert (step, rate) == (4, 16000)
     step, value = values["config/text_summary"]
     assert value.tensor.string_val == [b"    a = 1\n    \n    # *b*"]  # indented text is verbatim in Markdown

@@ -104,20 +104,23 @@ def test_tokenizer_config_enables_channel_volume(tmp_path):
 
 
 def test_ignored_events_are_reported_in_one_line(read):
-    said = []
+    messages = []
     bends = event(0, 0xE0, 0, 70) + event(0, 0xE0, 0, 64)  # the second returns to the centre
     settings = control(0, 10, 20) + control(0, 10, 64) + control(0, 0, 8) + control(0, 91, 40) + control(0, 7, 50)
     data = smf(program(0, ORGAN) + bends * 3 + settings + note(0, 500, 60) + event(0, 0x90, 60, 200) + end())
-    read(data, tell=said.append)
-    read(data, tell=said.append, channel_volume=True)
+    read(data, tell=messages.append)
+    read(data, tell=messages.append, channel_volume=True)
     counts = "pitch bend (3), pan (1), bank (1), reverb and chorus (1)"
-    assert [line.split(": ")[-1] for line in said] == [
+    assert [line.split(": ")[-1] for line in messages] == [
         f"{counts}, volume and expression (1), out of range (1)",
         f"{counts}, out of range (1)",
     ]
-    assert "\n" not in "".join(said)
-    read(smf(program(0, ORGAN) + control(0, 7, 100) + control(0, 64, 127) + note(0, 500, 60) + end()), tell=said.append)
-    assert len(said) == 2
+    assert "\n" not in "".join(messages)
+    read(
+        smf(program(0, ORGAN) + control(0, 7, 100) + control(0, 64, 127) + note(0, 500, 60) + end()),
+        tell=messages.append,
+    )
+    assert len(messages) == 2
 
 
 def test_corrupted_files_are_read_or_raise_input_error():

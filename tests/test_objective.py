@@ -35,7 +35,7 @@ def test_v_target_is_the_derivative_by_angle():
     np.testing.assert_allclose(V().target(DATA, NOISE, LEVEL, 0.0), velocity, atol=1e-5)
 
 
-def test_same_estimate_in_every_parameterisation_gives_the_same_x0():
+def test_equivalent_outputs_of_all_objectives_give_the_same_x0():
     guess, std = DATA + 0.3, 0.7
     eps = (Z - LEVEL.alpha * guess) / LEVEL.sigma
     v = LEVEL.alpha * eps - LEVEL.sigma * guess

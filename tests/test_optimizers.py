@@ -69,7 +69,7 @@ def test_clip_limits_the_global_gradient_norm(make):
         assert not np.allclose(clipped[name], unclipped[name], rtol=1e-2)
 
 
-def test_muon_updates_attention_and_mlp_matrices_and_adam_the_rest(our_model):
+def test_muon_updates_attention_and_mlps_and_adam_the_rest(our_model):
     params = nnx.state(our_model, nnx.Param)
     gradients = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), params)
 

@@ -214,10 +214,10 @@ def test_concurrent_run_raises_input_error(toys, tmp_path, monkeypatch):
 
 
 def test_report_of_the_corpus_is_called_once(toys, tmp_path, monkeypatch):
-    said = []
-    monkeypatch.setattr(Toy, "report", lambda self, *about: said.append(about), raising=False)
+    reports = []
+    monkeypatch.setattr(Toy, "report", lambda self, *about: reports.append(about), raising=False)
     prepare(Toy(), toys, tmp_path, workers=1)
-    assert said == [(toys, Toy().entries(toys), 1)]
+    assert reports == [(toys, Toy().entries(toys), 1)]
 
 
 # Runs `prepare` once per point, in a process that kills itself there: with a file half written, between two steps...
@@ -302,7 +302,7 @@ def test_run_killed_at_any_point_is_resumed(toys, tmp_path, reference_contents, 
 
 
 @pytest.mark.trial
-def test_worker_count_and_killed_workers_do_not_change_the_dataset(tmp_path, monkeypatch):
+def test_worker_count_and_kills_do_not_change_the_dataset(tmp_path, monkeypatch):
     toys = write_toys(tmp_path / "toys", 40)
     alone = contents(prepare(Toy(), toys, tmp_path / "alone", workers=1))
     pids, data = tmp_path / "pids", tmp_path / "data"

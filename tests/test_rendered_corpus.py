@@ -74,8 +74,8 @@ def test_audio_starts_at_the_first_note(pieces):
     for row in rows(pieces):
         audio, rate = soundfile.read(pieces / "audio" / f"{row['name']}.flac")
         first = read_midi(pieces / "midi" / f"{row['name']}.mid").start.min()
-        heard = np.argmax(np.abs(audio) > 1e-4) / rate
-        assert first - 0.001 < heard < first + 0.08  # soft attacks are slow
+        onset = np.argmax(np.abs(audio) > 1e-4) / rate
+        assert first - 0.001 < onset < first + 0.08  # soft attacks are slow
 
 
 @needs_synth

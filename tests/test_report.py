@@ -136,9 +136,9 @@ def test_page_embeds_its_audio_and_pictures(two_measured_songs):
     for source, (system, audio) in zip(players, loud.items(), strict=True):
         prefix, data = source.split(",")
         assert prefix == "data:audio/flac;base64"
-        heard, rate = soundfile.read(io.BytesIO(base64.b64decode(data)))
+        decoded, rate = soundfile.read(io.BytesIO(base64.b64decode(data)))
         assert rate == SAMPLE_RATE
-        np.testing.assert_allclose(heard, audio / max(1, np.abs(audio).max()), atol=1e-4, err_msg=system)
+        np.testing.assert_allclose(decoded, audio / max(1, np.abs(audio).max()), atol=1e-4, err_msg=system)
     assert len(pictures) == 3
     picture = matplotlib.image.imread(io.BytesIO(base64.b64decode(pictures[0].split(",")[1])))
     assert picture.shape[:2] == (128, 100)

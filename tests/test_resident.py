@@ -168,7 +168,7 @@ def test_share_of_first_windows_is_first_share(mixture, share):
     )  # first windows are drawn equally from all records
 
 
-def test_overfull_windows_are_not_drawn_even_if_all_first_ones_are(tmp_path):
+def test_overfull_first_windows_are_replaced_by_others(tmp_path):
     """Of a dense piece followed by silence only later windows are drawn, also in place of first windows."""
     dense = make_recording(0, seconds=4.0, voices=40, drums=60)
     silence = np.zeros(20 * 16000, np.float32)

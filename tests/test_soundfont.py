@@ -40,8 +40,8 @@ def rms(audio):
 @pytest.mark.parametrize("time", [0.1, 0.7123, 1.99])
 def test_note_starts_on_time(time):
     audio = np.abs(play(notes((time, time + 0.1, WOODBLOCK, 127, DRUM))))
-    heard = np.argmax(audio > 0.05 * audio.max()) / SAMPLE_RATE
-    assert time - 0.001 < heard < time + 0.003
+    onset = np.argmax(audio > 0.05 * audio.max()) / SAMPLE_RATE
+    assert time - 0.001 < onset < time + 0.003
 
 
 @needs_synth

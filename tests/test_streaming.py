@@ -120,7 +120,7 @@ def test_mel_length_does_not_recompile(generator):
 
 
 def test_overlapping_chunks_start_on_a_fixed_grid():
-    mel = -np.arange(2, 7, dtype=np.float32)[:, None] * np.streamed((1, 128), np.float32)
+    mel = -np.arange(2, 7, dtype=np.float32)[:, None] * np.ones((1, 128), np.float32)
     cut = [
         (list(window[:, 0]), frames)
         for window, frames in overlapping_chunks([mel[:2], mel[2:]], before=1, chunk=2, after=1)

@@ -34,7 +34,7 @@ def calls(synthesizer, monkeypatch):
 
 
 def collect_mels(synthesizer, notes, **options):
-    return list(synthesizer.collect_mels(notes, **{**FAST, **options}))
+    return list(synthesizer.mels(notes, **{**FAST, **options}))
 
 
 def test_mels_match_the_mel_sampler(synthesizer):
@@ -76,7 +76,7 @@ def test_midi_path_and_notes_give_the_same_audio(synthesizer, tmp_path):
     ],
 )
 def test_invalid_options_raise_input_error(synthesizer, calls, option, message):
-    for render in (synthesizer, synthesizer.collect_mels):
+    for render in (synthesizer, synthesizer.mels):
         with pytest.raises(InputError, match=message):
             render(PIECE, **option)
     assert calls == []
@@ -84,9 +84,9 @@ def test_invalid_options_raise_input_error(synthesizer, calls, option, message):
 
 def test_options_are_checked_before_the_file(synthesizer, tmp_path):
     with pytest.raises(InputError, match="steps is 0"):
-        synthesizer.collect_mels(tmp_path / "nope.mid", steps=0)
+        synthesizer.mels(tmp_path / "nope.mid", steps=0)
     with pytest.raises(InputError, match=r"nope\.mid"):
-        synthesizer.collect_mels(tmp_path / "nope.mid")
+        synthesizer.mels(tmp_path / "nope.mid")
 
 
 def test_model_config_and_tokenizer_are_the_mel_samplers(synthesizer, our_model):

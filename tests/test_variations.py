@@ -70,7 +70,7 @@ def test_family_variation_uses_all_programs_of_a_family(notes):
     assert max(programs) < 96
 
 
-def test_repeated_notes_do_not_overlap_and_drums_have_a_minimum_length(notes, rng):
+def test_repeated_notes_do_not_overlap_and_drums_are_lengthened(notes, rng):
     long = dataclasses.replace(
         notes, end=np.where(notes.is_drum, notes.start + 1e-3, notes.start + 5), total_time=124.0
     )
