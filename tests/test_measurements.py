@@ -1,4 +1,4 @@
-"""What is measured of a song, for songs of any length, and the figures put together from that."""
+"""Per-song measurements, for songs of any length, and the evaluation results computed from them."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ SECONDS = (1.3, 2.9, 4.0, 7.3)
 
 @pytest.fixture
 def compilations():
-    """Grows by one whenever JAX compiles a program, or reads it from its cache."""
+    """A list that grows by one whenever JAX compiles a program or reads one from its cache."""
     seen = []
 
     def listen(event, duration, **_):
@@ -42,14 +42,14 @@ def song(seconds):
     return Song(f"{seconds}", recording.audio[: int(16000 * seconds)], recording.notes)
 
 
-def test_the_counter_counts(compilations):
+def test_compilations_fixture_counts_one_per_shape(compilations):
     program = jax.jit(lambda x: x + 1)
     for length in (3, 4, 3):
         program(np.ones(length, np.float32))
     assert len(compilations) == 2
 
 
-def test_songs_of_all_lengths_are_measured_by_the_same_programs(compilations, tmp_path):
+def test_song_length_does_not_recompile_measurements(compilations, tmp_path):
     counts = []
     for seconds in SECONDS:
         true = song(seconds)
@@ -69,7 +69,7 @@ def test_songs_of_all_lengths_are_measured_by_the_same_programs(compilations, tm
     ],
     ids=["griffin_lim", "refiner", "melgan"],
 )
-def test_songs_of_all_lengths_are_vocoded_by_the_same_programs(vocoder, compilations):
+def test_song_length_does_not_recompile_vocoders(vocoder, compilations):
     for seconds in SECONDS[::-1]:
         vocoder(log_mel_on_host(song(seconds).audio))
         if seconds == SECONDS[-1]:
@@ -78,8 +78,8 @@ def test_songs_of_all_lengths_are_vocoded_by_the_same_programs(vocoder, compilat
     assert len(compilations) == compiled
 
 
-def test_the_distance_of_mels_is_that_of_the_models_features():
-    """`log_mel` computes in float32, so they agree to 1e-4 nats."""
+def test_mel_distance_matches_log_mel_features():
+    """The model's `log_mel` computes in float32, so the two agree to 1e-4 nats."""
     true = song(SECONDS[1]).audio
     ours = 0.5 * true + 1e-3 * np.random.default_rng(0).normal(size=len(true)).astype(np.float32)
     expected = float(jnp.abs(log_mel(ours) - log_mel(true)).mean())
@@ -87,12 +87,12 @@ def test_the_distance_of_mels_is_that_of_the_models_features():
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
+def two_measured_songs(tmp_path_factory):
     return two_songs(tmp_path_factory.mktemp("measured"))
 
 
-def test_figures_are_those_of_all_songs(two):
-    _, measured, found = two
+def test_results_pool_frames_and_average_scores_over_songs(two_measured_songs):
+    _, measured, found = two_measured_songs
     frames = {system: np.concatenate([song.embedded["levels"][system] for song in measured]) for system in WITHOUT}
     expected = frechet_distance(Gaussian.of(frames[TRUE]), Gaussian.of(frames[SYNTHESISED]))
     ours = found["systems"][SYNTHESISED]
@@ -109,7 +109,7 @@ def test_figures_are_those_of_all_songs(two):
     assert found["dropped_notes"] == 4
 
 
-def test_what_was_measured_is_not_measured_again(two, tmp_path):
+def test_existing_measurements_are_not_recomputed(two_measured_songs, tmp_path):
     song, audio = Song("a", noise(0), NO_NOTES), noise(1)
     systems = system_audio(song, rendered("a", audio), None)
     assert not is_measured(tmp_path, "a", [Levels()], None)
@@ -122,7 +122,7 @@ def test_what_was_measured_is_not_measured_again(two, tmp_path):
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
 
 
-def test_an_embedding_hears_at_its_own_rate(tmp_path):
+def test_each_embedding_gets_audio_at_its_own_sample_rate(tmp_path):
     class Long(Levels):
         name, rate = "long", 48000
 
@@ -132,15 +132,15 @@ def test_an_embedding_hears_at_its_own_rate(tmp_path):
     assert [len(found[name][TRUE]) for name in ("levels", "long")] == [20, 60]
 
 
-def test_few_frames_are_warned_of(two, monkeypatch):
+def test_results_warn_about_too_few_frames(two_measured_songs, monkeypatch):
     monkeypatch.setattr("spectrodiff.evaluation.measurements._RESAMPLES", 2)
 
     class Wide(Levels):
         dims = 60
 
-    songs, measured, _ = two
+    songs, measured, _ = two_measured_songs
     frames = {system: np.random.default_rng(0).normal(size=(20, 60)) for system in WITHOUT}
     wide = [Measurements(song.name, song.scores, {}, {"levels": frames}) for song in measured]
     found = results(songs, wide, [Wide()], [])
     assert [line for line in found["remarks"] if "60 dimensions from 40 frames" in line]
-    assert len(found["remarks"]) == 1  # once, not once a system
+    assert len(found["remarks"]) == 1  # once in total, not once per system

@@ -1,4 +1,4 @@
-"""Windows in order, each conditioned on the one before; what is asked for is what is sampled, one song or many."""
+"""Sampling of songs window by window, each conditioned on the one before, for one song or a batch of songs."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -18,12 +18,12 @@ from spectrodiff.models.spectrogram_model import SpectrogramModel
 from spectrodiff.notes.midi import Notes
 
 FAST = {"steps": 2, "sampler": "ddim", "guidance": 1.0}
-PIECE = random_notes(0, seconds=12.0)  # and a second of silence: three windows
+PIECE = random_notes(0, seconds=12.0)  # with the second of ring-out, three windows
 FRAMES = dataclasses.replace(OURS, decoder=AutoregressiveConfig(mean=-0.3, std=0.375))
 
 
 def hits(count: int, since: float, until: float) -> Notes:
-    """Drum hits, evenly spread: at distinct times each is a shift token and a drum token."""
+    """Evenly spaced drum hits; each is encoded as a shift token and a drum token."""
     start = np.linspace(since, until, count, endpoint=False)
     whole = np.full(count, 40, np.int32)
     return Notes(start, start + 0.01, whole, whole, 0 * whole, np.ones(count, bool), total_time=until)
@@ -36,13 +36,13 @@ def sampler(checkpoint):
 
 @pytest.fixture(scope="module")
 def frame_sampler():
-    """Of an autoregressive model, which has context here."""
+    """A sampler of an autoregressive model with context."""
     return MelSampler(SpectrogramModel(FRAMES, rngs=nnx.Rngs(0)), FRAMES)
 
 
 @pytest.fixture
-def seen(sampler, monkeypatch):
-    """What each batch of windows would be sampled from; the sampling itself is left out, and every result another."""
+def sample_calls(sampler, monkeypatch):
+    """The inputs of each call to `_sample`, which is replaced by a stub that returns a different mel each time."""
     calls = []
 
     def sample(weights, tokens, context, context_mask, keys, options):
@@ -55,16 +55,16 @@ def seen(sampler, monkeypatch):
     return calls
 
 
-def mels(mel_sampler, notes, **options):
+def stream_mels(mel_sampler, notes, **options):
     return list(mel_sampler.stream(notes, **{**FAST, **options}))
 
 
 # ---- one song
 
 
-def test_each_window_hears_the_one_before_and_the_first_hears_nothing(sampler, seen):
-    mels(sampler, PIECE)
-    first, second, third = seen
+def test_context_of_each_window_is_the_previous_mel(sampler, sample_calls):
+    stream_mels(sampler, PIECE)
+    first, second, third = sample_calls
     assert not first.mask.any()
     assert second.mask.all()
     assert third.mask.all()
@@ -72,75 +72,75 @@ def test_each_window_hears_the_one_before_and_the_first_hears_nothing(sampler, s
     np.testing.assert_array_equal(third.context, second.mel)
 
 
-def test_the_past_changes_what_comes_and_the_future_does_not(sampler):
-    original = mels(sampler, PIECE)
+def test_earlier_notes_change_later_windows_but_not_vice_versa(sampler):
+    original = stream_mels(sampler, PIECE)
     late = PIECE.start > 5.2
     later = PIECE.select(late | (PIECE.end > 5.1))
     np.testing.assert_array_equal(*(sampler.tokenizer.encode(notes)[1] for notes in (PIECE, later)))
-    assert np.abs(mels(sampler, later)[1] - original[1]).max() > 1e-3
-    without_late = mels(sampler, PIECE.select(~late))
+    assert np.abs(stream_mels(sampler, later)[1] - original[1]).max() > 1e-3
+    without_late = stream_mels(sampler, PIECE.select(~late))
     np.testing.assert_array_equal(without_late[0], original[0])
 
 
-def test_the_seed_decides(sampler):
-    first, again, other = (np.concatenate(mels(sampler, PIECE, seed=seed)) for seed in (3, 3, 4))
+def test_seed_determines_the_mel(sampler):
+    first, again, other = (np.concatenate(stream_mels(sampler, PIECE, seed=seed)) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).mean() > 1e-3
 
 
-def test_every_window_of_every_seed_begins_from_noise_of_its_own(sampler, seen):
+def test_keys_differ_between_windows_and_seeds(sampler, sample_calls):
     for seed in (0, 1):
-        mels(sampler, PIECE, seed=seed)
-    assert len({jax.random.key_data(call.keys).tobytes() for call in seen}) == 6
+        stream_mels(sampler, PIECE, seed=seed)
+    assert len({jax.random.key_data(call.keys).tobytes() for call in sample_calls}) == 6
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**31, 2**32 - 1])
-def test_a_windows_key_is_that_of_its_number_in_the_song(sampler, seen, seed):
-    mels(sampler, PIECE, seed=seed)
+def test_key_of_a_window_is_the_seed_folded_with_its_index(sampler, sample_calls, seed):
+    stream_mels(sampler, PIECE, seed=seed)
     expected = [jax.random.fold_in(jax.random.key(seed), window) for window in range(3)]
-    assert [jax.random.key_data(call.keys)[0].tolist() for call in seen] == [
+    assert [jax.random.key_data(call.keys)[0].tolist() for call in sample_calls] == [
         jax.random.key_data(key).tolist() for key in expected
     ]
 
 
-def test_mels_come_before_the_piece_is_sampled(sampler, seen):
+def test_stream_yields_before_all_windows_are_sampled(sampler, sample_calls):
     next(sampler.stream(PIECE, **FAST))
-    assert len(seen) == 1
+    assert len(sample_calls) == 1
 
 
-# 4.12 s and a second are a window to the frame; 34.84 s and a second are seven, though not in floating point.
+# 4.12 s plus 1 s is exactly one window; 34.84 s plus 1 s is exactly seven, but not in floating point.
 @pytest.mark.parametrize("seconds", [0.5, 4.0, 4.12, 4.13, 5.12, 5.3, 9.24, 10.0, 13.99, 34.84])
-def test_a_second_to_ring_out_and_no_window_more(sampler, seen, seconds):
-    frames = sum(len(mel) for mel in mels(sampler, hits(5, 0.0, seconds)))
+def test_mel_ends_one_second_after_the_notes(sampler, sample_calls, seconds):
+    frames = sum(len(mel) for mel in stream_mels(sampler, hits(5, 0.0, seconds)))
     assert frames == np.ceil(round(seconds * 50, 6)) + 50
-    assert len(seen) == np.ceil(frames / 256)
+    assert len(sample_calls) == np.ceil(frames / 256)
 
 
 @pytest.mark.parametrize("seconds", [1.0, 4.12, 5.0, 9.0])
-def test_with_ghost_ties_no_further_than_the_published_windows(our_model, monkeypatch, seconds):
-    """What is after them would list as sounding what sounds no more."""
+def test_ghost_ties_limit_the_mel_to_the_published_windows(our_model, monkeypatch, seconds):
+    """A later window would list notes as tied that no longer sound."""
     config = dataclasses.replace(OURS, tokenizer=dataclasses.replace(OURS.tokenizer, ghost_ties=True))
     sampler = MelSampler(our_model, config)
     monkeypatch.setattr(sampler, "_sample", lambda weights, tokens, context, *_: jnp.asarray(context))
     windows = sampler.tokenizer.num_windows(seconds)
-    assert sum(len(mel) for mel in mels(sampler, hits(5, 0.0, seconds))) == min(seconds * 50 + 50, 256 * windows)
+    assert sum(len(mel) for mel in stream_mels(sampler, hits(5, 0.0, seconds))) == min(seconds * 50 + 50, 256 * windows)
 
 
 @pytest.mark.parametrize(("notes", "bucket"), [(100, 512), (300, 1024), (600, 2048), (1000, 2048)])
-def test_windows_are_padded_to_a_bucket(sampler, seen, notes, bucket):
-    mels(sampler, hits(notes, 0.0, 4.0))
-    assert [call.tokens.shape for call in seen] == [(1, bucket)]
+def test_tokens_are_padded_to_a_bucket(sampler, sample_calls, notes, bucket):
+    stream_mels(sampler, hits(notes, 0.0, 4.0))
+    assert [call.tokens.shape for call in sample_calls] == [(1, bucket)]
 
 
-def test_many_notes_get_the_room_they_need(our_model, monkeypatch):
-    """At 4 tokens a note, 600 notes of 2 tokens each do not fit the places of the longest window."""
+def test_bucket_grows_with_the_number_of_notes(our_model, monkeypatch):
+    """With `tokens_per_note=4`, 600 notes of 2 tokens each do not fit the note places of the longest window."""
     config = dataclasses.replace(OURS, model=dataclasses.replace(OURS.model, tokens_per_note=4))
     sampler, given = MelSampler(our_model, config), []
     notes = hits(600, 0.0, 4.0)
     monkeypatch.setattr(
         sampler, "_sample", lambda weights, tokens, context, *_: given.append(tokens) or jnp.asarray(context)
     )
-    mels(sampler, notes)
+    stream_mels(sampler, notes)
     expected = sampler.tokenizer.encode(dataclasses.replace(notes, total_time=5.0))[0]
     ((bucketed,),) = given
     assert len(bucketed) == 4096
@@ -148,41 +148,41 @@ def test_many_notes_get_the_room_they_need(our_model, monkeypatch):
     assert not bucketed[len(expected) :].any()
 
 
-def test_over_full_windows_are_named_and_can_be_thinned(sampler, seen):
+def test_overfull_window_raises_input_error_and_thinning_fixes_it(sampler, sample_calls):
     crowd = random_notes(1, seconds=10.0, voices=60, drums=3000)
     with pytest.raises(InputError, match=r"window \d .*\b2048\b"):
-        mels(sampler, crowd)
+        stream_mels(sampler, crowd)
     thinned, dropped = sampler.tokenizer.thin(crowd)
     assert dropped > 0
-    mels(sampler, thinned)
-    assert len(seen) == 3
+    stream_mels(sampler, thinned)
+    assert len(sample_calls) == 3
 
 
 # ---- options
 
 
-def test_options_not_given_are_the_checkpoints(sampler, seen):
+def test_default_options_come_from_the_checkpoint(sampler, sample_calls):
     next(sampler.stream(hits(5, 0.0, 1.0)))
     next(sampler.stream(hits(5, 0.0, 1.0), steps=None, sampler=None, guidance=None))
     recommended = sampler.config.decoder.sampling
-    for call in seen:
+    for call in sample_calls:
         assert call.options.step.func is STEPS[recommended.sampler]
         assert len(call.options.logsnrs) == recommended.steps
         assert float(call.options.guidance) == recommended.guidance
 
 
-def test_guidance_of_1_is_none(sampler):
-    """A weight of 1 is evaluated without the unconditional half; with it, it comes to the same."""
-    plain, guided = (mels(sampler, PIECE, guidance=guidance)[0] for guidance in (1.0, 1.0 + 1e-6))
+def test_guidance_1_equals_no_guidance(sampler):
+    """A weight of 1 skips the unconditional half of the batch; evaluating it gives the same mel."""
+    plain, guided = (stream_mels(sampler, PIECE, guidance=guidance)[0] for guidance in (1.0, 1.0 + 1e-6))
     np.testing.assert_allclose(guided, plain, atol=1e-3)
 
 
-def test_longer_songs_and_more_guidance_are_no_new_programs(sampler):
+def test_song_length_and_guidance_do_not_recompile(sampler):
     compiled, before = sampler._sample._cache_size, sampler._sample._cache_size()
     for notes, seconds, guidance in ((40, 3.0, 2.0), (400, 14.0, 3.0)):
-        mels(sampler, hits(notes, 0.0, seconds), steps=3, guidance=guidance)  # no other test asks for 3 steps
+        stream_mels(sampler, hits(notes, 0.0, seconds), steps=3, guidance=guidance)  # no other test uses 3 steps
     assert compiled() == before + 1
-    mels(sampler, hits(300, 0.0, 5.0), steps=3, guidance=2.0)  # the next bucket
+    stream_mels(sampler, hits(300, 0.0, 5.0), steps=3, guidance=2.0)  # the next bucket
     assert compiled() == before + 2
 
 
@@ -201,14 +201,14 @@ def test_longer_songs_and_more_guidance_are_no_new_programs(sampler):
         ({"dither": 0.1}, "the diffusion decoder has no dither"),
     ],
 )
-def test_options_out_of_range_or_unknown(sampler, seen, option, message):
-    """Before anything is sampled, and before the first mel is asked for."""
+def test_invalid_options_raise_input_error(sampler, sample_calls, option, message):
+    """The error comes before anything is sampled; from `stream`, even before the first mel is requested."""
     with pytest.raises(InputError, match=message):
         sampler.stream(PIECE, **option)
     songs = sampler.songs([(PIECE, option.get("seed", 0))], **{k: v for k, v in option.items() if k != "seed"})
     with pytest.raises(InputError, match=message):
         next(songs)
-    assert seen == []
+    assert sample_calls == []
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_options_out_of_range_or_unknown(sampler, seen, option, message):
         ({"dither": "much"}, r"^options\.dither is 'much', which is no float$"),
     ],
 )
-def test_options_of_an_autoregressive_decoder(frame_sampler, option, message):
+def test_autoregressive_decoder_rejects_diffusion_options(frame_sampler, option, message):
     with pytest.raises(InputError, match=message):
         frame_sampler.stream(PIECE, **option)
     assert frame_sampler.sampling(steps=None, dither=0.2).dither == 0.2
@@ -240,35 +240,35 @@ SONGS = [
 ]
 
 
-def sampled(mel_sampler, songs, **options):
-    """Mels in the order of `songs`."""
+def sample_songs(mel_sampler, songs, **options):
+    """The mels of `MelSampler.songs` in the order of the input."""
     found = dict(mel_sampler.songs(songs, **options))
     assert sorted(found) == list(range(len(songs)))
     return [found[place].mel for place in range(len(songs))]
 
 
-def test_many_songs_at_once_are_what_one_at_a_time_is(sampler):
-    """And so a song does not depend on its neighbours, on its place, or on where windows of others end."""
+def test_batched_songs_match_songs_sampled_alone(sampler):
+    """A song therefore does not depend on its neighbours or on its row in the batch."""
     options = {"steps": 2, "sampler": "ddpm", "guidance": 2.0}
-    together = sampled(sampler, SONGS, batch=2, **options)
+    together = sample_songs(sampler, SONGS, batch=2, **options)
     for (notes, seed), mel in zip(SONGS, together, strict=True):
-        alone = np.concatenate(mels(sampler, notes, seed=seed, **options))
+        alone = np.concatenate(stream_mels(sampler, notes, seed=seed, **options))
         assert mel.shape == alone.shape
         assert mel.dtype == np.float32
         np.testing.assert_allclose(mel, alone, atol=1e-4)
     assert np.abs(together[1] - together[4]).mean() > 1e-3
 
 
-def test_many_songs_of_an_autoregressive_model(frame_sampler):
+def test_batched_songs_match_alone_in_an_autoregressive_model(frame_sampler):
     songs = [SONGS[1], SONGS[4], (hits(100, 0.0, 3.0), 7)]
-    together = sampled(frame_sampler, songs, batch=3, dither=0.1)
+    together = sample_songs(frame_sampler, songs, batch=3, dither=0.1)
     for (notes, seed), mel in zip(songs, together, strict=True):
         alone = np.concatenate(list(frame_sampler.stream(notes, seed=seed, dither=0.1)))
         np.testing.assert_allclose(mel, alone, atol=1e-3)
     assert np.abs(together[0] - together[1]).mean() > 1e-3
 
 
-def test_songs_are_yielded_as_they_are_finished_and_taken_up_as_there_is_room(sampler, seen):
+def test_songs_are_yielded_when_done_and_read_when_a_row_is_free(sampler, sample_calls):
     taken = []
 
     def pieces():
@@ -278,15 +278,15 @@ def test_songs_are_yielded_as_they_are_finished_and_taken_up_as_there_is_room(sa
 
     songs = sampler.songs(pieces(), batch=2, **FAST)
     place, first = next(songs)
-    assert (place, taken, len(seen)) == (1, [0, 1], 1)
+    assert (place, taken, len(sample_calls)) == (1, [0, 1], 1)
     assert [place for place, _ in songs] == [0, 2, 3, 4]
-    assert all(len(call.tokens) == 2 for call in seen)  # one shape to the end
+    assert all(len(call.tokens) == 2 for call in sample_calls)  # the batch shape stays the same
     assert first.mel.shape == (200, 128)
 
 
-def test_rows_of_a_batch_keep_their_own_context_and_key(sampler, seen):
+def test_batch_rows_keep_their_own_context_and_key(sampler, sample_calls):
     dict(sampler.songs(SONGS[:2], batch=2, **FAST))
-    first, second, third = seen
+    first, second, third = sample_calls
     assert first.mask.sum() == 0
     np.testing.assert_array_equal(second.context[0], first.mel[0])
     np.testing.assert_array_equal(third.context[0], second.mel[0])
@@ -295,19 +295,19 @@ def test_rows_of_a_batch_keep_their_own_context_and_key(sampler, seen):
         np.testing.assert_array_equal(jax.random.key_data(first.keys[row]), jax.random.key_data(expected))
 
 
-def test_a_batch_has_a_row_for_each_device(sampler, seen, monkeypatch):
-    """A song's copies fill those that are too many, and are thrown away."""
+def test_batch_size_is_at_least_the_device_count(sampler, sample_calls, monkeypatch):
+    """Surplus rows are filled with copies of a song, whose results are discarded."""
     monkeypatch.setattr(sampler, "_devices", 4)
     assert sorted(dict(sampler.songs(SONGS, batch=2, **FAST))) == [*range(5)]
-    assert {len(call.tokens) for call in seen} == {4}
+    assert {len(call.tokens) for call in sample_calls} == {4}
     ((_, alone),) = sampler.songs(SONGS[1:2], batch=1, **FAST)
     assert alone.mel.shape == (200, 128)
-    filled = seen[-1].tokens
+    filled = sample_calls[-1].tokens
     np.testing.assert_array_equal(filled, np.broadcast_to(filled[0], (4, 512)))
 
 
-def test_work_is_timed_once_there_is_a_program(sampler, seen):
-    """Of three windows in one bucket, the first may have been compiled; of one window, nothing is known."""
+def test_timing_excludes_the_first_window_of_each_program(sampler, sample_calls):
+    """The first window of a bucket may include compilation, so three windows give two timings and one gives none."""
     found = dict(sampler.songs([SONGS[0]], batch=1, **FAST))
     assert found[0].music_seconds == pytest.approx(2 * 5.12)
     assert found[0].compute_seconds > 0
@@ -315,22 +315,22 @@ def test_work_is_timed_once_there_is_a_program(sampler, seen):
     assert (short.compute_seconds, short.music_seconds) == (0.0, 0.0)
 
 
-def test_progress_goes_to_its_end_where_the_number_of_windows_was_an_estimate(sampler, seen, capsys):
+def test_progress_bar_corrects_a_wrong_window_estimate(sampler, sample_calls, capsys):
     list(sampler.songs([(random_notes(0, 12.0), 0)], windows=1))
-    assert len(seen) == 3
+    assert len(sample_calls) == 3
     assert "3/3" in capsys.readouterr().err
 
 
-def test_of_no_songs_there_are_none(sampler, seen):
+def test_empty_list_of_songs_yields_nothing(sampler, sample_calls):
     assert list(sampler.songs([], batch=4, windows=0, **FAST)) == []
-    assert seen == []
+    assert sample_calls == []
 
 
-def test_sampled_again_without_a_vocoder(checkpoint, sampler):
-    """A sampler of the same checkpoint, or of its network, says the same."""
+def test_samplers_of_the_same_checkpoint_agree(checkpoint, sampler):
+    """This holds for a sampler loaded from the checkpoint and for one built from its network and config."""
     notes = hits(5, 0.0, 1.0)
-    expected = np.concatenate(mels(sampler, notes))
+    expected = np.concatenate(stream_mels(sampler, notes))
     for other in (MelSampler.from_pretrained(str(checkpoint)), MelSampler(sampler.model, sampler.config)):
-        np.testing.assert_array_equal(np.concatenate(mels(other, notes)), expected)
+        np.testing.assert_array_equal(np.concatenate(stream_mels(other, notes)), expected)
     with pytest.raises(InputError, match="no checkpoint 'nope'"):
         MelSampler.from_pretrained("nope")

@@ -17,12 +17,12 @@ def rows(workdir):
     return [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
 
 
-def files(workdir):
+def event_files(workdir):
     return sorted((workdir / "tensorboard").iterdir())
 
 
 def events(path):
-    """The records of a TFRecord file: length, its checksum, that many bytes, their checksum."""
+    """The events in a TFRecord file, whose records are length, checksum of it, data and checksum of the data."""
     content, found = path.read_bytes(), []
     while content:
         (size,) = struct.unpack("<Q", content[:8])
@@ -31,7 +31,7 @@ def events(path):
     return found
 
 
-def test_what_is_logged_can_be_read(tmp_path):
+def test_logged_metrics_can_be_read_back(tmp_path):
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
     sound = rng.uniform(-1.2, 1.2, 100).astype(np.float32)
@@ -42,7 +42,7 @@ def test_what_is_logged_can_be_read(tmp_path):
     writer.write_texts(0, {"config": "a = 1\n\n# *b*"})
     writer.close()
     assert rows(tmp_path) == [{"step": 3, "loss": 0.5, "heldout_loss/a": 2.0}]
-    (path,) = files(tmp_path)
+    (path,) = event_files(tmp_path)
     version, start, *logged = events(path)
     assert version.file_version == "brain.Event:2"
     assert (start.session_log.status, start.step) == (SessionLog.START, 0)
@@ -54,50 +54,50 @@ def test_what_is_logged_can_be_read(tmp_path):
     np.testing.assert_array_equal(np.round(255 * seen).astype(int), picture)
     assert step == 3
     step, value = values["audio/0"]
-    heard, rate = soundfile.read(io.BytesIO(value.audio.encoded_audio_string))
-    np.testing.assert_allclose(heard, np.clip(sound, -1, 1), atol=2**-15)
+    decoded, rate = soundfile.read(io.BytesIO(value.audio.encoded_audio_string))
+    np.testing.assert_allclose(decoded, np.clip(sound, -1, 1), atol=2**-15)
     assert (step, rate) == (4, 16000)
     step, value = values["config/text_summary"]
-    assert value.tensor.string_val == [b"    a = 1\n    \n    # *b*"]  # to Markdown, indented is verbatim
+    assert value.tensor.string_val == [b"    a = 1\n    \n    # *b*"]  # indented text is verbatim in Markdown
 
 
-def test_a_run_that_goes_on_lists_no_step_twice(tmp_path):
+def test_resumed_run_logs_no_step_twice(tmp_path):
     first = MetricWriter(tmp_path, -1)
     for step in (0, 2, 4, 6):
         first.write_scalars(step, {"loss": 1.0 / 3.0 + step})
     first.close()
     before = (tmp_path / "log.jsonl").read_text()
     with (tmp_path / "log.jsonl").open("a") as log:
-        log.write('{"step": 8, "los')  # and there it was killed
+        log.write('{"step": 8, "los')  # the run was killed while writing this row
     second = MetricWriter(tmp_path, 4)
     assert (tmp_path / "log.jsonl").read_text() == "".join(before.splitlines(keepends=True)[:3])
     second.write_scalars(6, {"loss": 7.0})
     second.close()
     assert [row["step"] for row in rows(tmp_path)] == [0, 2, 4, 6]
     assert rows(tmp_path)[-1]["loss"] == 7.0
-    old, new = files(tmp_path)  # by name, as TensorBoard reads them
+    old, new = event_files(tmp_path)  # by name, as TensorBoard reads them
     assert [event.step for event in events(old) if event.summary.value] == [0, 2, 4, 6]
     assert [(event.session_log.status, event.step) for event in events(new)][1] == (SessionLog.START, 5)
     MetricWriter(tmp_path, -1).close()
     assert rows(tmp_path) == []
 
 
-def test_a_row_is_there_at_once(tmp_path):
+def test_rows_are_written_immediately(tmp_path):
     writer = MetricWriter(tmp_path, -1)
     writer.write_scalars(1, {"loss": 1.0})
     assert rows(tmp_path) == [{"step": 1, "loss": 1.0}]
     writer.close()
 
 
-def test_a_disk_that_fills_up_later(tmp_path):
-    """Played by a limit on the size of a file; there is then no more to write than there was before."""
+def test_full_disk_raises_input_error(tmp_path):
+    """The full disk is simulated by a limit on the file size."""
     writer, sound = MetricWriter(tmp_path, -1), np.zeros(10**6, np.float32)
     for step in range(5):
         writer.write_scalars(step, {"loss": 0.5})
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "log.jsonl").stat().st_size + 10, limits[1]))
     try:
-        writer.write_scalars(5, {"loss": 0.5})  # of which there is room for half
+        writer.write_scalars(5, {"loss": 0.5})  # only half of this row fits
         for write in (lambda: writer.write_scalars(6, {"loss": 0.5}), lambda: writer.write_audio(6, {"audio": sound})):
             with pytest.raises(InputError) as error:
                 write()
@@ -108,7 +108,7 @@ def test_a_disk_that_fills_up_later(tmp_path):
     assert [row["step"] for row in rows(tmp_path)] == [0, 1, 2, 3]
 
 
-def test_where_nothing_can_be_written(tmp_path):
+def test_unwritable_workdir_raises_input_error(tmp_path):
     with pytest.raises(InputError, match=r"cannot write to workdir .*/nowhere: No such file"):
         MetricWriter(tmp_path / "nowhere", -1)
     (tmp_path / "log.jsonl").mkdir()

@@ -1,4 +1,4 @@
-"""Files built with mido, read as notes; and everything that is no such file, refused in one line."""
+"""Reading of MIDI files written with mido or byte by byte, one-line errors for invalid files, and writing."""
 
 import struct
 
@@ -32,7 +32,7 @@ def tempo(bpm, time=0):
 
 @pytest.fixture
 def midi(tmp_path):
-    """Writes tracks of messages, 500 ticks a beat (so a tick is 1 ms until a tempo says otherwise), and reads them."""
+    """A function that writes tracks of messages to a file, at 500 ticks per beat (1 ms per tick by default)."""
 
     def write(*tracks):
         file = mido.MidiFile(ticks_per_beat=500, tracks=[mido.MidiTrack(track) for track in tracks])
@@ -43,7 +43,7 @@ def midi(tmp_path):
 
 
 def raw(*tracks, division=500, declared=None):
-    """A MIDI file from the bytes of its tracks."""
+    """The bytes of a MIDI file made of the bytes of its tracks."""
     header = b"MThd" + struct.pack(">lhhH", 6, 1, len(tracks) if declared is None else declared, division)
     return header + b"".join(b"MTrk" + struct.pack(">l", len(track)) + track for track in tracks)
 
@@ -53,30 +53,30 @@ END = bytes([0, 0xFF, 0x2F, 0])
 
 
 def rows(notes):
-    """(start, end, pitch, velocity, program) for each note in order of time, times to a microsecond."""
+    """(start, end, pitch, velocity, program) of each note in order of time, with times rounded to microseconds."""
     program = [("drum" if d else p) for d, p in zip(notes.is_drum.tolist(), notes.program.tolist(), strict=True)]
     times = (np.round(notes.start, 6).tolist(), np.round(notes.end, 6).tolist())
     columns = zip(*times, notes.pitch.tolist(), notes.velocity.tolist(), program, strict=True)
-    return sorted(columns, key=lambda row: row[:3])  # a program may be a word
+    return sorted(columns, key=lambda row: row[:3])  # program may be the string "drum"
 
 
-def test_notes_as_written(midi):
+def test_notes_are_read_with_times_and_velocities(midi):
     notes = read_midi(midi([on(60, 250, velocity=33), on(64), off(60, 500), off(64, 125)]))
     assert rows(notes) == [(0.25, 0.75, 60, 33, 0), (0.25, 0.875, 64, 80, 0)]
     assert notes.total_time == 0.875
     assert len(notes) == 2
 
 
-def test_a_note_on_of_velocity_0_is_an_off(midi):
+def test_note_on_with_velocity_0_is_a_note_off(midi):
     assert rows(read_midi(midi([on(60), on(60, 100, velocity=0)]))) == [(0.0, 0.1, 60, 80, 0)]
 
 
-def test_tempo_changes_mid_piece(midi):
+def test_tempo_changes_are_applied(midi):
     events = [tempo(60), on(60), off(60, 500), tempo(240), on(62), off(62, 500)]
     assert rows(read_midi(midi(events))) == [(0.0, 1.0, 60, 80, 0), (1.0, 1.25, 62, 80, 0)]
 
 
-def test_tracks_programs_and_drums(midi):
+def test_tracks_have_their_own_programs_and_drums(midi):
     notes = read_midi(
         midi(
             [tempo(120)],
@@ -86,22 +86,22 @@ def test_tracks_programs_and_drums(midi):
         )
     )
     assert rows(notes) == [(0.0, 0.125, 36, 80, "drum"), (0.0, 0.25, 60, 80, 7), (0.0, 0.5, 60, 80, 40)]
-    assert notes.program[notes.is_drum].tolist() == [25]  # the kit
+    assert notes.program[notes.is_drum].tolist() == [25]  # the drum kit
 
 
-def test_a_program_change_mid_channel(midi):
+def test_program_change_applies_to_later_notes(midi):
     notes = read_midi(midi([program(5), on(60), off(60, 500), program(73), on(60), off(60, 500)]))
     assert rows(notes) == [(0.0, 0.5, 60, 80, 5), (0.5, 1.0, 60, 80, 73)]
 
 
-def test_the_pedal_holds_notes_until_it_is_lifted_or_they_are_struck_again(midi):
+def test_sustain_pedal_holds_notes_until_release_or_restrike(midi):
     track = [pedal(127), on(60), off(60, 100), on(62, 100), off(62, 100), on(60, 100), off(60, 100), pedal(0, 500)]
     notes = read_midi(midi(track))
     assert rows(notes) == [(0.0, 0.4, 60, 80, 0), (0.2, 1.0, 62, 80, 0), (0.4, 1.0, 60, 80, 0)]
     assert notes.total_time == 1.0
 
 
-def test_the_pedal_holds_its_own_channel_only_and_no_drums(midi):
+def test_sustain_pedal_affects_only_its_channel_and_no_drums(midi):
     drums = [on(38, channel=9), off(38, 100, channel=9), on(38, 1900, channel=9), off(38, 100, channel=9)]
     other = [program(3, channel=1), on(64, channel=1), off(64, 100, channel=1)]
     notes = read_midi(midi([pedal(64), on(60), off(60, 100), pedal(63, 900)], other, drums))
@@ -111,13 +111,13 @@ def test_the_pedal_holds_its_own_channel_only_and_no_drums(midi):
     assert notes.total_time == pytest.approx(2.1)
 
 
-def test_a_pedal_never_lifted_does_not_end_the_piece_before_its_drums(midi):
+def test_unreleased_pedal_does_not_shorten_total_time(midi):
     drums = [on(38, 5000, channel=9), off(38, 100, channel=9)]
     notes = read_midi(midi([pedal(127), on(60), off(60, 100)], drums))
     assert notes.total_time == notes.end.max() == pytest.approx(5.1)
 
 
-def test_notes_of_no_length_sound_as_long_as_a_synthesizer_has_them_last(midi):
+def test_zero_length_notes_get_a_minimum_duration(midi):
     drum = [on(38, channel=9), off(38, channel=9)]
     notes = read_midi(midi([on(60), off(60), on(62), off(62, 100), on(64), off(64)], drum))
     times = [(0.0, 0.01, 38, 80, "drum"), (0.0, 0.01, 60, 80, 0), (0.0, 0.1, 62, 80, 0), (0.1, 0.11, 64, 80, 0)]
@@ -126,7 +126,7 @@ def test_notes_of_no_length_sound_as_long_as_a_synthesizer_has_them_last(midi):
     assert rows(again) == [(0.0, 0.003, 60, 80, 0), (0.005, 0.009, 60, 80, 0), (0.009, 0.019, 60, 80, 0)]
 
 
-HARMLESS = {
+IGNORED_EVENTS = {
     "key signature of 13 sharps": [0, 0xFF, 0x59, 2, 13, 0],
     "key signature of one byte": [0, 0xFF, 0x59, 1, 0],
     "time signature over 2^200": [0, 0xFF, 0x58, 4, 4, 200, 24, 8],
@@ -143,26 +143,26 @@ HARMLESS = {
 }
 
 
-@pytest.mark.parametrize("event", HARMLESS.values(), ids=HARMLESS)
-def test_harmless_events_do_not_stop_a_file_from_being_read(tmp_path, event):
+@pytest.mark.parametrize("event", IGNORED_EVENTS.values(), ids=IGNORED_EVENTS)
+def test_irrelevant_or_malformed_meta_events_are_ignored(tmp_path, event):
     path = tmp_path / "song.mid"
     for data in (raw(bytes(event) + NOTE + END), raw(END, NOTE + bytes(event) + END)):
         path.write_bytes(data)
         assert rows(read_midi(path)) == [(0.0, 0.5, 60, 80, 0)]
     if event[1] == 0xFF:
-        running = bytes([0, 0x90, 60, 80, *event, 0x83, 0x74, 60, 0])  # the last note needs the first one's status
+        running = bytes([0, 0x90, 60, 80, *event, 0x83, 0x74, 60, 0])  # note off in running status
         path.write_bytes(raw(running + END))
         assert rows(read_midi(path)) == [(0.0, 0.5, 60, 80, 0)]
 
 
-def test_empty_tracks_and_foreign_chunks_are_passed_over(tmp_path):
+def test_empty_tracks_and_unknown_chunks_are_skipped(tmp_path):
     path = tmp_path / "song.mid"
     data = raw(b"", NOTE + END, declared=2)
     path.write_bytes(data[:14] + b"XFIH\0\0\0\3abc" + data[14:] + b"junk")
     assert rows(read_midi(path)) == [(0.0, 0.5, 60, 80, 0)]
 
 
-def test_a_long_file_with_many_notes_is_read(midi):
+def test_long_file_with_many_notes_is_read(midi):
     events = [message for i in range(5000) for message in (on(30 + i % 60, 2000), off(30 + i % 60, 880))]
     notes = read_midi(midi(events))
     assert len(notes) == 5000
@@ -193,7 +193,7 @@ def test_a_long_file_with_many_notes_is_read(midi):
         (raw(bytes([0, 0x90, 60, 200]) + END), "no notes"),  # one note, its velocity out of range
     ],
 )
-def test_what_cannot_be_read_is_refused_in_one_line_that_names_it(tmp_path, content, message):
+def test_invalid_file_raises_one_line_error_with_its_path(tmp_path, content, message):
     path = tmp_path / "song.mid"
     path.write_bytes(content)
     with pytest.raises(InputError, match=message) as caught:
@@ -203,13 +203,13 @@ def test_what_cannot_be_read_is_refused_in_one_line_that_names_it(tmp_path, cont
 
 
 @pytest.mark.parametrize(("format_", "second"), [(0xE8, 24), (0xE7, 25), (0xE3, 30_000 / 1001), (0xE2, 30)])
-def test_time_in_smpte_frames_knows_no_tempo(tmp_path, format_, second):
+def test_smpte_time_division_ignores_tempo(tmp_path, format_, second):
     path = tmp_path / "song.mid"
     path.write_bytes(raw(bytes([0, 0xFF, 0x51, 3, 1, 0, 0]) + NOTE + END, division=format_ << 8 | 40))
     assert rows(read_midi(path)) == [(0.0, round(500 / (40 * second), 6), 60, 80, 0)]
 
 
-def test_no_file_and_no_folder_can_be_read(tmp_path):
+def test_missing_file_or_folder_raises_input_error(tmp_path):
     with pytest.raises(InputError, match=r"missing\.mid does not exist"):
         read_midi(tmp_path / "missing.mid")
     with pytest.raises(InputError, match="is a folder"):
@@ -218,7 +218,7 @@ def test_no_file_and_no_folder_can_be_read(tmp_path):
         read_midi(tmp_path / ("x" * 300))
 
 
-def make(*rows, total_time):
+def make_notes(*rows, total_time):
     start, end, pitch, velocity, program = zip(*rows, strict=True)
     return Notes(
         start=np.array(start, np.float64),
@@ -231,12 +231,12 @@ def make(*rows, total_time):
     )
 
 
-def test_written_notes_come_back(tmp_path):
+def test_written_notes_are_read_back(tmp_path):
     rng = np.random.default_rng(0)
     voices = [(pitch, program) for pitch in (0, 60, 127) for program in [*range(0, 128, 7), "drum"]]
     starts = [(voice, k + rng.uniform(0, 0.4)) for voice in voices for k in range(20)]
     written = [(s, s + rng.uniform(0.002, 0.5), p, int(rng.integers(1, 128)), g) for (p, g), s in starts]
-    notes = make(*written, total_time=21.0)
+    notes = make_notes(*written, total_time=21.0)
     write_midi(notes, tmp_path / "out.mid")
     back = read_midi(tmp_path / "out.mid")
     key = lambda n: np.lexsort((n.start, n.pitch, n.program, n.is_drum))  # noqa: E731
@@ -251,16 +251,16 @@ def test_written_notes_come_back(tmp_path):
     assert ports == [0] * 15 + [1] * 4 + [0]
 
 
-def test_repeated_notes_that_touch_and_notes_of_no_length_survive_writing(tmp_path):
-    notes = make((0.0, 0.5, 60, 80, 0), (0.5, 1.0, 60, 81, 0), (2.0, 2.0, 38, 90, "drum"), total_time=2.0)
+def test_adjacent_and_zero_length_notes_survive_writing(tmp_path):
+    notes = make_notes((0.0, 0.5, 60, 80, 0), (0.5, 1.0, 60, 81, 0), (2.0, 2.0, 38, 90, "drum"), total_time=2.0)
     write_midi(notes, tmp_path / "out.mid")
     assert rows(read_midi(tmp_path / "out.mid")) == [
         *[(0.0, 0.5, 60, 80, 0), (0.5, 1.0, 60, 81, 0), (2.0, 2.0005, 38, 90, "drum")]
     ]
 
 
-def test_a_file_that_cannot_be_written_is_refused(tmp_path):
-    notes = make((0.0, 0.5, 60, 80, 0), total_time=0.5)
+def test_unwritable_path_raises_input_error(tmp_path):
+    notes = make_notes((0.0, 0.5, 60, 80, 0), total_time=0.5)
     with pytest.raises(InputError, match="cannot write"):
         write_midi(notes, tmp_path / "none" / "out.mid")
     with pytest.raises(InputError, match="cannot write"):

@@ -1,4 +1,4 @@
-"""Odd files read as plain ones that say the same, and sound as FluidSynth itself plays them."""
+"""Unusual MIDI files are read like plain files of the same notes, and sound as FluidSynth plays them."""
 
 import pathlib
 import subprocess
@@ -42,7 +42,7 @@ def rows(notes):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_an_odd_file_reads_as_a_plain_one(read, name, capfd):
+def test_unusual_file_reads_like_its_plain_equivalent(read, name, capfd):
     odd, expected = CASES[name]
     assert rows(read(odd)) == sorted(((float(start), float(end), *rest) for start, end, *rest in expected), key=str)
     assert rows(read(plain(expected))) == rows(read(odd))
@@ -51,27 +51,27 @@ def test_an_odd_file_reads_as_a_plain_one(read, name, capfd):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not installed, reason="FluidSynth and its SoundFont are optional")
-def test_odd_files_sound_as_fluidsynth_plays_them(read):
+def test_unusual_files_sound_as_fluidsynth_plays_them(read):
     alike = {name: correlation(read(odd), synthesizers(name)[0]) for name, (odd, _) in CASES.items()}
     assert min(alike.values()) > 0.97, min(alike, key=alike.get)
 
 
 @pytest.mark.skipif(not installed, reason="FluidSynth and its SoundFont are optional")
-def test_balance_is_fluidsynths(read):
-    """Velocities folded from volume and expression make a piano as loud as the controllers do."""
+def test_channel_volume_matches_fluidsynth_loudness(read):
+    """Velocities scaled by volume and expression make a piano as loud as the controllers themselves do."""
     for volume, expression in ((100, 127), (50, 127), (127, 127), (100, 64), (80, 90), (30, 100)):
         controls = control(0, 7, volume) + control(0, 11, expression)
         data = smf(controls + note(0, 1000, 60, 70) + end())
         loudness = np.sqrt(np.mean(midi_player.play(data, 1.0) ** 2))
         ours = np.sqrt(np.mean(play(read(data, channel_volume=True))[:SAMPLE_RATE] ** 2))
-        assert 20 * abs(np.log10(ours / loudness)) < 0.6  # decibels; without, up to 25
+        assert 20 * abs(np.log10(ours / loudness)) < 0.6  # in dB; without the scaling, up to 25 dB
 
 
 def velocities(notes):
     return notes.velocity[np.argsort(notes.start)].tolist()
 
 
-def test_volume_and_expression_are_folded_into_velocity(read):
+def test_volume_and_expression_scale_velocities(read):
     track = note(0, 100, 60) + control(0, 7, 50) + note(0, 100, 60) + control(0, 11, 64) + note(0, 100, 60)
     track += control(0, 7, 127) + note(0, 100, 60, 127) + control(0, 11, 127) + note(0, 100, 60, 127)
     track += control(0, 7, 0) + note(0, 100, 60) + control(0, 7, 100) + control(0, 11, 5) + note(0, 100, 60)
@@ -84,17 +84,17 @@ def test_volume_and_expression_are_folded_into_velocity(read):
     assert velocities(read(data).select(first)) == [80, 80, 80, 127, 127, 80, 80, 80]
 
 
-def test_a_swell_counts_by_its_mean_square(read):
+def test_expression_change_within_a_note_counts_by_mean_square(read):
     swell = smf(control(0, 11, 0) + on(0, 60, 100) + control(500, 11, 127) + off(500, 60) + end())
     assert velocities(read(swell, channel_volume=True)) == [round(100 / np.sqrt(2))]
 
 
-def test_every_velocity_stays_where_nobody_touches_the_balance(read):
+def test_default_volume_leaves_velocities_unchanged(read):
     data = smf(control(0, 7, 100) + b"".join(note(1, 7, 60, velocity) for velocity in range(1, 128)) + end())
     assert velocities(read(data, channel_volume=True)) == list(range(1, 128))
 
 
-def test_the_tokenizer_asks_for_the_balance_its_config_asks_for(tmp_path):
+def test_tokenizer_config_enables_channel_volume(tmp_path):
     (tmp_path / "song.mid").write_bytes(smf(control(0, 7, 50) + note(0, 500, 60, 80) + end()))
     (tmp_path / "twin.mid").write_bytes(smf(note(0, 500, 60, 40) + end()))
     paper, ours = (NoteTokenizer(TokenizerConfig(velocity_bins=127, channel_volume=on)) for on in (False, True))
@@ -103,25 +103,28 @@ def test_the_tokenizer_asks_for_the_balance_its_config_asks_for(tmp_path):
     assert (paper.encode_file(song) != paper.encode_file(twin)).any()
 
 
-def test_what_is_not_played_is_told_once(read):
-    said = []
-    bends = event(0, 0xE0, 0, 70) + event(0, 0xE0, 0, 64)  # the second is back where it was
+def test_ignored_events_are_reported_in_one_line(read):
+    messages = []
+    bends = event(0, 0xE0, 0, 70) + event(0, 0xE0, 0, 64)  # the second returns to the centre
     settings = control(0, 10, 20) + control(0, 10, 64) + control(0, 0, 8) + control(0, 91, 40) + control(0, 7, 50)
     data = smf(program(0, ORGAN) + bends * 3 + settings + note(0, 500, 60) + event(0, 0x90, 60, 200) + end())
-    read(data, tell=said.append)
-    read(data, tell=said.append, channel_volume=True)
+    read(data, tell=messages.append)
+    read(data, tell=messages.append, channel_volume=True)
     counts = "pitch bend (3), pan (1), bank (1), reverb and chorus (1)"
-    assert [line.split(": ")[-1] for line in said] == [
+    assert [line.split(": ")[-1] for line in messages] == [
         f"{counts}, volume and expression (1), out of range (1)",
         f"{counts}, out of range (1)",
     ]
-    assert "\n" not in "".join(said)
-    read(smf(program(0, ORGAN) + control(0, 7, 100) + control(0, 64, 127) + note(0, 500, 60) + end()), tell=said.append)
-    assert len(said) == 2
+    assert "\n" not in "".join(messages)
+    read(
+        smf(program(0, ORGAN) + control(0, 7, 100) + control(0, 64, 127) + note(0, 500, 60) + end()),
+        tell=messages.append,
+    )
+    assert len(messages) == 2
 
 
-def test_damaged_files_are_read_or_refused():
-    """In a process of its own, whose memory can be told. More files, by hand: python tests/midi_fuzz.py"""
+def test_corrupted_files_are_read_or_raise_input_error():
+    """Runs in a separate process to measure its peak memory. `python tests/midi_fuzz.py` tries more files."""
     script = pathlib.Path(__file__).with_name("midi_fuzz.py")
     command = [sys.executable, "-W", "error", script, "300", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -132,7 +135,7 @@ def test_damaged_files_are_read_or_refused():
     assert peak < 1.0
 
 
-def test_two_megabytes_are_read_within_seconds(read):
+def test_250000_notes_are_read_within_5_seconds(read):
     import time
 
     track = b"".join(note(1, 7, 30 + i % 60) for i in range(250_000))

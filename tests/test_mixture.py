@@ -9,16 +9,16 @@ from spectrodiff.data.pieces import open_piece
 from spectrodiff.data.recordings import Stem, decode
 from spectrodiff.errors import InputError
 
-SECONDS = {"little": 1.0, "much": 8.0}
+SECONDS = {"small": 1.0, "large": 8.0}
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """Two datasets, of which `much` validates nothing."""
+    """Two datasets, of which `large` has no validation split."""
     folder = tmp_path_factory.mktemp("data")
     pieces = {name: [make_recording(seed, seconds) for seed in range(2)] for name, seconds in SECONDS.items()}
-    write_dataset(folder, "little", {"train": pieces["little"][:1], "validation": pieces["little"][1:]})
-    write_dataset(folder, "much", {"train": pieces["much"]})
+    write_dataset(folder, "small", {"train": pieces["small"][:1], "validation": pieces["small"][1:]})
+    write_dataset(folder, "large", {"train": pieces["large"]})
     return str(folder)
 
 
@@ -29,46 +29,46 @@ def shares(data_dir, **options):
     return dict(zip((part.dataset for part in parts), weights.tolist(), strict=True))
 
 
-def test_weights_are_shares_once_they_add_up(data_dir):
-    assert shares(data_dir, weights={"little": 3.0, "much": 1.0}) == {"little": 0.75, "much": 0.25}
-    assert shares(data_dir, weights={"much": 1e-3}) == {"much": 1.0}
-    assert shares(data_dir, weights={"little": 2.0, "nowhere": 0.0}) == {"little": 1.0}
+def test_weights_are_normalised_to_shares(data_dir):
+    assert shares(data_dir, weights={"small": 3.0, "large": 1.0}) == {"small": 0.75, "large": 0.25}
+    assert shares(data_dir, weights={"large": 1e-3}) == {"large": 1.0}
+    assert shares(data_dir, weights={"small": 2.0, "nowhere": 0.0}) == {"small": 1.0}
 
 
 @pytest.mark.parametrize("temperature", [1.0, 10 / 3, 1e9])
-def test_names_alone_are_weighted_by_size_and_temperature(data_dir, temperature):
-    """1 is by size; hot is all alike. `little` trains on 2 s of audio, `much` on 9 s and 9.123 s."""
-    got = shares(data_dir, weights=("little", "much"), temperature=temperature)
-    assert got["much"] / got["little"] == pytest.approx((18.123 / 2.0) ** (1 / temperature), rel=1e-4)
+def test_names_without_weights_use_size_and_temperature(data_dir, temperature):
+    """Temperature 1 is proportional to size, infinity is uniform. `small` has 2 s of audio, `large` 9 s and 9.123 s."""
+    got = shares(data_dir, weights=("small", "large"), temperature=temperature)
+    assert got["large"] / got["small"] == pytest.approx((18.123 / 2.0) ** (1 / temperature), rel=1e-4)
 
 
-def test_the_papers_temperature_is_the_default(data_dir):
-    names = ("little", "much")
+def test_default_temperature_is_the_papers(data_dir):
+    names = ("small", "large")
     assert shares(data_dir, weights=names) == shares(data_dir, weights=names, temperature=10 / 3)
 
 
-def test_one_name_will_do(data_dir):
-    assert Mixture(data_dir, "much").names == ["much"]
-    assert Mixture(data_dir, ("much", "little", "much")).names == ["much", "little"]
-    assert shares(data_dir, weights="much") == {"much": 1.0}
+def test_single_name_and_duplicates_are_accepted(data_dir):
+    assert Mixture(data_dir, "large").names == ["large"]
+    assert Mixture(data_dir, ("large", "small", "large")).names == ["large", "small"]
+    assert shares(data_dir, weights="large") == {"large": 1.0}
 
 
-def test_held_out_is_what_has_the_split(data_dir):
-    (part,) = Mixture(data_dir, ("little", "much")).heldout("validation")
-    assert (part.dataset, part.split) == ("little", "validation")
+def test_heldout_lists_datasets_that_have_the_split(data_dir):
+    (part,) = Mixture(data_dir, ("small", "large")).heldout("validation")
+    assert (part.dataset, part.split) == ("small", "validation")
     with pytest.raises(InputError, match="no records in a 'test' split"):
-        Mixture(data_dir, ("little", "much")).heldout("test")
+        Mixture(data_dir, ("small", "large")).heldout("test")
 
 
-def test_a_dataset_is_read_on_another_program_for_training_and_held_out_alike(tmp_path):
-    """All notes but drums, those of stems too; other datasets stay as they are, and so does what is on disk."""
+def test_programs_option_replaces_programs_in_every_split(tmp_path):
+    """All notes but drums are changed, those of stems too; other datasets and the records on disk stay the same."""
     whole, *parts = (make_recording(seed, 4.0) for seed in range(3))
     whole = dataclasses.replace(whole, stems=tuple(Stem(part.audio, part.notes) for part in parts))
     for name in ("glass", "old"):
         write_dataset(tmp_path, name, {"train": [whole], "validation": [whole]})
 
     def notes_read(**options):
-        """By dataset and split, those of the whole and of its stems, as `decode` and `open_piece` have them."""
+        """The notes of the mix and its stems by dataset and split, as `decode` and `open_piece` return them."""
         mixture = Mixture(str(tmp_path), ("glass", "old"), **options)
         read = {}
         for records in [*mixture.training()[0], *mixture.heldout("validation")]:
@@ -87,9 +87,9 @@ def test_a_dataset_is_read_on_another_program_for_training_and_held_out_alike(tm
                 np.testing.assert_array_equal(getattr(ours, field.name), expected)
 
 
-def test_what_is_not_there(data_dir):
+def test_missing_dataset_raises_input_error(data_dir):
     with pytest.raises(InputError, match="no dataset 'nowhere'"):
-        Mixture(data_dir, {"little": 1.0, "nowhere": 1.0}).training()
+        Mixture(data_dir, {"small": 1.0, "nowhere": 1.0}).training()
 
 
 @pytest.mark.parametrize(
@@ -113,6 +113,6 @@ def test_what_is_not_there(data_dir):
         ({"temperature": float("nan")}, r"Mixture\.temperature is nan"),
     ],
 )
-def test_nonsense(options, message):
+def test_invalid_settings_raise_input_error(options, message):
     with pytest.raises(InputError, match=message):
         Mixture("data", **options)

@@ -7,11 +7,11 @@ from weights import random_arrays
 
 from spectrodiff.pretrained.names import names
 
-ALONE = dataclasses.replace(PAPER, model=dataclasses.replace(PAPER.model, with_context=False))
+NO_CONTEXT = dataclasses.replace(PAPER, model=dataclasses.replace(PAPER.model, with_context=False))
 UNEQUAL = dataclasses.replace(
     PAPER, model=dataclasses.replace(PAPER.model, note_layers=3, context_layers=1, decoder_layers=2)
 )
-# Of a network with one layer in each stack, as the released checkpoints and the library spell them.
+# Parameter names of a network with one layer per stack, in the released T5X checkpoints and in diffusers.
 T5X = sorted(re.findall(r"\S+", """
 token_encoder.token_embedder.embedding token_encoder.Embed_0.embedding
 token_encoder.layers_0.pre_attention_layer_norm.scale
@@ -73,14 +73,14 @@ decoder.decoder_norm.weight decoder.spec_out.weight
 """))  # fmt: skip
 
 
-def test_the_published_spellings():
+def test_names_match_t5x_and_diffusers_parameter_names():
     table = names(PAPER.model)
     assert sorted(name.t5x for name in table) == T5X
     assert sorted(name.diffusers for name in table) == DIFFUSERS
 
 
-@pytest.mark.parametrize("config", [PAPER, ALONE, UNEQUAL], ids=["paper", "alone", "unequal"])
-def test_every_parameter_has_one_name_of_each(config):
+@pytest.mark.parametrize("config", [PAPER, NO_CONTEXT, UNEQUAL], ids=["paper", "no context", "unequal depths"])
+def test_every_parameter_has_one_t5x_and_one_diffusers_name(config):
     table, arrays = names(config.model), random_arrays(config)
     assert sorted(name.ours for name in table) == sorted(arrays)
     assert len({name.t5x for name in table}) == len({name.diffusers for name in table}) == len(table)
@@ -101,14 +101,14 @@ def test_every_parameter_has_one_name_of_each(config):
         ("context_encoder.encoder.norm.scale", "continuous_encoder.encoder_norm", "continuous_encoder.layer_norm"),
     ],
 )  # fmt: skip
-def test_what_is_the_same_parameter(ours, t5x, diffusers):
-    """The sets agreeing is not enough: names in them could be swapped."""
+def test_names_map_to_the_corresponding_parameters(ours, t5x, diffusers):
+    """Equal sets of names are not enough, since two names could be swapped."""
     (name,) = (name for name in names(UNEQUAL.model) if name.ours == ours)
     assert name.t5x.rpartition(".")[0].endswith(t5x)
     assert name.diffusers.rpartition(".")[0].endswith(diffusers)
 
 
-def test_without_context_the_note_encoder_is_the_encoder():
-    t5x = {name.t5x for name in names(ALONE.model)}
+def test_t5x_note_encoder_is_called_encoder_without_context():
+    t5x = {name.t5x for name in names(NO_CONTEXT.model)}
     assert "encoder.token_embedder.embedding" in t5x
     assert not any(name.startswith(("token_encoder", "continuous_encoder")) for name in t5x)

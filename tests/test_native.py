@@ -47,7 +47,7 @@ OTHER_PROCESS = dataclasses.replace(
 @pytest.mark.parametrize(
     "config", [PAPER, OURS, FRAMES, OTHER_PROCESS], ids=["paper", "ours", "frames", "other process"]
 )
-def test_what_is_loaded_is_what_was_saved_to_the_bit(tmp_path, config):
+def test_saved_model_is_loaded_bit_for_bit(tmp_path, config):
     model = SpectrogramModel(config, rngs=nnx.Rngs(0))
     save(tmp_path, SPECTROGRAM, model, config, {})
     loaded, loaded_config = load(tmp_path, SPECTROGRAM)
@@ -59,7 +59,7 @@ def test_what_is_loaded_is_what_was_saved_to_the_bit(tmp_path, config):
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(nnx.state(loaded)))
 
 
-def test_a_vocoder_lies_beside_it(tmp_path, folder):
+def test_vocoder_is_saved_beside_the_model(tmp_path, folder):
     config = GeneratorConfig(channels=16)
     generator = Generator(config, rngs=nnx.Rngs(0))
     assert vocoder_kind(folder) is None
@@ -73,7 +73,7 @@ def test_a_vocoder_lies_beside_it(tmp_path, folder):
     assert all(np.array_equal(saved[name], found[name]) for name in saved)
 
 
-def test_half_precision_halves_the_file_and_is_loaded_as_single(tmp_path, folder, paper_model):
+def test_half_precision_file_is_loaded_as_float32(tmp_path, folder, paper_model):
     save(tmp_path / "half", SPECTROGRAM, paper_model, PAPER, {}, dtype="float16")
     sizes = [(place / WEIGHTS).stat().st_size for place in (tmp_path / "half", folder)]
     assert sizes[0] < 0.55 * sizes[1]
@@ -83,32 +83,32 @@ def test_half_precision_halves_the_file_and_is_loaded_as_single(tmp_path, folder
         np.testing.assert_array_equal(array, saved[name].astype(np.float16))
 
 
-def test_parameters_have_readable_names_and_the_card_is_kept(folder):
+def test_parameter_names_and_card_are_stored(folder):
     assert "decoder.blocks.0.mlp.wo.kernel" in load_file(folder / WEIGHTS)
     assert json.loads((folder / CONFIG).read_text())["card"] == {"steps": 7}
 
 
-def edit_missing(arrays):
+def remove_parameter(arrays):
     del arrays["decoder.out.kernel"]
 
 
-def edit_unknown(arrays):
+def add_parameter(arrays):
     arrays["decoder.in.kernel"] = np.zeros(1, np.float32)
 
 
-def edit_shape(arrays):
+def change_shape(arrays):
     arrays["decoder.out.kernel"] = arrays["decoder.out.kernel"][:-1]
 
 
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (edit_missing, "lacks .*decoder.out.kernel"),
-        (edit_unknown, "unknown .*decoder.in.kernel"),
-        (edit_shape, r"decoder.out.kernel.*\(31, 128\).*\(32, 128\)"),
+        (remove_parameter, "lacks .*decoder.out.kernel"),
+        (add_parameter, "unknown .*decoder.in.kernel"),
+        (change_shape, r"decoder.out.kernel.*\(31, 128\).*\(32, 128\)"),
     ],
 )
-def test_weights_that_do_not_fit_are_named(folder, edit, message):
+def test_mismatched_weights_raise_input_error(folder, edit, message):
     arrays = load_file(folder / WEIGHTS)
     edit(arrays)
     save_arrays(folder / WEIGHTS, arrays.items())
@@ -116,7 +116,7 @@ def test_weights_that_do_not_fit_are_named(folder, edit, message):
         load(folder, SPECTROGRAM)
 
 
-def test_a_truncated_or_missing_file_is_named(folder):
+def test_truncated_or_missing_file_raises_input_error(folder):
     path = folder / WEIGHTS
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match=WEIGHTS):
@@ -132,37 +132,37 @@ def test_a_truncated_or_missing_file_is_named(folder):
      '{"format_version": 1, "config": {}, "card": 3}', "[" * 200_000],
     ids=["empty", "cut", "list", "nothing", "config a list", "model a number", "card a number", "deep"],
 )  # fmt: skip
-def test_a_damaged_description_is_named(folder, text):
+def test_invalid_config_file_raises_input_error(folder, text):
     (folder / CONFIG).write_text(text)
     with pytest.raises(InputError, match=CONFIG):
         load(folder, SPECTROGRAM)
 
 
-def test_a_folder_without_a_model(tmp_path):
+def test_folder_without_a_model_raises_input_error(tmp_path):
     with pytest.raises(InputError, match=r"not a spectrodiff checkpoint.*spectrogram\.json"):
         load(tmp_path, SPECTROGRAM)
 
 
-# ---- version 1, which had diffusion alone, of three objectives, and said so beside the sampling
+# ---- format version 1, which had only diffusion decoders, with three objectives and the sampling options beside
 
-OLD = {
+VERSION_1 = {
     "tokenizer": {"velocity_bins": 32, "program_map": "full", "max_tokens": 2048, "ghost_ties": False},
     "model": {**to_dict(OURS.model)},
     "diffusion": {"prediction": "x0", "mean": -0.3, "std": 0.375},
     "sampling": {"sampler": "ddim", "steps": 8, "guidance": 1.0},
 }
-del OLD["model"]["mask_padding"]
+del VERSION_1["model"]["mask_padding"]
 
 
-def older(folder, values):
-    """What is read once the description is of version 1, with these values."""
+def read_version_1(folder, values):
+    """Replaces the config by one of format version 1 with these values, and reads the checkpoint."""
     (folder / CONFIG).write_text(json.dumps({"format_version": 1, "config": values, "card": {"steps": 7}}))
     return read(folder, SPECTROGRAM)
 
 
-def test_version_1_is_the_same_model(tmp_path, our_model):
+def test_version_1_config_gives_the_same_model(tmp_path, our_model):
     save(tmp_path, SPECTROGRAM, our_model, OURS, {})
-    config, arrays, card = older(tmp_path, OLD)
+    config, arrays, card = read_version_1(tmp_path, VERSION_1)
     sampling = SamplingConfig("ddim", 8, 1.0)
     assert config == dataclasses.replace(OURS, decoder=dataclasses.replace(OURS.decoder, sampling=sampling))
     assert card == {"steps": 7}
@@ -181,8 +181,8 @@ def test_version_1_is_the_same_model(tmp_path, our_model):
         ({"sampling": {"steps": 3}}, DiffusionConfig(sampling=SamplingConfig(steps=3))),
     ],
 )
-def test_what_version_1_could_say_of_diffusion(folder, values, decoder):
-    assert older(folder, values)[0] == SpectrogramConfig(decoder=decoder)
+def test_version_1_diffusion_settings_are_converted(folder, values, decoder):
+    assert read_version_1(folder, values)[0] == SpectrogramConfig(decoder=decoder)
 
 
 @pytest.mark.parametrize(
@@ -198,12 +198,12 @@ def test_what_version_1_could_say_of_diffusion(folder, values, decoder):
         ([], "is \\[\\]"),
     ],
 )
-def test_what_version_1_could_not_say(folder, values, message):
+def test_invalid_version_1_settings_raise_input_error(folder, values, message):
     with pytest.raises(InputError, match=f"spectrogram\\.json.*{message}"):
-        older(folder, values)
+        read_version_1(folder, values)
 
 
-def test_the_weights_in_the_package():
+def test_bundled_checkpoints_are_readable():
     config, arrays, _ = read(find_checkpoint("demo_diffusion"), SPECTROGRAM)
     assert config.decoder.process == Process(X0())
     assert (config.decoder.mean, config.decoder.std) == (-0.3, 0.375)
@@ -215,7 +215,7 @@ def test_the_weights_in_the_package():
     assert vocoder_kind(folder) is REFINER
 
 
-def test_another_version_and_other_fields_are_refused(folder):
+def test_unknown_version_or_field_raises_input_error(folder):
     description = json.loads((folder / CONFIG).read_text())
     (folder / CONFIG).write_text(json.dumps(description | {"format_version": 99}))
     with pytest.raises(InputError, match="version 99"):

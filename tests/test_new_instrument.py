@@ -1,4 +1,4 @@
-"""The instrument that examples/new_instrument.py makes up: its partials, its silence, and its files."""
+"""The synthetic instrument of examples/new_instrument.py: its partials, its damping and its files."""
 
 import pathlib
 import runpy
@@ -26,7 +26,7 @@ def peaks(audio, count):
     return sorted(tops[np.argsort(-spectrum[tops])][:count] * SAMPLE_RATE / size)
 
 
-def test_partials_are_those_of_a_plate():
+def test_partials_match_a_vibrating_plate():
     """Ratios of a free round plate with Poisson's ratio 0.33, as Leissa (1969) tabulates its squared wave numbers."""
     note = EXAMPLE["strike"](57, 100, 4.0, seed=0)  # 220 Hz
     table = np.array([5.253, 9.084, 12.23, 20.52, 21.6, 33.1, 35.25, 38.55]) / 5.253
@@ -35,7 +35,7 @@ def test_partials_are_those_of_a_plate():
     assert not np.any(np.abs(found - 2.0) < 0.1)  # and not those of a string
 
 
-def test_a_harder_blow_is_louder_and_brighter():
+def test_higher_velocity_is_louder_and_brighter():
     soft, hard = (EXAMPLE["strike"](67, velocity, 1.0, seed=0) for velocity in (40, 120))
     assert 8 < np.abs(hard).max() / np.abs(soft).max() < 30
 
@@ -46,7 +46,7 @@ def test_a_harder_blow_is_louder_and_brighter():
     assert centre(hard) > 1.1 * centre(soft)
 
 
-def test_felt_ends_a_note():
+def test_note_decays_quickly_after_its_end():
     note = EXAMPLE["strike"](57, 100, 1.0, seed=0)
     level = lambda t: np.sqrt(np.mean(note[int(t * SAMPLE_RATE) : int((t + 0.05) * SAMPLE_RATE)] ** 2))  # noqa: E731
     assert level(0.9) > 0.2 * level(0.2)
@@ -55,18 +55,18 @@ def test_felt_ends_a_note():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return make(tmp_path_factory.mktemp("made"))
+    return write_corpus(tmp_path_factory.mktemp("made"))
 
 
-def make(folder, seed=0):
+def write_corpus(folder, seed=0):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["new_instrument.py", "--out", str(folder), "--minutes", "0.5", "--seed", str(seed)])
         EXAMPLE["main"]()
     return folder
 
 
-def test_it_can_be_prepared(folder):
-    """Pairs that look right, of which some validate; a MIDI file plays the one program, a note of a pitch at once."""
+def test_files_form_a_valid_corpus(folder):
+    """Both splits exist, no pair has problems, and no two notes of one pitch overlap."""
     entries = Folder(name="glass").entries(folder)
     assert {entry.split for entry in entries} == {"train", "validation"}
     assert [find_problems(entry) for entry in entries] == [[]] * len(entries)
@@ -78,9 +78,9 @@ def test_it_can_be_prepared(folder):
             assert np.all(same.start[1:] >= same.end[:-1])
 
 
-def test_levels_and_seeds(folder, tmp_path):
+def test_peak_level_is_fixed_and_seed_determines_files(folder, tmp_path):
     loudest = max(np.abs(read_audio(path)).max() for path in folder.glob("*.wav"))
     assert loudest == pytest.approx(0.5, abs=1e-3)
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert {path.name: path.read_bytes() for path in make(tmp_path / "again").iterdir()} == files
-    assert (make(tmp_path / "other", seed=1) / "piece_00.wav").read_bytes() != files["piece_00.wav"]
+    assert {path.name: path.read_bytes() for path in write_corpus(tmp_path / "again").iterdir()} == files
+    assert (write_corpus(tmp_path / "other", seed=1) / "piece_00.wav").read_bytes() != files["piece_00.wav"]

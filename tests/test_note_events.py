@@ -1,4 +1,4 @@
-"""Notes read back from tokens, against the notes that the tokens were made from."""
+"""Notes decoded from tokens are compared with the notes that were encoded."""
 
 import functools
 
@@ -14,11 +14,11 @@ from spectrodiff.notes.midi import Notes
 from spectrodiff.notes.tokenizer import NoteTokenizer
 from spectrodiff.notes.vocabulary import Vocabulary
 
-TOKENS, ROOM = 512, 256
+TOKENS, MAX_NOTES = 512, 256
 
 
 @functools.cache
-def reader(bins, max_notes=ROOM):
+def reader(bins, max_notes=MAX_NOTES):
     return jax.jit(functools.partial(read_notes, vocabulary=Vocabulary(bins), max_notes=max_notes))
 
 
@@ -27,7 +27,7 @@ def padded(tokens, length=TOKENS):
 
 
 def true_events(notes: Notes, vocabulary: Vocabulary, start_frame: int) -> list[tuple]:
-    """(pitch, program, velocity, onset, offset, drum) of what sounds in the window; tokens, and times in frames."""
+    """(pitch, program, velocity, onset, offset, drum) of the notes in a window, as tokens, with times in frames."""
     begin, length, rows = 2 * start_frame, 512, []
     columns = (notes.start, notes.end, notes.pitch, notes.velocity, notes.program, notes.is_drum)
     for start, end, pitch, velocity, program, drum in zip(*(column.tolist() for column in columns), strict=True):
@@ -50,7 +50,7 @@ def true_events(notes: Notes, vocabulary: Vocabulary, start_frame: int) -> list[
 
 @pytest.mark.parametrize("bins", [1, 32])
 @pytest.mark.parametrize("seed", range(8))
-def test_notes_survive_the_way_through_tokens(bins, seed):
+def test_notes_round_trip_through_tokens(bins, seed):
     notes = random_notes(seed)
     tokenizer = NoteTokenizer(TokenizerConfig(velocity_bins=bins))
     timeline = tokenizer.timeline(notes)
@@ -67,8 +67,8 @@ def test_notes_survive_the_way_through_tokens(bins, seed):
     assert {(False, False, False), (False, True, True)} <= kinds
 
 
-def test_a_hand_worked_window():
-    """A note tied in, one struck anew on the same key where it ends, a drum, and one that sounds on."""
+def test_hand_written_window_is_decoded():
+    """The window has a tied note, one struck again where it ends, a drum, and one that lasts beyond the window."""
     v = Vocabulary(1)
     tokens = np.array([
         v.program(5), v.pitch(60), v.tie, v.velocity(80), v.drum(38),
@@ -81,20 +81,20 @@ def test_a_hand_worked_window():
     assert events.velocity[:4].tolist() == [0, v.velocity(80), v.velocity(80), v.velocity(80)]
     assert events.onset[:4].tolist() == [-np.inf, 0.0, 50.0, 75.5]
     assert events.offset[:4].tolist() == [50.0, np.inf, 100.0, np.inf]
-    assert events.valid.tolist() == [True] * 4 + [False] * (ROOM - 4)
+    assert events.valid.tolist() == [True] * 4 + [False] * (MAX_NOTES - 4)
     times = event_frames(jnp.asarray(tokens), v)
     assert times.tolist() == [0.0] * 5 + [50.0] * 5 + [75.5] * 3 + [100.0] * 5
 
 
-def test_no_tokens_are_no_notes():
+def test_empty_window_has_no_notes():
     events = reader(1)(np.zeros(TOKENS, np.int32))
     assert not events.valid.any()
     assert not events.pitch.any()
 
 
-def test_too_little_room_keeps_the_first_notes():
+def test_max_notes_keeps_the_first_notes():
     tokenizer = NoteTokenizer()
     tokens = padded(tokenizer.window(tokenizer.timeline(random_notes(0)), 0))
-    few, all_of_them = reader(1, 6)(tokens), reader(1)(tokens)
+    few, every_note = reader(1, 6)(tokens), reader(1)(tokens)
     assert few.valid.all()
-    assert few.onset.tolist() == all_of_them.onset[:6].tolist()
+    assert few.onset.tolist() == every_note.onset[:6].tolist()

@@ -1,4 +1,4 @@
-"""The notebooks run, what is kept of their outputs is fit to be read elsewhere, and they use nothing private."""
+"""The notebooks run, their stored outputs have no errors or local paths, and they use only public names."""
 
 import ast
 import pathlib
@@ -13,28 +13,28 @@ FOLDER = pathlib.Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
-# A path from the root: of two parts at least, not in an address, and not where Debian has what it shares.
+# An absolute path of at least two parts that is not part of a URL and not under Debian's /usr/share.
 PATH = re.compile(r"(?<![\w.:/<>*-])/(?!usr/share/)[\w.-]+/[\w.-]+")
-COMPLAINT = re.compile(r"Traceback|^spectrodiff: |^spectrodiff \w+: error|Error\b|Warning\b", re.MULTILINE)
+ERROR = re.compile(r"Traceback|^spectrodiff: |^spectrodiff \w+: error|Error\b|Warning\b", re.MULTILINE)
 
 
 def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source]
 
 
-def flaws(notebook):
-    """What is wrong with the outputs: errors, stderr, complaints of commands, and paths of the machine."""
+def output_problems(notebook):
+    """Problems of the outputs: errors, stderr, error messages of commands, and absolute paths."""
     found, kinds = [], ("text/plain", "text/markdown")
     for output in (output for cell in code_cells(notebook) for output in cell.outputs):
         if output.output_type == "error" or output.get("name") == "stderr":
             found.append(output)
         texts = [output.get("text", ""), *(output.get("data", {}).get(kind, "") for kind in kinds)]
-        found += [match.group() for text in texts for rule in (PATH, COMPLAINT) for match in rule.finditer(text)]
+        found += [match.group() for text in texts for rule in (PATH, ERROR) for match in rule.finditer(text)]
     return found
 
 
 def private_names(source):
-    """The names with a leading underscore that a cell uses or imports, other than `_` alone and Python's own."""
+    """The private names that a cell uses or imports, without `_` itself and dunder names."""
     names = set()
     for node in ast.walk(ast.parse(TransformerManager().transform_cell(source))):
         match node:
@@ -47,38 +47,38 @@ def private_names(source):
     return {name for name in names if re.match(r"_(?!_|$)", name)}
 
 
-def test_there_are_notebooks():
+def test_all_notebooks_are_found():
     assert len(NOTEBOOKS) == 4
 
 
 @each
-def test_outputs_are_kept(path):
-    """All cells were executed, in order and from the first, and nothing that they put out would puzzle a reader."""
+def test_stored_outputs_are_complete_and_clean(path):
+    """All cells were executed in order in a fresh kernel, and no output has a problem."""
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     cells = code_cells(notebook)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert sum(bool(cell.outputs) for cell in cells) > len(cells) / 2
-    assert flaws(notebook) == []
+    assert output_problems(notebook) == []
     assert path.stat().st_size < 600_000
 
 
 @each
-def test_only_the_public_face_is_used(path):
+def test_only_public_names_are_used(path):
     cells = code_cells(nbformat.read(path, as_version=4))
     assert set().union(*(private_names(cell.source) for cell in cells)) == set()
 
 
 @each
 @pytest.mark.trial
-def test_it_runs(path):
+def test_notebook_runs(path):
     before = set(FOLDER.iterdir())
-    assert flaws(runpy.run_path(str(FOLDER / "run.py"))["execute"](path)) == []
+    assert output_problems(runpy.run_path(str(FOLDER / "run.py"))["execute"](path)) == []
     assert set(FOLDER.iterdir()) == before
 
 
 @pytest.mark.parametrize(
-    ("output", "flawed"),
+    ("output", "has_problem"),
     [
         (
             {"output_type": "stream", "name": "stdout", "text": "data/mine: 0.003 s/s, https://a.org/b"},
@@ -92,11 +92,11 @@ def test_it_runs(path):
         ({"output_type": "display_data", "data": {"text/markdown": "in /tmp/x/y"}, "metadata": {}}, True),
     ],
 )
-def test_flaws_are_found(output, flawed):
+def test_output_problems_are_detected(output, has_problem):
     cell = nbformat.v4.new_code_cell("1", outputs=[nbformat.from_dict(output)])
-    assert bool(flaws(nbformat.v4.new_notebook(cells=[cell]))) == flawed
+    assert bool(output_problems(nbformat.v4.new_notebook(cells=[cell]))) == has_problem
 
 
-def test_private_names_are_found():
+def test_private_names_are_detected():
     source = "import a._b\nfrom c import _d\n!ls _e\nfor _, x in y: x._f(_g=1)\n__name__, public_name"
     assert private_names(source) == {"_b", "_d", "_f", "_g"}

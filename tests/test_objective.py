@@ -14,7 +14,7 @@ Z = LEVEL.alpha * DATA + LEVEL.sigma * NOISE
 OBJECTIVES = [Eps(), V(), X0(), Preconditioned(), Preconditioned(std=1.3)]
 
 
-def test_these_are_all():
+def test_every_objective_is_covered():
     assert {objective.kind for objective in OBJECTIVES} <= Objective.kinds().keys()
     assert {kind for kind, some in Objective.kinds().items() if some.__module__.startswith("spectrodiff")} == {
         objective.kind for objective in OBJECTIVES
@@ -23,19 +23,19 @@ def test_these_are_all():
 
 @pytest.mark.parametrize("prior", [0.0, SKETCH], ids=["", "prior"])
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
-def test_a_perfect_output_gives_the_data_back(objective, prior):
+def test_to_x0_inverts_target(objective, prior):
     output = objective.target(DATA, NOISE, LEVEL, prior)
     np.testing.assert_allclose(objective.to_x0(output, Z, LEVEL, prior), DATA, atol=1e-4)
 
 
-def test_v_is_the_velocity_of_the_angle():
-    """z = cos(angle) x0 + sin(angle) eps, and v its derivative (Salimans & Ho 2022)."""
+def test_v_target_is_the_derivative_by_angle():
+    """v is the derivative of z = cos(angle) x0 + sin(angle) eps (Salimans & Ho 2022)."""
     angle = jnp.arctan2(LEVEL.sigma, LEVEL.alpha)
     _, velocity = jax.jvp(lambda a: jnp.cos(a) * DATA + jnp.sin(a) * NOISE, (angle,), (jnp.ones_like(angle),))
     np.testing.assert_allclose(V().target(DATA, NOISE, LEVEL, 0.0), velocity, atol=1e-5)
 
 
-def test_one_estimate_says_the_same_in_every_parameterisation():
+def test_equivalent_outputs_of_all_objectives_give_the_same_x0():
     guess, std = DATA + 0.3, 0.7
     eps = (Z - LEVEL.alpha * guess) / LEVEL.sigma
     v = LEVEL.alpha * eps - LEVEL.sigma * guess
@@ -52,35 +52,35 @@ def test_one_estimate_says_the_same_in_every_parameterisation():
 
 
 @pytest.mark.parametrize("objective", [Eps(), V()], ids=str)
-def test_the_papers_and_v_take_no_notice_of_a_first_estimate(objective):
+def test_eps_and_v_ignore_the_prior(objective):
     for method, first in ((objective.target, DATA), (objective.to_x0, NOISE)):
         np.testing.assert_array_equal(method(first, Z, LEVEL, SKETCH), method(first, Z, LEVEL, 0.0))
 
 
 @pytest.mark.parametrize("objective", [Eps(), V(), X0()], ids=str)
-def test_those_without_preconditioning_see_z_and_begin_with_noise(objective):
+def test_other_objectives_take_z_and_start_from_noise(objective):
     assert objective.inputs(Z, LEVEL, SKETCH) is Z
     assert objective.start(NOISE, LEVEL, SKETCH) is NOISE
 
 
 @pytest.mark.parametrize("logsnr", [-20.0, -4.0, 0.0, 3.0, 12.0, 20.0])
 @pytest.mark.parametrize("std", [0.3, 1.5])
-def test_preconditioned_inputs_and_targets_have_unit_variance_at_every_level(logsnr, std):
-    """And are uncorrelated: what can be told of Gaussian data without a network is in c_skip already."""
+def test_preconditioned_inputs_and_targets_have_unit_variance(logsnr, std):
+    """They are also uncorrelated, since c_skip already contains the optimal linear estimate of Gaussian data."""
     objective, level = Preconditioned(std), NoiseLevel(jnp.array(logsnr))
     residual, noise, prior = (jax.random.normal(key, (1, 400, 500)) for key in jax.random.split(jax.random.key(1), 3))
     x0 = prior + std * residual
     inputs = objective.inputs(level.alpha * x0 + level.sigma * noise, level, prior)
     target = objective.target(x0, noise, level, prior)
     covariance = np.cov(np.ravel(inputs), np.ravel(target))
-    np.testing.assert_allclose(covariance, np.eye(2), atol=0.015)  # of 200 000 numbers: four standard errors
+    np.testing.assert_allclose(covariance, np.eye(2), atol=0.015)  # four standard errors of 200 000 samples
     assert abs(float(inputs.mean())) < 0.01
     assert abs(float(target.mean())) < 0.01
 
 
 @pytest.mark.parametrize("logsnr", [-20.0, -4.0, 0.0, 12.0])
-def test_preconditioned_zero_is_the_exact_denoiser_of_gaussian_data(logsnr):
-    """E[x0 | z] of data N(prior, std^2), in float64."""
+def test_preconditioned_zero_output_is_the_gaussian_denoiser(logsnr):
+    """The reference is E[x0 | z] for data N(prior, std^2), in float64."""
     objective, level = Preconditioned(0.4), NoiseLevel(jnp.array(logsnr))
     z, prior = np.float64(NOISE), np.float64(SKETCH)
     alpha2, sigma2 = 1 / (1 + np.exp(-logsnr)), 1 / (1 + np.exp(logsnr))
@@ -89,8 +89,8 @@ def test_preconditioned_zero_is_the_exact_denoiser_of_gaussian_data(logsnr):
 
 
 @pytest.mark.parametrize("logsnr", [-20.0, -4.0, 3.0])
-def test_preconditioned_sampling_begins_with_noised_data(logsnr):
-    """Mean alpha * prior, variance alpha^2 std^2 + sigma^2, and so what the network sees is the noise itself."""
+def test_preconditioned_sampling_starts_from_noised_data(logsnr):
+    """z has mean alpha * prior and variance alpha^2 std^2 + sigma^2, so the network's input is the noise itself."""
     objective, level = Preconditioned(0.4), NoiseLevel(jnp.array(logsnr))
     alpha2, sigma2 = 1 / (1 + np.exp(-logsnr)), 1 / (1 + np.exp(logsnr))
     expected = np.sqrt(alpha2) * SKETCH + np.sqrt(alpha2 * 0.4**2 + sigma2) * NOISE
@@ -99,8 +99,8 @@ def test_preconditioned_sampling_begins_with_noised_data(logsnr):
     np.testing.assert_allclose(objective.inputs(start, level, SKETCH), NOISE, atol=1e-4)
 
 
-def test_only_v_is_weighted_and_by_min_snr():
-    """The weight times v's squared error is min(SNR, gamma) times x0's."""
+def test_only_v_has_a_loss_weight_which_is_min_snr():
+    """The weighted squared error of v equals min(SNR, gamma) times that of x0."""
     guess = DATA + 0.3
     for gamma in (5.0, 0.5):
         v = V(gamma)
@@ -113,19 +113,19 @@ def test_only_v_is_weighted_and_by_min_snr():
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
-def test_errors_are_absolute_or_squared(objective):
+def test_error_is_absolute_or_squared(objective):
     squared = objective.kind in ("v", "preconditioned")
     error = objective.error(jnp.array([[[-2.0, 0.5]]]))
     assert error.ravel().tolist() == ([4.0, 0.25] if squared else [2.0, 0.5])
 
 
-def test_clipping():
+def test_clipped_denoiser_limits_x0():
     denoise = clipped(lambda z, logsnr: z, -0.5, 1.0)
     assert denoise(jnp.array([-2.0, 0.2, 2.0]), jnp.array(0.0)).tolist() == pytest.approx([-0.5, 0.2, 1.0])
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
-def test_numbers_that_cannot_be(value):
+def test_invalid_parameters_raise_input_error(value):
     with pytest.raises(InputError, match=r"^Preconditioned\.std is "):
         Preconditioned(value)
     with pytest.raises(InputError, match=r"^V\.gamma is "):

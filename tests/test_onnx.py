@@ -1,4 +1,4 @@
-"""A decoder made of convolutions that hear less than the overlap: in chunks it must sound as it does in one go."""
+"""ONNX vocoders, tested with a convolutional decoder whose receptive field is smaller than the chunk overlap."""
 
 import sys
 
@@ -18,7 +18,7 @@ FLOAT, DOUBLE = TensorProto.FLOAT, TensorProto.DOUBLE
 
 
 def model_of(nodes, weights, inputs, outputs):
-    """An ONNX model in memory; inputs are (name, type, shape), outputs float32 of any shape."""
+    """An in-memory ONNX model; inputs are (name, type, shape), outputs are float32 of any shape."""
     graph = helper.make_graph(
         nodes,
         "decoder",
@@ -30,7 +30,7 @@ def model_of(nodes, weights, inputs, outputs):
 
 
 def decoder(shape=(1, "frames", 128), hop=320, outputs=("audio",)):
-    """Hears 4 frames to either side, and its own padding beyond the ends."""
+    """A model with a receptive field of 4 frames to either side, zero-padded at the ends."""
     rng = np.random.default_rng(0)
     weights = {
         "mix": 0.02 * rng.normal(size=(8, 128, 9)),
@@ -48,18 +48,18 @@ def decoder(shape=(1, "frames", 128), hop=320, outputs=("audio",)):
     return model_of(nodes, weights, [("input_features", FLOAT, shape)], outputs)
 
 
-def taking(*inputs):
-    """A model with these inputs, (type, shape) each, which gives something else back."""
+def model_with_inputs(*inputs):
+    """A model with these inputs, each (type, shape), that is not a vocoder."""
     inputs = [(f"input{i}", *given) for i, given in enumerate(inputs)]
     return model_of([helper.make_node("Cast", ["input0"], ["audio"], to=FLOAT)], {}, inputs, ["audio"])
 
 
-def mel_of(frames):
+def random_mel(frames):
     return np.random.default_rng(frames).normal(-3.0, 2.0, (frames, 128)).astype(np.float32)
 
 
-def decoded_whole(mel):
-    """At once, by the numpy interpreter that comes with ONNX."""
+def decode_whole(mel):
+    """Decodes the mel in one piece, with the numpy interpreter of the onnx package."""
     return ReferenceEvaluator(decoder()).run(None, {"input_features": mel[None]})[0][0]
 
 
@@ -70,8 +70,8 @@ def path(tmp_path):
 
 
 @pytest.fixture
-def refused(tmp_path, capfd):
-    """Writes a model or bytes to a file and returns the one line that is said of it; nothing else says anything."""
+def load_error(tmp_path, capfd):
+    """A function that writes a model or bytes to a file and returns the one-line error of loading it."""
 
     def run(content):
         content = content if isinstance(content, bytes) else content.SerializeToString()
@@ -88,86 +88,89 @@ def refused(tmp_path, capfd):
 
 
 @pytest.mark.parametrize("frames", [1, CHUNK, CHUNK + 1, CHUNK + OVERLAP, 500])
-def test_chunks_equal_decoding_whole(path, frames):
-    vocoder, mel = OnnxVocoder(path), mel_of(frames)
+def test_decoding_in_chunks_equals_decoding_whole(path, frames):
+    vocoder, mel = OnnxVocoder(path), random_mel(frames)
     assert isinstance(vocoder, Vocoder)
     audio = vocoder(mel)
     assert (audio.shape, audio.dtype) == ((frames * 320,), np.float32)
-    np.testing.assert_allclose(audio, decoded_whole(mel), atol=1e-5)
+    np.testing.assert_allclose(audio, decode_whole(mel), atol=1e-5)
 
 
 @pytest.mark.parametrize("frames", [2 * OVERLAP + 1, 256])
-def test_a_model_of_one_length_is_cut_to_it(tmp_path, frames):
+def test_fixed_length_model_decodes_mels_of_other_lengths(tmp_path, frames):
     onnx.save(decoder((1, frames, 128)), tmp_path / "fixed.onnx")
-    mel = mel_of(300)
+    mel = random_mel(300)
     surrounded = np.pad(mel, ((8, 8), (0, 0)), constant_values=np.float32(LOG_FLOOR))
-    expected = decoded_whole(surrounded)[8 * 320 : -8 * 320]
+    expected = decode_whole(surrounded)[8 * 320 : -8 * 320]
     np.testing.assert_allclose(OnnxVocoder(tmp_path / "fixed.onnx")(mel), expected, atol=1e-5)
 
 
-def test_sizes_without_numbers_may_be_any(tmp_path):
+def test_symbolic_dimensions_are_accepted(tmp_path):
     onnx.save(decoder(("batch", None, "bins")), tmp_path / "open.onnx")
-    assert OnnxVocoder(tmp_path / "open.onnx")(mel_of(3)).shape == (3 * 320,)
+    assert OnnxVocoder(tmp_path / "open.onnx")(random_mel(3)).shape == (3 * 320,)
 
 
 @pytest.mark.parametrize("pieces", [[500], [1] * 500, [0, 256, 0, 244]])
-def test_how_frames_arrive_changes_nothing(path, pieces):
-    vocoder, mel = OnnxVocoder(path), mel_of(500)
+def test_stream_does_not_depend_on_piece_sizes(path, pieces):
+    vocoder, mel = OnnxVocoder(path), random_mel(500)
     arriving = np.split(mel, np.cumsum(pieces)[:-1])
     assert np.array_equal(np.concatenate(list(vocoder.stream(arriving))), vocoder(mel))
 
 
-def test_audio_comes_after_one_window_of_the_model(path):
-    arriving = iter(mel_of(600).reshape(600, 1, 128))
+def test_stream_yields_after_one_window(path):
+    arriving = iter(random_mel(600).reshape(600, 1, 128))
     assert len(next(OnnxVocoder(path).stream(arriving))) == CHUNK * 320
     assert len(list(arriving)) == 600 - 256
 
 
 @pytest.mark.parametrize("mel", [np.zeros((0, 128)), np.zeros((5, 64)), np.full((5, 128), np.nan)])
-def test_a_bad_mel_is_an_input_error(path, mel):
+def test_invalid_mel_raises_input_error(path, mel):
     with pytest.raises(InputError, match="mel"):
         OnnxVocoder(path)(mel)
 
 
 @pytest.mark.parametrize("content", [b"", bytes(1000), b"no model" * 100, decoder().SerializeToString()[:-1000]])
-def test_bytes_that_are_no_onnx(refused, content):
-    assert "bad.onnx, is it a whole ONNX file? [ONNXRuntimeError]" in refused(content)
+def test_invalid_onnx_file_raises_input_error(load_error, content):
+    assert "bad.onnx, is it a whole ONNX file? [ONNXRuntimeError]" in load_error(content)
 
 
 @pytest.mark.parametrize(
     ("model", "message"),
     [
         (
-            taking((FLOAT, (1, "frames", 80))),
+            model_with_inputs((FLOAT, (1, "frames", 80))),
             "its inputs are input0 tensor(float)[1, 'frames', 80] and its outputs audio",
         ),
-        (taking((FLOAT, (2, "frames", 128))), "its inputs are input0 tensor(float)[2, 'frames', 128]"),
-        (taking((FLOAT, ("frames", 128))), "its inputs are input0 tensor(float)['frames', 128]"),
-        (taking((DOUBLE, (1, "frames", 128))), "its inputs are input0 tensor(double)[1, 'frames', 128]"),
-        (taking((FLOAT, (1, "frames", 128)), (FLOAT, (1,))), "128], input1 tensor(float)[1] and its outputs audio"),
+        (model_with_inputs((FLOAT, (2, "frames", 128))), "its inputs are input0 tensor(float)[2, 'frames', 128]"),
+        (model_with_inputs((FLOAT, ("frames", 128))), "its inputs are input0 tensor(float)['frames', 128]"),
+        (model_with_inputs((DOUBLE, (1, "frames", 128))), "its inputs are input0 tensor(double)[1, 'frames', 128]"),
+        (
+            model_with_inputs((FLOAT, (1, "frames", 128)), (FLOAT, (1,))),
+            "128], input1 tensor(float)[1] and its outputs audio",
+        ),
         (decoder(outputs=["audio", "bent"]), "bent tensor(float)"),
         (decoder((1, 2 * OVERLAP, 128)), "decodes exactly 64 frames at a time, at least 65 are needed"),
         (decoder(hop=160), "it returns 46080 samples for 288 frames, not 92160"),
     ],
 )
-def test_models_that_decode_no_mel(refused, model, message):
-    assert message in refused(model)
+def test_model_with_wrong_inputs_or_outputs_raises_input_error(load_error, model, message):
+    assert message in load_error(model)
 
 
-def test_a_model_that_fails_when_run(refused):
+def test_model_that_fails_at_run_time_raises_input_error(load_error):
     model = decoder()
     model.graph.initializer.append(numpy_helper.from_array(np.array([7, 7]), "sizes"))
     model.graph.node[-1].CopyFrom(helper.make_node("Reshape", ["waves", "sizes"], ["audio"]))
-    assert "cannot decode a float32 mel [1, 288, 128]" in refused(model)
+    assert "cannot decode a float32 mel [1, 288, 128]" in load_error(model)
 
 
-def test_no_file_and_a_folder(tmp_path):
+def test_missing_file_or_folder_raises_input_error(tmp_path):
     for path in (tmp_path / "no.onnx", tmp_path):
         with pytest.raises(InputError, match=f"no file {path}"):
             OnnxVocoder(path)
 
 
-def test_without_onnxruntime(path, monkeypatch):
+def test_missing_onnxruntime_raises_input_error(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match=r"onnxruntime.*spectrodiff\[onnx\]"):
         OnnxVocoder(path)

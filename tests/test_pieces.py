@@ -10,7 +10,7 @@ WHOLE = make_recording(1, seconds=2.0)
 RECORD = encode(Recording("whole", WHOLE.audio, WHOLE.notes, (Stem(WHOLE.audio / 2, WHOLE.notes),)))
 
 
-def test_a_piece_gives_any_part_of_its_recording():
+def test_piece_reads_any_part_of_its_recording():
     piece, audio = open_piece(RECORD), decode(RECORD).audio
     assert piece.samples == count_samples(RECORD["audio"]) == len(audio)
     assert piece.frames == -(-len(audio) // 320)
@@ -20,7 +20,7 @@ def test_a_piece_gives_any_part_of_its_recording():
     assert piece.notes is piece.notes
 
 
-def test_silence_follows_a_piece_and_its_stems():
+def test_with_silence_extends_a_piece_and_its_stems():
     piece = open_piece(RECORD, stems=True)
     longer = piece.with_silence(0.5)
     assert longer.samples == longer.stems[0].samples == piece.samples + 8000
@@ -31,13 +31,13 @@ def test_silence_follows_a_piece_and_its_stems():
     assert piece.with_silence(0.0) is piece
 
 
-def test_stems_come_when_asked_for():
+def test_stems_are_read_on_request():
     assert open_piece(RECORD).stems == ()
     (stem,) = open_piece(RECORD, stems=True).stems
     np.testing.assert_allclose(stem.read(0, stem.samples), WHOLE.audio / 2, atol=2**-15)
 
 
-def test_a_cache_keeps_what_was_asked_for_last():
+def test_lru_cache_keeps_recently_used_items():
     read = []
 
     def get(key, size=10):
@@ -46,21 +46,21 @@ def test_a_cache_keeps_what_was_asked_for_last():
     cache = LRUCache(30)
     assert [get(key) for key in (1, 2, 3, 1)] == ["item 1", "item 2", "item 3", "item 1"]
     assert read == [1, 2, 3]
-    get(4)  # 2 goes
+    get(4)  # evicts 2
     get(1), get(3), get(4)
     assert read == [1, 2, 3, 4]
-    get(2)  # 1 goes
-    get(5, size=20)  # 3 and 4 go
+    get(2)  # evicts 1
+    get(5, size=20)  # evicts 3 and 4
     get(2)
     assert read == [1, 2, 3, 4, 2, 5]
-    get(6, size=1000)  # over the capacity alone: there is nowhere else to put it
+    get(6, size=1000)  # larger than the capacity, but kept all the same
     get(6)
     get(5)
     assert read == [1, 2, 3, 4, 2, 5, 6, 5]
 
 
-def test_a_cache_that_two_threads_fill_at_once():
-    """Both read, neither waits; what they both brought counts once."""
+def test_lru_cache_counts_an_item_read_by_two_threads_once():
+    """Neither thread waits for the other, so both read the item."""
     cache, both = LRUCache(20), threading.Barrier(2, timeout=10)
 
     def read():

@@ -18,7 +18,7 @@ TOKENIZER = NoteTokenizer()
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """Two datasets: `few` of 12 pieces, each longer than the one before, and `one` of a single one."""
+    """Two datasets: `few` with 12 pieces of increasing length, and `one` with a single piece."""
     folder = tmp_path_factory.mktemp("data")
     few = [make_recording(seed, 0.6 + 0.3 * seed, voices=1, drums=1) for seed in range(12)]
     write_dataset(folder, "few", {"train": few})
@@ -31,8 +31,8 @@ def mixture(data_dir):
     return Mixture(str(data_dir), {"few": 0.75, "one": 0.25})
 
 
-class Draws:
-    """Examples that tell what they were drawn from: the piece's number, and the generator's first."""
+class PieceNumbers:
+    """Examples that contain the number of their piece and the first random number of their generator."""
 
     def __init__(self):
         self.reads = 0
@@ -45,10 +45,10 @@ class Draws:
         return {"number": np.array(rng.random()), "piece": np.array(next(candidates))}
 
 
-def numbers(mixture, count, examples=None, loader=None, **options):
-    """The first `count` examples of `Draws`, in columns."""
+def collect(mixture, count, examples=None, loader=None, **options):
+    """The first `count` examples of `PieceNumbers`, as arrays by name."""
     options = {"batch_size": 4, "seed": 0} | options
-    batches = (loader or Loader()).batches(mixture, examples or Draws(), **options)
+    batches = (loader or Loader()).batches(mixture, examples or PieceNumbers(), **options)
     taken = [next(batches) for _ in range(count * options.get("process_count", 1) // options["batch_size"])]
     batches.close()
     return {name: np.concatenate([batch[name] for batch in taken]) for name in taken[0]}
@@ -56,7 +56,7 @@ def numbers(mixture, count, examples=None, loader=None, **options):
 
 @pytest.fixture
 def windows(corpus):
-    """Batches of windows of the corpus; threads end with the test."""
+    """A function that starts batches of windows of the corpus; their threads end with the test."""
     started = []
 
     def start(seed=0, batch_size=4, tokens=256, **options):
@@ -78,7 +78,7 @@ def same(first, second):
     return all(np.array_equal(a[k], b[k]) for a, b in zip(first, second, strict=True) for k in a)
 
 
-def test_batches_are_windows_of_the_pieces_and_say_of_which(windows, corpus):
+def test_batches_hold_windows_and_their_sources(windows, corpus):
     batch = next(windows())
     assert {name: array.shape for name, array in batch.items()} == {
         "tokens": (4, 256),
@@ -101,19 +101,19 @@ def test_batches_are_windows_of_the_pieces_and_say_of_which(windows, corpus):
     assert Mixture(str(corpus)).sources(batch)[0] == f"rendered/{name} at {batch['start'][0] / 50:.2f} s"
 
 
-def test_a_seed_decides_all(windows):
+def test_seed_determines_the_batches(windows):
     assert same(take(windows(), 3), take(windows(), 3))
     assert not same(take(windows(), 1), take(windows(seed=1), 1))
 
 
-def test_threads_decide_nothing(mixture):
-    one, many = (numbers(mixture, 200, loader=Loader(threads=threads)) for threads in (1, 7))
+def test_thread_count_does_not_change_the_batches(mixture):
+    one, many = (collect(mixture, 200, loader=Loader(threads=threads)) for threads in (1, 7))
     assert same([one], [many])
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_stream_continues_from_its_state_as_if_it_had_never_stopped(windows, threads):
-    """Though threads have read ahead by then, and the state was saved as JSON."""
+def test_restored_state_continues_the_same_batches(windows, threads):
+    """The state goes through JSON and does not depend on what the threads have read ahead."""
     options = {"threads": threads, "windows_per_piece": 2}
     whole = take(windows(**options), 6)
     stopped = windows(**options)
@@ -122,35 +122,35 @@ def test_a_stream_continues_from_its_state_as_if_it_had_never_stopped(windows, t
     continued = windows(**options)
     continued.set_state(state)
     assert same(take(continued, 3), whole[3:])
-    assert same(take(stopped, 3), whole[3:])  # asking for it disturbs nothing
-    stopped.set_state(state)  # nor has what was read ahead of a state been forgotten
+    assert same(take(stopped, 3), whole[3:])  # get_state has no side effects
+    stopped.set_state(state)  # batches read ahead of the state are produced again
     assert same(take(stopped, 3), whole[3:])
     assert not same(whole[:1], whole[1:2])
 
 
 @pytest.mark.parametrize("hosts", [1, 2])
-def test_a_stream_begins_wherever_it_is_told_to(mixture, hosts):
-    """On other hosts than before, too."""
-    whole = numbers(mixture, 40)["number"]
+def test_start_option_skips_examples(mixture, hosts):
+    """The number of hosts may differ from that of the earlier run."""
+    whole = collect(mixture, 40)["number"]
     parts = [
-        numbers(mixture, 24 // hosts, batch_size=4 * hosts, start=16, process_index=i, process_count=hosts)["number"]
+        collect(mixture, 24 // hosts, batch_size=4 * hosts, start=16, process_index=i, process_count=hosts)["number"]
         for i in range(hosts)
     ]
     np.testing.assert_array_equal(np.stack(parts, axis=1).ravel(), whole[16:])
 
 
-def test_hosts_share_what_one_alone_would_draw(mixture):
-    alone = numbers(mixture, 120)
-    hosts = [numbers(mixture, 40, batch_size=12, process_index=i, process_count=3) for i in range(3)]
+def test_hosts_split_the_examples_of_a_single_host(mixture):
+    alone = collect(mixture, 120)
+    hosts = [collect(mixture, 40, batch_size=12, process_index=i, process_count=3) for i in range(3)]
     assert len({*alone["number"].tolist()}) == 120
     for name in ("number", "piece"):
         np.testing.assert_array_equal(np.stack([host[name] for host in hosts], axis=1).ravel(), alone[name])
 
 
-def test_shares_of_datasets_and_pieces(mixture, data_dir):
-    """Each within four standard deviations of what its weight, and then its length, says."""
+def test_pieces_are_drawn_by_dataset_weight_and_length(mixture, data_dir):
+    """Each share is within four standard deviations of its expected value."""
     count = 4000
-    drawn = np.bincount(numbers(mixture, count, batch_size=100)["piece"], minlength=13) / count
+    drawn = np.bincount(collect(mixture, count, batch_size=100)["piece"], minlength=13) / count
     records = open_dataset(data_dir, "few")["train"]
     seconds = {int(decode(record).name[5:]): len(decode(record).audio) for record in records}
     shares = np.array([0.75 * seconds[i] / sum(seconds.values()) for i in range(12)] + [0.25])
@@ -158,25 +158,25 @@ def test_shares_of_datasets_and_pieces(mixture, data_dir):
 
 
 @pytest.mark.parametrize("stay", [1, 4])
-def test_pieces_stay_for_some_windows(mixture, stay):
-    """64 pieces side by side; a few leave at every turn."""
-    turns = numbers(mixture, 64 * 40, loader=Loader(windows_per_piece=stay), batch_size=64)["piece"].reshape(40, 64)
+def test_each_piece_gives_windows_per_piece_windows(mixture, stay):
+    """Of 64 pieces in use, a few are replaced in every round."""
+    turns = collect(mixture, 64 * 40, loader=Loader(windows_per_piece=stay), batch_size=64)["piece"].reshape(40, 64)
     leaving = (np.arange(1, 40)[:, None] + np.arange(64)) % stay == 0
     changed = np.diff(turns, axis=0) != 0
     assert not changed[~leaving].any()
-    assert changed[leaving].mean() > 0.7  # the rest drew the same piece again
+    assert changed[leaving].mean() > 0.7  # the others drew the same piece again
 
 
-def test_what_is_kept_is_not_read_again(mixture):
-    enough, little = Draws(), Draws()
-    one = numbers(mixture, 400, enough, Loader(threads=1))
-    other = numbers(mixture, 400, little, Loader(threads=1, memory_gb=0.0))
+def test_cached_pieces_are_not_read_again(mixture):
+    large_cache, no_cache = PieceNumbers(), PieceNumbers()
+    one = collect(mixture, 400, large_cache, Loader(threads=1))
+    other = collect(mixture, 400, no_cache, Loader(threads=1, memory_gb=0.0))
     assert same([one], [other])
-    assert enough.reads <= 13
-    assert little.reads > 100
+    assert large_cache.reads <= 13
+    assert no_cache.reads > 100
 
 
-def test_when_nothing_fits_it_says_what_to_raise(windows):
+def test_overfull_windows_raise_input_error_naming_the_setting(windows):
     with pytest.raises(InputError, match=r"raise SpectrogramTask\.tokens"):
         next(windows(batch_size=1, tokens=4))
 
@@ -190,9 +190,9 @@ def test_when_nothing_fits_it_says_what_to_raise(windows):
         ({"process_index": 0, "process_count": 3}, "choose a multiple of 3, the number of processes"),
     ],
 )
-def test_nonsense(mixture, options, message):
+def test_invalid_batch_options_raise_input_error(mixture, options, message):
     with pytest.raises(InputError, match=message):
-        Loader().batches(mixture, Draws(), **{"batch_size": 4, "seed": 0} | options)
+        Loader().batches(mixture, PieceNumbers(), **{"batch_size": 4, "seed": 0} | options)
 
 
 @pytest.mark.parametrize(
@@ -204,11 +204,11 @@ def test_nonsense(mixture, options, message):
         ({"memory_gb": float("nan")}, r"Loader\.memory_gb is nan"),
     ],
 )
-def test_loaders_that_cannot_be(options, message):
+def test_invalid_loader_settings_raise_input_error(options, message):
     with pytest.raises(InputError, match=message):
         Loader(**options)
 
 
-def test_a_dataset_that_is_not_there(tmp_path):
+def test_missing_dataset_raises_input_error(tmp_path):
     with pytest.raises(InputError, match=r"no dataset 'rendered' in .*there: none"):
-        Loader().batches(Mixture(str(tmp_path)), Draws(), batch_size=4, seed=0)
+        Loader().batches(Mixture(str(tmp_path)), PieceNumbers(), batch_size=4, seed=0)

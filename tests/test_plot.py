@@ -15,13 +15,13 @@ AUDIO = np.sin(np.arange(350 * 320, dtype=np.float32))
 @pytest.mark.parametrize(
     ("suffix", "begins"), [("png", b"\x89PNG"), ("PNG", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")]
 )
-def test_the_suffix_picks_the_format(tmp_path, suffix, begins):
+def test_suffix_selects_the_format(tmp_path, suffix, begins):
     plot_piece(tmp_path / f"a.{suffix}", NOTES, MEL, AUDIO)
     assert (tmp_path / f"a.{suffix}").read_bytes().startswith(begins)
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_the_picture_holds_all_three(tmp_path):
+def test_picture_shows_notes_mel_and_waveform(tmp_path):
     plot_piece(tmp_path / "a.png", NOTES, MEL, AUDIO)
     picture = matplotlib.image.imread(tmp_path / "a.png")
     assert picture.shape[2] in (3, 4)
@@ -30,8 +30,8 @@ def test_the_picture_holds_all_three(tmp_path):
 
 
 @pytest.fixture
-def drawn(tmp_path, monkeypatch):
-    """Draws notes; returns the labels with their colours, and the starts of all lines."""
+def plot_lines(tmp_path, monkeypatch):
+    """A function that plots notes and returns (label, colour, starts) of every set of lines."""
 
     def draw(notes):
         calls, hlines = [], matplotlib.axes.Axes.hlines
@@ -47,24 +47,24 @@ def drawn(tmp_path, monkeypatch):
     return draw
 
 
-def test_every_program_has_a_colour(drawn):
-    calls = drawn(random_notes(3, seconds=6.0, programs=(0, 10, 40)))
+def test_each_program_has_its_own_colour(plot_lines):
+    calls = plot_lines(random_notes(3, seconds=6.0, programs=(0, 10, 40)))
     assert [label for label, _, _ in calls] == ["program 0", "program 10", "program 40"]
     assert len({colour for _, colour, _ in calls}) == 3
 
 
-def test_every_pitched_note_is_a_line(drawn):
-    starts = sorted(start for _, _, starts in drawn(NOTES) for start in starts)
+def test_each_pitched_note_is_a_line(plot_lines):
+    starts = sorted(start for _, _, starts in plot_lines(NOTES) for start in starts)
     assert starts == sorted(NOTES.start[~NOTES.is_drum].tolist())
 
 
 @pytest.mark.parametrize("drums", [True, False])
-def test_drums_alone_or_none(tmp_path, drums):
+def test_pieces_with_only_drums_or_no_drums_are_plotted(tmp_path, drums):
     plot_piece(tmp_path / "a.png", NOTES.select(NOTES.is_drum == drums), MEL, AUDIO)
     assert (tmp_path / "a.png").stat().st_size > 1000
 
 
-def test_the_waveform_is_thinned_but_keeps_its_peaks(tmp_path, monkeypatch):
+def test_decimated_waveform_keeps_its_peaks(tmp_path, monkeypatch):
     bands = []
     fill_between = matplotlib.axes.Axes.fill_between
 
@@ -84,7 +84,7 @@ def test_the_waveform_is_thinned_but_keeps_its_peaks(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"), [("a.xyz", "suffixes .png, .pdf, .svg"), ("nope/a.png", "does not exist")]
 )
-def test_places_that_cannot_be_drawn_to(tmp_path, name, message):
+def test_invalid_output_path_raises_input_error(tmp_path, name, message):
     with pytest.raises(InputError, match=message):
         plot_piece(tmp_path / name, NOTES, MEL, AUDIO)
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Computing in bfloat16, and again in the backward pass: how a model is run, and not what it is."""
+"""The `dtype` and `remat` settings, which change how a model is computed but not its parameters."""
 
 import dataclasses
 
@@ -24,21 +24,21 @@ PAST = jax.random.uniform(KEYS[1], (3, 16, 128), minval=-1.0)
 PAST_MASK = jnp.arange(16) < jnp.array([[16], [5], [0]])
 
 
-def run_as(config, **options):
+def with_options(config, **options):
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **options))
 
 
-def given(config):
+def model_inputs(config):
     return jnp.asarray(windows_of(NoteTokenizer(config.tokenizer), TOKENS)), PAST, PAST_MASK
 
 
 def loss_of(config):
-    """The mean square of the network's output, and that output, of parameters; and the parameters."""
+    """A function from parameters to the mean square of the network's output and that output; and the parameters."""
     graph, params, rest = nnx.split(SpectrogramModel(config, rngs=nnx.Rngs(0)), nnx.Param, ...)
 
     def loss(params):
         model, rngs = nnx.merge(graph, params, rest), nnx.Rngs(dropout=KEYS[2])
-        output = model(*given(config), Z, LOGSNR, rngs=rngs)
+        output = model(*model_inputs(config), Z, LOGSNR, rngs=rngs)
         return (output**2).mean(), output
 
     return loss, params
@@ -49,20 +49,19 @@ def jaxpr_of(config):
     return jax.make_jaxpr(jax.grad(loss, has_aux=True))(params).jaxpr
 
 
-def learnt_from(config):
-    """The gradient and the output."""
+def gradient_and_output(config):
     loss, params = loss_of(config)
     return jax.jit(jax.grad(loss, has_aux=True))(params)
 
 
-def difference(a, b):
-    """Euclidean, of all arrays of two trees, relative to the first."""
+def relative_distance(a, b):
+    """The Euclidean distance between two trees of arrays, relative to the norm of the first."""
     a, b = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for tree in (a, b))
     return np.linalg.norm(a - b) / np.linalg.norm(a)
 
 
 def equations(jaxpr):
-    """All of a jaxpr, those of the jaxprs inside it too, as (name, types of the inputs)."""
+    """The equations of a jaxpr and of those nested in it, as (name, types of the inputs)."""
     for equation in jaxpr.eqns:
         yield equation.primitive.name, [str(x.aval.dtype) for x in equation.invars]
         for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
@@ -76,33 +75,33 @@ def config(request):
     return request.param
 
 
-def test_only_activations_are_bfloat16():
-    """Rounding to 8 bits moves outputs and gradients by a percent or so."""
-    rounding = run_as(OURS, dtype="bfloat16")
-    (gradient, output), (rounded_gradient, rounded_output) = learnt_from(OURS), learnt_from(rounding)
+def test_bfloat16_applies_to_activations_only():
+    """Rounding to 8 bits changes outputs and gradients by about one percent."""
+    rounding = with_options(OURS, dtype="bfloat16")
+    (gradient, output), (rounded_gradient, rounded_output) = gradient_and_output(OURS), gradient_and_output(rounding)
     for tree in (loss_of(rounding)[1], rounded_gradient, rounded_output):
         assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {jnp.dtype("float32")}
-    assert 1e-4 < difference(output, rounded_output) < 0.02
-    assert 1e-4 < difference(gradient, rounded_gradient) < 0.04
+    assert 1e-4 < relative_distance(output, rounded_output) < 0.02
+    assert 1e-4 < relative_distance(gradient, rounded_gradient) < 0.04
 
 
-def test_matrix_products_take_bfloat16_and_what_needs_more_takes_float32(config):
-    """Float32 are the projection to mel bins (3 products with its gradient's) and the note roll's sums (6)."""
-    found = list(equations(jaxpr_of(run_as(config, dtype="bfloat16"))))
+def test_matrix_products_use_bfloat16_except_where_listed(config):
+    """The exceptions in float32 are the projection to mel bins (3 products with its gradient) and the note roll (6)."""
+    found = list(equations(jaxpr_of(with_options(config, dtype="bfloat16"))))
     products = [types for name, types in found if name == "dot_general"]
     assert products.count(["float32"] * 2) == (9 if config.model.note_roll else 3)
     assert products.count(["bfloat16"] * 2) == len(products) - products.count(["float32"] * 2) > 50
-    for name in ("exp", "rsqrt", "reduce_max"):  # of softmax and norms
+    for name in ("exp", "rsqrt", "reduce_max"):  # softmax and norms
         types = {tuple(types) for kind, types in found if kind == name}
         assert types == {("float32",)}
 
 
-def test_in_float32_there_is_nothing_else(config):
+def test_float32_model_uses_no_bfloat16(config):
     assert not any("bfloat16" in types for _, types in equations(jaxpr_of(config)))
 
 
-def test_mels_sampled_in_bfloat16_are_close_to_those_of_float32():
-    """With blocks to be computed again, too, of which a sampler's scan has no need."""
+def test_mels_sampled_in_bfloat16_are_close_to_float32():
+    """`remat` is on as well, and has no effect on sampling."""
 
     @jitted
     def sample(model, *arrays):
@@ -111,33 +110,36 @@ def test_mels_sampled_in_bfloat16_are_close_to_those_of_float32():
     options = OURS.decoder.sampled(sampler="dpmpp", steps=3, guidance=2.0).options()
 
     mels, rounded = (
-        sample(SpectrogramModel(run_as(OURS, **options), rngs=nnx.Rngs(0)), *given(OURS))
+        sample(SpectrogramModel(with_options(OURS, **options), rngs=nnx.Rngs(0)), *model_inputs(OURS))
         for options in ({}, {"dtype": "bfloat16", "remat": True})
     )
     assert rounded.dtype == jnp.float32
     assert np.isfinite(rounded).all()
-    assert 1e-4 < difference(mels, rounded) < 0.02
+    assert 1e-4 < relative_distance(mels, rounded) < 0.02
 
 
-def test_blocks_computed_again_are_those_computed_before():
-    """With the same dropout: the gradient tells."""
+def test_remat_does_not_change_outputs_and_gradients():
+    """Recomputed blocks use the same dropout mask, or the gradients would differ."""
     assert PAPER.model.dropout == 0.1
-    (gradient, output), (gradient_again, output_again) = learnt_from(PAPER), learnt_from(run_as(PAPER, remat=True))
-    assert difference(output, output_again) < 1e-5
-    assert difference(gradient, gradient_again) < 1e-5
+    (gradient, output), (gradient_again, output_again) = (
+        gradient_and_output(PAPER),
+        gradient_and_output(with_options(PAPER, remat=True)),
+    )
+    assert relative_distance(output, output_again) < 1e-5
+    assert relative_distance(gradient, gradient_again) < 1e-5
 
 
-def test_less_is_kept_of_blocks_that_are_computed_again():
-    kept = []
+def test_remat_reduces_memory_for_the_backward_pass():
+    stored_bytes = []
     for remat in (False, True):
         layers = {"note_layers": 3, "context_layers": 3, "decoder_layers": 3}
-        loss, params = loss_of(run_as(PAPER, **layers, dtype="bfloat16", remat=remat))
+        loss, params = loss_of(with_options(PAPER, **layers, dtype="bfloat16", remat=remat))
         backward = jax.eval_shape(lambda params, loss=loss: jax.vjp(loss, params, has_aux=True)[1], params)
-        kept.append(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(backward)))
-    assert kept[1] < kept[0] / 3  # attention weights are kept in neither
+        stored_bytes.append(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(backward)))
+    assert stored_bytes[1] < stored_bytes[0] / 3  # attention weights are stored in neither case
 
 
-def test_gradients_of_attention_by_finite_differences():
+def test_attention_gradients_match_finite_differences():
     attention = Attention(ModelConfig(width=8, heads=2, head_dim=4), rngs=nnx.Rngs(0))
     x, memory = (jax.random.normal(KEYS[i], (2, 3 + i, 8)) for i in (0, 1))
     mask = jnp.array([[True, True, True, False], [True, False, True, True]])
@@ -148,13 +150,13 @@ def test_gradients_of_attention_by_finite_differences():
     check_grads(jax.jit(attend), (x, memory), order=1, modes=["fwd", "rev"], atol=1e-2, rtol=1e-2)
 
 
-def test_weights_may_be_trained_on_another_way(checkpoint, our_model):
-    config = run_as(OURS, dtype="bfloat16", remat=True)
+def test_checkpoint_loads_with_other_dtype_and_remat(checkpoint, our_model):
+    config = with_options(OURS, dtype="bfloat16", remat=True)
     model = SpectrogramTask(config=config).load(str(checkpoint))
     assert model.decoder.dtype == "bfloat16"
     jax.tree.map(np.testing.assert_array_equal, nnx.state(model, nnx.Param), nnx.state(our_model, nnx.Param))
 
 
-def test_types_that_there_are():
+def test_unsupported_dtype_raises_input_error():
     with pytest.raises(InputError, match=r"'float16'.*float32, bfloat16"):
         ModelConfig(dtype="float16")

@@ -31,16 +31,16 @@ def toys(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """What an undisturbed run makes of six toys: every file."""
-    folder = tmp_path_factory.mktemp("whole")
+def reference_contents(tmp_path_factory):
+    """The contents of the dataset that an uninterrupted run makes of six toys."""
+    folder = tmp_path_factory.mktemp("reference_contents")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preparation, "SHARD_BYTES", 20_000)
         return contents(prepare(Toy(), write_toys(folder / "toys"), folder / "data", workers=1))
 
 
 def contents(folder):
-    """A hash of every file; of the metadata, what does not depend on where the corpus lies."""
+    """A hash of every file, and the metadata fields that do not depend on the location of the corpus."""
     files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
     files.pop("metadata.json")
     metadata = json.loads((folder / "metadata.json").read_text())
@@ -55,7 +55,7 @@ def staged(data_dir):
     return [path for path in (data_dir / "toy_staging").iterdir() if path.is_file() and path.name != "lock"]
 
 
-def test_a_corpus_becomes_a_dataset(toys, tmp_path, whole, capsys):
+def test_prepare_writes_all_recordings_to_a_dataset(toys, tmp_path, reference_contents, capsys):
     data = tmp_path / "new" / "data"
     folder = prepare(Toy(), toys, data)
     assert names(data, "train") == ["toy00", "toy02", "toy03", "toy05"]
@@ -68,14 +68,14 @@ def test_a_corpus_becomes_a_dataset(toys, tmp_path, whole, capsys):
         assert (found.notes.start == made.notes.start).all()
     assert len(list(folder.glob("toy-train.array_record-*"))) > 1
     assert [path.name for path in data.iterdir()] == ["toy"]
-    assert contents(folder) == whole
+    assert contents(folder) == reference_contents
     metadata = json.loads((folder / "metadata.json").read_text())
     assert metadata["source"] == str(toys)
     assert metadata["options"] == {"gain": 1.0}
     assert metadata["packages"].keys() >= {"spectrodiff", "soundfile", "tensorflow-datasets"}
 
 
-def test_what_is_there_stays(toys, tmp_path, monkeypatch):
+def test_prepared_dataset_is_not_prepared_again(toys, tmp_path, monkeypatch):
     folder = prepare(Toy(), toys, tmp_path)
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     monkeypatch.setattr(Toy, "read", lambda self, entry: pytest.fail("reads again"))
@@ -83,7 +83,7 @@ def test_what_is_there_stays(toys, tmp_path, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
-def test_a_corpus_that_changed_replaces_the_dataset(toys, tmp_path):
+def test_changed_corpus_replaces_the_dataset(toys, tmp_path):
     prepare(Toy(), toys, tmp_path)
     (toys / "toy06.toy").write_text("test 6")
     (toys / "toy00.toy").unlink()
@@ -93,7 +93,7 @@ def test_a_corpus_that_changed_replaces_the_dataset(toys, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["toy", "toys"]
 
 
-def test_one_dataset_of_a_name(toys, tmp_path):
+def test_other_options_or_source_raise_input_error(toys, tmp_path):
     folder = prepare(Toy(), toys, tmp_path)
     before = contents(folder)
     with pytest.raises(InputError, match=r"gain 1\.0.* 0\.5.*--data_dir"):
@@ -106,13 +106,13 @@ def test_one_dataset_of_a_name(toys, tmp_path):
         prepare(Toy(), toys, tmp_path)
 
 
-def test_a_moved_data_dir_keeps_the_corpora_in_it(toys, tmp_path):
+def test_moved_data_dir_remains_valid(toys, tmp_path):
     folder = prepare(Toy(), toys, tmp_path)
     moved = tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}-moved"))
     assert prepare(Toy(), moved / "toys", moved) == moved / folder.relative_to(tmp_path)
 
 
-def test_a_bad_recording_is_named_and_nothing_read_is_lost(tmp_path, monkeypatch):
+def test_bad_recording_raises_input_error_and_skip_bad_resumes(tmp_path, monkeypatch):
     toys = write_toys(tmp_path / "toys", bad=(4,))
     with pytest.raises(InputError, match=r"toy04\.toy .*--skip_bad") as error:
         prepare(Toy(), toys, tmp_path, workers=1)
@@ -129,53 +129,55 @@ def test_a_bad_recording_is_named_and_nothing_read_is_lost(tmp_path, monkeypatch
     assert skipped == {"toy04": f"{toys}/toy04.toy is a bad toy; get another"}
 
 
-def test_nothing_but_bad_recordings(tmp_path):
+def test_corpus_of_only_bad_recordings_raises_input_error(tmp_path):
     toys = write_toys(tmp_path / "toys", 2, bad=(0, 1))
     with pytest.raises(InputError, match=r"nothing of toy .*toy00\.toy"):
         prepare(Toy(), toys, tmp_path, skip_bad=True)
 
 
-def test_nothing_to_prepare(tmp_path):
+def test_empty_corpus_raises_input_error(tmp_path):
     with pytest.raises(InputError, match=r"toys .*\btoy\b"):
         prepare(Toy(), write_toys(tmp_path / "toys", 0), tmp_path)
 
 
-def test_no_workers(toys, tmp_path):
+def test_zero_workers_raise_input_error(toys, tmp_path):
     with pytest.raises(InputError, match="workers is 0"):
         prepare(Toy(), toys, tmp_path, workers=0)
 
 
-def test_a_place_that_cannot_be_written(toys):
+def test_unwritable_data_dir_raises_input_error(toys):
     with pytest.raises(InputError, match=r"/proc/nope .*--data_dir"):
         prepare(Toy(), toys, "/proc/nope")
     with pytest.raises(InputError, match=r"toy00\.toy .*--data_dir"):
         prepare(Toy(), toys, toys / "toy00.toy")
 
 
-def full(*_):
+def raise_disk_full(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_disk_that_is_full_while_reading(toys, tmp_path, whole, monkeypatch):
+def test_disk_full_while_reading_recordings_can_be_resumed(toys, tmp_path, reference_contents, monkeypatch):
     write = pathlib.Path.write_bytes
-    room = [1, 1, 1]
+    free_writes = [1, 1, 1]
     monkeypatch.setattr(
-        pathlib.Path, "write_bytes", lambda path, data: write(path, data) if room and room.pop() else full()
+        pathlib.Path,
+        "write_bytes",
+        lambda path, data: write(path, data) if free_writes and free_writes.pop() else raise_disk_full(),
     )
-    for skip_bad in (False, True):  # a full disk makes no recording bad
+    for skip_bad in (False, True):  # a full disk does not make a recording bad
         with pytest.raises(InputError, match="No space left on device"):
             prepare(Toy(), toys, tmp_path, workers=1, skip_bad=skip_bad)
     monkeypatch.undo()
     assert len(staged(tmp_path)) == 3
     monkeypatch.setattr(preparation, "SHARD_BYTES", 20_000)
-    assert contents(prepare(Toy(), toys, tmp_path, workers=1)) == whole
+    assert contents(prepare(Toy(), toys, tmp_path, workers=1)) == reference_contents
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts disks")
-def test_a_disk_that_is_full_while_writing(tmp_path):
+def test_disk_full_while_writing_shards_can_be_resumed(tmp_path):
     toys, disk = write_toys(tmp_path / "toys", 9), tmp_path / "disk"
     disk.mkdir()
-    # Nine records of 26 to 79 kB fit on it once, but not twice.
+    # Nine records of 26 to 79 kB fit on the disk once, but not twice.
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", disk]).returncode:
         pytest.skip("no disks to mount here")
     try:
@@ -191,14 +193,14 @@ def test_a_disk_that_is_full_while_writing(tmp_path):
         subprocess.run(["umount", disk], check=True)
 
 
-def test_without_tfds(toys, tmp_path, monkeypatch):
+def test_missing_tfds_raises_input_error(toys, tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "spectrodiff.data.builders.tfds_builder", raising=False)
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(InputError, match=r"TFDS.*spectrodiff\[data\]"):
         prepare(Toy(), toys, tmp_path)
 
 
-def test_two_runs_do_not_mix(toys, tmp_path, monkeypatch):
+def test_concurrent_run_raises_input_error(toys, tmp_path, monkeypatch):
     read = Toy.read
 
     def start_another(self, entry):
@@ -211,14 +213,14 @@ def test_two_runs_do_not_mix(toys, tmp_path, monkeypatch):
     assert len(names(tmp_path, "train")) == 4
 
 
-def test_a_corpus_may_speak_first(toys, tmp_path, monkeypatch):
-    said = []
-    monkeypatch.setattr(Toy, "report", lambda self, *about: said.append(about), raising=False)
+def test_report_of_the_corpus_is_called_once(toys, tmp_path, monkeypatch):
+    reports = []
+    monkeypatch.setattr(Toy, "report", lambda self, *about: reports.append(about), raising=False)
     prepare(Toy(), toys, tmp_path, workers=1)
-    assert said == [(toys, Toy().entries(toys), 1)]
+    assert reports == [(toys, Toy().entries(toys), 1)]
 
 
-# Each kills a process at a point of its work: as a file is half written, between two steps, and so on.
+# Runs `prepare` once per point, in a process that kills itself there: with a file half written, between two steps...
 KILLS = """
 import os, pathlib, shutil, signal, sys
 
@@ -271,7 +273,7 @@ for point, patch in points.items():
 """
 
 
-def test_a_kill_at_any_point_costs_nothing(toys, tmp_path, whole, monkeypatch):
+def test_run_killed_at_any_point_is_resumed(toys, tmp_path, reference_contents, monkeypatch):
     done = subprocess.run(
         [sys.executable, "-c", KILLS, toys, tmp_path / "data"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -285,8 +287,8 @@ def test_a_kill_at_any_point_costs_nothing(toys, tmp_path, whole, monkeypatch):
         complete = (data / "toy").exists() and any((data / "toy").iterdir())
         assert complete == (point == "removing")
         if complete:
-            assert contents(data / "toy" / "1.0.0") == whole
-        assert contents(prepare(Toy(), toys, data, workers=1)) == whole
+            assert contents(data / "toy" / "1.0.0") == reference_contents
+        assert contents(prepare(Toy(), toys, data, workers=1)) == reference_contents
         assert [path.name for path in data.iterdir()] == ["toy"]
         reread[point], again[:] = len(again), []
     assert reread == {
@@ -300,7 +302,7 @@ def test_a_kill_at_any_point_costs_nothing(toys, tmp_path, whole, monkeypatch):
 
 
 @pytest.mark.trial
-def test_the_number_of_workers_changes_nothing_nor_does_their_death(tmp_path, monkeypatch):
+def test_worker_count_and_kills_do_not_change_the_dataset(tmp_path, monkeypatch):
     toys = write_toys(tmp_path / "toys", 40)
     alone = contents(prepare(Toy(), toys, tmp_path / "alone", workers=1))
     pids, data = tmp_path / "pids", tmp_path / "data"

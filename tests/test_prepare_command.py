@@ -28,17 +28,17 @@ WRITERS = {
 
 
 @pytest.fixture
-def own(tmp_path):
-    """Two pairs of one's own."""
+def own_pairs(tmp_path):
+    """A folder of two pairs of audio and MIDI."""
     for number in range(2):
-        folder = tmp_path / "own"
+        folder = tmp_path / "own_pairs"
         write_pair(folder / f"song{number}.wav", folder / f"song{number}.mid", make_recording(number, seconds=3.0))
-    return tmp_path / "own"
+    return tmp_path / "own_pairs"
 
 
 @pytest.fixture
-def refused(capsys):
-    """Runs `prepare` and returns its one line of complaint."""
+def error_line(capsys):
+    """A function that runs `prepare` and returns its one-line error message."""
 
     def run(*arguments):
         with pytest.raises(SystemExit) as exit:
@@ -55,7 +55,7 @@ def run(*arguments):
     main(["prepare", *map(str, arguments)])
 
 
-def test_every_corpus_has_a_command_with_its_options():
+def test_each_corpus_has_a_command_with_its_options():
     parser = make_parser()
     for name in CORPORA:
         options = vars(parser.parse_args(["prepare", name, "--data_dir", "data"]))
@@ -66,39 +66,39 @@ def test_every_corpus_has_a_command_with_its_options():
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_corpus_is_prepared_and_summed_up(tmp_path, name, capsys):
+def test_corpus_is_prepared_and_summarised(tmp_path, name, capsys):
     root = WRITERS[name](tmp_path / "unpacked")
     run(name, "--manual_dir", root, "--data_dir", tmp_path / "data")
     entries = corpus(name).entries(root)
     dataset = open_dataset(tmp_path / "data", name)
     assert sum(len(dataset[split]) for split in dataset.splits) == len(entries)
-    told = capsys.readouterr().out
-    assert told.startswith(f"{tmp_path}/data/{name}/1.0.0 is prepared:\n")
-    assert f"pieces: {len(entries)}" in told
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{tmp_path}/data/{name}/1.0.0 is prepared:\n")
+    assert f"pieces: {len(entries)}" in printed
     assert json.loads((dataset.folder / "summary.json").read_text())["pieces"] == len(entries)
     assert (dataset.folder / "summary.png").exists()
 
 
-def test_options_reach_the_corpus(tmp_path, own, refused):
+def test_command_options_are_passed_to_the_corpus(tmp_path, own_pairs, error_line):
     root = writer.write_slakh(tmp_path / "unpacked")
     run("slakh", "--manual_dir", root, "--data_dir", tmp_path, "--submixes", 2, "--seed", 3)
     metadata = json.loads((tmp_path / "slakh/1.0.0/metadata.json").read_text())
     assert metadata["options"] == {"submixes": 2, "seed": 3, "skip_known_bad": True}
-    message = refused("slakh", "--manual_dir", root, "--data_dir", tmp_path)
+    message = error_line("slakh", "--manual_dir", root, "--data_dir", tmp_path)
     assert "slakh/1.0.0 was prepared with submixes 2, not 0: delete it, or name another --data_dir" in message
     table = tmp_path / "table.csv"
     table.write_text("name,split\nsong0,test\nsong1,train\n")
-    run("folder", "--manual_dir", own, "--data_dir", tmp_path, "--csv", table, "--name", "mine")
+    run("folder", "--manual_dir", own_pairs, "--data_dir", tmp_path, "--csv", table, "--name", "mine")
     assert open_dataset(tmp_path, "mine").splits == ["train", "test"]
 
 
-def test_what_is_known_to_be_bad_is_left_out_and_listed(tmp_path, capsys):
+def test_known_bad_recordings_are_skipped_and_listed(tmp_path, capsys):
     root = writer.write_slakh(tmp_path / "unpacked")
     (root / "train" / "Track00001").rename(root / "train" / "Track00385")
     run("slakh", "--manual_dir", root, "--data_dir", tmp_path / "data")
-    told = capsys.readouterr().out
-    assert "left out: 1, known to be bad; --no-skip_known_bad keeps them\n" in told
-    assert "Track00385 S00: its notes are not audible" in told
+    printed = capsys.readouterr().out
+    assert "left out: 1, known to be bad; --no-skip_known_bad keeps them\n" in printed
+    assert "Track00385 S00: its notes are not audible" in printed
     assert json.loads((tmp_path / "data/slakh/1.0.0/metadata.json").read_text())["known_bad"].keys() == {
         "Track00385 S00"
     }
@@ -107,7 +107,7 @@ def test_what_is_known_to_be_bad_is_left_out_and_listed(tmp_path, capsys):
 
 
 @needs_synth
-def test_rendered_goes_beside_the_others(tmp_path, capsys, monkeypatch):
+def test_rendered_corpus_is_prepared(tmp_path, capsys, monkeypatch):
     tiny = functools.partial(rendered_corpus.Recipe, weights={"etude": 1.0}, min_seconds=6.0, max_seconds=6.0)
     monkeypatch.setattr(rendered_corpus, "Recipe", tiny)
     run("rendered", "--data_dir", tmp_path, "--hours", 12 / 3600, "--workers", 1, "--seed", 1, "--programs", "family")
@@ -117,46 +117,46 @@ def test_rendered_goes_beside_the_others(tmp_path, capsys, monkeypatch):
     assert (recipe["seed"], recipe["programs"]) == (1, "family")
 
 
-def test_the_corpus_has_to_be_named(tmp_path, refused):
-    assert "prepare maestro needs --manual_dir, the folder of the corpus; it comes from https://magenta" in refused(
+def test_missing_or_wrong_manual_dir_raises_input_error(tmp_path, error_line):
+    assert "prepare maestro needs --manual_dir, the folder of the corpus; it comes from https://magenta" in error_line(
         "maestro", "--data_dir", tmp_path
     )
-    assert refused("folder", "--data_dir", tmp_path).endswith("needs --manual_dir, the folder of the corpus")
-    assert "is not the folder of maestro" in refused("maestro", "--data_dir", tmp_path, "--manual_dir", tmp_path)
-    assert "cannot read" in refused("maestro", "--data_dir", tmp_path, "--manual_dir", tmp_path / "nope")
+    assert error_line("folder", "--data_dir", tmp_path).endswith("needs --manual_dir, the folder of the corpus")
+    assert "is not the folder of maestro" in error_line("maestro", "--data_dir", tmp_path, "--manual_dir", tmp_path)
+    assert "cannot read" in error_line("maestro", "--data_dir", tmp_path, "--manual_dir", tmp_path / "nope")
     assert not list(tmp_path.iterdir())
 
 
-def test_the_wrong_level_of_a_corpus(tmp_path, refused):
+def test_subfolder_of_a_corpus_raises_input_error(tmp_path, error_line):
     root = writer.write_groove(tmp_path / "unpacked")
-    message = refused("groove", "--data_dir", tmp_path / "data", "--manual_dir", root / "drummer1")
+    message = error_line("groove", "--data_dir", tmp_path / "data", "--manual_dir", root / "drummer1")
     assert f"drummer1 is only a part of groove: name {root}" in message
 
 
-def test_bad_recordings_are_named_and_can_be_left_out(tmp_path, own, refused, capsys):
-    (own / "song0.wav").write_bytes(b"noise")
-    message = refused("folder", "--manual_dir", own, "--data_dir", tmp_path)
+def test_bad_recording_raises_input_error_unless_skip_bad(tmp_path, own_pairs, error_line, capsys):
+    (own_pairs / "song0.wav").write_bytes(b"noise")
+    message = error_line("folder", "--manual_dir", own_pairs, "--data_dir", tmp_path)
     assert "song0.wav as audio" in message
     assert message.endswith("(--skip_bad leaves out what cannot be used)")
-    run("folder", "--manual_dir", own, "--data_dir", tmp_path, "--skip_bad")
-    told = capsys.readouterr().out
-    assert "skipped: 1; to have them once they are fixed, delete the dataset first" in told
-    assert "song0: cannot read" in told.splitlines()[-1]
+    run("folder", "--manual_dir", own_pairs, "--data_dir", tmp_path, "--skip_bad")
+    printed = capsys.readouterr().out
+    assert "skipped: 1; to have them once they are fixed, delete the dataset first" in printed
+    assert "song0: cannot read" in printed.splitlines()[-1]
 
 
-def test_nonsense(tmp_path, own, refused):
-    common = ("--manual_dir", own, "--data_dir", tmp_path)
-    assert "workers is 0" in refused("folder", *common, "--workers", 0)
-    assert "workers is -1" in refused("rendered", "--data_dir", tmp_path, "--workers", -1)
-    assert "slakh's submixes is -1" in refused("slakh", *common, "--submixes", -1)
-    assert "a dataset cannot be called 'My Songs'" in refused("folder", *common, "--name", "My Songs")
-    assert "invalid choice: 'nope'" in refused("nope", *common)
-    assert "cannot write in" in refused("folder", "--manual_dir", own, "--data_dir", own / "song0.wav")
-    shutil.rmtree(own)
-    assert "own is not a folder" in refused("folder", *common)
+def test_invalid_options_print_one_error_line(tmp_path, own_pairs, error_line):
+    common = ("--manual_dir", own_pairs, "--data_dir", tmp_path)
+    assert "workers is 0" in error_line("folder", *common, "--workers", 0)
+    assert "workers is -1" in error_line("rendered", "--data_dir", tmp_path, "--workers", -1)
+    assert "slakh's submixes is -1" in error_line("slakh", *common, "--submixes", -1)
+    assert "a dataset cannot be called 'My Songs'" in error_line("folder", *common, "--name", "My Songs")
+    assert "invalid choice: 'nope'" in error_line("nope", *common)
+    assert "cannot write in" in error_line("folder", "--manual_dir", own_pairs, "--data_dir", own_pairs / "song0.wav")
+    shutil.rmtree(own_pairs)
+    assert "own_pairs is not a folder" in error_line("folder", *common)
 
 
-def test_help_does_not_wait_for_heavy_imports():
+def test_help_does_not_import_heavy_packages():
     program = (
         "import sys; from spectrodiff.cli import main\n"
         "try: main(['prepare', 'slakh', '--help'])\n"

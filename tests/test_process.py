@@ -1,4 +1,4 @@
-"""Objective, noise levels and schedule, put together; the exact denoiser of Gaussian data is the oracle."""
+"""`Process` (objective, noise levels and schedule), compared with the exact denoiser of Gaussian data."""
 
 import dataclasses
 import itertools
@@ -23,8 +23,8 @@ ALL = jnp.ones((4, 6), bool)
 OBJECTIVES = [Eps(), V(), X0(), Preconditioned(), Preconditioned(std=1.3)]
 
 
-def perfect(objective, prior):
-    """A network that knows the data, and so the noise in whatever it is shown of z."""
+def perfect_network(objective, prior):
+    """A network that returns the exact target, as it knows the data."""
 
     def network(inputs, logsnr):
         level = NoiseLevel(jnp.reshape(logsnr, (-1, 1, 1)))
@@ -39,8 +39,8 @@ def perfect(objective, prior):
 
 @pytest.mark.parametrize("prior", [0.0, SKETCH], ids=["", "prior"])
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
-def test_a_perfect_network_has_no_loss_and_denoises_perfectly(objective, prior):
-    process, network = Process(objective), perfect(objective, prior)
+def test_perfect_network_has_zero_loss_and_denoises_exactly(objective, prior):
+    process, network = Process(objective), perfect_network(objective, prior)
     np.testing.assert_allclose(process.loss(network, DATA, ALL, LOGSNR, KEY, prior), np.zeros(4), atol=1e-4)
     denoise = process.denoiser(network, prior)
     for logsnr in LOGSNR:
@@ -49,20 +49,20 @@ def test_a_perfect_network_has_no_loss_and_denoises_perfectly(objective, prior):
         np.testing.assert_allclose(denoise(z, logsnr), DATA, atol=1e-4)
 
 
-def test_the_loss_of_a_network_that_always_says_zero():
-    """|eps| of a standard normal averages sqrt(2 / pi), and the square of a preconditioned target 1."""
+def test_loss_of_zero_output_matches_its_expectation():
+    """The mean of |eps| is sqrt(2 / pi), and the mean square of a preconditioned target is 1."""
     data, mask = jnp.zeros((2, 256, 128)), jnp.ones((2, 256), bool)
-    nothing = lambda z, logsnr: jnp.zeros_like(z)  # noqa: E731
-    losses = Process().loss(nothing, data, mask, LOGSNR[:2], KEY)
+    zero_network = lambda z, logsnr: jnp.zeros_like(z)  # noqa: E731
+    losses = Process().loss(zero_network, data, mask, LOGSNR[:2], KEY)
     np.testing.assert_allclose(losses, np.full(2, np.sqrt(2 / np.pi)), atol=0.02)
     prior = jax.random.normal(jax.random.key(1), data.shape)
     data = prior + 0.5 * jax.random.normal(jax.random.key(2), data.shape)
-    losses = Process(Preconditioned(0.5)).loss(nothing, data, mask, LOGSNR[:2], KEY, prior)
+    losses = Process(Preconditioned(0.5)).loss(zero_network, data, mask, LOGSNR[:2], KEY, prior)
     np.testing.assert_allclose(losses, np.ones(2), atol=0.03)
 
 
-def test_the_loss_is_that_of_z_at_the_level_by_hand():
-    """The network sees alpha x0 + sigma eps and its log-SNR, and is judged by the weighted error of its output."""
+def test_loss_matches_a_manual_computation():
+    """The network receives alpha x0 + sigma eps and the log-SNR; the loss is the weighted error of its output."""
     objective, level = V(), NoiseLevel(LOGSNR[:, None, None])
     eps = jax.random.normal(KEY, DATA.shape)
     z, v = level.alpha * DATA + level.sigma * eps, level.alpha * eps - level.sigma * DATA
@@ -74,14 +74,14 @@ def test_the_loss_is_that_of_z_at_the_level_by_hand():
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
-def test_a_teacher_is_believed_rather_than_the_data(objective):
+def test_teacher_estimate_replaces_the_data_in_the_loss(objective):
     process, data = Process(objective), 2.0 * DATA + 5.0
-    given = perfect(objective, SKETCH), data, ALL, LOGSNR[:3].repeat(2)[:4], KEY, SKETCH
-    np.testing.assert_allclose(process.loss(*given, teacher=lambda z: DATA), np.zeros(4), atol=1e-4)
-    assert float(process.loss(*given).min()) > 0.01
+    loss_inputs = perfect_network(objective, SKETCH), data, ALL, LOGSNR[:3].repeat(2)[:4], KEY, SKETCH
+    np.testing.assert_allclose(process.loss(*loss_inputs, teacher=lambda z: DATA), np.zeros(4), atol=1e-4)
+    assert float(process.loss(*loss_inputs).min()) > 0.01
 
 
-def test_padded_frames_do_not_count():
+def test_padded_frames_are_excluded_from_the_loss():
     mask, process = ALL.at[0, 2:].set(False).at[1].set(False), Process(X0())
     off_by_one = process.loss(lambda z, logsnr: DATA + 1.0, DATA, mask, LOGSNR, KEY)
     np.testing.assert_allclose(off_by_one, [1.0, 0.0, 1.0, 1.0], atol=1e-6)
@@ -93,15 +93,15 @@ def test_padded_frames_do_not_count():
     )
 
 
-# ---- sampling from a log-SNR at which z is not yet noise alone
+# ---- sampling from a starting log-SNR at which z still contains signal
 
 MEAN, STD = 1.5, 0.4
 
 
 @pytest.mark.parametrize("schedule", [EvenLogSNR(-4.0, 9.0), Karras(-4.0, 9.0)], ids=str)
 @pytest.mark.parametrize("name", STEPS)
-def test_gaussian_data_about_a_given_mean_comes_out_as_it_is(name, schedule):
-    """A network that says zero is its exact denoiser (see test_objective.py)."""
+def test_sampling_reproduces_gaussian_data_around_the_prior(name, schedule):
+    """A network that returns zero is the exact denoiser of such data (see test_objective.py)."""
     process = Process(Preconditioned(STD), schedule=schedule)
     prior = MEAN * jnp.where(jnp.arange(128) < 64, -1.0, 1.0) * jnp.ones((2, 64, 128))
     logsnrs, keys = schedule(200), jax.random.split(KEY, 2)
@@ -110,10 +110,10 @@ def test_gaussian_data_about_a_given_mean_comes_out_as_it_is(name, schedule):
     rest = sample(denoise, STEPS[name], logsnrs, start, keys) - prior
     assert float(jnp.abs(rest.mean((0, 1)).reshape(2, 64).mean(1)).max()) < 0.02
     assert float(rest.std()) == pytest.approx(STD, rel=0.03)
-    assert float(jnp.abs(start - prior).mean()) > MEAN / 2  # else there was nothing to do
+    assert float(jnp.abs(start - prior).mean()) > MEAN / 2  # the start is far from the prior
 
 
-# ---- in JSON
+# ---- JSON
 
 PROCESSES = [
     Process(objective, levels, schedule)
@@ -124,17 +124,17 @@ PROCESSES = [
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=range(len(PROCESSES)))
-def test_a_process_goes_through_json(process):
+def test_process_round_trips_through_json(process):
     found = from_dict(Process, json.loads(json.dumps(to_dict(process))))
     assert found == process
     assert [type(part) for part in dataclasses.astuple(found)] == [type(part) for part in dataclasses.astuple(process)]
 
 
-def test_what_is_not_told_is_the_papers():
+def test_default_process_is_the_papers():
     assert from_dict(Process, {}) == Process() == Process(Eps(), UniformTime(), EvenTime())
 
 
-def test_kinds_tell_apart_what_has_the_same_fields():
+def test_kind_distinguishes_classes_with_the_same_fields():
     assert from_dict(Process, {"schedule": {"kind": "even_logsnr", "low": -5}}).schedule == EvenLogSNR(-5.0)
     assert from_dict(Process, {"schedule": {"kind": "karras", "low": -5}}).schedule == Karras(-5.0)
     assert len({*PROCESSES}) == len(PROCESSES)
@@ -155,14 +155,14 @@ def test_kinds_tell_apart_what_has_the_same_fields():
         ({"schedule": {"kind": "karras", "low": 9.0}}, r"\.schedule: a schedule runs from log-SNR 9\.0 to 8\.0"),
     ],
 )
-def test_what_cannot_be_is_one_line(values, message):
+def test_invalid_process_raises_one_line_input_error(values, message):
     with pytest.raises(InputError, match=rf"^weights\.json{message}") as error:
         from_dict(Process, values, "weights.json")
     assert "\n" not in str(error.value)
 
 
-def test_of_anybodys_own_making():
-    """A subclass with a kind is known as soon as it is there."""
+def test_user_defined_objective_is_registered_by_kind():
+    """Defining a subclass with a `kind` is enough to register it."""
 
     @dataclasses.dataclass(frozen=True)
     class Halfway(X0):

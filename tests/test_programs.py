@@ -1,4 +1,4 @@
-"""Instruments that weights gain: they begin as their relatives, and are played by their own programs from then on."""
+"""New instruments in existing weights: they start as a copy of a related program's embedding."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ def task(new=None, **options):
 
 @pytest.fixture
 def weights(tmp_path):
-    """Writes weights of a tokenizer with these options, and returns their folder and arrays."""
+    """A function that writes weights for these tokenizer options and returns their folder and arrays."""
 
     def write(**options):
         config, folder = with_tokenizer(**options), tmp_path / "weights"
@@ -52,7 +52,7 @@ def row(program, tokenizer=OURS.tokenizer):
 
 
 @pytest.mark.parametrize(("program_map", "relative"), [("full", 14), ("midi_class", 8), ("slakh", 8)])
-def test_only_the_new_row_differs_and_it_is_that_of_the_relative_as_played(weights, program_map, relative):
+def test_new_program_copies_the_embedding_row_of_its_relative(weights, program_map, relative):
     folder, arrays = weights(program_map=program_map)
     model = task(program_map=program_map, own_programs=(NEW,)).load(folder)
     expected = {**arrays, TABLE: arrays[TABLE].copy()}
@@ -63,8 +63,8 @@ def test_only_the_new_row_differs_and_it_is_that_of_the_relative_as_played(weigh
         np.testing.assert_array_equal(got[name], expected[name])
 
 
-def test_it_begins_by_sounding_as_its_relative_does(weights):
-    """No other parameter is one program's: the whole network gives the same for one and for the other."""
+def test_new_program_initially_sounds_like_its_relative(weights):
+    """No other parameter belongs to a single program, so the network's outputs for both are equal."""
     folder, _ = weights(program_map="midi_class")
     ours = task(program_map="midi_class", own_programs=(NEW,))
     model = ours.load(folder)
@@ -79,8 +79,8 @@ def test_it_begins_by_sounding_as_its_relative_does(weights):
     assert np.abs(new - violin).max() > 1e-4
 
 
-def test_what_weights_learnt_as_new_is_not_begun_again(weights):
-    """Training may go on from what it exported, with the same config, and add another instrument."""
+def test_trained_new_program_is_not_reinitialised(weights):
+    """Exported weights can be trained further with the same config, and another instrument can be added."""
     folder, arrays = weights(program_map="midi_class", own_programs=(NEW,))
     further = task({NEW: RELATIVE, 99: NEW - 1}, program_map="midi_class", own_programs=(NEW, 99))
     table = flatten(nnx.state(further.load(folder)))[TABLE]
@@ -90,7 +90,7 @@ def test_what_weights_learnt_as_new_is_not_begun_again(weights):
         task({}, program_map="midi_class").load(folder)
 
 
-def test_exported_weights_play_a_midi_file_on_it(weights, tmp_path):
+def test_exported_weights_encode_the_new_program(weights, tmp_path):
     folder, _ = weights(program_map="midi_class")
     ours = task(program_map="midi_class", own_programs=(NEW,))
     ours.save(tmp_path / "export", ours.load(folder), {})
@@ -105,8 +105,8 @@ def test_exported_weights_play_a_midi_file_on_it(weights, tmp_path):
     assert programs(before) == {96}
 
 
-def test_what_gin_says_of_the_task_is_not_said_of_older_weights(weights):
-    """Files from before there were own programs do not take the config's for theirs, and so miss the new ones."""
+def test_gin_defaults_do_not_apply_to_older_weights(weights):
+    """Configs without `own_programs` are read as having none, so the new program is added."""
     folder, arrays = weights(program_map="midi_class")
     description = json.loads(pathlib.Path(folder, "spectrogram.json").read_text())
     del description["config"]["tokenizer"]["own_programs"]
@@ -137,14 +137,14 @@ def test_what_gin_says_of_the_task_is_not_said_of_older_weights(weights):
         ({-1: 8}, {}, "new_programs have -1"),
     ],
 )
-def test_programs_that_cannot_be_new(new, options, message):
+def test_invalid_new_programs_raise_input_error(new, options, message):
     with pytest.raises(InputError, match=message):
         check_new(new, TokenizerConfig(**options))
     with pytest.raises(InputError, match=message):
         SpectrogramTask(config=SpectrogramConfig(TokenizerConfig(**options)), new_programs=new)
 
 
-def test_weights_without_programs_lend_no_relative(weights):
+def test_weights_without_programs_raise_input_error(weights):
     folder, _ = weights(program_map="flat")
     with pytest.raises(InputError, match="no programs"):
         task(program_map="full").load(folder)

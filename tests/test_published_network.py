@@ -1,4 +1,4 @@
-"""Our network and the published one, transcribed to numpy, with the same weights."""
+"""Our network is compared with the published one, transcribed to numpy, with the same weights."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ from spectrodiff.models.spectrogram_model import SpectrogramModel
 from spectrodiff.notes.vocabulary import EOS
 from spectrodiff.pretrained.native import flatten
 
-# Heads narrower than the network, and as many layers in no two stacks, so that nothing fits where it should not.
+# Heads narrower than the network and different depths of the stacks, so that mix-ups fail on shapes.
 CFG = dataclasses.replace(
     PAPER,
     model=dataclasses.replace(
@@ -32,7 +32,7 @@ CASES = [  # real tokens, real frames of context, noise time
 
 
 def random_model(config):
-    """Random in every parameter: norms start as ones, which hide a scale that is forgotten."""
+    """A model with all parameters random, as norm scales of one would hide a missing scale."""
     model = SpectrogramModel(config, rngs=nnx.Rngs(0))
     for i, (path, leaf) in enumerate(nnx.to_flat_state(nnx.state(model))):
         if path[-1] == "scale":
@@ -51,7 +51,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def inputs():
-    """A batch of all cases; padded tokens are 0, padded frames are not, so that it shows if they are looked at."""
+    """A batch of all cases; padded frames are not zero, so that attending to them would change the output."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(3, 1388, (len(CASES), TOKENS)).astype(np.int32)
     for row, (real, _, _) in zip(tokens, CASES, strict=True):
@@ -79,7 +79,7 @@ def published(model):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_the_network_is_the_published_one(case, inputs, ours, published):
+def test_diffusion_network_matches_the_published_one(case, inputs, ours, published):
     i = CASES.index(case)
     tokens, context, _, z, time = (np.asarray(array[i], np.float64) for array in inputs)
     notes = published.note_memory(tokens[: case[0]].astype(int))
@@ -87,12 +87,12 @@ def test_the_network_is_the_published_one(case, inputs, ours, published):
     np.testing.assert_allclose(ours[0][i, : case[0]], notes, atol=1e-5)
     np.testing.assert_allclose(ours[0][i, TOKENS : TOKENS + case[1]], frames, atol=1e-5)
     eps = published.eps(z, time, np.concatenate([notes, frames]))
-    # float32 knows the fastest of the noise level's sinusoids, 2e4 radians long, to a thousandth.
+    # The fastest sinusoid of the noise level spans 2e4 radians, which float32 resolves to 1e-3.
     np.testing.assert_allclose(ours[1][i], eps, atol=np.abs(eps).max() * (1e-5 + 1e-3 * time))
 
 
-def test_the_autoregressive_network_is_the_published_one(inputs):
-    """No context, and notes that attend to the padding after them, which the decoder does not see."""
+def test_autoregressive_network_matches_the_published_one(inputs):
+    """It has no context; notes attend to the padding after them, the decoder does not."""
     network = dataclasses.replace(CFG.model, with_context=False, context_layers=0, mask_padding=False)
     model = random_model(dataclasses.replace(CFG, model=network, decoder=AutoregressiveConfig()))
     tokens, context, mask, frames, _ = (array[: len(CASES) : 4] for array in inputs)

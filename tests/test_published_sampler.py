@@ -1,4 +1,4 @@
-"""Ours against the published formulas, over all of the published 1000 steps, with the same noise."""
+"""Our DDPM sampler is compared with the published formulas over all 1000 steps, with the same noise."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ MIX, SHIFT = 0.5 * RNG.normal(size=(2, 16, 16)), RNG.normal(size=(2, 16))
 
 
 def eps(which, z, t, xp):
-    """A network: much of z, as an eps has to be, and something curved; 0 with notes, 1 without."""
+    """A stand-in network: mostly z, as an eps has to be, plus a nonlinear term; `which` is 0 with notes, 1 without."""
     curved = xp.tanh(z @ MIX[which] + SHIFT[which] * xp.cos(5.0 * t) + 0.3 * which)
     return (0.9 + 0.05 * which) * xp.sin(1.3 * t) * z + 0.25 * curved
 
@@ -43,16 +43,16 @@ def ours(noise, weight):
 
 
 def draw(keys, shape, dtype):
-    """The noise of each step but the last, as `sample` draws it: each row by its own key."""
+    """The noise of each step but the last as `sample` draws it, each row with its own key."""
     normal = lambda i, key: jax.random.normal(jax.random.fold_in(key, i), shape[1:], dtype)  # noqa: E731
     return np.asarray(jax.vmap(jax.vmap(normal, (None, 0)), (0, None))(jnp.arange(STEPS - 1), keys))
 
 
 @pytest.mark.parametrize("weight", [1.0, 2.0, 5.0])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-11), ("float32", 1e-3)])
-def test_the_sampler(dtype, tolerance, weight):
-    """In float64 only the order of operations differs (1e-13 seen). In float32, as it is used, a rounding of z is
-    divided by an alpha from 4.5e-5 and more until clipping or the next steps absorb it (1e-4 seen).
+def test_sampler_matches_the_published_one(dtype, tolerance, weight):
+    """In float64 only the order of operations differs (1e-13 measured). In float32, rounding errors of z are divided
+    by alphas from 4.5e-5 up until clipping or later steps absorb them (1e-4 measured).
     """
     with jax.enable_x64(dtype == "float64"):
         noise = jax.random.normal(jax.random.key(1), SHAPE, dtype)
@@ -61,12 +61,12 @@ def test_the_sampler(dtype, tolerance, weight):
     networks = (lambda z, t: eps(0, z, t, np)), (lambda z, t: eps(1, z, t, np))
     expected = published_sample(*networks, weight, noise, drawn)
     np.testing.assert_allclose(result, expected, rtol=0, atol=tolerance)
-    assert 0.01 < np.mean(np.abs(expected) == 1.0) < 0.5  # some are clipped, and some not
+    assert 0.01 < np.mean(np.abs(expected) == 1.0) < 0.5  # some values are clipped, and some are not
 
 
-def test_the_whole_model():
-    """Two windows of notes and context, guided, as `Synthesizer` samples them, but for the decoder being taken to say
-    v: divided by the first alphas, what an untrained network says of eps would tell little more than its sign.
+def test_model_samples_match_the_published_sampler():
+    """Two windows of notes and context are sampled with guidance as by `Synthesizer`, except that the decoder predicts
+    v: eps of an untrained network, divided by the first alphas, would be clipped almost everywhere.
     """
     frames, weight = 8, 2.0
     decoder = dataclasses.replace(PAPER.decoder, process=Process(V()))
@@ -103,5 +103,5 @@ def test_the_whole_model():
     noise = jnp.stack([jax.random.normal(key, (frames, 128)) for key in noise_keys])
     networks = network(conditioning), network(conditioning.keep(jnp.zeros(2, bool)))
     expected = published_sample(*networks, weight, noise, draw(step_keys, noise.shape, "float32"))
-    np.testing.assert_allclose(sampled(state, conditioning), expected, rtol=0, atol=1e-3)  # 4e-5 seen
+    np.testing.assert_allclose(sampled(state, conditioning), expected, rtol=0, atol=1e-3)  # 4e-5 measured
     assert 0.01 < np.mean(np.abs(expected) == 1.0) < 0.5

@@ -33,7 +33,7 @@ def refiner(task):
     return task.build(nnx.Rngs(0))
 
 
-def test_true_magnitudes_have_no_loss_and_a_factor_its_logarithm():
+def test_magnitude_losses_of_exact_and_doubled_magnitudes():
     true = jnp.exp(jax.random.normal(jax.random.key(0), (2, 20, 513)))
     exact = magnitude_losses(jnp.log(true), true)
     assert float(exact["log_magnitude"]) == pytest.approx(0.0, abs=1e-5)
@@ -43,15 +43,15 @@ def test_true_magnitudes_have_no_loss_and_a_factor_its_logarithm():
     assert float(doubled["convergence"]) == pytest.approx(1.0, rel=0.01)
 
 
-def test_what_is_80_db_down_is_not_heard():
+def test_log_magnitude_loss_ignores_bins_80_db_below_the_peak():
     true = jnp.full((1, 20, 513), 1e-2).at[:, :, 0].set(1e4)
     off = magnitude_losses(jnp.log(true).at[:, :, 1:].add(-3.0), true)
     assert float(off["log_magnitude"]) < 0.02
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
-def test_the_loss_is_of_the_frames_that_the_mel_is_of(task, kernel):
-    """The true magnitudes of a crop, of as many frames as its mel has, cost nothing; those a frame later do."""
+def test_loss_compares_magnitudes_of_the_mels_frames(task, kernel):
+    """True magnitudes of the mel's frames have no loss; those one frame later do."""
     task = dataclasses.replace(task, config=dataclasses.replace(TINY, kernel=kernel))
     audio = 0.1 * jax.random.normal(jax.random.key(0), (2, (16 + 16) * 320))
     true = jnp.log(jnp.abs(jax.vmap(stft)(audio)))
@@ -60,7 +60,7 @@ def test_the_loss_is_of_the_frames_that_the_mel_is_of(task, kernel):
         assert all(least <= float(term) <= most for term in terms.values())
 
 
-def test_it_learns(task, refiner):
+def test_loss_decreases_in_training(task, refiner):
     graph, params, buffers = states.split(refiner)
     adam, batches = optax.adam(3e-3), task.batches(0)
     batch = next(batches)
@@ -82,18 +82,18 @@ def test_it_learns(task, refiner):
     assert values[-1] < 0.9 * values[0]
 
 
-def test_figures_and_what_is_shown(task, refiner):
+def test_evaluators_report_metrics_and_examples(task, refiner):
     weights = states.split(refiner)
-    figures, guess = (evaluator(task, weights).figures for evaluator in (CropError(), CropBaseline()))
+    figures, baseline = (evaluator(task, weights).figures for evaluator in (CropError(), CropBaseline()))
     assert figures.keys() == {"heldout_log_magnitude", "heldout_convergence"}
-    assert guess.keys() == {"spread_log_magnitude", "spread_convergence"}
-    assert all(np.isfinite(value) and value > 0 for value in [*figures.values(), *guess.values()])
+    assert baseline.keys() == {"spread_log_magnitude", "spread_convergence"}
+    assert all(np.isfinite(value) and value > 0 for value in [*figures.values(), *baseline.values()])
     _, pictures, sounds = CropGallery()(task, weights)
     assert {picture.shape for picture in pictures.values()} == {(128, 100 + 4 + 100, 3)}
     np.testing.assert_array_equal(sounds["heldout_audio/0_true"], task.heldout[0])
 
 
-def test_what_is_saved_is_loaded_and_played(task, refiner, tmp_path):
+def test_saved_refiner_is_loaded_as_vocoder(task, refiner, tmp_path):
     task.save(tmp_path, refiner, {"steps": 3})
     loaded, config = load(tmp_path, REFINER)
     assert config == TINY
@@ -104,6 +104,6 @@ def test_what_is_saved_is_loaded_and_played(task, refiner, tmp_path):
         RefinerTask(config=RefinerConfig()).load(str(tmp_path))
 
 
-def test_a_refiner_of_predicted_mels_must_not_agree_with_them():
+def test_agreement_with_predicted_mels_raises_input_error():
     with pytest.raises(InputError, match="agreement has to be 0"):
         RefinerTask(config=RefinerConfig(), predicted_by="demo")

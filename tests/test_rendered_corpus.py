@@ -17,7 +17,7 @@ from spectrodiff.data.recordings import decode
 from spectrodiff.errors import InputError
 from spectrodiff.notes.midi import read_midi
 
-# Etudes need no other program than FluidSynth. Cut to six seconds they render in a moment.
+# Etudes need no program but FluidSynth; of six seconds each, they render quickly.
 RECIPE = corpus.Recipe(weights={"etude": 1.0}, min_seconds=6.0, max_seconds=6.0, tail=0.5)
 HOURS = 30 / 3600
 
@@ -29,14 +29,14 @@ def pieces(tmp_path_factory):
     return out
 
 
-def contents(out):
-    """A hash of every file but the recordings."""
+def file_hashes(out):
+    """Hashes of all files except audio."""
     files = [path for path in out.rglob("*") if path.is_file() and path.suffix != ".flac"]
     return {path.relative_to(out): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def assert_same(one, other):
-    assert contents(one) == contents(other)
+    assert file_hashes(one) == file_hashes(other)
     assert sorted(p.name for p in (one / "audio").iterdir()) == sorted(p.name for p in (other / "audio").iterdir())
     for path in (one / "audio").iterdir():
         ours, theirs = soundfile.read(path)[0], soundfile.read(other / "audio" / path.name)[0]
@@ -49,7 +49,7 @@ def rows(out):
 
 
 @needs_synth
-def test_the_pieces_are_a_plain_folder_of_recordings_and_scores(pieces):
+def test_rendered_pieces_are_a_folder_of_audio_and_midi(pieces):
     lengths = [float(row["seconds"]) for row in rows(pieces)]
     assert sum(lengths) >= 30 > sum(lengths[:-1])
     for row in rows(pieces):
@@ -70,16 +70,16 @@ def test_the_pieces_are_a_plain_folder_of_recordings_and_scores(pieces):
 
 
 @needs_synth
-def test_sound_begins_where_the_score_says(pieces):
+def test_audio_starts_at_the_first_note(pieces):
     for row in rows(pieces):
         audio, rate = soundfile.read(pieces / "audio" / f"{row['name']}.flac")
         first = read_midi(pieces / "midi" / f"{row['name']}.mid").start.min()
-        heard = np.argmax(np.abs(audio) > 1e-4) / rate
-        assert first - 0.001 < heard < first + 0.08  # soft attacks take a while
+        onset = np.argmax(np.abs(audio) > 1e-4) / rate
+        assert first - 0.001 < onset < first + 0.08  # soft attacks are slow
 
 
 @needs_synth
-def test_the_dataset_is_of_the_pieces_and_grows_with_them(pieces, tmp_path, monkeypatch):
+def test_dataset_holds_the_pieces_and_can_be_extended(pieces, tmp_path, monkeypatch):
     options = {f.name: getattr(RECIPE, f.name) for f in dataclasses.fields(RECIPE)}
     folder = corpus.prepare_rendered(tmp_path, hours=HOURS, workers=1, **options)
     assert rows(tmp_path / "rendered") == rows(pieces)
@@ -109,7 +109,7 @@ def test_the_dataset_is_of_the_pieces_and_grows_with_them(pieces, tmp_path, monk
 
 
 @needs_synth
-def test_a_killed_run_goes_on_as_if_it_had_not_been(pieces, tmp_path, monkeypatch):
+def test_interrupted_run_is_resumed_with_the_same_result(pieces, tmp_path, monkeypatch):
     make = corpus._PieceMaker.__call__
 
     def killed(self, index):
@@ -122,24 +122,24 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(pieces, tmp_path, monkeypatc
         corpus.render_pieces(tmp_path, HOURS, RECIPE, workers=1)
     monkeypatch.undo()
     assert len(rows(tmp_path)) == len(list((tmp_path / "audio").iterdir())) == 2
-    (tmp_path / "midi" / f"{rows(tmp_path)[1]['name']}.mid").unlink()  # and someone lost a file
+    (tmp_path / "midi" / f"{rows(tmp_path)[1]['name']}.mid").unlink()  # a lost file is rendered again
     corpus.render_pieces(tmp_path, HOURS, RECIPE, workers=1)
     assert_same(tmp_path, pieces)
 
 
 @needs_synth
 @pytest.mark.trial
-def test_the_number_of_workers_changes_nothing(pieces, tmp_path):
+def test_worker_count_does_not_change_the_pieces(pieces, tmp_path):
     corpus.render_pieces(tmp_path, HOURS, RECIPE, workers=2)
     assert_same(tmp_path, pieces)
 
 
 @needs_synth
-def test_another_recipe_needs_another_folder(pieces):
-    before = contents(pieces)
+def test_other_recipe_in_the_same_folder_raises_input_error(pieces):
+    before = file_hashes(pieces)
     with pytest.raises(InputError, match=r"tail 0\.5.* 1\.5.*--data_dir"):
         corpus.render_pieces(pieces, 1.0, dataclasses.replace(RECIPE, tail=1.5))
-    assert contents(pieces) == before
+    assert file_hashes(pieces) == before
 
 
 @needs_synth
@@ -153,19 +153,19 @@ def test_another_recipe_needs_another_folder(pieces):
         ),
     ],
 )
-def test_more_pieces_only_from_the_same_sources(pieces, tmp_path, recorded, why):
+def test_extending_with_other_sources_raises_input_error(pieces, tmp_path, recorded, why):
     shutil.copytree(pieces, tmp_path / "copy")
     path = tmp_path / "copy" / "recipe.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | recorded))
-    before = contents(tmp_path)
+    before = file_hashes(tmp_path)
     with pytest.raises(InputError, match=why):
         corpus.render_pieces(tmp_path / "copy", 1.0, RECIPE)
-    assert contents(tmp_path) == before
+    assert file_hashes(tmp_path) == before
     corpus.render_pieces(tmp_path / "copy", HOURS, RECIPE)  # nothing more to render: no sources needed
 
 
 @needs_synth
-def test_a_missing_program_does_not_pass_for_pieces_that_cannot_be_played(tmp_path, monkeypatch):
+def test_missing_program_raises_input_error(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     sources._grooves.cache_clear()
     with pytest.raises(InputError, match=r"\bmma\b.*bands"):
@@ -173,20 +173,20 @@ def test_a_missing_program_does_not_pass_for_pieces_that_cannot_be_played(tmp_pa
     assert not (tmp_path / "out" / "recipe.json").exists()
 
 
-def test_the_folder_of_the_pieces_themselves(tmp_path):
+def test_folder_of_pieces_as_data_dir_raises_input_error(tmp_path):
     (tmp_path / "recipe.json").write_text("{}")
     with pytest.raises(InputError, match="the folder above"):
         corpus.prepare_rendered(tmp_path, hours=1.0)
 
 
-def test_a_place_that_cannot_be_written(tmp_path):
+def test_unwritable_data_dir_raises_input_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"file/rendered .*--data_dir"):
         corpus.prepare_rendered(tmp_path / "file", hours=1.0)
 
 
 @needs_synth
-def test_a_mix_that_would_clip_is_refused(tmp_path):
+def test_clipping_mix_raises_input_error(tmp_path):
     loud = corpus.Recipe(weights={"etude": 1.0}, min_seconds=6.0, max_seconds=6.0, gain=10.0)
     with pytest.raises(InputError, match="lower"):
         corpus.render_pieces(tmp_path, HOURS, loud, workers=1)
@@ -196,7 +196,7 @@ def test_a_mix_that_would_clip_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("hours", "programs"), [(0.0, "family"), (-1.0, "family"), (float("nan"), "family"), (1.0, "all")]
 )
-def test_nonsense_is_refused(tmp_path, hours, programs):
+def test_invalid_settings_raise_input_error(tmp_path, hours, programs):
     with pytest.raises(InputError, match="must be"):
         corpus.render_pieces(tmp_path, hours, corpus.Recipe(programs=programs))
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Songs rendered side by side are the songs rendered alone, and a run that was cut off goes on."""
+"""Rendering of songs for evaluation: batches, timing, files in the workdir and the systems compared."""
 
 import dataclasses
 import json
@@ -30,18 +30,18 @@ from spectrodiff.evaluation.rendering import (
 )
 from spectrodiff.evaluation.songs import Song, Songs
 
-OPTIONS = {"sampler": "ddpm", "steps": 2, "guidance": 2.0}  # the sampler with the most noise
+OPTIONS = {"sampler": "ddpm", "steps": 2, "guidance": 2.0}  # the sampler that draws the most noise
 RUN = Run("x", "0", "GriffinLim", "rendered", "train", None, OPTIONS, 0)
 
 
-class Ramp:
-    """A vocoder that takes no time: each frame's mean, held; in pieces of 100 frames."""
+class MeanVocoder:
+    """A fast vocoder that outputs each frame's mean for a hop, in pieces of 100 frames."""
 
     def __call__(self, mel):
         return np.concatenate(list(self.stream([mel])))
 
     def identity(self):
-        return "Ramp"
+        return "MeanVocoder"
 
     def stream(self, mels):
         mel = np.concatenate(list(mels))
@@ -50,14 +50,14 @@ class Ramp:
 
 
 @pytest.fixture
-def quick(synthesizer, monkeypatch):
-    monkeypatch.setattr(synthesizer, "vocoder", Ramp())
+def fast_synthesizer(synthesizer, monkeypatch):
+    monkeypatch.setattr(synthesizer, "vocoder", MeanVocoder())
     return synthesizer
 
 
 @pytest.fixture(scope="module")
 def songs(tmp_path_factory):
-    """Of two windows, of one and of three, under names that are no names of files."""
+    """Songs of two, one and three windows, whose names contain a slash."""
     pieces = [
         dataclasses.replace(make_recording(seed, seconds), name=f"set/{seed}")
         for seed, seconds in ((1, 6.0), (2, 2.0), (3, 10.0))
@@ -68,46 +68,46 @@ def songs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def together(synthesizer, songs):
-    vocoder, synthesizer.vocoder = synthesizer.vocoder, Ramp()
+def rendered_songs(synthesizer, songs):
+    vocoder, synthesizer.vocoder = synthesizer.vocoder, MeanVocoder()
     found = {song.name: song for song in render(synthesizer, songs, range(3), seed=5, batch=2, **OPTIONS)}
     synthesizer.vocoder = vocoder
     return found
 
 
-def test_each_song_is_what_the_synthesizer_makes_of_it(quick, songs, together):
-    assert len(together) == 3
+def test_batched_songs_match_the_synthesizer(fast_synthesizer, songs, rendered_songs):
+    assert len(rendered_songs) == 3
     for index in range(3):
         song = songs[index]
-        made = together[song.name]
+        made = rendered_songs[song.name]
         assert made.seed == song_seed(5, song.name)
-        expected = np.concatenate(list(quick.mels(song.notes, seed=made.seed, **OPTIONS)))
-        np.testing.assert_allclose(made.mel, expected, atol=2e-3)  # of 15 nats
-        np.testing.assert_allclose(made.audio, quick.vocoder(made.mel), atol=1e-6)
-        expected = quick.vocoder(log_mel_on_host(song.audio))[: len(song.audio)]
+        expected = np.concatenate(list(fast_synthesizer.mels(song.notes, seed=made.seed, **OPTIONS)))
+        np.testing.assert_allclose(made.mel, expected, atol=2e-3)  # the range of mels is 15 nats
+        np.testing.assert_allclose(made.audio, fast_synthesizer.vocoder(made.mel), atol=1e-6)
+        expected = fast_synthesizer.vocoder(log_mel_on_host(song.audio))[: len(song.audio)]
         np.testing.assert_allclose(made.encoded, expected, atol=1e-6)
         assert made.seconds == len(song.audio) / SAMPLE_RATE
 
 
-def test_seeds_differ_by_song_and_seed():
+def test_song_seed_depends_on_seed_and_name():
     seeds = {song_seed(seed, name) for seed in range(3) for name in ("a", "b", "set/1")}
     assert len(seeds) == 9
     assert song_seed(1, "a") == song_seed(1, "a")
 
 
-def test_what_ran_first_is_not_timed(together):
-    """Of six windows at most four are of a program that ran before; of each vocoded mel the first piece is left out."""
-    windows = sum(song.spectrogram[1] for song in together.values()) / 5.12
+def test_timing_excludes_first_runs(rendered_songs):
+    """The first window of each program and the first piece of each vocoded mel are not counted."""
+    windows = sum(song.spectrogram[1] for song in rendered_songs.values()) / 5.12
     assert 0 < windows < 6
-    for song in together.values():
+    for song in rendered_songs.values():
         encoded = len(song.encoded) / 320
         pieces = (max(0, len(song.mel) - 100) + max(0, np.ceil(encoded) - 100)) / 50
         assert song.vocoder[1] == pytest.approx(pieces, abs=0.02)
 
 
-def test_a_song_is_kept_as_a_file_of_16_bits_would(together, tmp_path):
+def test_saved_song_is_loaded_with_16_bit_audio(rendered_songs, tmp_path):
     RUN.claim(tmp_path)
-    song = dataclasses.replace(together["set/2"], audio=3 * together["set/2"].audio)
+    song = dataclasses.replace(rendered_songs["set/2"], audio=3 * rendered_songs["set/2"].audio)
     assert not is_rendered(tmp_path, song.name)
     song.save(tmp_path)
     assert is_rendered(tmp_path, song.name)
@@ -119,29 +119,29 @@ def test_a_song_is_kept_as_a_file_of_16_bits_would(together, tmp_path):
     assert (got.spectrogram, got.vocoder, got.seed) == (song.spectrogram, song.vocoder, song.seed)
 
 
-def test_a_damaged_song_is_named(together, tmp_path):
+def test_damaged_song_file_raises_input_error(rendered_songs, tmp_path):
     RUN.claim(tmp_path)
-    together["set/2"].save(tmp_path)
+    rendered_songs["set/2"].save(tmp_path)
     path = tmp_path / "songs" / "set%2F2.npz"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match=r"set%2F2\.npz"):
         RenderedSong.load(tmp_path, "set/2")
-    assert SongMetadata.load(tmp_path, "set/2").seconds == together["set/2"].seconds
+    assert SongMetadata.load(tmp_path, "set/2").seconds == rendered_songs["set/2"].seconds
     (tmp_path / "songs" / "set%2F2.json").write_text('{"name": "set/2"}')
     with pytest.raises(InputError, match=r"set%2F2\.json .*version"):
         SongMetadata.load(tmp_path, "set/2")
 
 
-def test_a_song_of_any_name_is_kept(together, tmp_path):
+def test_songs_with_unusual_names_are_saved(rendered_songs, tmp_path):
     RUN.claim(tmp_path)
     names = ["\u00e9" * 100, "\u00e9" * 100 + "b", "x" * 250, "a/" * 120, ".", "\U0001d11e" * 60]
     for seed, name in enumerate(names):
-        dataclasses.replace(together["set/2"], name=name, seed=seed).save(tmp_path)
+        dataclasses.replace(rendered_songs["set/2"], name=name, seed=seed).save(tmp_path)
     assert [SongMetadata.load(tmp_path, name).seed for name in names] == list(range(len(names)))
     assert all(is_rendered(tmp_path, name) for name in names)
 
 
-def test_a_workdir_is_of_one_run(tmp_path):
+def test_workdir_of_another_run_raises_input_error(tmp_path):
     RUN.claim(tmp_path / "run")
     RUN.claim(tmp_path / "run")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["sampling"] == OPTIONS
@@ -152,32 +152,32 @@ def test_a_workdir_is_of_one_run(tmp_path):
         RUN.claim(tmp_path / "file")
 
 
-def test_a_workdir_on_no_disk(tmp_path, monkeypatch):
+def test_remote_workdir_raises_input_error(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="gs://bucket/run is an address"):
         RUN.claim(pathlib.Path("gs://bucket/run"))
     assert os.listdir() == []
 
 
-def test_a_workdir_that_can_only_be_read_is_refused_before_any_song(tmp_path, monkeypatch):
+def test_read_only_workdir_raises_input_error(tmp_path, monkeypatch):
     RUN.claim(tmp_path)
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # the superuser may write anywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
     with pytest.raises(InputError, match="no permission to write"):
         RUN.claim(tmp_path)
 
 
-def test_one_program_serves_all_windows_of_a_bucket(quick, songs, monkeypatch):
-    """However few songs are left to fill it."""
-    shapes, sample = [], quick.mel_sampler.sample_windows
+def test_batch_shape_stays_the_same_to_the_end(fast_synthesizer, songs, monkeypatch):
+    """The batch is filled up when fewer songs than rows are left."""
+    shapes, sample = [], fast_synthesizer.mel_sampler.sample_windows
 
     def counted(tokens, *rest, **options):
         shapes.append(tokens.shape)
         return sample(tokens, *rest, **options)
 
-    monkeypatch.setattr(quick.mel_sampler, "sample_windows", counted)
-    list(render(quick, songs, range(3), seed=5, batch=2, **OPTIONS))
+    monkeypatch.setattr(fast_synthesizer.mel_sampler, "sample_windows", counted)
+    list(render(fast_synthesizer, songs, range(3), seed=5, batch=2, **OPTIONS))
     assert set(shapes) == {(2, 512)}
-    assert len(shapes) == 3  # three windows beside two and one
+    assert len(shapes) == 3  # three windows in one row, two and one in the other
 
 
 try:
@@ -188,7 +188,7 @@ except InputError:
 needs_synth = pytest.mark.skipif(not installed, reason="FluidSynth and its SoundFont are optional")
 
 
-def test_systems_are_as_long_and_as_loud_as_each_other():
+def test_system_audio_has_equal_length_and_level():
     true = np.float32(0.3) * noise(0)
     audio = system_audio(Song("a", true, NO_NOTES), rendered("a", noise(1, 1.5)), noise(2, 1.0))
     assert {name: len(sound) for name, sound in audio.items()} == {
@@ -200,7 +200,7 @@ def test_systems_are_as_long_and_as_loud_as_each_other():
 
 
 @needs_synth
-def test_a_soundfont_plays_the_notes_as_loud_as_the_true_audio():
+def test_soundfont_system_matches_the_level_of_the_true_audio():
     tones = make_recording(1, 2.0)
     song = Song("a", tones.audio, tones.notes)
     audio = system_audio(song, rendered("a", tones.audio), None, SOUNDFONT_FILE)

@@ -1,4 +1,4 @@
-"""A table without a number that is none, and a page that holds all it shows."""
+"""The evaluation report: a Markdown table without NaN, and a self-contained HTML page."""
 
 import base64
 import html.parser
@@ -23,19 +23,19 @@ from spectrodiff.evaluation.transcription import DRUMS, Matches
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
+def two_measured_songs(tmp_path_factory):
     return two_songs(tmp_path_factory.mktemp("measured"))
 
 
-def test_notes_are_counted_and_held_beside_those_of_the_true_audio(two):
-    songs, measured, _ = two
+def test_note_f1_is_reported_relative_to_the_true_audio(two_measured_songs):
+    songs, measured, _ = two_measured_songs
 
-    def noted(song, found, of_true):
+    def with_note_matches(song, found, of_true):
         notes = {system: {"onset": Matches(0, 9, 10)} for system in WITHOUT}
         notes |= {SYNTHESISED: {"onset": Matches(found, 10, 10)}, TRUE: {"onset": Matches(of_true, 10, 10)}}
         return Measurements(song.name, song.scores, notes, song.embedded)
 
-    both = [noted(measured[0], 2, 8), noted(measured[1], 6, 8)]
+    both = [with_note_matches(measured[0], 2, 8), with_note_matches(measured[1], 6, 8)]
     found = results(songs, both, [Levels()], [], Fixed())
     ours = found["systems"][SYNTHESISED]
     assert (ours["f1/onset"], ours["true_f1/onset"]) == (0.4, 0.8)
@@ -44,13 +44,13 @@ def test_notes_are_counted_and_held_beside_those_of_the_true_audio(two):
     assert "| 0.400 | 0.50 |" in markdown(found)
     assert "| Synthesised | 0.400 | 0.400 | 0.400 | 0.50 |" in markdown(found)
     assert "Notes as transcribed by fixed" in markdown(found)
-    assert "Note F1" not in markdown(two[2])
-    assert "Precision" not in markdown(two[2])
+    assert "Note F1" not in markdown(two_measured_songs[2])
+    assert "Precision" not in markdown(two_measured_songs[2])
 
 
-def test_stems_are_scored_by_family(two):
-    """Notes of pitched families, hits of drums; counts of stems add up."""
-    songs, measured, _ = two
+def test_stem_scores_are_pooled_by_family(two_measured_songs):
+    """Pitched families are scored by note onsets and drums by hits; counts are summed over stems."""
+    songs, measured, _ = two_measured_songs
 
     def stem(ours, true, kind="onset"):
         counts = dict.fromkeys(("onset", "offset", DRUMS), Matches())
@@ -66,7 +66,7 @@ def test_stems_are_scored_by_family(two):
     assert '<table class="families">' in page(found, [])
 
 
-def test_silence_leaves_a_dash_and_never_a_nan(tmp_path):
+def test_silent_song_gives_dashes_instead_of_nan(tmp_path):
     song = Song("silent", np.zeros(8000, np.float32), NO_NOTES)
     ours = rendered("silent", np.zeros(16000, np.float32))
     measure(tmp_path, song, system_audio(song, ours, None), [Levels()], Fixed())
@@ -86,15 +86,15 @@ def test_silence_leaves_a_dash_and_never_a_nan(tmp_path):
     assert "None" not in page(found, [])
 
 
-def test_the_table_has_a_cell_for_every_column(two):
-    lines = markdown(two[2]).splitlines()
-    width = len(columns(two[2])) + 2  # bars of one more cell
+def test_table_rows_have_all_columns(two_measured_songs):
+    lines = markdown(two_measured_songs[2]).splitlines()
+    width = len(columns(two_measured_songs[2])) + 2  # one more cell for the row's name
     assert [line.count("|") for line in lines[: len(WITHOUT) + 2]] == [width] * (len(WITHOUT) + 2)
     assert lines[-1] == "- No notes were transcribed."
 
 
-class Reader(html.parser.HTMLParser):
-    """Cells by table, sources by tag; and that every element is closed in order."""
+class PageParser(html.parser.HTMLParser):
+    """Collects cells by table and sources by tag, and checks that elements are closed in order."""
 
     def __init__(self):
         super().__init__()
@@ -122,40 +122,40 @@ class Reader(html.parser.HTMLParser):
         self.text.append(data)
 
 
-def test_the_page_holds_all_it_shows_and_plays(two):
-    songs, _, found = two
+def test_page_embeds_its_audio_and_pictures(two_measured_songs):
+    songs, _, found = two_measured_songs
     loud = {system: scale * noise(3) for system, scale in ((TRUE, 20.0), (ENCODED, 0.5), (SYNTHESISED, 1.0))}
-    reader = Reader()
-    reader.feed(page(found, [Example(songs[0].name, loud)]))
-    assert not reader.open
-    assert reader.tables["systems"] == [len(columns(found)) + 1] * (1 + len(WITHOUT))
-    assert len(set(reader.tables["songs"])) == 1
-    assert len(reader.tables["songs"]) == 3
-    assert reader.text.count("one & <only>") == 2  # escaped, in the table and above the players
-    players, pictures = reader.sources["audio"], reader.sources["img"]
+    page_parser = PageParser()
+    page_parser.feed(page(found, [Example(songs[0].name, loud)]))
+    assert not page_parser.open
+    assert page_parser.tables["systems"] == [len(columns(found)) + 1] * (1 + len(WITHOUT))
+    assert len(set(page_parser.tables["songs"])) == 1
+    assert len(page_parser.tables["songs"]) == 3
+    assert page_parser.text.count("one & <only>") == 2  # escaped, in the table and above the players
+    players, pictures = page_parser.sources["audio"], page_parser.sources["img"]
     for source, (system, audio) in zip(players, loud.items(), strict=True):
         prefix, data = source.split(",")
         assert prefix == "data:audio/flac;base64"
-        heard, rate = soundfile.read(io.BytesIO(base64.b64decode(data)))
+        decoded, rate = soundfile.read(io.BytesIO(base64.b64decode(data)))
         assert rate == SAMPLE_RATE
-        np.testing.assert_allclose(heard, audio / max(1, np.abs(audio).max()), atol=1e-4, err_msg=system)
+        np.testing.assert_allclose(decoded, audio / max(1, np.abs(audio).max()), atol=1e-4, err_msg=system)
     assert len(pictures) == 3
     picture = matplotlib.image.imread(io.BytesIO(base64.b64decode(pictures[0].split(",")[1])))
     assert picture.shape[:2] == (128, 100)
 
 
-def test_a_picture_is_no_longer_than_can_be_seen():
+def test_mel_picture_width_is_limited():
     picture = matplotlib.image.imread(io.BytesIO(mel_picture(noise(0, 60.0))))
     assert picture.shape[:2] == (128, 2048)
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIETLY = (
+CHROMIUM_OPTIONS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
-# What a reader's eyes and ears would meet, written into the page once every player knows its sound.
-LOOK = """<script>addEventListener("load", async () => {
+# A script that writes what is shown into the page, once every audio player has loaded its metadata.
+INSPECTION_SCRIPT = """<script>addEventListener("load", async () => {
   const all = (selector, look) => [...document.querySelectorAll(selector)].map(look);
   const known = (player) => player.readyState ? 0 : new Promise((then) => {
     player.onloadedmetadata = player.onerror = then;
@@ -173,29 +173,29 @@ LOOK = """<script>addEventListener("load", async () => {
 
 
 def browse(page, tmp_path, *options):
-    """What headless Chromium prints of a page that lies in a file."""
+    """The output of headless Chromium for a page opened from a file."""
     file = tmp_path / "page.html"
     file.write_text(page, encoding="utf-8")
     profile = f"--user-data-dir={tmp_path / 'profile'}"
-    command = [CHROMIUM, *QUIETLY, profile, "--window-size=1200,1600", *options, file.as_uri()]
+    command = [CHROMIUM, *CHROMIUM_OPTIONS, profile, "--window-size=1200,1600", *options, file.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
-def test_a_browser_shows_the_tables_and_pictures_and_can_play_the_sound(two, tmp_path):
-    songs, _, found = two
+def test_browser_shows_tables_and_pictures_and_loads_audio(two_measured_songs, tmp_path):
+    songs, _, found = two_measured_songs
     sounds = {TRUE: noise(3, 4.0), ENCODED: noise(4, 4.0), SYNTHESISED: noise(5, 3.0)}
     whole = page(found, [Example(songs[0].name, sounds)])
-    dom = browse(whole.replace("</body>", LOOK), tmp_path, "--virtual-time-budget=60000", "--dump-dom")
+    dom = browse(whole.replace("</body>", INSPECTION_SCRIPT), tmp_path, "--virtual-time-budget=60000", "--dump-dom")
     seen = json.loads(html.unescape(re.search(r'<pre id="seen">(.*?)</pre>', dom, re.DOTALL)[1]))
     systems, (header, *of_songs) = seen["rows"][: 1 + len(WITHOUT)], seen["rows"][1 + len(WITHOUT) :]
     assert [row[0] for row in systems] == ["System", *WITHOUT.values()]
     assert {len(row) for row in systems} == {1 + len(columns(found))}
     assert header[0] == "Song"
     assert [row[0].split()[0] for row in of_songs] == ["one", "set/two"]
-    assert seen["wide"] <= 0  # tables and pictures scroll by themselves, the page does not
+    assert seen["wide"] <= 0  # the page itself does not scroll sideways
     assert seen["pictures"] == [[200, 128, 128], [200, 128, 128], [150, 128, 128]]
     assert seen["seconds"] == pytest.approx([4.0, 4.0, 3.0], abs=0.05)
     assert not seen["outside"]

@@ -1,4 +1,4 @@
-"""A corpus kept on the device: its batches are those that are cut from records, and training with it can stop."""
+"""The loader that keeps a corpus on the device: its windows match those cut from records, and runs can resume."""
 
 import collections
 import dataclasses
@@ -30,7 +30,7 @@ BATCH = 8
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """Two datasets: `two` of a short record and one of more than two windows, and `one` of a single one."""
+    """Two datasets: `two` with a short record and one longer than two windows, and `one` with a single record."""
     folder = tmp_path_factory.mktemp("data")
     write_dataset(folder, "two", {"train": [make_recording(1, 2.0), make_recording(2, seconds=14.0)]})
     write_dataset(folder, "one", {"train": [make_recording(3)]})
@@ -52,17 +52,19 @@ def take(mixture, count, loader=LOADER, start=0, seed=0, batch_size=BATCH, **opt
 
 
 @pytest.fixture(scope="module")
-def drawn(mixture):
-    """Five hundred windows."""
+def drawn_windows(mixture):
+    """Five hundred drawn windows, as arrays by name."""
     batches = take(mixture, 5, batch_size=100)
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def test_windows_are_those_that_are_cut_from_their_records_to_float16(drawn, data_dir):
-    """Each of them once: at the beginning, in the middle, at the end, with short contexts and short targets."""
+def test_windows_match_cut_window_to_float16_precision(drawn_windows, data_dir):
+    """Each different window is compared, among them first and last ones with short contexts and targets."""
     datasets = [open_dataset(data_dir, name)["train"] for name in ("two", "one")]
     seen = {}
-    for i, ((which, index), start) in enumerate(zip(drawn["record"].tolist(), drawn["start"].tolist(), strict=True)):
+    for i, ((which, index), start) in enumerate(
+        zip(drawn_windows["record"].tolist(), drawn_windows["start"].tolist(), strict=True)
+    ):
         seen[which, index, start] = i
     timelines = {}
     for (which, index, start), i in seen.items():
@@ -70,22 +72,22 @@ def test_windows_are_those_that_are_cut_from_their_records_to_float16(drawn, dat
         timeline = timelines.setdefault((which, index), TOKENIZER.timeline(piece.notes))
         expected = cut_window(piece, timeline, start, TOKENIZER, 256, 128)
         for name in ("tokens", "target_mask", "context_mask"):
-            assert drawn[name].dtype == expected[name].dtype
-            np.testing.assert_array_equal(drawn[name][i], expected[name], err_msg=f"{name} at {start}")
+            assert drawn_windows[name].dtype == expected[name].dtype
+            np.testing.assert_array_equal(drawn_windows[name][i], expected[name], err_msg=f"{name} at {start}")
         for name in ("target", "context"):
-            assert drawn[name].dtype == np.float32
-            off = np.abs(drawn[name][i] - expected[name]).max()
-            assert off <= 2**-11 + 1e-5, (name, start, off)  # half of float16's step below 1, and the mel's rounding
-    frames, before = (drawn[f"{name}_mask"].sum(1) for name in ("target", "context"))
+            assert drawn_windows[name].dtype == np.float32
+            off = np.abs(drawn_windows[name][i] - expected[name]).max()
+            assert off <= 2**-11 + 1e-5, (name, start, off)  # half a float16 step below 1, plus rounding of the mel
+    frames, before = (drawn_windows[f"{name}_mask"].sum(1) for name in ("target", "context"))
     assert {frames.max(), before.max(), before.min()} == {256, 0}
     assert frames.min() < 256
     assert any(0 < count < 256 for count in before)
-    assert (drawn["overfull"] == 0).all()
+    assert (drawn_windows["overfull"] == 0).all()
 
 
-def test_windows_lie_a_stride_apart_and_every_one_is_drawn(drawn, data_dir):
+def test_window_starts_are_one_stride_apart_and_all_are_drawn(drawn_windows, data_dir):
     starts = collections.defaultdict(set)
-    for record, start in zip(drawn["record"].tolist(), drawn["start"].tolist(), strict=True):
+    for record, start in zip(drawn_windows["record"].tolist(), drawn_windows["start"].tolist(), strict=True):
         starts[tuple(record)].add(start)
     assert starts.keys() == {(0, 0), (0, 1), (1, 0)}
     pieces = [open_piece(record) for name in ("two", "one") for record in open_dataset(data_dir, name)["train"]]
@@ -97,7 +99,7 @@ def test_windows_lie_a_stride_apart_and_every_one_is_drawn(drawn, data_dir):
         assert piece.frames - 64 - 48 <= max(rest) < piece.frames - 64
 
 
-def test_windows_after_the_end_are_silent(data_dir):
+def test_windows_after_the_end_are_silent_with_silence_after(data_dir):
     (batch,) = take(Mixture(str(data_dir), {"one": 1.0}), 1, batch_size=200, silence_after=12.0)
     (record,) = open_dataset(data_dir, "one")["train"]
     after = batch["start"] >= open_piece(record).frames + 256
@@ -108,7 +110,7 @@ def test_windows_after_the_end_are_silent(data_dir):
         assert (batch[name][after] == SILENCE).all()
 
 
-def test_a_batch_is_as_the_other_loader_makes_it(mixture):
+def test_batch_format_matches_the_default_loader(mixture):
     task = SpectrogramTask(mixture, OURS, batch_size=4, tokens=256)
     other = task.batches(seed=0)
     batch, ours = next(other), next(dataclasses.replace(task, loader=LOADER).batches(seed=0))
@@ -124,19 +126,19 @@ def same(ours, theirs):
     return all(np.array_equal(a[name], b[name]) for a, b in zip(ours, theirs, strict=True) for name in a)
 
 
-def test_a_seed_decides_all_and_a_run_begins_wherever_it_is_told_to(mixture):
+def test_seed_and_start_determine_the_batches(mixture):
     whole = take(mixture, 4)
     assert same(take(mixture, 2, start=2 * BATCH), whole[2:])
     assert not same(take(mixture, 1, seed=1), whole[:1])
     assert not same(whole[:1], whole[1:2])
 
 
-def test_how_many_processes_read_decides_nothing(mixture):
+def test_worker_count_does_not_change_the_batches(mixture):
     assert same(take(mixture, 1, ResidentLoader(stride=48, workers=2)), take(mixture, 1))
 
 
-def test_shares_of_datasets_are_those_of_the_mixture(mixture):
-    """And those of a dataset's records those of their windows, within four standard deviations."""
+def test_dataset_shares_match_the_mixture_weights(mixture):
+    """Records of a dataset are drawn by their numbers of windows. Shares agree within four standard deviations."""
     count = 4000
     (batch,) = take(mixture, 1, batch_size=count, first_share=0.0)
     which, index = batch["record"].T
@@ -148,7 +150,7 @@ def test_shares_of_datasets_are_those_of_the_mixture(mixture):
 
 
 @pytest.mark.parametrize("share", [0.3, 1.0])
-def test_the_share_of_first_windows(mixture, share):
+def test_share_of_first_windows_is_first_share(mixture, share):
     count, mixture = 3000, dataclasses.replace(mixture, weights={"two": 1.0})
     (everywhere,) = take(mixture, 1, batch_size=count, first_share=0.0)
     (batch,) = take(mixture, 1, batch_size=count, first_share=share)
@@ -161,18 +163,20 @@ def test_the_share_of_first_windows(mixture, share):
     expected = share + (1 - share) * 2 / places
     assert abs(np.mean(batch["start"] == 0) - expected) <= 4 * np.sqrt(expected * (1 - expected) / count)
     firsts = batch["record"][batch["start"] == 0, 1]
-    assert abs(np.mean(firsts == 0) - 0.5) < 4 * np.sqrt(0.25 / len(firsts))  # records alike, however long
+    assert abs(np.mean(firsts == 0) - 0.5) < 4 * np.sqrt(
+        0.25 / len(firsts)
+    )  # first windows are drawn equally from all records
 
 
-def test_windows_of_too_many_tokens_are_left_out_even_where_all_first_ones_are(tmp_path):
-    """Of a crowd that falls silent, only windows after it; asked for first windows there, it draws others."""
-    crowd = make_recording(0, seconds=4.0, voices=40, drums=60)
+def test_overfull_first_windows_are_replaced_by_others(tmp_path):
+    """Of a dense piece followed by silence only later windows are drawn, also in place of first windows."""
+    dense = make_recording(0, seconds=4.0, voices=40, drums=60)
     silence = np.zeros(20 * 16000, np.float32)
-    notes = dataclasses.replace(crowd.notes, total_time=crowd.notes.total_time + 20.0)
+    notes = dataclasses.replace(dense.notes, total_time=dense.notes.total_time + 20.0)
     write_dataset(
         tmp_path,
         "crowd",
-        {"train": [dataclasses.replace(crowd, audio=np.concatenate([crowd.audio, silence]), notes=notes)]},
+        {"train": [dataclasses.replace(dense, audio=np.concatenate([dense.audio, silence]), notes=notes)]},
     )
     mixture = Mixture(str(tmp_path), "crowd")
     (batch,) = take(mixture, 1, batch_size=200, tokens=64, first_share=0.5)
@@ -194,23 +198,23 @@ def test_windows_of_too_many_tokens_are_left_out_even_where_all_first_ones_are(t
         ({"batch_size": 0}, "batch size is 0"),
     ],
 )
-def test_what_cannot_be_resident(mixture, options, message):
+def test_unsupported_options_raise_input_error(mixture, options, message):
     with pytest.raises(InputError, match=message):
         take(mixture, 1, **options)
 
 
 @pytest.mark.parametrize("options", [{"stride": 0}, {"workers": 0}])
-def test_loaders_that_cannot_be(options):
+def test_invalid_loader_settings_raise_input_error(options):
     with pytest.raises(InputError, match=r"(stride|workers) (is )?0"):
         ResidentLoader(**options)
 
 
-# ---- in the loop
+# ---- training
 
 
 @pytest.fixture(scope="module")
 def task(data_dir):
-    """Of one dataset, with dropout, so that the step's randomness has to agree too."""
+    """A task with one dataset, and with dropout so that random numbers of the steps matter too."""
     config = dataclasses.replace(OURS, model=dataclasses.replace(OURS.model, dropout=0.1))
     return SpectrogramTask(Mixture(str(data_dir), "one"), config, batch_size=4, tokens=256, loader=LOADER)
 
@@ -221,7 +225,7 @@ def train(workdir, task, steps):
 
 
 @pytest.mark.trial
-def test_a_run_learns_and_goes_on_after_a_stop_to_the_same_bits(task, tmp_path):
+def test_interrupted_run_resumes_bit_for_bit(task, tmp_path):
     whole = train(tmp_path / "whole", task, 24)
     for steps in (10, 24):
         stopped = train(tmp_path / "stopped", task, steps)

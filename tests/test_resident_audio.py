@@ -1,4 +1,4 @@
-"""Audio kept on the device: its crops are those of the recordings, drawn where a loader from disk would cut them."""
+"""The loader that keeps audio on the device: its crops match the recordings and are drawn like those from disk."""
 
 import dataclasses
 import itertools
@@ -26,7 +26,7 @@ LOADER = ResidentAudioLoader(workers=1)
 
 @pytest.fixture(scope="module")
 def mixture(tmp_path_factory):
-    """`two` has a recording shorter than a crop and one of some seconds, `one` another."""
+    """`two` has a recording shorter than a crop and one of 4 s, `one` has one of 2 s."""
     folder = tmp_path_factory.mktemp("data")
     short = make_recording(1, 1.0)
     short = dataclasses.replace(short, audio=short.audio[: LENGTH // 2 + 7])
@@ -46,7 +46,7 @@ def recordings(mixture):
     ]
 
 
-def test_crops_are_parts_of_their_recordings_with_silence_after_the_end(mixture):
+def test_crops_match_recordings_padded_with_silence(mixture):
     (batch,), audio = take(mixture, batch_size=300), recordings(mixture)
     assert batch["audio"].shape == (300, LENGTH)
     for crop, (which, index), start in zip(batch["audio"], batch["record"], batch["start"], strict=True):
@@ -55,19 +55,19 @@ def test_crops_are_parts_of_their_recordings_with_silence_after_the_end(mixture)
     assert {(0, 0), (0, 1), (1, 0)} == {(which, index) for which, index in batch["record"].tolist()}
 
 
-def test_places_and_shares_are_those_of_the_loader(mixture):
-    """All the places that `Crops` may draw from a recording, datasets by their shares within four deviations."""
+def test_all_crop_positions_are_drawn_with_dataset_shares(mixture):
+    """Every position that `Crops` allows is drawn; dataset shares agree within four standard deviations."""
     count = 4000
     (batch,), audio = take(mixture, batch_size=count), recordings(mixture)
     which = batch["record"][:, 0]
     assert abs(np.mean(which == 0) - 0.75) < 4 * np.sqrt(0.75 * 0.25 / count)
-    places = (len(audio[1][0]) - LENGTH) // HOP
-    found = np.bincount(batch["start"][which == 1], minlength=places)
-    assert len(found) == places
+    positions = (len(audio[1][0]) - LENGTH) // HOP
+    found = np.bincount(batch["start"][which == 1], minlength=positions)
+    assert len(found) == positions
     assert found.min() > 0
 
 
-def test_batches_follow_from_seed_and_start_whoever_decodes(mixture):
+def test_seed_and_start_determine_batches_for_any_worker_count(mixture):
     def same(ours, theirs):
         return all(np.array_equal(a[name], b[name]) for a, b in zip(ours, theirs, strict=True) for name in a)
 
@@ -77,14 +77,14 @@ def test_batches_follow_from_seed_and_start_whoever_decodes(mixture):
     assert not same(take(mixture, 3, seed=1), whole)
 
 
-def test_gain_is_drawn_for_each_crop(mixture):
+def test_gain_is_drawn_per_crop(mixture):
     (plain,), (loud,) = (
         take(mixture, batch_size=16, augmentation=Augmentation(gain_db=db)) for db in ((0.0, 0.0), (-6.0, 6.0))
     )
     gains = []
-    heard = np.abs(plain["audio"]).max(1) > 0.01
-    assert heard.sum() > 3
-    for one, other in zip(plain["audio"][heard], loud["audio"][heard], strict=True):
+    audible = np.abs(plain["audio"]).max(1) > 0.01
+    assert audible.sum() > 3
+    for one, other in zip(plain["audio"][audible], loud["audio"][audible], strict=True):
         gain = (one @ other) / (one @ one)
         np.testing.assert_allclose(other, gain * one, atol=1e-5)
         gains.append(20 * np.log10(gain))
@@ -92,7 +92,7 @@ def test_gain_is_drawn_for_each_crop(mixture):
     assert np.std(gains) > 1.0
 
 
-def test_a_batch_is_as_the_other_loader_makes_it(mixture):
+def test_batch_format_matches_the_default_loader(mixture):
     task = VocoderTask(mixture, config=GeneratorConfig(channels=16, dilations=(1,)), batch_size=2, crop_frames=8)
     other = task.batches(seed=0)
     batch, ours = next(other), next(dataclasses.replace(task, loader=LOADER).batches(seed=0))
@@ -103,7 +103,7 @@ def test_a_batch_is_as_the_other_loader_makes_it(mixture):
     assert task.sources(jax.device_get(ours))[0].startswith(("two/", "one/"))
 
 
-def test_what_cannot_be_resident(mixture):
+def test_invalid_settings_raise_input_error(mixture):
     with pytest.raises(InputError, match="only the gain"):
         take(mixture, augmentation=Augmentation(semitones=1))
     with pytest.raises(InputError, match="choose 1 or more"):

@@ -17,8 +17,8 @@ from spectrodiff.notes.tokenizer import NoteTokenizer
 TOKENS, FRAMES, KEYS = 128, 24, jax.random.split(jax.random.key(3), 2)
 
 
-def given(config):
-    """Tokens, context and its mask of two windows."""
+def model_inputs(config):
+    """Tokens, context and context mask of two windows."""
     context = jax.random.uniform(jax.random.key(0), (2, 256, 128), minval=-1.0)
     mask = jnp.arange(256) < jnp.array([[256], [0]])
     return jnp.asarray(windows_of(NoteTokenizer(config.tokenizer), TOKENS, 2)), context, mask
@@ -26,19 +26,19 @@ def given(config):
 
 @jitted
 def sample_frames(model, tokens, context, mask, keys, options):
-    """Windows short enough to be quick."""
+    """Sampling of windows short enough to be fast."""
     return model.decoder.sample(model.encode(tokens, context, mask, FRAMES), FRAMES, keys, options)
 
 
 def sampled(model, config, keys=KEYS, **sampling):
-    return sample_frames(model, *given(config), keys, config.decoder.sampled(**sampling).options())
+    return sample_frames(model, *model_inputs(config), keys, config.decoder.sampled(**sampling).options())
 
 
 def with_process(config, process):
     return dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, process=process))
 
 
-# The paper's network is taken to say v: an eps divided by alpha = 4.5e-5 would tell little more than its sign.
+# The paper's network is made to predict v: its eps, divided by alpha = 4.5e-5, would be clipped almost everywhere.
 CONFIGS = {
     "paper": with_process(PAPER, Process(V())),
     "ours": OURS,
@@ -47,8 +47,8 @@ CONFIGS = {
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
-def looked_at_once(request):
-    """A config, its model, and what one look at the noisiest z makes of it with and without notes and context."""
+def one_evaluation(request):
+    """A config, its model, and the x0 estimates at the noisiest level with and without conditioning."""
     config = CONFIGS[request.param]
     model, objective = SpectrogramModel(config, rngs=nnx.Rngs(0)), config.decoder.process.objective
     noise = jnp.stack([jax.random.normal(jax.random.split(key)[0], (FRAMES, 128)) for key in KEYS])
@@ -59,21 +59,21 @@ def looked_at_once(request):
         kept, level = model.encode(tokens, context, mask, FRAMES), NoiseLevel(logsnr)
         z = objective.start(noise, level, kept.prior)
 
-        def look(conditioning):
+        def estimate(conditioning):
             output = model.decoder(
                 model.decoder.cache(conditioning), objective.inputs(z, level, conditioning.prior), logsnr
             )
             return objective.to_x0(output, z, level, conditioning.prior)
 
-        return look(kept), look(kept.keep(jnp.zeros(2, bool)))
+        return estimate(kept), estimate(kept.keep(jnp.zeros(2, bool)))
 
-    return config, model, estimates(model, *given(config))
+    return config, model, estimates(model, *model_inputs(config))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_one_step_by_hand(looked_at_once, guidance):
-    """Noise from each row's key, one look at the noisiest level, guided, clipped to what a mel may be, and scaled."""
-    config, model, (with_notes, without) = looked_at_once
+def test_one_sampling_step_matches_manual_computation(one_evaluation, guidance):
+    """One evaluation at the noisiest level from noise of each row's key, then guidance, scaling and clipping."""
+    config, model, (with_notes, without) = one_evaluation
     x0 = guidance * with_notes + (1 - guidance) * without
     expected = np.clip(config.decoder.mean + config.decoder.std * x0, -1.0, 1.0)
     assert np.mean(np.abs(expected) < 1) > 0.2
@@ -82,8 +82,8 @@ def test_one_step_by_hand(looked_at_once, guidance):
     np.testing.assert_allclose(ours, expected, atol=2e-4)
 
 
-def test_guidance_within_an_interval(our_model):
-    """Levels of five steps: an interval without any is no guidance, one with all is full guidance, others differ."""
+def test_guidance_interval_limits_guidance_to_its_levels(our_model):
+    """An interval without any of the five levels means no guidance, one with all of them full guidance."""
     levels = OURS.decoder.process.schedule(5)
 
     def guided(*interval):
@@ -97,7 +97,7 @@ def test_guidance_within_an_interval(our_model):
     assert min(float(jnp.abs(some - other).max()) for other in (unguided, always)) > 1e-3
 
 
-def test_samples_lie_in_the_range_of_a_mel_and_differ_by_key(our_model):
+def test_samples_are_in_range_and_differ_by_key(our_model):
     first, second = (
         sampled(our_model, OURS, jax.random.split(jax.random.key(i), 2), sampler="ddpm", steps=3) for i in (0, 1)
     )
@@ -105,9 +105,9 @@ def test_samples_lie_in_the_range_of_a_mel_and_differ_by_key(our_model):
     assert not np.allclose(first, second, atol=1e-3)
 
 
-def test_a_row_is_its_keys_whoever_is_beside_it(our_model):
-    """Swapped, with another neighbour, in whatever place: a song sounds the same in any batch."""
-    tokens, context, mask = given(OURS)
+def test_rows_of_a_batch_are_independent(our_model):
+    """Swapping rows or changing one of them does not change the others, so a song sounds the same in any batch."""
+    tokens, context, mask = model_inputs(OURS)
     options = OURS.decoder.sampled(sampler="ddpm", steps=3).options()
     both = sample_frames(our_model, tokens, context, mask, KEYS, options)
     swap = jnp.array([1, 0])
@@ -119,8 +119,8 @@ def test_a_row_is_its_keys_whoever_is_beside_it(our_model):
     assert float(jnp.abs(other[1] - both[1]).max()) > 1e-2
 
 
-def test_a_window_sampler_is_compiled_once_for_all_numbers_in_its_options(our_model):
-    """Other weights of guidance but 1, and other levels, are no new programs; nor are other weights of the network."""
+def test_numeric_options_and_weights_do_not_recompile(our_model):
+    """Only guidance 1, which skips the unconditional half, needs a program of its own."""
     graph, state = nnx.split(our_model)
     sample_windows = window_sampler(graph)
     assert window_sampler(nnx.graphdef(our_model)) is sample_windows
@@ -128,7 +128,7 @@ def test_a_window_sampler_is_compiled_once_for_all_numbers_in_its_options(our_mo
 
     def run(state=state, **sampling):
         options = OURS.decoder.sampled(steps=2, **sampling).options()
-        return sample_windows((state,), *given(OURS), KEYS, options)
+        return sample_windows((state,), *model_inputs(OURS), KEYS, options)
 
     guided, same, more = (run(guidance=guidance) for guidance in (2.0, 2.0, 3.0))
     other = run(jax.tree.map(lambda x: 1.01 * x, state), guidance=2.0)

@@ -1,4 +1,4 @@
-"""A SavedModel that hears less than the overlap: in chunks it must sound as it does in one go.
+"""SavedModel vocoders, tested with a decoder whose receptive field is smaller than the chunk overlap.
 
 All but two tests need TensorFlow, and are skipped where it is not installed.
 """
@@ -25,8 +25,8 @@ def tf():
 
 
 @pytest.fixture(scope="module")
-def written(tf, tmp_path_factory):
-    """Saves a decoder for `frames` frames (None: any number) that makes `hop` samples of each; returns its folder."""
+def save_decoder(tf, tmp_path_factory):
+    """A function that saves a decoder of `frames` frames (None: any number) and `hop` samples each to a new folder."""
 
     class Decoder(tf.Module):
         def __init__(self, hop):
@@ -48,42 +48,42 @@ def written(tf, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def folder(written):
-    return written()
+def folder(save_decoder):
+    return save_decoder()
 
 
-def mel_of(frames):
+def random_mel(frames):
     return np.random.default_rng(frames).normal(-3.0, 2.0, (frames, 128)).astype(np.float32)
 
 
-def decoded_whole(mel):
-    """The same in numpy, at once."""
+def decode_whole(mel):
+    """The decoder in numpy, applied to the whole mel."""
     padded = np.pad(mel, ((4, 4), (0, 0)))
     mixed = sum(padded[k : k + len(mel)] @ MIX[k] for k in range(9))
     return (np.tanh(mixed) @ WAVE).reshape(-1)
 
 
 @pytest.mark.parametrize("frames", [1, CHUNK + 1, 500])
-def test_chunks_equal_decoding_whole(folder, frames):
-    vocoder, mel = SavedModelVocoder(folder), mel_of(frames)
+def test_decoding_in_chunks_equals_decoding_whole(folder, frames):
+    vocoder, mel = SavedModelVocoder(folder), random_mel(frames)
     assert isinstance(vocoder, Vocoder)
     audio = vocoder(mel)
     assert (audio.shape, audio.dtype) == ((frames * 320,), np.float32)
-    np.testing.assert_allclose(audio, decoded_whole(mel), atol=1e-5)
+    np.testing.assert_allclose(audio, decode_whole(mel), atol=1e-5)
 
 
-def test_how_frames_arrive_changes_nothing(folder):
-    vocoder, mel = SavedModelVocoder(folder), mel_of(500)
+def test_stream_does_not_depend_on_piece_sizes(folder):
+    vocoder, mel = SavedModelVocoder(folder), random_mel(500)
     assert np.array_equal(np.concatenate(list(vocoder.stream(np.split(mel, [0, 256, 300])))), vocoder(mel))
 
 
-def test_a_bad_mel_is_an_input_error(folder):
+def test_invalid_mel_raises_input_error(folder):
     with pytest.raises(InputError, match=r"\[5, 64\]"):
         SavedModelVocoder(folder)(np.zeros((5, 64)))
 
 
-def refusal(folder):
-    """The one line that is said of a folder."""
+def load_error(folder):
+    """The one-line error of loading a folder."""
     with pytest.raises(InputError) as error:
         SavedModelVocoder(folder)
     message = str(error.value)
@@ -101,36 +101,36 @@ def refusal(folder):
         ("variables/variables.data-00000-of-00001", bytes(100)),
     ],
 )
-def test_a_damaged_folder(folder, tmp_path, name, content):
+def test_damaged_file_raises_input_error(folder, tmp_path, name, content):
     damaged = shutil.copytree(folder, tmp_path / "damaged")
     (damaged / name).write_bytes(content)
-    assert "TensorFlow cannot load" in refusal(damaged)
+    assert "TensorFlow cannot load" in load_error(damaged)
 
 
-def test_a_folder_without_variables(folder, tmp_path):
+def test_missing_variables_raise_input_error(folder, tmp_path):
     lacking = shutil.copytree(folder, tmp_path / "lacking", ignore=shutil.ignore_patterns("variables"))
-    assert "TensorFlow cannot load" in refusal(lacking)
+    assert "TensorFlow cannot load" in load_error(lacking)
 
 
-def test_a_model_that_cannot_be_called(tf, tmp_path):
+def test_uncallable_model_raises_input_error(tf, tmp_path):
     tf.saved_model.save(tf.Module(), str(tmp_path))
-    assert "the model in it cannot be called" in refusal(tmp_path)
+    assert "the model in it cannot be called" in load_error(tmp_path)
 
 
-def test_a_model_of_one_length(written):
-    assert "cannot decode a float32 mel [1, 288, 128]" in refusal(written(frames=256))
+def test_fixed_length_model_raises_input_error(save_decoder):
+    assert "cannot decode a float32 mel [1, 288, 128]" in load_error(save_decoder(frames=256))
 
 
-def test_a_model_of_another_hop(written):
-    assert "it returns 46080 samples for 288 frames, not 92160" in refusal(written(hop=160))
+def test_other_hop_size_raises_input_error(save_decoder):
+    assert "it returns 46080 samples for 288 frames, not 92160" in load_error(save_decoder(hop=160))
 
 
-def test_a_folder_that_holds_no_saved_model(tmp_path):
-    assert "there is no saved_model.pb in" in refusal(tmp_path)
-    assert "there is no saved_model.pb in" in refusal(tmp_path / "nowhere")
+def test_folder_without_saved_model_raises_input_error(tmp_path):
+    assert "there is no saved_model.pb in" in load_error(tmp_path)
+    assert "there is no saved_model.pb in" in load_error(tmp_path / "nowhere")
 
 
-def test_without_tensorflow(tmp_path, monkeypatch):
+def test_missing_tensorflow_raises_input_error(tmp_path, monkeypatch):
     (tmp_path / "saved_model.pb").touch()
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    assert refusal(tmp_path).endswith('needs TensorFlow: pip install "spectrodiff[tf]"')
+    assert load_error(tmp_path).endswith('needs TensorFlow: pip install "spectrodiff[tf]"')

@@ -1,4 +1,4 @@
-"""recipes/scores.py: a rendered corpus that is packed and rendered again is that corpus."""
+"""Packing and rendering of corpora by recipes/scores.py."""
 
 import pathlib
 import runpy
@@ -21,7 +21,7 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """The data_dir of a corpus of half a minute, and that of the one made of its scores; and the scores."""
+    """The data_dir of a corpus of half a minute, that of the corpus rendered from its scores, and the scores file."""
     first, second = (tmp_path_factory.mktemp(name) for name in ("first", "second"))
     options = {"weights": {"etude": 1.0}, "min_seconds": 6.0, "max_seconds": 6.0, "tail": 0.5, "gain": 0.25}
     prepare_rendered(first, hours=30 / 3600, workers=1, **options)
@@ -31,8 +31,8 @@ def folders(tmp_path_factory):
 
 
 @needs_synth
-def test_pieces_are_the_same_in_the_same_splits(folders):
-    """Notes to the bit, audio as closely as FluidSynth repeats itself: played at the same gain, and as long."""
+def test_rendered_scores_reproduce_the_corpus(folders):
+    """Splits and notes are identical; audio agrees up to the variation between FluidSynth runs."""
     ours, theirs = (open_dataset(folder, "rendered") for folder in folders[:2])
     assert ours.splits == theirs.splits
     for split in ours.splits:
@@ -45,7 +45,7 @@ def test_pieces_are_the_same_in_the_same_splits(folders):
 
 
 @needs_synth
-def test_once_rendered_it_stays_and_scores_are_small(folders, monkeypatch):
+def test_scores_are_small_and_not_rendered_twice(folders, monkeypatch):
     first, second, scores = folders
     audio = sum(len(record["audio"]) for split in ("train",) for record in open_dataset(first, "rendered")[split])
     assert scores.stat().st_size < audio / 20
@@ -58,8 +58,7 @@ def test_once_rendered_it_stays_and_scores_are_small(folders, monkeypatch):
 
 
 @needs_synth
-def test_scores_of_anything_that_is_prepared(tmp_path):
-    """Under its own name, whoever recorded it."""
+def test_scores_of_another_dataset_are_rendered(tmp_path):
     write_dataset(tmp_path, "own", {"train": [make_recording(1, 2.0)], "test": [make_recording(2, 2.0)]})
     run("pack", "--data_dir", tmp_path, "--dataset", "own", "--out", tmp_path / "own.npz")
     run("render", "--scores", tmp_path / "own.npz", "--data_dir", tmp_path / "new")
@@ -72,7 +71,7 @@ def test_scores_of_anything_that_is_prepared(tmp_path):
 
 @needs_synth
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 half a file"])
-def test_what_is_no_file_of_scores_is_one_line(tmp_path, content):
+def test_invalid_scores_file_prints_one_error_line(tmp_path, content):
     path = tmp_path / "scores.npz"
     if content is not None:
         path.write_bytes(content)
@@ -83,7 +82,7 @@ def test_what_is_no_file_of_scores_is_one_line(tmp_path, content):
     assert not (tmp_path / "new").exists()
 
 
-def test_what_cannot_be_packed_is_one_line(tmp_path):
+def test_packing_a_missing_dataset_prints_one_error_line(tmp_path):
     with pytest.raises(SystemExit) as error:
         run("pack", "--data_dir", tmp_path, "--out", tmp_path / "scores.npz")
     assert "no dataset 'rendered'" in str(error.value)

@@ -8,8 +8,8 @@ from spectrodiff.notes import sequence
 from spectrodiff.notes.sequence import from_note_sequence, to_note_sequence
 
 
-def test_threads_leave_stdout_as_it_was():
-    """Importing hides what note-seq prints; threads that all import it may not hide what comes later."""
+def test_importing_note_seq_in_threads_restores_stdout():
+    """The import suppresses note-seq's output; concurrent imports must not leave stdout redirected."""
     before, interval = sys.stdout, sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -25,7 +25,7 @@ def test_threads_leave_stdout_as_it_was():
         sys.setswitchinterval(interval)
 
 
-def test_notes_are_read_as_they_were_written():
+def test_notes_round_trip_through_note_sequence():
     notes = random_notes(0)
     read = from_note_sequence(to_note_sequence(notes))
     for field in ("start", "end", "pitch", "velocity", "program", "is_drum"):

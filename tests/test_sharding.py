@@ -1,4 +1,4 @@
-"""A state on eight devices is the state on one, cut to pieces."""
+"""Sharding of the training state over devices."""
 
 import jax
 import numpy as np
@@ -28,12 +28,12 @@ MESH = AbstractMesh((4, 2), ("data", "model"))
         ("step", (), ()),
     ],
 )
-def test_rules_go_by_name_and_spare_what_does_not_divide(path, shape, spec):
+def test_partition_spec_follows_names_and_divisibility(path, shape, spec):
     assert partition_spec(path, shape, MESH) == PartitionSpec(*spec)
 
 
 @pytest.mark.parametrize("model", [0, 2])
-def test_a_process_has_to_hold_whole_groups(model):
+def test_invalid_model_parallel_raises_input_error(model):
     with pytest.raises(InputError, match=rf"train\.model_parallel is {model}\b"):
         make_mesh(model)
 
@@ -46,29 +46,29 @@ def test_a_process_has_to_hold_whole_groups(model):
         (8, 0, r"train\.accumulate is 0"),
     ],
 )
-def test_a_batch_has_to_divide(size, parts, message):
+def test_indivisible_batch_raises_input_error(size, parts, message):
     check_batch(16, MESH, 2)
     with pytest.raises(InputError, match=message):
         check_batch(size, MESH, parts)
 
 
 @pytest.mark.trial
-def test_eight_devices_learn_what_one_does(corpus, tmp_path):
-    """Data parallel, tensor parallel, and both with a batch in two parts."""
+def test_losses_on_eight_devices_match_one_device(corpus, tmp_path):
+    """This covers data parallelism, tensor parallelism, and both with gradient accumulation."""
     for parts in (1, 2):
         train(corpus, tmp_path / f"one{parts}", steps=4, accumulate=parts)
-    ways = [(1, 1), (8, 1), (2, 2)]
-    runs = [{"model_parallel": n, "accumulate": k, "workdir": str(tmp_path / f"eight{n}{k}")} for n, k in ways]
+    layouts = [(1, 1), (8, 1), (2, 2)]
+    runs = [{"model_parallel": n, "accumulate": k, "workdir": str(tmp_path / f"eight{n}{k}")} for n, k in layouts]
     finish(start(corpus, tmp_path, [{"steps": 4, **run} for run in runs], devices=8))
     alone = {parts: losses(tmp_path / f"one{parts}") for parts in (1, 2)}
     assert sorted(alone[1]) == [1, 2, 3, 4]
     assert alone[1][4] != alone[1][1]
-    assert alone[1] != pytest.approx(alone[2], rel=1e-4)  # each part draws its own dropout
-    for n, k in ways:
+    assert alone[1] != pytest.approx(alone[2], rel=1e-4)  # each part has its own dropout mask
+    for n, k in layouts:
         assert losses(tmp_path / f"eight{n}{k}") == pytest.approx(alone[k], rel=1e-4)
 
 
-SHARE = """
+PRINT_SHARES = """
 import functools, jax
 from flax import nnx
 from inputs import PAPER
@@ -87,15 +87,15 @@ for part in (state.params, state.ema, state.optimizer):
 """
 
 
-def test_a_device_holds_its_share_of_the_matrices_their_average_and_their_moments():
-    """An eighth of those of blocks, and of embeddings, inputs and outputs, which `model` does not cut, a quarter."""
-    shares = [float(line.split()[1]) for line in finish(start_python("-c", SHARE, devices=8)).splitlines()]
+def test_matrices_averages_and_moments_are_sharded():
+    """A device holds an eighth of block matrices, and a quarter of embeddings and input and output projections."""
+    shares = [float(line.split()[1]) for line in finish(start_python("-c", PRINT_SHARES, devices=8)).splitlines()]
     assert len(shares) == 3
     assert all(1 / 8 < share < 1 / 4 for share in shares)
 
 
 @pytest.mark.trial
-def test_a_run_goes_on_with_other_devices(corpus, tmp_path):
+def test_run_resumes_on_another_number_of_devices(corpus, tmp_path):
     train(corpus, tmp_path / "whole", steps=4)
     finish(start(corpus, tmp_path / "moved", {"steps": 2, "model_parallel": 2}, devices=8))
     train(corpus, tmp_path / "moved", steps=4)

@@ -1,5 +1,3 @@
-"""The songs of a dataset as they are evaluated."""
-
 import numpy as np
 from inputs import make_recording, write_dataset
 
@@ -8,7 +6,7 @@ from spectrodiff.data.dataset import open_dataset
 from spectrodiff.evaluation.songs import Songs
 
 
-def test_songs_cut_short(tmp_path):
+def test_songs_are_cut_to_the_given_seconds(tmp_path):
     write_dataset(tmp_path, "toy", {"test": [make_recording(1, 6.0)]})
     records = open_dataset(tmp_path, "toy")["test"]
     whole, cut = Songs(records)[0], Songs(records, 2.5)[0]

@@ -19,7 +19,7 @@ ORGAN, DRUM, WOODBLOCK = 16, -1, 76
 
 
 def notes(*rows):
-    """From (start, end, pitch, velocity, program or DRUM)."""
+    """Notes from rows of (start, end, pitch, velocity, program or DRUM)."""
     start, end, pitch, velocity, program = (np.array(column) for column in zip(*rows, strict=True))
     return Notes(
         start=start.astype(float),
@@ -38,14 +38,14 @@ def rms(audio):
 
 @needs_synth
 @pytest.mark.parametrize("time", [0.1, 0.7123, 1.99])
-def test_a_note_starts_at_its_time(time):
+def test_note_starts_on_time(time):
     audio = np.abs(play(notes((time, time + 0.1, WOODBLOCK, 127, DRUM))))
-    heard = np.argmax(audio > 0.05 * audio.max()) / SAMPLE_RATE
-    assert time - 0.001 < heard < time + 0.003
+    onset = np.argmax(audio > 0.05 * audio.max()) / SAMPLE_RATE
+    assert time - 0.001 < onset < time + 0.003
 
 
 @needs_synth
-def test_a_note_has_its_pitch_and_its_length():
+def test_note_has_its_pitch_and_duration():
     audio = play(notes((0.5, 1.5, 69, 100, ORGAN)))
     assert len(audio) == round((1.5 + TAIL) * SAMPLE_RATE)
     tone = audio[8000 + 1600 : 8000 + 16000]
@@ -57,14 +57,14 @@ def test_a_note_has_its_pitch_and_its_length():
 
 
 @needs_synth
-def test_loudness_follows_velocity():
+def test_loudness_increases_with_velocity():
     levels = [rms(play(notes((0, 1, 60, velocity, 0)))) for velocity in (20, 50, 80, 127)]
     assert all(quiet < 0.7 * loud for quiet, loud in itertools.pairwise(levels))
 
 
 @needs_synth
-def test_a_mix_is_the_sum_of_its_parts():
-    """Twenty programs and drums at once: no channel is shared, no voice stolen, nothing clipped, no common effect."""
+def test_mix_is_the_sum_of_its_notes():
+    """Twenty programs and drums sound at once without shared channels, voice stealing, clipping or effects."""
     rows = [(0.05 * p, 1.0, 48 + p, 100, 6 * p) for p in range(20)] + [(0.2, 0.3, 38, 127, DRUM)]
     parts = [play(notes(row), tail=3.0 - row[1]) for row in rows]
     mix = play(notes(*rows), tail=2.0)
@@ -72,22 +72,22 @@ def test_a_mix_is_the_sum_of_its_parts():
 
 
 @needs_synth
-def test_nothing_is_left_over_for_the_next_piece():
+def test_pieces_do_not_affect_later_pieces():
     held, other = notes((0, 5, 40, 127, 88), (0, 5, 52, 127, 48)), notes((0, 0.4, 60, 90, 0))
     alone = play(other)
-    play(held, tail=0.0)  # stops in the middle of the sound
+    play(held, tail=0.0)  # stops while the notes sound
     assert rms(play(other) - alone) < 0.005 * rms(alone)
     assert rms(play(other)[-1600:]) < 1e-3
 
 
 @needs_synth
-def test_a_repeated_key_sounds_again():
+def test_repeated_note_is_struck_again():
     audio = play(notes((0, 1, 60, 100, 0), (1, 2, 60, 100, 0)))
     assert rms(audio[16000:17600]) > 2 * rms(audio[14400:16000])
 
 
 @needs_synth
-def test_a_missing_soundfont_says_what_to_install(tmp_path):
+def test_missing_or_invalid_soundfont_raises_input_error(tmp_path):
     with pytest.raises(InputError, match=r"no SoundFont.*apt-get install"):
         play(notes((0, 1, 60, 100, 0)), tmp_path / "none.sf2")
     (tmp_path / "bad.sf2").write_bytes(b"no font")
@@ -95,7 +95,7 @@ def test_a_missing_soundfont_says_what_to_install(tmp_path):
         play(notes((0, 1, 60, 100, 0)), tmp_path / "bad.sf2")
 
 
-def test_a_missing_binding_and_a_missing_library_are_told_apart(monkeypatch, tmp_path):
+def test_missing_binding_and_library_raise_different_errors(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "fluidsynth", None)
     with pytest.raises(InputError, match=r"Python binding: pip install --no-deps pyfluidsynth$"):
         require_fluidsynth(SOUNDFONT)

@@ -14,7 +14,7 @@ needs_mma = pytest.mark.skipif(not (shutil.which("mma") and sources.GROOVES.is_d
 
 
 def triad(seconds=16.0):
-    """C, E and G on a guitar, struck every second over a bass."""
+    """A C major chord on a guitar every second, with a bass note."""
     start = np.repeat(np.arange(seconds), 4)
     return Notes(
         start=start,
@@ -29,7 +29,7 @@ def triad(seconds=16.0):
 
 @pytest.fixture
 def wads(tmp_path, monkeypatch):
-    """Three game files with two different pieces between them, and lumps that are no MIDI."""
+    """Three WAD files of games with two different pieces in all, and with lumps that are not MIDI."""
     write_midi(triad(4.0), tmp_path / "a.mid")
     write_midi(triad(8.0), tmp_path / "b.mid")
     a, b = (tmp_path / "a.mid").read_bytes(), (tmp_path / "b.mid").read_bytes()
@@ -47,7 +47,7 @@ def wads(tmp_path, monkeypatch):
     sources._lumps.cache_clear()
 
 
-def test_a_name_decides_its_split_and_examples_are_never_trained_on():
+def test_split_is_a_hash_of_the_name_except_held_out_pieces():
     splits = collections.Counter(sources.split_by_hash(f"etude-{n:06d}") for n in range(4000))
     assert 0.88 < splits["train"] / 4000 < 0.92
     assert 0.04 < splits["validation"] / 4000 < 0.06
@@ -55,20 +55,20 @@ def test_a_name_decides_its_split_and_examples_are_never_trained_on():
     assert {sources.split_by_hash(name) for name in sources.HELD_OUT} == {"test"}
 
 
-def test_games_give_each_different_piece_once(wads, tmp_path):
+def test_game_source_lists_each_piece_once(wads, tmp_path):
     game = sources.SOURCES["game"]
     assert list(game.names()) == ["game-freedoom1-e1m1", "game-freedoom2-runnin"]
     assert len(game.load("game-freedoom2-runnin", tmp_path / "cache")) == len(triad(8.0))
 
 
-def test_a_missing_game_says_what_to_install(tmp_path, monkeypatch):
+def test_missing_games_raise_input_error(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "WADS", tmp_path)
     sources._lumps.cache_clear()
     with pytest.raises(InputError, match="apt-get install freedoom"):
         sources.SOURCES["game"].names()
 
 
-def test_a_piece_is_made_once_and_a_failure_leaves_nothing(tmp_path):
+def test_cached_pieces_are_made_once_and_failures_leave_no_file(tmp_path):
     made = []
 
     @sources.cached
@@ -86,7 +86,7 @@ def test_a_piece_is_made_once_and_a_failure_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_chart_is_in_one_key_with_sections_that_come_back(seed):
+def test_chart_has_one_key_and_repeated_sections(seed):
     bars = sources.chart(np.random.default_rng(seed), 40)
     assert len(bars) == 40
     chords = [chord for bar in bars for chord in bar.split(" / ")]
@@ -96,8 +96,8 @@ def test_a_chart_is_in_one_key_with_sections_that_come_back(seed):
     assert len(set(sections)) <= 3
 
 
-def test_a_tune_keeps_to_the_chord_and_adds_to_the_band():
-    band, tunes = triad(), 0
+def test_melody_follows_the_chord_and_is_added_to_the_band():
+    band, melodies = triad(), 0
     for seed in range(20):
         both = sources.with_melody(band, np.random.default_rng(seed), 0.5)
         new = both.select(~np.isin(both.program, [25, 33]) | (both.pitch > 55))
@@ -106,12 +106,12 @@ def test_a_tune_keeps_to_the_chord_and_adds_to_the_band():
         assert np.all((new.pitch >= 52) & (new.pitch <= 88))
         assert np.all(np.diff(both.start) >= 0)
         assert both.end.max() <= both.total_time == band.total_time
-        tunes += len(new) > 0
-    assert 10 <= tunes < 20
+        melodies += len(new) > 0
+    assert 10 <= melodies < 20
 
 
 @needs_mma
-def test_a_band_plays_the_same_piece_whenever_it_is_asked(tmp_path):
+def test_band_piece_is_reproducible(tmp_path):
     load = sources.SOURCES["band"].load
     assert "band-000007" in sources.SOURCES["band"].names()
     notes = load("band-000007", tmp_path / "one")
@@ -123,7 +123,7 @@ def test_a_band_plays_the_same_piece_whenever_it_is_asked(tmp_path):
 
 
 @pytest.mark.slow
-def test_scores_are_played_by_music21(tmp_path):
+def test_score_source_reads_the_music21_corpus(tmp_path):
     pytest.importorskip("music21")
     score = sources.SOURCES["score"]
     assert {name for name in sources.HELD_OUT if name.startswith("score")} <= set(score.names())

@@ -20,7 +20,7 @@ def spool_of(audio, pieces=3):
     return spool
 
 
-def test_what_was_written_comes_back_in_blocks(monkeypatch):
+def test_written_audio_is_read_back_in_blocks(monkeypatch):
     monkeypatch.setattr(module, "_BLOCK", 1000)
     with spool_of(AUDIO) as spool:
         blocks = list(spool.blocks())
@@ -30,7 +30,7 @@ def test_what_was_written_comes_back_in_blocks(monkeypatch):
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_every_format(tmp_path, suffix):
+def test_audio_is_saved_in_every_format(tmp_path, suffix):
     with spool_of(AUDIO) as spool:
         spool.save(tmp_path / f"a{suffix}")
     audio, rate = soundfile.read(tmp_path / f"a{suffix}")
@@ -41,7 +41,7 @@ def test_every_format(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".ogg", ".mp3"])
-def test_formats_with_loss_keep_what_is_heard(tmp_path, suffix):
+def test_lossy_formats_keep_the_waveform_approximately(tmp_path, suffix):
     tone = (0.5 * np.sin(2 * np.pi * 440 * np.arange(48_000) / SAMPLE_RATE)).astype(np.float32)
     with spool_of(tone) as spool:
         spool.save(tmp_path / f"a{suffix}")
@@ -51,14 +51,14 @@ def test_formats_with_loss_keep_what_is_heard(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("scale", "level", "expected"), [(1, "raw", 0.5), (4, "raw", 1.0), (4, "peak", 0.9), (0.01, "peak", 0.9)]
 )
-def test_peaks(tmp_path, scale, level, expected):
+def test_level_raw_clips_and_level_peak_normalises(tmp_path, scale, level, expected):
     with spool_of(scale * AUDIO) as spool:
         spool.save(tmp_path / "a.wav", level)
     assert np.abs(soundfile.read(tmp_path / "a.wav")[0]).max() == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize("scale", [0.01, 4.0])
-def test_the_loudness_of_what_is_written(tmp_path, monkeypatch, scale):
+def test_level_loudness_reaches_the_target(tmp_path, monkeypatch, scale):
     monkeypatch.setattr(module, "_BLOCK", 1000)
     with spool_of(scale * AUDIO) as spool:
         spool.save(tmp_path / "a.wav", "loudness")
@@ -66,7 +66,7 @@ def test_the_loudness_of_what_is_written(tmp_path, monkeypatch, scale):
     assert pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(written) == pytest.approx(LOUDNESS, abs=0.05)
 
 
-def test_a_loud_peak_keeps_the_gain_low_and_is_not_clipped(tmp_path):
+def test_true_peak_limits_the_gain_of_level_loudness(tmp_path):
     click = np.zeros(40_000, np.float32)
     click[20_000] = 1.0
     with spool_of(0.001 * AUDIO + click) as spool:
@@ -78,7 +78,7 @@ def test_a_loud_peak_keeps_the_gain_low_and_is_not_clipped(tmp_path):
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("audio", [AUDIO[:0], AUDIO[:1], np.zeros(10, np.float32), np.zeros(40_000, np.float32)])
-def test_short_and_silent_audio_has_a_level(tmp_path, audio, level):
+def test_short_and_silent_audio_is_saved_at_every_level(tmp_path, audio, level):
     with spool_of(audio) as spool:
         spool.save(tmp_path / "a.wav", level)
     written = soundfile.read(tmp_path / "a.wav")[0]
@@ -86,11 +86,11 @@ def test_short_and_silent_audio_has_a_level(tmp_path, audio, level):
     assert np.abs(written).max(initial=0.0) <= 1.0
 
 
-def test_a_level_that_does_not_exist(tmp_path):
+def test_unknown_level_raises_input_error(tmp_path):
     with spool_of(AUDIO) as spool, pytest.raises(InputError, match="loud"):
         spool.save(tmp_path / "a.wav", "loud")
 
 
-def test_samples_that_are_no_numbers():
+def test_nan_samples_raise_input_error():
     with AudioSpool() as spool, pytest.raises(InputError):
         spool.write(np.array([0.0, np.nan], np.float32))

@@ -1,4 +1,4 @@
-"""One step of a linear model, worked out by hand."""
+"""Training steps of a linear model, compared with values computed by hand."""
 
 import functools
 
@@ -34,20 +34,20 @@ def make_step(graph, optimizer, loss=loss, **options):
     return make_train_step(merge, loss, optimizer, jax.random.key(0), ema_decay=0.2, **options)
 
 
-def fresh(optimizer, params, buffers):
+def new_state(optimizer, params, buffers):
     return states.create(jax.tree.map(jnp.copy, params), jax.tree.map(jnp.copy, buffers), optimizer)
 
 
 @pytest.fixture(scope="module")
 def line():
-    """A fresh state, and the step."""
+    """A function that makes a new state, and the training step."""
     graph, params, buffers = states.split(Line())
     optimizer = optax.sgd(RATE)
     step = make_step(graph, optimizer)
-    return lambda: fresh(optimizer, params, buffers), step
+    return lambda: new_state(optimizer, params, buffers), step
 
 
-def test_one_step(line):
+def test_step_applies_the_gradient_and_updates_the_ema(line):
     make, step = line
     state, metrics = step(make(), BATCH)
     gradient = np.mean([2 * 3 * 1, 2 * 5 * 3])
@@ -60,7 +60,7 @@ def test_one_step(line):
     assert float(state.ema["slope"][0]) == pytest.approx(0.1 * 2.0 + 0.9 * slope)  # decay (1 + 0) / (10 + 0)
 
 
-def test_the_average_has_a_short_memory_at_first_and_the_given_one_later(line):
+def test_ema_decay_warms_up_to_the_given_value(line):
     make, step = line
     state = make()
     average, slope = 2.0, [2.0]
@@ -73,7 +73,7 @@ def test_the_average_has_a_short_memory_at_first_and_the_given_one_later(line):
     assert (1 + 5) / (10 + 5) > 0.2
 
 
-def test_randomness_is_of_the_step(line):
+def test_random_key_depends_on_the_step_number(line):
     make, step = line
     draws = []
     for _ in range(2):
@@ -86,8 +86,8 @@ def test_randomness_is_of_the_step(line):
     assert draws[1] == float(jax.random.uniform(jax.random.fold_in(jax.random.key(0), 1)))
 
 
-@pytest.mark.parametrize("x", [[1.0, np.nan], [1.0, 1e30]])  # the latter's error overflows when squared
-def test_a_step_that_is_not_finite_changes_nothing_but_its_number(line, x):
+@pytest.mark.parametrize("x", [[1.0, np.nan], [1.0, 1e30]])  # 1e30 overflows when squared
+def test_non_finite_step_changes_only_the_step_number(line, x):
     make, step = line
     state, metrics = step(make(), BATCH | {"x": jnp.array(x)})
     assert float(metrics["skipped"]) == 1.0
@@ -102,15 +102,15 @@ def test_a_step_that_is_not_finite_changes_nothing_but_its_number(line, x):
     assert float(state.params["slope"][0]) != 2.0
 
 
-def test_a_batch_in_parts_is_the_batch_whole():
-    """But for the parts' randomness; each part holds every second example."""
+def test_gradient_accumulation_matches_the_whole_batch():
+    """Each part holds every second example; only random numbers differ between parts."""
     graph, params, buffers = states.split(Line())
     batch = {"x": jnp.array([1.0, 3.0, -2.0, 0.5]), "y": jnp.array([4.0, 6.0, 1.0, 2.0])}
     results = []
     for parts in (1, 2):
         optimizer = optax.sgd(RATE)
         step = make_step(graph, optimizer, accumulate=parts)
-        results.append(step(fresh(optimizer, params, buffers), batch))
+        results.append(step(new_state(optimizer, params, buffers), batch))
     (whole, wholes), (parts, theirs) = results
     assert float(parts.params["slope"][0]) == pytest.approx(float(whole.params["slope"][0]))
     assert float(theirs["loss"]) == pytest.approx(float(wholes["loss"]))
@@ -119,31 +119,31 @@ def test_a_batch_in_parts_is_the_batch_whole():
     assert float(theirs["drawn"]) == pytest.approx(float(np.mean(draws)))
 
 
-def test_a_result_that_overflows_is_skipped_too():
+def test_overflowing_update_is_skipped():
     graph, params, buffers = states.split(Line())
     optimizer = optax.sgd(3e38)
-    state, metrics = make_step(graph, optimizer)(fresh(optimizer, params, buffers), BATCH)
+    state, metrics = make_step(graph, optimizer)(new_state(optimizer, params, buffers), BATCH)
     assert np.isfinite(float(metrics["gradient_norm"]))
     assert float(metrics["skipped"]) == 1.0
     assert float(state.params["slope"][0]) == float(state.ema["slope"][0]) == 2.0
 
 
-# ---- what a loss may look at besides
+# ---- the EMA and frozen modules in a loss
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-def test_a_loss_sees_the_average_of_before_the_step_and_learns_nothing_through_it(parts):
-    """The gradient is 2 (slope - average) + 1, as of an average that is a number; through it there would be more."""
+def test_loss_gets_the_previous_ema_without_gradient(parts):
+    """The gradient is 2 (slope - average) + 1, with the average as a constant."""
 
-    def towards(model, batch, key, others):
+    def distance_to_ema(model, batch, key, others):
         average = others.ema()
         gap = model.slope[...] - average.slope[...] + 0.0 * batch["x"].sum()
         return jnp.sum(gap**2 + model.slope[...]), {"average": average.slope[...][0], "table": average.table[...][0]}
 
     graph, params, buffers = states.split(Line())
     optimizer = optax.sgd(RATE)
-    step = make_step(graph, optimizer, towards, accumulate=parts)
-    state, slope, average = fresh(optimizer, params, buffers), 2.0, 2.0
+    step = make_step(graph, optimizer, distance_to_ema, accumulate=parts)
+    state, slope, average = new_state(optimizer, params, buffers), 2.0, 2.0
     for i in range(4):
         state, metrics = step(state, BATCH)
         assert float(metrics["average"]) == pytest.approx(average)
@@ -160,8 +160,8 @@ class Teacher(nnx.Module):
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-def test_a_teachers_weights_are_handed_to_the_program_rather_than_built_into_it(parts):
-    """So other weights need no other program, and its text, in which 256 KB of constants would show, is short."""
+def test_frozen_module_weights_are_program_arguments(parts):
+    """Other weights therefore do not recompile, and the program text contains no 256 KB of constants."""
 
     def imitate(model, batch, key, others):
         return jnp.mean((model.slope[...] - others.frozen["teacher"].kernel[...].sum()) ** 2 + 0 * batch["x"]), {}
@@ -170,12 +170,12 @@ def test_a_teachers_weights_are_handed_to_the_program_rather_than_built_into_it(
     optimizer, teacher = optax.sgd(RATE), Teacher(256)
     step = make_step(graph, optimizer, imitate, accumulate=parts, frozen_modules={"teacher": teacher})
     total = float(teacher.kernel[...].sum())
-    state, metrics = step(fresh(optimizer, params, buffers), BATCH)
+    state, metrics = step(new_state(optimizer, params, buffers), BATCH)
     assert float(metrics["loss"]) == pytest.approx((2.0 - total) ** 2, rel=1e-4)
     assert float(state.params["slope"][0]) == pytest.approx(2.0 - RATE * 2 * (2.0 - total), rel=1e-4)
     np.testing.assert_array_equal(teacher.kernel[...], Teacher(256).kernel[...])  # neither trained nor donated
     doubled = jax.tree.map(lambda x: 2 * x, step.keywords["others_state"])
-    _, metrics = step.func(fresh(optimizer, params, buffers), BATCH, others_state=doubled)
+    _, metrics = step.func(new_state(optimizer, params, buffers), BATCH, others_state=doubled)
     assert float(metrics["loss"]) == pytest.approx((2.0 - 2 * total) ** 2, rel=1e-4)
     assert step.func._cache_size() == 1
-    assert len(step.func.lower(fresh(optimizer, params, buffers), BATCH, **step.keywords).as_text()) < 50_000
+    assert len(step.func.lower(new_state(optimizer, params, buffers), BATCH, **step.keywords).as_text()) < 50_000

@@ -18,43 +18,43 @@ def generator():
     return Generator(CFG, rngs=nnx.Rngs(0))
 
 
-def mel_of(frames):
+def random_mel(frames):
     return np.random.default_rng(frames).uniform(-9.0, 3.0, (frames, 128)).astype(np.float32)
 
 
-def decoded_whole(generator, mel):
-    reach = receptive_frames(CFG)
-    padded = np.pad(mel, ((reach, reach), (0, 0)), constant_values=LOG_FLOOR)
-    audio = generator(jnp.asarray(padded)[None], jnp.array([-reach]))[0]
-    return np.asarray(audio)[reach * 320 : -reach * 320]
+def decode_whole(generator, mel):
+    padding = receptive_frames(CFG)
+    padded = np.pad(mel, ((padding, padding), (0, 0)), constant_values=LOG_FLOOR)
+    audio = generator(jnp.asarray(padded)[None], jnp.array([-padding]))[0]
+    return np.asarray(audio)[padding * 320 : -padding * 320]
 
 
 @pytest.mark.parametrize("frames", [1, 16, 17, 50, 100])
-def test_chunks_equal_decoding_whole(generator, frames):
-    mel = mel_of(frames)
+def test_decoding_in_chunks_equals_decoding_whole(generator, frames):
+    mel = random_mel(frames)
     audio = MelGAN(generator, chunk=16)(mel)
     assert audio.shape == (frames * 320,)
-    np.testing.assert_allclose(audio, decoded_whole(generator, mel), atol=1e-5)
+    np.testing.assert_allclose(audio, decode_whole(generator, mel), atol=1e-5)
 
 
 @pytest.mark.parametrize("pieces", [[100], [1] * 100, [0, 37, 0, 63], [99, 1]])
-def test_how_frames_arrive_changes_nothing(generator, pieces):
-    mel, vocoder = mel_of(100), MelGAN(generator, chunk=16)
+def test_stream_does_not_depend_on_piece_sizes(generator, pieces):
+    mel, vocoder = random_mel(100), MelGAN(generator, chunk=16)
     arriving = np.split(mel, np.cumsum(pieces)[:-1])
     assert np.array_equal(np.concatenate(list(vocoder.stream(arriving))), vocoder(mel))
 
 
-def test_an_error_of_the_thread_reaches_whoever_asks_for_audio():
+def test_error_in_the_thread_is_raised_by_the_iterator():
     def fails():
         raise MemoryError("too large")
 
     with pytest.raises(MemoryError, match="too large"):
-        next(prepared_meanwhile([mel_of(1)], fails))
+        next(prepared_meanwhile([random_mel(1)], fails))
 
 
 @pytest.fixture(scope="module")
-def correcting():
-    """A vocoder whose generator corrects Griffin-Lim, with a few iterations and a small refiner, in chunks of 50."""
+def correction_vocoder():
+    """A vocoder whose generator corrects the output of Griffin-Lim, and that generator."""
     cfg = GeneratorConfig(16, (2, 2), (1, 3), "griffin_lim")
     generator = Generator(cfg, rngs=nnx.Rngs(0))
     generator.leave.direction[...] += 0.1
@@ -63,63 +63,63 @@ def correcting():
 
 
 @pytest.mark.parametrize("frames", [7, 300])
-def test_corrections_in_chunks_equal_those_of_the_whole(correcting, frames):
-    """Griffin-Lim's own chunks end elsewhere. 300 frames need several chunks of both."""
-    vocoder, generator = correcting
-    mel, reach = mel_of(frames), receptive_frames(generator.cfg)
+def test_corrections_in_chunks_equal_correcting_the_whole(correction_vocoder, frames):
+    """Griffin-Lim has a different chunk size; 300 frames need several chunks of both."""
+    vocoder, generator = correction_vocoder
+    mel, padding = random_mel(frames), receptive_frames(generator.cfg)
     excitation = vocoder.griffin_lim(mel)
     assert frames < vocoder.griffin_lim.chunk or frames > 2 * vocoder.griffin_lim.chunk
-    padded = np.pad(mel, ((reach, reach), (0, 0)), constant_values=LOG_FLOOR)[None]
-    around = np.pad(excitation, reach * 320)[None]
-    whole = np.asarray(nnx.jit(generator)(padded, None, around))[0, reach * 320 : -reach * 320]
-    ones = list(vocoder.stream(np.split(mel, frames)))
+    padded = np.pad(mel, ((padding, padding), (0, 0)), constant_values=LOG_FLOOR)[None]
+    around = np.pad(excitation, padding * 320)[None]
+    whole = np.asarray(nnx.jit(generator)(padded, None, around))[0, padding * 320 : -padding * 320]
+    streamed = list(vocoder.stream(np.split(mel, frames)))
     tolerance = {"atol": 1e-5 * np.abs(whole).max()}
-    np.testing.assert_allclose(np.concatenate(ones), whole, **tolerance)
+    np.testing.assert_allclose(np.concatenate(streamed), whole, **tolerance)
     np.testing.assert_allclose(vocoder(mel), whole, **tolerance)
     assert np.abs(whole - excitation).max() > 0.01 * np.abs(whole).max()
 
 
-def test_corrected_audio_comes_before_the_piece_ends(correcting):
-    """As soon as Griffin-Lim has what it needs after the generator's first chunk."""
-    vocoder, _ = correcting
+def test_corrected_audio_is_yielded_before_the_piece_ends(correction_vocoder):
+    """It only needs the frames that Griffin-Lim uses after the generator's first chunk."""
+    vocoder, _ = correction_vocoder
     taken = []
 
     def arriving():
         for k in range(1000):
             taken.append(k)
-            yield mel_of(1)
+            yield random_mel(1)
 
     assert len(next(vocoder.stream(arriving()))) == 50 * 320
     assert len(taken) <= vocoder.chunk + vocoder.receptive_field + 2 * vocoder.griffin_lim.chunk
 
 
-def test_its_identity_is_that_of_both_parts(correcting):
-    vocoder, generator = correcting
+def test_identity_includes_the_griffin_lim_settings(correction_vocoder):
+    vocoder, generator = correction_vocoder
     others = [MelGAN(generator, 50, GriffinLim(vocoder.griffin_lim.refiner, iterations=k)) for k in (2, 3)]
     assert [vocoder.identity() == other.identity() for other in others] == [True, False]
 
 
-def test_audio_comes_before_the_piece_ends(generator):
+def test_audio_is_yielded_before_the_piece_ends(generator):
     taken = []
 
     def arriving():
         for k in range(100):
             taken.append(k)
-            yield mel_of(1)
+            yield random_mel(1)
 
     vocoder = MelGAN(generator, chunk=16)
     assert len(next(vocoder.stream(arriving()))) == 16 * 320
     assert len(taken) == 16 + vocoder.receptive_field
 
 
-def test_one_program_serves_every_length(generator):
+def test_mel_length_does_not_recompile(generator):
     vocoder = MelGAN(generator, chunk=16)
     for frames in (1, 20, 70):
-        vocoder(mel_of(frames))
+        vocoder(random_mel(frames))
     assert vocoder._decode._cache_size() == 1
 
 
-def test_windows_hold_the_grid():
+def test_overlapping_chunks_start_on_a_fixed_grid():
     mel = -np.arange(2, 7, dtype=np.float32)[:, None] * np.ones((1, 128), np.float32)
     cut = [
         (list(window[:, 0]), frames)
@@ -136,11 +136,11 @@ def test_windows_hold_the_grid():
         (np.zeros((5, 80), np.float32), r"\[5, 80\]"),
         (np.full((5, 128), np.nan, np.float32), "not a number"),
         (jnp.full((5, 128), np.inf), "not a number"),
-        (np.full((5, 128), 0.5, np.float32), "unscaled log of magnitudes"),  # scaled
-        (np.full((5, 128), -23.0, np.float32), "from -23 to -23"),  # of power, or decibels
-        (np.full((5, 128), 300.0, np.float32), "to 8 at most"),  # no logarithm
+        (np.full((5, 128), 0.5, np.float32), "unscaled log of magnitudes"),  # scaled to [-1, 1]
+        (np.full((5, 128), -23.0, np.float32), "from -23 to -23"),  # log power or decibels
+        (np.full((5, 128), 300.0, np.float32), "to 8 at most"),  # linear magnitudes
     ],
 )
-def test_a_bad_mel_is_named(generator, mel, message):
+def test_invalid_mel_raises_input_error(generator, mel, message):
     with pytest.raises(InputError, match=message):
         MelGAN(generator, chunk=16)(mel)

@@ -15,16 +15,16 @@ def row(loss, skipped=0.0):
         ([row(float("nan"), 1.0), row(float("inf"), 1.0)], {"skipped": 2.0}),
     ],
 )
-def test_means_are_over_what_was_not_skipped(rows, expected):
+def test_mean_metrics_exclude_skipped_steps(rows, expected):
     assert mean_metrics(rows) == expected
 
 
-def test_a_run_that_diverged_names_examples_and_what_to_try():
+def test_divergence_message_names_examples_and_remedies():
     words = divergence_message(7, 30, ["piano/a", "piano/b"])
     assert "7 steps in a row, to step 30" in words
     assert "piano/a, piano/b" in words
     assert "learning rate" in words
 
 
-def test_a_line_to_look_at():
+def test_one_line_formats_metrics():
     assert one_line({"loss": 0.123456, "skipped": 2.0}) == "loss 0.123  skipped 2"

@@ -19,7 +19,7 @@ from spectrodiff.notes.tokenizer import NoteTokenizer
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """Seven toys, one of them bad."""
+    """A prepared dataset of seven toys, one of them bad."""
     folder = tmp_path_factory.mktemp("data")
     return prepare(Toy(), write_toys(folder / "toys", 7, bad=(3,)), folder, skip_bad=True)
 
@@ -34,7 +34,7 @@ def recordings(prepared):
     return [Toy().read(entry) for entry in Toy().entries(toys) if entry.source[1] != "bad"]
 
 
-def test_a_summary_counts_everything(prepared, summary):
+def test_summary_counts_pieces_stems_hours_and_instruments(prepared, summary):
     pieces = recordings(prepared)
     hours = sum(len(piece.audio) for piece in pieces) / SAMPLE_RATE / 3600
     assert summary["name"] == "toy"
@@ -59,7 +59,7 @@ def test_a_summary_counts_everything(prepared, summary):
     assert "0 Acoustic Grand Piano" in summary["instruments"]
 
 
-def test_windows_are_those_of_the_default_tokenizer(prepared, summary):
+def test_token_counts_match_the_default_tokenizer(prepared, summary):
     lengths = [(row > 0).sum() for piece in recordings(prepared) for row in NoteTokenizer().encode(piece.notes)]
     found = summary["tokens_per_window"]
     assert found["windows"] == len(lengths) == sum(of["windows"] for of in summary["splits"].values())
@@ -68,7 +68,7 @@ def test_windows_are_those_of_the_default_tokenizer(prepared, summary):
     assert found["over_limit"] == 0
 
 
-def test_over_full_windows_are_counted_whole(tmp_path, monkeypatch):
+def test_overfull_windows_are_counted_with_all_their_tokens(tmp_path, monkeypatch):
     limit = TokenizerConfig().max_tokens
     dense = random_notes(0, seconds=5.0, voices=60, drums=3000)
     monkeypatch.setattr(
@@ -76,10 +76,10 @@ def test_over_full_windows_are_counted_whole(tmp_path, monkeypatch):
     )
     found = summarize(prepare(Toy(), write_toys(tmp_path / "toys", 2), tmp_path))["tokens_per_window"]
     assert found["max"] > limit
-    assert found["over_limit"] == 0.5  # the second windows hold what still sounds
+    assert found["over_limit"] == 0.5  # the second windows hold only tied notes
 
 
-def test_what_is_printed_says_the_same(summary):
+def test_printed_table_matches_the_summary(summary):
     text = table(summary)
     tokens = summary["tokens_per_window"]
     assert "pieces: 6, with 6 stems" in text
@@ -96,12 +96,12 @@ def shifted(recording, seconds):
     return dataclasses.replace(recording, notes=dataclasses.replace(notes, **later))
 
 
-def test_pieces_out_of_time_are_suspicious(tmp_path):
+def test_misaligned_pieces_are_listed_as_suspicious(tmp_path):
     pieces = [make_recording(seed, seconds=20.0) for seed in range(14)]
-    few = dataclasses.replace(
+    few_notes = dataclasses.replace(
         shifted(pieces[13], 0.3), notes=shifted(pieces[13], 0.3).notes.select(np.arange(5, dtype=np.int32))
     )
-    pieces = [shifted(piece, 0.3) for piece in pieces[:12]] + [pieces[12], few]
+    pieces = [shifted(piece, 0.3) for piece in pieces[:12]] + [pieces[12], few_notes]
     folder = write_dataset(tmp_path, "late", {"train": pieces})
     write_json(folder / "metadata.json", {"skipped": {}})
     summary = summarize(folder)
@@ -114,12 +114,12 @@ def test_pieces_out_of_time_are_suspicious(tmp_path):
     assert text.count("the sound comes") == 10
 
 
-def test_summaries_of_earlier_versions_are_told(summary):
+def test_summary_of_an_earlier_version_is_printed(summary):
     earlier = {name: value for name, value in summary.items() if name not in ("suspicious", "known_bad")}
     assert table(earlier) == table({**summary, "suspicious": {}, "known_bad": {}})
 
 
-def test_it_is_kept_beside_the_dataset(prepared, summary, monkeypatch):
+def test_summary_is_saved_beside_the_dataset(prepared, summary, monkeypatch):
     assert json.loads((prepared / "summary.json").read_text()) == summary
     picture = imread(prepared / "summary.png")
     assert picture.shape == (770, 1320, 4)
@@ -132,7 +132,7 @@ def test_it_is_kept_beside_the_dataset(prepared, summary, monkeypatch):
     assert (prepared / "summary.png").exists()
 
 
-def test_a_dataset_that_was_replaced_is_looked_at_anew(tmp_path):
+def test_replaced_dataset_is_summarised_again(tmp_path):
     toys = write_toys(tmp_path / "toys", 3)
     assert summarize(prepare(Toy(), toys, tmp_path))["pieces"] == 3
     (toys / "toy09.toy").write_text("test 9")

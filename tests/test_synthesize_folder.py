@@ -1,4 +1,4 @@
-"""A folder of MIDI files to a folder of audio files, by the command line."""
+"""`spectrodiff synthesize` with a folder of MIDI files."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ FAST = ("--steps", "1", "--guidance", "1")
 
 @pytest.fixture
 def songs(tmp_path, synthesizer, monkeypatch):
-    """A folder of three songs of different length, and one file that is none; the checkpoint that is loaded is tiny."""
+    """A folder of three songs of different lengths and a text file; checkpoints are replaced by a tiny one."""
     monkeypatch.setattr(Synthesizer, "from_pretrained", lambda *_: synthesizer)
     folder = tmp_path / "songs"
     folder.mkdir()
@@ -31,7 +31,7 @@ def run(songs, out, *options):
     main(["synthesize", "--midi", str(songs), "--out", str(out), *FAST, *options])
 
 
-def test_each_song_sounds_as_it_does_alone(songs, tmp_path):
+def test_songs_of_a_folder_match_songs_rendered_alone(songs, tmp_path):
     run(songs, tmp_path / "out", "--batch", "2", "--seed", "3")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["song0.wav", "song1.wav", "song2.wav"]
     for seed in range(3):
@@ -42,7 +42,7 @@ def test_each_song_sounds_as_it_does_alone(songs, tmp_path):
         assert np.abs(together - alone).max() < 0.02 * np.abs(alone).max() + 1e-4
 
 
-def test_it_goes_on_where_it_stopped(songs, tmp_path, capsys):
+def test_existing_files_are_not_rendered_again(songs, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "song1.flac").write_bytes(b"done")
     run(songs, tmp_path / "out", "--format", "flac")
@@ -51,7 +51,7 @@ def test_it_goes_on_where_it_stopped(songs, tmp_path, capsys):
     assert "1 of 3 files are in" in capsys.readouterr().out
 
 
-def test_bad_files_do_not_stop_the_others(songs, tmp_path, capsys):
+def test_bad_files_are_reported_and_others_rendered(songs, tmp_path, capsys):
     (songs / "bad.mid").write_bytes(b"MThd")
     write_midi(random_notes(1, seconds=4.0, voices=60, drums=3000), songs / "crowd.mid")
     with pytest.raises(SystemExit) as stopped:
@@ -65,15 +65,15 @@ def test_bad_files_do_not_stop_the_others(songs, tmp_path, capsys):
     assert "2 of 5 files" in lines[2]
 
 
-def test_progress_has_the_number_of_all_windows(songs, tmp_path, capsys):
+def test_progress_bar_counts_the_windows_of_all_songs(songs, tmp_path, capsys):
     """Songs of about 4, 10 and 7 seconds have 1, 2 and 2 windows of 5.12 s."""
     run(songs, tmp_path / "out")
-    assert "rendering: 100%" in (said := capsys.readouterr().err)
-    assert "5/5" in said
-    assert "window/s" in said or "s/window" in said
+    assert "rendering: 100%" in (error_output := capsys.readouterr().err)
+    assert "5/5" in error_output
+    assert "window/s" in error_output or "s/window" in error_output
 
 
-def test_each_song_says_once_which_instruments_others_play(songs, tmp_path, synthesizer, monkeypatch, capsys):
+def test_replaced_instruments_are_reported_once_per_song(songs, tmp_path, synthesizer, monkeypatch, capsys):
     classes = dataclasses.replace(synthesizer.config.tokenizer, program_map="midi_class")
     monkeypatch.setattr(synthesizer.mel_sampler, "tokenizer", NoteTokenizer(classes))
     (songs / "song0.mid").unlink()
@@ -87,14 +87,14 @@ def test_each_song_says_once_which_instruments_others_play(songs, tmp_path, synt
 
 
 @pytest.mark.parametrize("options", [("--plot", "a.png"), ("--mel_out", "a.npz"), ("--batch", "0")])
-def test_options_that_cannot_be(songs, tmp_path, options, capsys):
+def test_options_for_single_files_are_rejected(songs, tmp_path, options, capsys):
     with pytest.raises(SystemExit) as stopped:
         run(songs, tmp_path / "out", *options)
     assert stopped.value.code == 2
     assert not (tmp_path / "out").exists()
 
 
-def test_folders_in_it_are_not_searched_and_it_says_so(songs, tmp_path, capsys):
+def test_subfolders_are_reported_and_not_searched(songs, tmp_path, capsys):
     (songs / "more").mkdir()
     (songs / "song0.mid").rename(songs / "more" / "song0.mid")
     run(songs, tmp_path / "out")
@@ -102,7 +102,7 @@ def test_folders_in_it_are_not_searched_and_it_says_so(songs, tmp_path, capsys):
     assert "(1)" in capsys.readouterr().err
 
 
-def test_a_file_is_read_before_the_weights(songs, tmp_path, monkeypatch, capsys):
+def test_midi_file_is_read_before_the_weights(songs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Synthesizer, "from_pretrained", lambda *_: pytest.fail("weights were loaded"))
     with pytest.raises(SystemExit) as stopped:
         run(songs / "notes.txt", tmp_path / "a.wav")
@@ -110,7 +110,7 @@ def test_a_file_is_read_before_the_weights(songs, tmp_path, monkeypatch, capsys)
     assert "notes.txt" in capsys.readouterr().err
 
 
-def test_a_folder_without_midi(tmp_path, capsys):
+def test_folder_without_midi_files_is_an_error(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     with pytest.raises(SystemExit):
         run(tmp_path / "empty", tmp_path / "out")

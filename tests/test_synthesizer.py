@@ -1,4 +1,4 @@
-"""From notes or a file to audio, in pieces or whole. How windows follow one another: test_mel_sampler.py."""
+"""Synthesis of audio from notes or MIDI files, whole or streamed. Window by window: see test_mel_sampler.py."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +11,7 @@ from spectrodiff.notes.midi import Notes, read_midi, write_midi
 from spectrodiff.synthesizer import Synthesizer
 
 FAST = {"steps": 2, "sampler": "ddim", "guidance": 1.0}
-PIECE = random_notes(0, seconds=12.0)  # and a second of silence: three windows
+PIECE = random_notes(0, seconds=12.0)  # with the second of ring-out, three windows
 
 
 def hits(count: int, until: float) -> Notes:
@@ -22,7 +22,7 @@ def hits(count: int, until: float) -> Notes:
 
 @pytest.fixture
 def calls(synthesizer, monkeypatch):
-    """Grows with every window; the sampling itself is left out."""
+    """A list that grows by one with every window; the sampling itself is replaced by a stub."""
     made = []
 
     def sample(weights, tokens, context, *_):
@@ -33,32 +33,32 @@ def calls(synthesizer, monkeypatch):
     return made
 
 
-def mels(synthesizer, notes, **options):
+def collect_mels(synthesizer, notes, **options):
     return list(synthesizer.mels(notes, **{**FAST, **options}))
 
 
-def test_its_mels_are_its_mel_samplers(synthesizer):
+def test_mels_match_the_mel_sampler(synthesizer):
     for ours, theirs in zip(
-        mels(synthesizer, PIECE, seed=3), synthesizer.mel_sampler.stream(PIECE, seed=3, **FAST), strict=True
+        collect_mels(synthesizer, PIECE, seed=3), synthesizer.mel_sampler.stream(PIECE, seed=3, **FAST), strict=True
     ):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_streamed_audio_is_the_audio(synthesizer):
+def test_streamed_audio_equals_the_whole_audio(synthesizer):
     chunks = list(synthesizer.stream(PIECE, **FAST))
     assert len(chunks) > 3
     audio = synthesizer(PIECE, **FAST)
     np.testing.assert_array_equal(np.concatenate(chunks), audio)
-    np.testing.assert_array_equal(audio, synthesizer.vocoder(np.concatenate(mels(synthesizer, PIECE))))
+    np.testing.assert_array_equal(audio, synthesizer.vocoder(np.concatenate(collect_mels(synthesizer, PIECE))))
     assert audio.dtype == np.float32
 
 
-def test_sound_comes_before_the_piece_is_rendered(synthesizer, calls):
+def test_stream_yields_before_all_windows_are_sampled(synthesizer, calls):
     next(synthesizer.stream(PIECE, **FAST))
     assert len(calls) == 1
 
 
-def test_a_file_is_its_notes(synthesizer, tmp_path):
+def test_midi_path_and_notes_give_the_same_audio(synthesizer, tmp_path):
     path = tmp_path / "song.mid"
     write_midi(hits(9, 2.0), path)
     from_file = synthesizer(path, **FAST)
@@ -75,21 +75,21 @@ def test_a_file_is_its_notes(synthesizer, tmp_path):
         ({"dither": 0.1}, "the diffusion decoder has no dither"),
     ],
 )
-def test_options_out_of_range(synthesizer, calls, option, message):
+def test_invalid_options_raise_input_error(synthesizer, calls, option, message):
     for render in (synthesizer, synthesizer.mels):
         with pytest.raises(InputError, match=message):
             render(PIECE, **option)
     assert calls == []
 
 
-def test_options_are_checked_before_a_file_is_read(synthesizer, tmp_path):
+def test_options_are_checked_before_the_file(synthesizer, tmp_path):
     with pytest.raises(InputError, match="steps is 0"):
         synthesizer.mels(tmp_path / "nope.mid", steps=0)
     with pytest.raises(InputError, match=r"nope\.mid"):
         synthesizer.mels(tmp_path / "nope.mid")
 
 
-def test_what_it_is_made_of_is_its_mel_samplers(synthesizer, our_model):
+def test_model_config_and_tokenizer_are_the_mel_samplers(synthesizer, our_model):
     sampler = synthesizer.mel_sampler
     assert synthesizer.model is sampler.model
     assert synthesizer.config is sampler.config
@@ -99,7 +99,7 @@ def test_what_it_is_made_of_is_its_mel_samplers(synthesizer, our_model):
     assert isinstance(made.vocoder, type(synthesizer.vocoder))
 
 
-def test_the_public_face(synthesizer, tmp_path):
+def test_public_api(synthesizer, tmp_path):
     path = tmp_path / "song.mid"
     write_midi(PIECE, path)
     tokens = spectrodiff.NoteTokenizer(synthesizer.config.tokenizer).encode_file(path)

@@ -1,4 +1,4 @@
-"""Checkpoints that a writer of T5X's format made, whole and damaged."""
+"""Reading of T5X checkpoints, valid and damaged ones, written by t5x_writer.py."""
 
 import dataclasses
 import gzip
@@ -20,45 +20,45 @@ from spectrodiff.models.spectrogram_model import SpectrogramConfig
 from spectrodiff.pretrained import t5x
 from spectrodiff.pretrained.names import names
 
-KERNEL = "decoder.layers_0.mlp.wi_0.kernel"  # what is damaged
+KERNEL = "decoder.layers_0.mlp.wi_0.kernel"  # the parameter that tests damage
 SCALE = "token_encoder.layers_0.pre_mlp_layer_norm.scale"
 
 
-def change(**sizes):
-    """The paper's config in small, with other sizes."""
+def small_config(**sizes):
+    """The small version of the paper's config with some sizes replaced."""
     return dataclasses.replace(PAPER, model=dataclasses.replace(PAPER.model, **sizes))
 
 
-CONFIG = change(note_layers=2, context_layers=2)
+CONFIG = small_config(note_layers=2, context_layers=2)
 ARRAYS = random_arrays(CONFIG)
 
 
-def theirs(config=CONFIG, arrays=ARRAYS):
+def t5x_arrays(config=CONFIG, arrays=ARRAYS):
     return {name.t5x: arrays[name.ours] for name in names(config.model)}
 
 
-HEADS = "T5Config.head_dim = 16\n"  # as without a config.gin only the published sizes are known
+HEAD_DIM_GIN = "T5Config.head_dim = 16\n"  # required, as sizes other than the published ones need a config.gin
 
 
 @pytest.fixture(autouse=True)
 def config_gin(tmp_path):
-    """Lies beside what a test writes."""
-    (tmp_path / "config.gin").write_text(HEADS)
+    """Writes a config.gin beside the checkpoints of a test."""
+    (tmp_path / "config.gin").write_text(HEAD_DIM_GIN)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A checkpoint's folder in a run's folder, with one array in zarr."""
+    """A checkpoint folder inside a run's folder, with one array stored as zarr."""
     folder = tmp_path / "run" / "checkpoint_500000"
     folder.parent.mkdir()
-    (folder.parent / "config.gin").write_text(HEADS)
-    write_t5x(folder, theirs(), inline=lambda name, array: name != KERNEL)
+    (folder.parent / "config.gin").write_text(HEAD_DIM_GIN)
+    write_t5x(folder, t5x_arrays(), inline=lambda name, array: name != KERNEL)
     return folder
 
 
 @pytest.fixture
 def gin(folder):
-    """Writes the config.gin beside it."""
+    """A function that overwrites the config.gin of `folder`."""
     return (folder.parent / "config.gin").write_text
 
 
@@ -67,7 +67,7 @@ def read_all(folder):
     return config, {name: arrays[name] for name in arrays}, card
 
 
-# ---- what is written is what is read
+# ---- reading
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def read_all(folder):
     ],
     ids=["file", "bucket", "inline", "zarr"],
 )
-def test_every_layout_is_read_to_the_bit(tmp_path, layout):
-    write_t5x(tmp_path / "checkpoint_7", theirs(), **layout)
+def test_all_storage_layouts_are_read_exactly(tmp_path, layout):
+    write_t5x(tmp_path / "checkpoint_7", t5x_arrays(), **layout)
     config, arrays, card = read_all(tmp_path / "checkpoint_7")
     assert config.model == CONFIG.model
     assert card == {"steps": 500_000}
@@ -92,25 +92,25 @@ def test_every_layout_is_read_to_the_bit(tmp_path, layout):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-def test_other_types_stay_what_they_are(tmp_path, dtype):
-    write_t5x(tmp_path / "checkpoint_7", {name: array.astype(dtype) for name, array in theirs().items()})
+def test_half_precision_dtypes_are_kept(tmp_path, dtype):
+    write_t5x(tmp_path / "checkpoint_7", {name: array.astype(dtype) for name, array in t5x_arrays().items()})
     _, arrays, _ = read_all(tmp_path / "checkpoint_7")
     for name, array in arrays.items():
         assert array.dtype == dtype
         assert array.tobytes() == ARRAYS[name].astype(dtype).tobytes()
 
 
-def test_arrays_that_flax_cut_into_chunks(tmp_path, monkeypatch):
-    """As it does from a gigabyte on."""
+def test_arrays_in_flax_chunks_are_read(tmp_path, monkeypatch):
+    """Flax splits arrays above one gigabyte."""
     monkeypatch.setattr(flax.serialization, "MAX_CHUNK_SIZE", 1000)
-    write_t5x(tmp_path / "checkpoint_7", theirs(), inline=lambda name, array: True)
+    write_t5x(tmp_path / "checkpoint_7", t5x_arrays(), inline=lambda name, array: True)
     _, arrays, _ = read_all(tmp_path / "checkpoint_7")
     for name, array in arrays.items():
         np.testing.assert_array_equal(array, ARRAYS[name])
 
 
-def test_the_parameters_alone_will_do(folder):
-    """Without the optimizer's state nothing tells the step."""
+def test_checkpoint_without_optimizer_state_is_read(folder):
+    """The step is then unknown."""
     contents = flax.serialization.msgpack_restore((folder / "checkpoint").read_bytes())
     del contents["optimizer"]["state"]
     (folder / "checkpoint").write_bytes(flax.serialization.msgpack_serialize(contents))
@@ -122,26 +122,26 @@ def test_the_parameters_alone_will_do(folder):
 @pytest.mark.parametrize(
     "written", ["target.{name}/", "../elsewhere/target.{name}", "/run/checkpoint_500000/target.{name}"]
 )
-def test_arrays_lie_in_the_checkpoints_folder_whatever_the_path_says(folder, written):
-    """Newer tensorstores end it with a slash; and nothing outside is ever read."""
+def test_array_paths_are_resolved_inside_the_checkpoint(folder, written):
+    """Newer versions of tensorstore append a slash. Files outside the checkpoint are never read."""
     contents = flax.serialization.msgpack_restore((folder / "checkpoint").read_bytes())
     leaf = contents["optimizer"]["target"]["decoder"]["layers_0"]["mlp"]["wi_0"]
     leaf["kernel"]["kvstore"]["path"] = written.format(name=KERNEL)
     (folder / "checkpoint").write_bytes(flax.serialization.msgpack_serialize(contents))
-    np.testing.assert_array_equal(t5x.T5XArrays(folder)[KERNEL], theirs()[KERNEL])
+    np.testing.assert_array_equal(t5x.T5XArrays(folder)[KERNEL], t5x_arrays()[KERNEL])
 
 
-def test_without_context(tmp_path):
-    config = change(with_context=False, context_layers=0, note_layers=3)
+def test_model_without_context_is_read(tmp_path):
+    config = small_config(with_context=False, context_layers=0, note_layers=3)
     arrays = random_arrays(config)
-    write_t5x(tmp_path / "checkpoint_1", theirs(config, arrays))
+    write_t5x(tmp_path / "checkpoint_1", t5x_arrays(config, arrays))
     found, read, _ = read_all(tmp_path / "checkpoint_1")
     assert found.model == config.model
     assert read.keys() == arrays.keys()
     assert not any("context" in name for name in read)
 
 
-def test_the_highest_step_is_found(tmp_path):
+def test_find_returns_the_highest_step(tmp_path):
     for name in ("checkpoint_900", "checkpoint_12000", "checkpoint_99999.tmp", "checkpoint_20000"):
         (tmp_path / name).mkdir()
     for name in ("checkpoint_900", "checkpoint_12000", "checkpoint_99999.tmp"):
@@ -154,16 +154,16 @@ def test_the_highest_step_is_found(tmp_path):
 # ---- sizes
 
 
-def test_tokens_are_the_published_ones(folder, gin):
+def test_tokenizer_config_is_the_published_one(folder, gin):
     assert t5x.read(folder)[0].tokenizer == TokenizerConfig(1, "slakh", CONFIG.model.max_tokens, ghost_ties=True)
-    gin(HEADS + "NUM_VELOCITY_BINS = 127\nVocabularyConfig.num_velocity_bins = %NUM_VELOCITY_BINS\n")
+    gin(HEAD_DIM_GIN + "NUM_VELOCITY_BINS = 127\nVocabularyConfig.num_velocity_bins = %NUM_VELOCITY_BINS\n")
     assert t5x.read(folder)[0].tokenizer.velocity_bins == 127
 
 
-def test_config_gin_says_what_shapes_do_not(tmp_path):
-    """Heads of 16, and dropout; as T5X writes it, and as a person would."""
+def test_head_dim_and_dropout_come_from_config_gin(tmp_path):
+    """The file may be formatted as by T5X or written by hand."""
     arrays = random_arrays(PAPER)
-    write_t5x(tmp_path / "checkpoint_1", theirs(PAPER, arrays))
+    write_t5x(tmp_path / "checkpoint_1", t5x_arrays(PAPER, arrays))
     by_hand = "network.T5Config:\n  head_dim = 16  # small\n  num_heads = 2\n  dropout_rate = 0.25\n"
     expected = dataclasses.replace(PAPER.model, dropout=0.25)
     for text in (gin_text(SpectrogramConfig(PAPER.tokenizer, expected)), by_hand):
@@ -172,15 +172,15 @@ def test_config_gin_says_what_shapes_do_not(tmp_path):
 
 
 @pytest.mark.parametrize(("rows", "bins"), [(1536, 1), (1664, 127)])
-def test_velocity_bins_follow_from_the_vocabulary(tmp_path, rows, bins):
-    config = change(vocabulary_rows=rows)
-    write_t5x(tmp_path / "checkpoint_1", theirs(config, random_arrays(config)))
+def test_velocity_bins_are_inferred_from_the_vocabulary_size(tmp_path, rows, bins):
+    config = small_config(vocabulary_rows=rows)
+    write_t5x(tmp_path / "checkpoint_1", t5x_arrays(config, random_arrays(config)))
     assert t5x.read(tmp_path / "checkpoint_1")[0].tokenizer.velocity_bins == bins
 
 
-def test_a_vocabulary_that_nothing_tells_of(tmp_path):
-    config = change(vocabulary_rows=1600)
-    write_t5x(tmp_path / "checkpoint_1", theirs(config, random_arrays(config)))
+def test_unknown_vocabulary_size_raises_input_error(tmp_path):
+    config = small_config(vocabulary_rows=1600)
+    write_t5x(tmp_path / "checkpoint_1", t5x_arrays(config, random_arrays(config)))
     with pytest.raises(InputError, match=r"1600 token embeddings.*config\.gin"):
         t5x.read(tmp_path / "checkpoint_1")
 
@@ -204,35 +204,35 @@ def test_a_vocabulary_that_nothing_tells_of(tmp_path):
         ("\udcff", r"cannot read .*config\.gin"),
     ],
 )  # fmt: skip
-def test_a_config_gin_that_does_not_fit(folder, text, message):
-    (folder.parent / "config.gin").write_bytes((HEADS + text).encode(errors="surrogateescape"))
+def test_invalid_config_gin_raises_input_error(folder, text, message):
+    (folder.parent / "config.gin").write_bytes((HEAD_DIM_GIN + text).encode(errors="surrogateescape"))
     with pytest.raises(InputError, match=message) as error:
         t5x.read(folder)
     assert "\n" not in str(error.value)
 
 
-def test_without_config_gin_only_published_sizes_are_known(folder):
+def test_unpublished_size_without_config_gin_raises_input_error(folder):
     (folder.parent / "config.gin").unlink()
     with pytest.raises(InputError, match=r"\b32 wide.*config"):
         t5x.read(folder)
 
 
-def test_a_published_size_needs_no_config_gin(tmp_path):
-    config = change(width=512, heads=6, head_dim=64, mlp_width=8)
-    write_t5x(tmp_path / "run" / "checkpoint_1", theirs(config, random_arrays(config)))
+def test_published_size_does_not_need_config_gin(tmp_path):
+    config = small_config(width=512, heads=6, head_dim=64, mlp_width=8)
+    write_t5x(tmp_path / "run" / "checkpoint_1", t5x_arrays(config, random_arrays(config)))
     assert t5x.read(tmp_path / "run" / "checkpoint_1")[0].model == config.model
 
 
-def test_the_checkpoint_may_be_where_one_stands(folder, monkeypatch):
-    """Its config.gin is then found all the same."""
+def test_checkpoint_may_be_the_current_folder(folder, monkeypatch):
+    """The config.gin of its parent is found."""
     monkeypatch.chdir(folder)
     assert t5x.read(pathlib.Path("."))[0].model == CONFIG.model
 
 
-# ---- damage
+# ---- damaged checkpoints
 
 
-def test_missing_and_extra_parameters(tmp_path):
+def test_missing_or_extra_parameters_raise_input_error(tmp_path):
     for number, (edit, message) in enumerate(
         [
             (lambda p: p.pop(KERNEL), f"lacks parameter {KERNEL}"),
@@ -242,7 +242,7 @@ def test_missing_and_extra_parameters(tmp_path):
             (lambda p: p.update({"decoder.bias": np.zeros(2)}), "has the unknown parameter decoder.bias"),
         ]
     ):
-        parameters = theirs()
+        parameters = t5x_arrays()
         edit(parameters)
         write_t5x(tmp_path / f"checkpoint_{number}", parameters)
         with pytest.raises(InputError, match=message):
@@ -250,7 +250,7 @@ def test_missing_and_extra_parameters(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
-def test_a_truncated_checkpoint_file(folder, share):
+def test_truncated_checkpoint_file_raises_input_error(folder, share):
     content = (folder / "checkpoint").read_bytes()
     (folder / "checkpoint").write_bytes(content[: int(share * len(content))])
     with pytest.raises(InputError, match=r"checkpoint.* T5X"):
@@ -263,33 +263,33 @@ def test_a_truncated_checkpoint_file(folder, share):
      flax.serialization.msgpack_serialize({"model": {}}), flax.serialization.msgpack_serialize(np.zeros(3))],
     ids=["no type", "text", "list", "deep", "no parameters", "no optimizer", "array"],
 )  # fmt: skip
-def test_a_file_of_something_else(folder, content):
+def test_file_of_another_format_raises_input_error(folder, content):
     (folder / "checkpoint").write_bytes(content)
     with pytest.raises(InputError, match=r"checkpoint.* T5X"):
         t5x.read(folder)
 
 
-def chunk_cut(zarr):
+def truncate_chunk(zarr):
     (zarr / "1.0").write_bytes((zarr / "1.0").read_bytes()[:-20])
 
 
-def chunk_of_another_size(zarr):
+def write_chunk_of_another_size(zarr):
     (zarr / "1.0").write_bytes(gzip.compress(bytes(12)))
 
 
-def chunk_gone(zarr):
+def delete_chunk(zarr):
     (zarr / "0.1").unlink()
 
 
-def metadata_cut(zarr):
+def truncate_metadata(zarr):
     (zarr / ".zarray").write_bytes((zarr / ".zarray").read_bytes()[:-20])
 
 
-def metadata_gone(zarr):
+def delete_metadata(zarr):
     (zarr / ".zarray").unlink()
 
 
-def chunks_past_the_shape(zarr):
+def enlarge_chunks(zarr):
     edit_metadata(zarr, chunks=[10**9, 10**9])
 
 
@@ -299,9 +299,17 @@ def edit_metadata(zarr, **values):
 
 @pytest.mark.parametrize(
     "damage",
-    [chunks_past_the_shape, chunk_cut, chunk_of_another_size, chunk_gone, metadata_cut, metadata_gone, shutil.rmtree],
+    [
+        enlarge_chunks,
+        truncate_chunk,
+        write_chunk_of_another_size,
+        delete_chunk,
+        truncate_metadata,
+        delete_metadata,
+        shutil.rmtree,
+    ],
 )
-def test_a_damaged_array_is_named_and_never_zeros(folder, damage):
+def test_damaged_array_raises_input_error_with_its_name(folder, damage):
     damage(folder / f"target.{KERNEL}")
     ours = "decoder.blocks.0.mlp.wi_0.kernel"
     with pytest.raises(InputError, match=rf"^cannot read parameter {KERNEL} from .*target\.{KERNEL}: .+") as error:
@@ -309,14 +317,14 @@ def test_a_damaged_array_is_named_and_never_zeros(folder, damage):
     assert "\n" not in str(error.value)
 
 
-def test_an_inline_array_cut_out_of_its_file_later(folder):
+def test_inline_array_of_a_changed_file_raises_input_error(folder):
     arrays = t5x.T5XArrays(folder)
     (folder / "checkpoint").write_bytes(b"")
     with pytest.raises(InputError, match=rf"^cannot read parameter {SCALE} from .*checkpoint: "):
         arrays[SCALE]
 
 
-def test_an_array_in_a_store_without_a_path(folder):
+def test_array_in_an_unsupported_store_raises_input_error(folder):
     contents = flax.serialization.msgpack_restore((folder / "checkpoint").read_bytes())
     contents["optimizer"]["target"]["decoder"]["layers_0"]["mlp"]["wi_0"]["kernel"]["kvstore"] = {"driver": "memory"}
     (folder / "checkpoint").write_bytes(flax.serialization.msgpack_serialize(contents))
@@ -324,7 +332,7 @@ def test_an_array_in_a_store_without_a_path(folder):
         t5x.T5XArrays(folder)[KERNEL]
 
 
-def test_an_array_too_large_for_any_memory_is_never_read(folder):
+def test_implausibly_large_array_is_not_read(folder):
     edit_metadata(folder / f"target.{KERNEL}", shape=[10**9, 10**9])
     assert t5x.T5XArrays(folder).spec(KERNEL).shape == (10**9, 10**9)
     with pytest.raises(InputError, match=r"mlp_width is 1000000000"):
@@ -332,7 +340,7 @@ def test_an_array_too_large_for_any_memory_is_never_read(folder):
 
 
 @pytest.mark.parametrize("step", ["abc", np.arange(3), np.float32(0.5), -1])
-def test_a_step_that_is_none(folder, step):
+def test_invalid_step_raises_input_error(folder, step):
     contents = flax.serialization.msgpack_restore((folder / "checkpoint").read_bytes())
     contents["optimizer"]["state"]["step"] = step
     (folder / "checkpoint").write_bytes(flax.serialization.msgpack_serialize(contents))

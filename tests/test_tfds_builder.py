@@ -12,7 +12,7 @@ from spectrodiff.data.dataset import open_dataset
 
 
 def record(name, stems=0, size=1000):
-    """Bytes of all values, as no text has them."""
+    """A record with bytes that are not valid text."""
     rng = np.random.default_rng(size)
     part = {"audio": rng.bytes(size), "notes": b"\0\xff\0" + rng.bytes(3)}
     return {
@@ -29,7 +29,7 @@ def shards_of(*parts):
 RECORDS = [record("a"), record("b/ä ♪", stems=3), record("c", stems=1, size=0), record("d", size=300_000)]
 
 
-def test_records_come_back_to_the_byte_and_in_order(tmp_path):
+def test_records_are_read_back_unchanged_and_in_order(tmp_path):
     shards = {"train": shards_of(RECORDS[:1], RECORDS[1:3]), "test": shards_of(RECORDS[3:])}
     folder = build(Toy(), {"options": {"gain": 1.0}}, tmp_path, shards)
     assert folder == tmp_path / "toy" / VERSION
@@ -44,7 +44,7 @@ def test_records_come_back_to_the_byte_and_in_order(tmp_path):
     assert len(list(folder.glob("*.array_record-*"))) == 3
 
 
-def test_the_dataset_says_what_it_is(tmp_path):
+def test_dataset_info_and_metadata_are_written(tmp_path):
     folder = build(Toy(), {"options": {"gain": 0.5}}, tmp_path, {"train": shards_of(RECORDS)})
     info = open_dataset(tmp_path, "toy").builder.info
     assert (info.name, str(info.version)) == ("toy", VERSION)
@@ -52,7 +52,7 @@ def test_the_dataset_says_what_it_is(tmp_path):
     assert json.loads((folder / "metadata.json").read_text()) == {"options": {"gain": 0.5}}
 
 
-def test_nothing_is_left_of_what_failed(tmp_path):
+def test_failed_build_leaves_no_files(tmp_path):
     def failing():
         yield 0, RECORDS[0]
         raise ValueError("on the way")
@@ -62,7 +62,7 @@ def test_nothing_is_left_of_what_failed(tmp_path):
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_tensorflow_stays_out_and_nothing_is_said(tmp_path):
+def test_build_does_not_import_tensorflow_or_print(tmp_path):
     program = (
         "import pathlib, sys; from toy_corpus import Toy; from spectrodiff.data.builders.tfds_builder import build;"
         "part = {'audio': b'a', 'notes': b'n'}; rows = [(0, {'name': 'x', **part, 'stems': [part]})];"

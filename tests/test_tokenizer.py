@@ -1,4 +1,4 @@
-"""Token sequences worked out by hand, an unhurried oracle beside the vectorised code, and round trips."""
+"""The tokenizer, compared with sequences written by hand and a slow reference, and round trips through tokens."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ from spectrodiff.errors import InputError
 from spectrodiff.notes.midi import Notes, read_midi
 from spectrodiff.notes.tokenizer import NoteTokenizer
 
-# Token ids of the published on/off vocabulary.
+# Token ids of the published vocabulary with one velocity bin.
 OFF, ON, TIE, EOS = 1132, 1133, 1134, 1
 
 
@@ -51,7 +51,7 @@ def notes_of(*rows, total_time=None):
 
 
 def windows(notes, on_overflow="error", **config):
-    """Each window's tokens without the padding, which is checked."""
+    """The tokens of each window without padding, after checking that the padding is zero."""
     rows = NoteTokenizer(TokenizerConfig(**config), on_overflow).encode(notes)
     assert rows.dtype == np.int32
     cut = [row[: list(row).index(EOS) + 1].tolist() for row in rows]
@@ -59,23 +59,23 @@ def windows(notes, on_overflow="error", **config):
     return cut
 
 
-def test_one_note():
+def test_single_note():
     assert windows(notes_of((0.5, 1.0, 60, 80, 5))) == [
         [TIE, shift(50), program(5), ON, pitch(60), shift(100), OFF, pitch(60), EOS]
     ]
 
 
-def test_a_note_at_the_very_start_needs_no_shift():
+def test_note_at_time_zero_has_no_shift():
     assert windows(notes_of((0.0, 1.0, 60, 80, 0))) == [
         [TIE, program(0), ON, pitch(60), shift(100), OFF, pitch(60), EOS]
     ]
 
 
-def test_no_notes_are_one_window_of_nothing():
+def test_no_notes_give_one_empty_window():
     assert windows(notes_of()) == [[TIE, EOS]]
 
 
-def test_program_and_velocity_are_said_once_and_chords_share_a_shift():
+def test_unchanged_program_velocity_and_shift_are_not_repeated():
     notes = notes_of((1, 2, 64, 80, 0), (1, 2, 60, 80, 0), (1.5, 2, 62, 80, 0))
     assert windows(notes)[0] == [
         *[TIE, shift(100), program(0), ON, pitch(60), pitch(64), shift(150), pitch(62)],
@@ -83,7 +83,7 @@ def test_program_and_velocity_are_said_once_and_chords_share_a_shift():
     ]
 
 
-def test_offs_come_before_ons_each_sorted_by_drum_program_pitch():
+def test_note_offs_precede_note_ons_at_the_same_time():
     notes = notes_of(
         (1.0, 2.0, 50, 80, "drum"), (1.0, 2.0, 40, 80, "drum"), (1.0, 2.0, 70, 80, 0), (1.0, 2.0, 30, 80, 9),
         (0.0, 1.0, 61, 80, 9), (0.0, 1.0, 65, 80, 0), (1.0, 2.0, 65, 80, 0),
@@ -96,28 +96,28 @@ def test_offs_come_before_ons_each_sorted_by_drum_program_pitch():
     ]
 
 
-def test_exact_times_order_events_within_a_step():
-    notes = notes_of((0.0, 1.003, 60, 80, 0), (1.001, 2.0, 62, 80, 0))  # both at step 100, the on first
+def test_events_within_a_step_are_ordered_by_exact_time():
+    notes = notes_of((0.0, 1.003, 60, 80, 0), (1.001, 2.0, 62, 80, 0))  # both at step 100, the note on first
     assert windows(notes) == [
         [TIE, program(0), ON, pitch(60), shift(100), pitch(62), OFF, pitch(60), shift(200), pitch(62), EOS]
     ]
 
 
 @pytest.mark.parametrize("program_map", ["full", "midi_class", "flat", "slakh"])
-def test_hits_at_one_time_are_sorted_by_kit_then_pitch(program_map):
+def test_simultaneous_drum_hits_are_sorted_by_kit_then_pitch(program_map):
     notes = notes_of((0.1, 0.2, 36, 80, "drum"), (0.1, 0.2, 50, 80, "drum"), (0.1, 0.2, 51, 80, "drum"))
     kits = dataclasses.replace(notes, program=np.array([7, 5, 0], np.int32))
     assert windows(kits, program_map=program_map) == [[TIE, shift(10), ON, drum(51), drum(50), drum(36), EOS]]
 
 
-def test_drums_have_no_off_and_no_program():
+def test_drums_have_no_note_off_and_no_program():
     notes = notes_of((0.1, 0.4, 36, 80, "drum"), (0.2, 0.3, 60, 80, 7))
     assert windows(notes) == [
         [TIE, shift(10), ON, drum(36), shift(20), program(7), pitch(60), shift(30), OFF, pitch(60), EOS]
     ]
 
 
-def test_the_tie_section_is_sorted_and_its_program_carries_on():
+def test_tie_section_is_sorted_and_keeps_its_last_program():
     notes = notes_of(
         (0.0, 6.0, 60, 80, 7), (0.0, 6.0, 40, 80, 7), (0.0, 6.0, 90, 80, 3), (0.0, 1.0, 50, 80, 3),
         (5.0, 5.2, 36, 80, "drum"), (5.5, 5.6, 41, 80, 7),
@@ -129,7 +129,7 @@ def test_the_tie_section_is_sorted_and_its_program_carries_on():
     ]
 
 
-def test_events_at_the_first_step_of_a_window_are_its_own():
+def test_events_on_a_window_boundary_belong_to_the_later_window():
     notes = notes_of((1.0, 5.12, 60, 80, 0), (5.12, 6.0, 62, 80, 0))
     assert windows(notes) == [
         [TIE, shift(100), program(0), ON, pitch(60), EOS],
@@ -142,7 +142,7 @@ def test_times_round_half_to_even():
     assert windows(notes) == [[TIE, shift(12), program(0), ON, pitch(60), shift(38), OFF, pitch(60), EOS]]
 
 
-def test_a_velocity_aware_vocabulary():
+def test_velocity_tokens_with_127_bins():
     notes = notes_of((0.0, 1.0, 60, 1, 0), (0.5, 1.0, 62, 127, 0), (0.75, 1.0, 63, 127, 0))
     v0 = 1132
     assert windows(notes, velocity_bins=127)[0] == [
@@ -151,13 +151,13 @@ def test_a_velocity_aware_vocabulary():
     ]
 
 
-def test_one_voice_played_twice_is_silenced_by_its_first_end():
-    """What sounds is known by program and pitch alone, as in the published code."""
+def test_overlapping_notes_of_one_pitch_end_at_the_first_note_off():
+    """Active notes are identified by program and pitch only, as in the published code."""
     notes = notes_of((0.0, 6.0, 60, 80, 0), (1.0, 2.0, 60, 80, 0))
     assert windows(notes)[1] == [TIE, shift(88), program(0), OFF, pitch(60), EOS]
 
 
-def test_notes_of_no_length_are_left_out_but_drum_hits_stay():
+def test_zero_length_notes_are_dropped_except_drums():
     notes = notes_of((1.0, 1.0, 60, 80, 0), (2.0, 2.0, 38, 80, "drum"), (0.0, 0.004, 64, 80, 0))
     assert windows(notes) == [[TIE, program(0), ON, pitch(64), OFF, pitch(64), shift(200), ON, drum(38), EOS]]
 
@@ -166,33 +166,33 @@ def test_notes_of_no_length_are_left_out_but_drum_hits_stay():
     ("total_time", "count"),
     [(0.0, 1), (5.11, 1), (5.1199, 1), (5.12, 2), (5.13, 2), (10.23, 2), (10.24, 3), (14400.0, 2813)],
 )
-def test_windows_of_a_piece(total_time, count):
-    """A piece that ends with a window gets one more: the published padding always adds something."""
+def test_number_of_windows(total_time, count):
+    """A piece that ends exactly with a window gets one more, as the published padding is never empty."""
     assert NoteTokenizer().num_windows(total_time) == count
     assert len(windows(notes_of((0.0, 0.0, 60, 80, 0), total_time=total_time))) == count
 
 
-def test_a_window_after_the_last_event_lists_what_sounded_before_that_event():
+def test_ghost_ties_after_the_last_event():
     held = notes_of((0.0, 5.0, 60, 80, 3), (1.0, 4.0, 62, 80, 3), total_time=16.0)
-    quirk = [program(3), pitch(60), TIE, EOS]
-    assert windows(held)[1:] == [quirk] * 3
-    together = notes_of((0.0, 5.0, 60, 80, 3), (1.0, 5.0, 62, 80, 3), total_time=6.0)  # both before the last step
+    ghost_window = [program(3), pitch(60), TIE, EOS]
+    assert windows(held)[1:] == [ghost_window] * 3
+    together = notes_of((0.0, 5.0, 60, 80, 3), (1.0, 5.0, 62, 80, 3), total_time=6.0)  # both end at the last step
     assert windows(together)[1] == [program(3), pitch(60), pitch(62), TIE, EOS]
     by_drum = notes_of((0.0, 4.0, 60, 80, 3), (5.0, 7.0, 38, 80, "drum"))
     assert windows(by_drum)[1] == [TIE, EOS]
 
 
-def test_without_ghost_ties_nothing_sounds_after_the_last_event():
+def test_no_ties_after_the_last_event_without_ghost_ties():
     held = notes_of((0.0, 5.0, 60, 80, 3), (1.0, 4.0, 62, 80, 3), total_time=16.0)
     assert windows(held, ghost_ties=False)[1:] == [[TIE, EOS]] * 3
 
 
-def test_an_end_rounded_onto_the_end_of_the_piece_stays_in_the_last_window():
+def test_note_off_rounded_to_the_end_stays_in_the_last_window():
     notes = notes_of((5.0, 5.1199, 60, 80, 0))
     assert windows(notes) == [[TIE, shift(500), program(0), ON, pitch(60), shift(512), OFF, pitch(60), EOS]]
 
 
-def test_windows_start_at_any_frame():
+def test_windows_may_start_at_any_frame():
     notes = notes_of((0.0, 1.0, 60, 80, 0), (0.5, 1.5, 64, 80, 0), total_time=20.0)
     tokenizer = NoteTokenizer()
     timeline = tokenizer.timeline(notes)
@@ -202,7 +202,7 @@ def test_windows_start_at_any_frame():
     assert tokenizer.window(timeline, 26, frames=10).tolist() == [program(0), pitch(60), pitch(64), TIE, EOS]
 
 
-def test_a_shift_over_ten_seconds_is_repeated():
+def test_shift_over_ten_seconds_takes_several_tokens():
     notes = notes_of((0.0, 10.0, 60, 80, 0), (15.0, 25.01, 62, 80, 0), total_time=30.0)
     tokenizer = NoteTokenizer()
     assert tokenizer.window(tokenizer.timeline(notes), 0, frames=1500).tolist() == [
@@ -229,7 +229,7 @@ def test_program_maps(program_map, first):
 
 
 @pytest.mark.parametrize(("program_map", "others"), [("full", 97), ("midi_class", 96), ("slakh", 88)])
-def test_own_programs_stay_and_come_back(program_map, others):
+def test_own_programs_are_not_mapped_and_round_trip(program_map, others):
     notes = notes_of((0.0, 6.0, 60, 80, 97), (0.0, 6.0, 60, 80, 98), (1.0, 2.0, 38, 80, "drum"))
     tokenizer = NoteTokenizer(TokenizerConfig(program_map=program_map, own_programs=(98,)))
     one, two = windows(notes, program_map=program_map, own_programs=(98,))
@@ -239,7 +239,7 @@ def test_own_programs_stay_and_come_back(program_map, others):
     assert sorted(back.program[~back.is_drum].tolist()) == [others, 98]
 
 
-def test_slakh_keeps_the_published_programs_and_falls_to_the_next_below():
+def test_slakh_map_rounds_down_to_the_published_programs():
     known = [0, 4, 8, 16, 24, 26, 29, 32, 33, 40, 41, 42, 43, 46, 47, 48, 50, 52, 55, 56, 57, 58, 60, 61, 64, 66, 67]
     known += [68, 69, 70, 71, 73, 80, 88]
     for p in range(128):
@@ -247,8 +247,8 @@ def test_slakh_keeps_the_published_programs_and_falls_to_the_next_below():
         assert tokens[1] == program(max(k for k in known if k <= p))
 
 
-def oracle(notes, velocity_bins, program_map, own, start_frame, frames=256):
-    """Windows as the paper's words have them, one event at a time."""
+def reference_window(notes, velocity_bins, program_map, own, start_frame, frames=256):
+    """The tokens of a window, computed one event at a time from the paper's description."""
     known = [0, 4, 8, 16, 24, 26, 29, 32, 33, 40, 41, 42, 43, 46, 47, 48, 50, 52, 55, 56, 57, 58, 60, 61, 64, 66, 67]
     known += [68, 69, 70, 71, 73, 80, 88]
     events = []
@@ -277,17 +277,17 @@ def oracle(notes, velocity_bins, program_map, own, start_frame, frames=256):
     tie = 1132 + velocity_bins + 1
     out, state = [], {}
 
-    def say(kind, token):
+    def add_token(kind, token):
         if state.get(kind) != token:
             out.append(token)
         state[kind] = token
 
-    def say_program(prog):
+    def add_program(prog):
         if program_map != "flat":
-            say("program", tie + 1 + (prog // 8 * 8 if program_map == "midi_class" and prog not in own else prog))
+            add_token("program", tie + 1 + (prog // 8 * 8 if program_map == "midi_class" and prog not in own else prog))
 
     for prog, p in sorted(sounding):
-        say_program(prog)
+        add_program(prog)
         out.append(pitch(p))
     out.append(tie)
     now = 0
@@ -297,13 +297,13 @@ def oracle(notes, velocity_bins, program_map, own, start_frame, frames=256):
             now = steps[i] - 2 * start_frame
             out += [shift(1000)] * (now // 1000) + ([shift(now % 1000)] if now % 1000 else [])
         if not is_drum:
-            say_program(prog)
-        say("velocity", 1132 + velocity)
+            add_program(prog)
+        add_token("velocity", 1132 + velocity)
         out.append(tie + 129 + p if is_drum else pitch(p))
     return [*out, EOS]
 
 
-# Few pitches, programs and times on and off the grid, so that notes meet, overlap, tie and round.
+# Few pitches and programs, times on and off the grid: many overlaps, ties and roundings.
 times = st.one_of(
     st.integers(0, 3000).map(lambda n: n / 200), st.floats(0, 15), st.integers(0, 3).map(lambda n: 5.12 * n)
 )
@@ -326,19 +326,19 @@ pieces = st.builds(
     st.integers(0, 1100),
     st.sampled_from([1, 100, 256, 700]),
 )
-def test_every_window_agrees_with_the_oracle(notes, velocity_bins, programs, start_frame, frames):
+def test_windows_match_the_reference(notes, velocity_bins, programs, start_frame, frames):
     program_map, own = programs
     tokenizer = NoteTokenizer(TokenizerConfig(velocity_bins, program_map, own_programs=own))
     timeline = tokenizer.timeline(notes)
-    expected = oracle(notes, velocity_bins, program_map, own, start_frame, frames)
+    expected = reference_window(notes, velocity_bins, program_map, own, start_frame, frames)
     assert tokenizer.window(timeline, start_frame, frames).tolist() == expected
     options = {"velocity_bins": velocity_bins, "program_map": program_map, "own_programs": own}
     for i, tokens in enumerate(windows(notes, **options)):
-        assert tokens == oracle(notes, velocity_bins, program_map, own, 256 * i)
+        assert tokens == reference_window(notes, velocity_bins, program_map, own, 256 * i)
 
 
-def apart(rows):
-    """Rows without those that overlap an earlier one of the same program and pitch, which tokens cannot tell apart."""
+def without_overlaps(rows):
+    """Rows without those that overlap an earlier one of the same program and pitch, which tokens cannot represent."""
     kept = []
     for start, length, *voice, velocity in sorted(rows, key=lambda row: row[0]):
         clash = any(v == voice and start < end and (voice[1] != "drum" or start == s) for s, end, v, _ in kept)
@@ -357,8 +357,8 @@ steps = st.tuples(
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(steps, max_size=40).map(apart), st.sampled_from([1, 5, 127]))
-def test_notes_on_the_grid_come_back(rows, velocity_bins):
+@given(st.lists(steps, max_size=40).map(without_overlaps), st.sampled_from([1, 5, 127]))
+def test_notes_on_the_grid_round_trip(rows, velocity_bins):
     tokenizer = NoteTokenizer(TokenizerConfig(velocity_bins))
     notes = notes_of(*[(start / 100, end / 100, *rest) for start, end, *rest in rows])
     back = tokenizer.decode(tokenizer.encode(notes))
@@ -381,7 +381,7 @@ def test_notes_on_the_grid_come_back(rows, velocity_bins):
 
 @settings(max_examples=100, deadline=None)
 @given(pieces)
-def test_decoding_finds_every_onset_within_a_rounding(notes):
+def test_decoded_onsets_are_within_5_ms(notes):
     tokenizer = NoteTokenizer(TokenizerConfig(127))
     back = tokenizer.decode(tokenizer.encode(notes))
     assert len(back) == len(notes)
@@ -396,28 +396,28 @@ def test_decoding_finds_every_onset_within_a_rounding(notes):
 
 
 @given(st.lists(st.lists(st.integers(-5, 2000) | st.integers(1000, 1400), min_size=9, max_size=9), max_size=3))
-def test_any_tokens_decode(rows):
+def test_random_tokens_decode_to_valid_notes(rows):
     notes = NoteTokenizer().decode(np.array(rows, np.int32).reshape(-1, 9))
     assert (notes.end > notes.start).all()
     assert ((notes.velocity >= 1) & (notes.velocity <= 127)).all()
     assert notes.total_time >= notes.end.max(initial=0.0)
 
 
-def crowd(count, start=6.0):
-    """A window with `count` notes of velocities 1, 2, ... 100, 1, ... one a step, lasting into the next window."""
+def dense_notes(count, start=6.0):
+    """`count` notes of velocities 1, 2, ... 100, 1, ..., one per step, that last into the next window."""
     return notes_of(*[(start + (i % 400) / 100, 11.0, 20 + i // 400, 1 + i % 100, 0) for i in range(count)])
 
 
-def test_an_overfull_window_is_an_error_that_names_it():
-    notes = crowd(2000)
+def test_overfull_window_raises_input_error():
+    notes = dense_notes(2000)
     with pytest.raises(InputError, match=r"window 1 at 5\.12 s .*2048"):
         NoteTokenizer().encode(notes)
     with pytest.raises(InputError, match="thin"):
         NoteTokenizer().encode(notes)
 
 
-def test_exactly_full_is_not_overfull():
-    notes = crowd(300)
+def test_exactly_full_window_is_accepted():
+    notes = dense_notes(300)
     needed = max(len(tokens) for tokens in windows(notes))
     assert windows(notes, max_tokens=needed) == windows(notes)
     with pytest.raises(InputError, match=f"needs {needed} tokens"):
@@ -425,20 +425,20 @@ def test_exactly_full_is_not_overfull():
 
 
 def test_thinning_drops_the_quietest_notes_and_counts_them():
-    notes = crowd(2000)
+    notes = dense_notes(2000)
     tokenizer = NoteTokenizer(on_overflow="thin")
     thinned, dropped = tokenizer.thin(notes)
     assert 0 < dropped == len(notes) - len(thinned)
-    assert thinned.velocity.min() >= np.sort(notes.velocity)[dropped - 1]  # only quieter ones went
+    assert thinned.velocity.min() >= np.sort(notes.velocity)[dropped - 1]  # only quieter notes are dropped
     tokens = tokenizer.encode(notes)
     np.testing.assert_array_equal(tokens, NoteTokenizer().encode(thinned))
-    assert ((tokens != 0).sum(1) > 2000).any()  # and no more than needed
-    calm = crowd(100)
-    assert tokenizer.thin(calm)[1] == 0
-    np.testing.assert_array_equal(tokenizer.encode(calm), NoteTokenizer().encode(calm))
+    assert ((tokens != 0).sum(1) > 2000).any()  # no more than necessary
+    sparse = dense_notes(100)
+    assert tokenizer.thin(sparse)[1] == 0
+    np.testing.assert_array_equal(tokenizer.encode(sparse), NoteTokenizer().encode(sparse))
 
 
-def test_thinning_one_window_of_a_timeline():
+def test_single_window_of_a_timeline_is_thinned():
     tokenizer = NoteTokenizer(TokenizerConfig(max_tokens=12), on_overflow="thin")
     notes = notes_of((0.0, 9.0, 60, 100, 0), (1.0, 1.5, 62, 20, 0), (2.0, 2.5, 64, 10, 0), (3.0, 3.5, 66, 50, 0))
     assert tokenizer.window(tokenizer.timeline(notes), 0).tolist() == [
@@ -446,8 +446,8 @@ def test_thinning_one_window_of_a_timeline():
     ]
 
 
-def test_ten_thousand_notes_tokenize_in_under_a_second(tmp_path):
-    """In processor time, the MIDI file once parsed: that is note-seq's, and depends on what else Python holds."""
+def test_10000_notes_are_tokenized_in_under_a_second(tmp_path):
+    """The limit applies to processor time and excludes parsing of the MIDI file."""
     rng = np.random.default_rng(0)
     file = mido.MidiFile(ticks_per_beat=480)
     for channel in range(4):
@@ -464,12 +464,12 @@ def test_ten_thousand_notes_tokenize_in_under_a_second(tmp_path):
     assert len(tokenizer.decode(tokens)) == 10_000
 
 
-def test_a_bad_setting_is_named():
-    """Those of its config are the config's to refuse."""
+def test_invalid_on_overflow_raises_input_error():
+    """Settings of the config are checked by the config itself."""
     with pytest.raises(InputError, match=r"on_overflow is 'cut'.*error, thin"):
         NoteTokenizer(TokenizerConfig(), "cut")
 
 
-def test_a_tokenizer_is_a_value():
+def test_tokenizer_can_be_pickled_and_compared():
     tokenizer = NoteTokenizer(TokenizerConfig(velocity_bins=127))
     assert pickle.loads(pickle.dumps(tokenizer)) == tokenizer == dataclasses.replace(tokenizer)

@@ -23,7 +23,7 @@ def path(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16])
-def test_what_is_read_is_what_was_written_to_the_bit(path, dtype):
+def test_arrays_are_read_bit_for_bit(path, dtype):
     written = {name: array.astype(dtype) for name, array in ARRAYS.items()}
     write_torch(path, written)
     arrays = TorchArrays(path)
@@ -36,7 +36,7 @@ def test_what_is_read_is_what_was_written_to_the_bit(path, dtype):
         assert arrays.spec(name) == (array.shape, array.dtype.name)
 
 
-def test_views_of_a_shared_storage(path):
+def test_views_of_a_shared_storage_are_read(path):
     stored = np.arange(24, dtype=np.float32)
     views = {
         "transposed": tensor("0", "FloatStorage", offset=4, shape=(4, 3), strides=(1, 4)),
@@ -50,32 +50,32 @@ def test_views_of_a_shared_storage(path):
     np.testing.assert_array_equal(arrays["repeated"], [[2, 3]] * 5)
 
 
-# What would create the file `marker`, or reach for what could, were it run.
-EVIL = {
+# Pickles that would create the file `marker`, or that refer to disallowed names.
+MALICIOUS = {
     "a command": lambda marker: call(named("posix", "system"), value(f"touch {marker}")),
-    "a command, as of old": lambda marker: b"(" + value(f"touch {marker}") + b"iposix\nsystem\n",
+    "a command by the INST opcode": lambda marker: b"(" + value(f"touch {marker}") + b"iposix\nsystem\n",
     "a command on the stack": lambda marker: call(value("posix") + value("system") + b"\x93", value(f"touch {marker}")),
     "code": lambda marker: call(named("builtins", "eval"), value(f"open({str(marker)!r}, 'w')")),
     "another function of torch": lambda marker: call(named("torch._utils", "_rebuild_parameter")),
     "another class of torch": lambda marker: call(named("torch", "Tensor")),
-    "an attribute of what is permitted": lambda marker: named("torch._utils", "_rebuild_tensor_v2.__globals__"),
-    "a method of what is permitted": lambda marker: named("collections", "OrderedDict.fromkeys"),
-    "a storage of no numbers": lambda marker: tensor("0", "UntypedStorage", 0, (1,), (1,)),
+    "an attribute of an allowed function": lambda marker: named("torch._utils", "_rebuild_tensor_v2.__globals__"),
+    "a method of an allowed class": lambda marker: named("collections", "OrderedDict.fromkeys"),
+    "an untyped storage": lambda marker: tensor("0", "UntypedStorage", 0, (1,), (1,)),
     "a persistent object": lambda marker: b"(" + value("module") + value("x") + b"tQ",
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", EVIL)
-def test_anything_but_tensors_is_refused_and_nothing_is_run(tmp_path, path, what):
+@pytest.mark.parametrize("kind", MALICIOUS)
+def test_malicious_pickle_raises_input_error_and_is_not_run(tmp_path, path, kind):
     good, marker = tensor("0", "FloatStorage", 0, (1,), (1,)), tmp_path / "marker"
-    write_archive(path, state({"good": good, "evil": EVIL[what](marker)}), ONE)
+    write_archive(path, state({"good": good, "evil": MALICIOUS[kind](marker)}), ONE)
     with pytest.raises(InputError, match=r"^refused .*weights\.bin"):
         TorchArrays(path)
     assert not marker.exists()
 
 
 @pytest.mark.parametrize(
-    "pushed",
+    "content_pickle",
     [
         tensor("0", "FloatStorage", 0, (1,), (1,)),
         value([1, 2]),
@@ -85,13 +85,13 @@ def test_anything_but_tensors_is_refused_and_nothing_is_run(tmp_path, path, what
     ],
     ids=["tensor", "list", "number", "unnamed", "nested"],
 )
-def test_it_must_be_tensors_by_name(path, pushed):
-    write_archive(path, pushed, ONE)
+def test_pickle_of_other_objects_raises_input_error(path, content_pickle):
+    write_archive(path, content_pickle, ONE)
     with pytest.raises(InputError, match=r"^refused .*weights\.bin"):
         TorchArrays(path)
 
 
-def test_attributes_set_on_what_is_permitted_last_no_longer_than_the_file(path):
+def test_attributes_set_by_a_pickle_do_not_affect_later_files(path):
     rebuild = named("torch._utils", "_rebuild_tensor_v2")
     poisoned = rebuild + b"N}" + value("__defaults__") + value((1, 2, 3, 4)) + b"s\x86b0"
     write_archive(path, poisoned + state({"a": tensor("0", "FloatStorage", 0, (1,), (1,))}), ONE)
@@ -109,13 +109,13 @@ def test_attributes_set_on_what_is_permitted_last_no_longer_than_the_file(path):
     [(0, (2,), (1,)), (1, (1,), (1,)), (0, (2, 2), (0, 1)), (-1, (1,), (1,)), (0, (-1,), (1,)), (0, (1,), (-1,)),
      (0, (1, 1), (1,)), (0, "11", (1, 1)), (0.0, (1,), (1,)), (None, None, None)],
 )  # fmt: skip
-def test_a_tensor_that_its_storage_does_not_hold(path, offset, shape, strides):
+def test_tensor_outside_its_storage_raises_input_error(path, offset, shape, strides):
     write_archive(path, state({"a.weight": tensor("0", "FloatStorage", offset, shape, strides)}), ONE)
     with pytest.raises(InputError, match=r"^cannot read parameter a\.weight of .*weights\.bin: "):
         TorchArrays(path)["a.weight"]
 
 
-def test_a_storage_that_is_missing_or_damaged(path):
+def test_missing_or_damaged_storage_raises_input_error(path):
     write_archive(path, state({"a": tensor("7", "FloatStorage", 0, (1,), (1,))}), ONE)
     with pytest.raises(InputError, match=r"^cannot read parameter a of .*weights\.bin: "):
         TorchArrays(path)["a"]
@@ -127,7 +127,7 @@ def test_a_storage_that_is_missing_or_damaged(path):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
-def test_a_truncated_file(path, share):
+def test_truncated_file_raises_input_error(path, share):
     write_torch(path, ARRAYS)
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
@@ -136,14 +136,14 @@ def test_a_truncated_file(path, share):
 
 
 @pytest.mark.parametrize("pickled", [b"", b"\x80\x02", b"\x80\x02}", b"not a pickle", b"\x80\x02R."])
-def test_a_damaged_pickle(path, pickled):
+def test_damaged_pickle_raises_input_error(path, pickled):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", pickled)
     with pytest.raises(InputError, match=r"^cannot read weights .*weights\.bin: "):
         TorchArrays(path)
 
 
-def test_an_archive_of_something_else_and_no_file(path):
+def test_other_archive_or_missing_file_raises_input_error(path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("song.mid", b"")
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""The flags of `train` that a config does not have: several processes, and a window of steps to trace."""
+"""`spectrodiff train`: its options for several processes and for profiling, and reading of gin configs."""
 
 import gin
 import optax
@@ -27,11 +27,11 @@ TINY = ["train", "--gin_file", "configs/tiny.gin"]
             "'here' is no address, such as 10.0.0.1:1234",
         ),
         (["--coordinator", "127.0.0.1:9", "--processes", "2", "--process", "2"], "cannot join the other processes: "),
-        (["--distributed"], "cannot join the other processes: "),  # why, depends on what ran before
+        (["--distributed"], "cannot join the other processes: "),  # the reason depends on earlier tests
         (["--profile", "30:20"], "'30:20' is no range of steps, such as 20:30"),
     ],
 )
-def test_what_cannot_be(options, message, tmp_path, capsys):
+def test_invalid_options_print_one_error_line(options, message, tmp_path, capsys):
     with pytest.raises(SystemExit) as error:
         main([*TINY, "--workdir", str(tmp_path / "run"), *options])
     assert error.value.code == 2
@@ -41,22 +41,22 @@ def test_what_cannot_be(options, message, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_window_to_trace_reaches_the_loop(tmp_path, monkeypatch):
+def test_profile_option_is_passed_to_the_loop(tmp_path, monkeypatch):
     given = {}
     monkeypatch.setattr(loop, "train", lambda workdir, **options: given.update(options, workdir=workdir))
     main([*TINY, "--workdir", str(tmp_path), "--profile", "20:30"])
     assert (given["workdir"], given["profile"]) == (str(tmp_path), (20, 30))
 
 
-def test_a_run_is_described_by_all_that_it_uses_and_what_nothing_uses_is_named(tmp_path, monkeypatch, capsys):
-    """A scoped binding and one over several lines are names as well; comments and values are none."""
-    said = []
+def test_unused_bindings_are_reported_and_used_ones_described(tmp_path, monkeypatch, capsys):
+    """Scoped and multi-line bindings are reported too; names in comments and values are not."""
+    descriptions = []
 
     def train(workdir, *, describe, **_):
         optimizers.muon()
         with gin.config_scope("inner"):
             optimizers.adafactor()
-        said.append(describe())
+        descriptions.append(describe())
 
     monkeypatch.setattr(loop, "train", train)
     config = tmp_path / "mine.gin"
@@ -69,11 +69,11 @@ def test_a_run_is_described_by_all_that_it_uses_and_what_nothing_uses_is_named(t
     names = set(unused.removeprefix("of the config nothing uses ").split(", "))
     assert names >= {"adamw.warmup", "some/only.pattern", "train.steps"}  # `train` itself was not called
     assert not names & {"muon.warmup", "adafactor.warmup", "lora.scale", "lora.rank"}
-    assert "muon.warmup = 9\n" in said[0]
-    assert "adamw.warmup" not in said[0]
+    assert "muon.warmup = 9\n" in descriptions[0]
+    assert "adamw.warmup" not in descriptions[0]
 
 
-JOINED = """
+PRINT_PROCESS_INDEX = """
 import sys, jax
 from spectrodiff.cli import main
 from spectrodiff.training import loop
@@ -83,14 +83,14 @@ main(sys.argv[1:])
 
 
 @pytest.mark.trial
-def test_two_processes_join_by_their_flags_before_anything_trains():
+def test_two_processes_join_by_their_options():
     options = [*TINY, "--workdir", "runs/two", "--coordinator", f"127.0.0.1:{free_port()}", "--processes", 2]
-    two = [start_python("-c", JOINED, *options, "--process", i) for i in (0, 1)]
+    two = [start_python("-c", PRINT_PROCESS_INDEX, *options, "--process", i) for i in (0, 1)]
     for i, process in enumerate(two):
         assert f"process {i} of 2 for runs/two" in finish(process)
 
 
-def test_one_config_after_another_keeps_nothing_of_the_first():
+def test_reading_a_config_clears_the_previous_one():
     read_config(["configs/demo.gin"], [])
     alone = gin.config_str()
     read_config(["configs/tiny.gin"], ["train.seed = 3", "adamw.warmup = 7"])
@@ -99,7 +99,7 @@ def test_one_config_after_another_keeps_nothing_of_the_first():
     assert gin.config_str() == alone
 
 
-def test_after_a_config_that_cannot_be_another_can():
+def test_config_can_be_read_after_an_invalid_one():
     with pytest.raises(InputError, match=r"binds train\.steps to 'many'"):
         read_config(["configs/tiny.gin"], ["train.steps = 'many'"])
     read_config(["configs/tiny.gin"], [])
@@ -107,7 +107,7 @@ def test_after_a_config_that_cannot_be_another_can():
 
 
 @pytest.mark.parametrize("name", ["tiny.gin", "configs/tiny.gin"])
-def test_packaged_configs_are_found_from_anywhere_unless_there_is_a_file_of_that_name(tmp_path, monkeypatch, name):
+def test_local_config_takes_precedence_over_the_packaged_one(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     read_config([name], [])
     assert gin.query_parameter("train.steps") == 20
@@ -117,11 +117,11 @@ def test_packaged_configs_are_found_from_anywhere_unless_there_is_a_file_of_that
     assert gin.query_parameter("train.steps") == 7
 
 
-def test_includes_are_found_where_one_stands_now(tmp_path, monkeypatch):
-    """Not where one stood when the first config was read; and in the checkout."""
+def test_includes_are_relative_to_the_current_folder(tmp_path, monkeypatch):
+    """They do not depend on the current folder of earlier reads; packaged configs are found too."""
     for place, seed in (("first", 1), ("second", 2)):
         (tmp_path / place / "configs").mkdir(parents=True)
-        (tmp_path / place / "mine.gin").write_text("include 'configs/other.gin'  # which is here\n")
+        (tmp_path / place / "mine.gin").write_text("include 'configs/other.gin'  # a local file\n")
         (tmp_path / place / "configs" / "other.gin").write_text(f"include 'configs/tiny.gin'\ntrain.seed = {seed}\n")
         monkeypatch.chdir(tmp_path / place)
         read_config(["mine.gin"], [])
@@ -129,14 +129,14 @@ def test_includes_are_found_where_one_stands_now(tmp_path, monkeypatch):
         assert gin.query_parameter("ModelConfig.width") == 32
 
 
-def test_a_config_that_includes_itself_is_one_line(tmp_path, monkeypatch):
+def test_config_that_includes_itself_raises_input_error(tmp_path, monkeypatch):
     (tmp_path / "mine.gin").write_text("include 'mine.gin'\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"mine\.gin includes itself$"):
         read_config(["mine.gin"], [])
 
 
-def test_what_is_wrong_is_said_with_its_file_and_line(tmp_path, monkeypatch):
+def test_config_errors_name_file_and_line(tmp_path, monkeypatch):
     (tmp_path / "mine.gin").write_text("include 'configs/tiny.gin'\n\ntrain.seed = 1\ntrain.colour = 2\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"'colour'.*/mine\.gin\", line 4"):
@@ -146,7 +146,7 @@ def test_what_is_wrong_is_said_with_its_file_and_line(tmp_path, monkeypatch):
         read_config(["mine.gin"], [])
 
 
-def test_a_later_binding_wins_over_an_include_before_it_and_loses_to_one_after(tmp_path, monkeypatch):
+def test_later_bindings_and_includes_override_earlier_ones(tmp_path, monkeypatch):
     (tmp_path / "one.gin").write_text("train.seed = 1\n")
     (tmp_path / "mine.gin").write_text(
         "train.seed = 2\ninclude 'one.gin'\ninclude 'configs/tiny.gin'\nmuon.warmup = 9\n"
@@ -156,7 +156,7 @@ def test_a_later_binding_wins_over_an_include_before_it_and_loses_to_one_after(t
     assert (gin.query_parameter("train.seed"), gin.query_parameter("muon.warmup")) == (1, 9)
 
 
-def test_parentheses_that_are_left_out_are_filled_in():
+def test_missing_parentheses_in_references_are_added():
     plain = ["train.optimizer = @adamw", "train.task = @SpectrogramTask", "train.adaptation = @everything"]
     read_config(["configs/tiny.gin"], [*plain, "SpectrogramConfig.model = @ModelConfig", "adamw.learning_rate = 0.5"])
     train = gin.get_bindings("train")
@@ -167,7 +167,7 @@ def test_parentheses_that_are_left_out_are_filled_in():
     assert "train.optimizer = @adamw()" in gin.config_str()
 
 
-def test_a_parameter_that_takes_a_function_gets_it():
+def test_function_parameters_are_bound_uncalled():
     read_config(["configs/melgan_gan.gin"], [])
     losses = gin.get_bindings("AdversarialTask")["verdict_loss"]
     assert losses.__name__ == "relativistic"

@@ -1,4 +1,4 @@
-"""recipes/train_demo.py: what it runs, for how long, and that it goes on from what an earlier call left."""
+"""The recipe train_demo.py: its commands, their training times, and resumption by later calls."""
 
 import importlib.util
 import json
@@ -24,7 +24,7 @@ def script():
 
 @pytest.fixture
 def commands(script, monkeypatch):
-    """The commands that are run; each takes half a minute of its config's, and leaves a log and weights."""
+    """The commands run, by a stub that uses half a minute of training time and writes a log and an export folder."""
     ran = []
 
     def run(arguments, spent=None):
@@ -49,9 +49,9 @@ def minutes_of(command):
     return float(found.split(" = ")[1])
 
 
-def test_every_config_is_trained_for_its_minutes_over_all_calls(script, commands, tmp_path, capsys):
-    asked = arguments(tmp_path, "--configs", "tiny", "melgan", "melgan_gan", "--minutes", "1", "0.5", "2")
-    script.main(asked)
+def test_training_minutes_are_counted_over_all_calls(script, commands, tmp_path, capsys):
+    options = arguments(tmp_path, "--configs", "tiny", "melgan", "melgan_gan", "--minutes", "1", "0.5", "2")
+    script.main(options)
     prepare, *training = commands
     assert prepare[1:4] == ["spectrodiff", "prepare", "rendered"]
     assert [minutes_of(command) for command in training] == [1.0, 0.5, 2.0]
@@ -60,8 +60,8 @@ def test_every_config_is_trained_for_its_minutes_over_all_calls(script, commands
     (tmp_path / "data" / "rendered" / "1.0.0").mkdir(parents=True)
     (tmp_path / "data" / "rendered" / "1.0.0" / "dataset_info.json").touch()
     commands.clear()
-    script.main(asked)
-    assert [minutes_of(command) for command in commands] == [0.5, 1.5]  # nothing is rendered, and melgan is finished
+    script.main(options)
+    assert [minutes_of(command) for command in commands] == [0.5, 1.5]  # the corpus exists, and melgan is finished
     assert json.loads((tmp_path / "out" / "minutes.json").read_text()) == {
         "tiny": 1.0,
         "melgan": 0.5,
@@ -69,26 +69,26 @@ def test_every_config_is_trained_for_its_minutes_over_all_calls(script, commands
     }
 
 
-def test_a_carried_folder_is_continued_once(script, commands, tmp_path):
+def test_carried_folder_is_copied_and_continued_once(script, commands, tmp_path):
     carried = tmp_path / "carried"
     (carried / "tiny" / "checkpoints").mkdir(parents=True)
     (carried / "minutes.json").write_text('{"tiny": 4.0}')
-    asked = arguments(tmp_path, "--configs", "tiny", "--minutes", "5", "--carried", str(carried))
-    script.main(asked)
-    script.main(asked)
+    options = arguments(tmp_path, "--configs", "tiny", "--minutes", "5", "--carried", str(carried))
+    script.main(options)
+    script.main(options)
     assert (tmp_path / "out" / "tiny" / "checkpoints").is_dir()
     assert [minutes_of(command) for command in commands if "--workdir" in command] == [1.0, 0.5]
     assert (carried / "minutes.json").read_text() == '{"tiny": 4.0}'
 
 
-def test_limits_have_to_be_as_many_as_configs(script, commands, tmp_path):
+def test_number_of_minutes_must_match_the_configs(script, commands, tmp_path):
     with pytest.raises(SystemExit) as ended:
         script.main(arguments(tmp_path, "--configs", "tiny", "--minutes", "1", "2"))
     assert ended.value.code == 2
     assert not commands
 
 
-def test_a_command_that_fails_ends_all_and_its_time_is_noted(script, tmp_path):
+def test_failing_command_ends_the_script_and_its_time_counts(script, tmp_path):
     spent = script.Spent(tmp_path / "minutes.json", "tiny")
     with pytest.raises(SystemExit) as ended:
         script.run(["-c", "import sys; sys.exit(3)"], spent)
@@ -97,8 +97,8 @@ def test_a_command_that_fails_ends_all_and_its_time_is_noted(script, tmp_path):
 
 
 @pytest.mark.slow
-def test_stopped_and_called_again_it_finishes(corpus, tmp_path):
-    """A real run of the smallest config, on a corpus that is prepared already."""
+def test_interrupted_script_finishes_when_called_again(corpus, tmp_path):
+    """This really trains the smallest config on a prepared corpus."""
     command = [
         sys.executable,
         PATH,

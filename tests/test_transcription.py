@@ -22,7 +22,7 @@ DRUM = -1
 
 
 def notes(*rows):
-    """From (start, end, pitch, program or DRUM)."""
+    """Notes from rows of (start, end, pitch, program or DRUM)."""
     start, end, pitch, program = np.array(rows, float).reshape(-1, 4).T
     return Notes(
         start=start,
@@ -50,21 +50,21 @@ def clicks(*times, seconds=3.0):
     return audio.astype(np.float32)
 
 
-class Perfect:
-    """Transcribes any audio as the notes it is made with."""
+class FixedTranscriber:
+    """A transcriber that returns the same notes for any audio."""
 
-    name = "perfect"
+    name = "fixed"
 
-    def __init__(self, heard, instruments=False):
-        self.heard, self.instruments = heard, instruments
+    def __init__(self, transcribed, instruments=False):
+        self.transcribed, self.instruments = transcribed, instruments
 
     def __call__(self, audio):
-        return self.heard
+        return self.transcribed
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_matching_equals_mir_eval_on_all_notes_at_once(seed):
-    """Dense enough that which note is matched with which matters."""
+def test_scores_match_mir_eval(seed):
+    """Notes are dense enough that scores depend on the assignment."""
     ours, theirs = random_notes(seed), random_notes(seed + 100, count=120)
     arrays = []
     for played in (theirs, ours):
@@ -77,7 +77,7 @@ def test_matching_equals_mir_eval_on_all_notes_at_once(seed):
     assert 0 < scores["offset"].matched < scores["onset"].matched
 
 
-def test_tolerances():
+def test_onset_and_offset_tolerances():
     written = notes((1.0, 2.0, 60, 0), (1.0, 1.1, 64, 0))
     found = {
         name: match.matched
@@ -90,28 +90,29 @@ def test_tolerances():
     assert score_notes(notes((1.06, 2.0, 60, 0)), written)["onset"].matched == 0
 
 
-def test_whose_notes_can_match():
-    written, heard = (
+def test_program_maps_limit_which_notes_match():
+    written, transcribed = (
         notes((0, 1, 60, 0), (1, 2, 60, 41), (2, 3, 60, 41)),
         notes((0, 1, 60, 5), (1, 2, 60, 41), (2, 3, 60, 8)),
     )
     found = {
-        programs: score_notes(heard, written, programs)["onset"].matched for programs in ("flat", "midi_class", "full")
+        programs: score_notes(transcribed, written, programs)["onset"].matched
+        for programs in ("flat", "midi_class", "full")
     }
     assert found == {"flat": 3, "midi_class": 2, "full": 1}
     with pytest.raises(InputError, match="flat, midi_class or full"):
-        score_notes(heard, written, "all")
+        score_notes(transcribed, written, "all")
 
 
-def test_a_transcriber_that_hears_instruments_is_scored_on_them():
-    written, heard = notes((0, 1, 60, 0), (1, 2, 60, 41)), notes((0, 1, 60, 5), (1, 2, 60, 41))
-    scores = score_audio(Perfect(heard, instruments=True), clicks(0.5), written)
+def test_transcriber_with_instruments_gets_instrument_scores():
+    written, transcribed = notes((0, 1, 60, 0), (1, 2, 60, 41)), notes((0, 1, 60, 5), (1, 2, 60, 41))
+    scores = score_audio(FixedTranscriber(transcribed, instruments=True), clicks(0.5), written)
     found = {kind: matches.matched for kind, matches in scores.items() if kind.startswith("onset")}
     assert found == {"onset": 2, "onset/midi_class": 2, "onset/full": 1}
-    assert score_audio(Perfect(heard), clicks(0.5), written).keys() == {"onset", "offset", DRUMS}
+    assert score_audio(FixedTranscriber(transcribed), clicks(0.5), written).keys() == {"onset", "offset", DRUMS}
 
 
-def test_what_is_undefined_is_none():
+def test_undefined_scores_are_none():
     nothing, some = notes(), notes((0, 1, 60, 0))
     silent = score_notes(nothing, some)["onset"]
     assert (silent.precision, silent.recall, silent.f1) == (None, 0.0, 0.0)
@@ -129,7 +130,7 @@ def test_what_is_undefined_is_none():
     assert set(relative_to_true(Matches(), Matches()).values()) == {None}
 
 
-def test_attacks_are_heard_when_they_come():
+def test_attack_times_are_detected():
     times = [0.0, 0.5, 0.62, 1.1, 2.0, 2.4]
     assert attack_times(clicks(*times)) == pytest.approx(times, abs=0.01)
     assert len(attack_times(np.zeros(16000, np.float32))) == 0
@@ -138,7 +139,7 @@ def test_attacks_are_heard_when_they_come():
     assert attack_times(steady) == pytest.approx([0.0], abs=0.01)
 
 
-def test_drums_are_onsets_and_those_together_are_one():
+def test_drum_scores_merge_simultaneous_hits():
     hits = notes((0.5, 0.6, 36, DRUM), (0.51, 0.6, 42, DRUM), (1.5, 1.6, 38, DRUM), (2.0, 2.5, 60, 0))
     assert score_drums(clicks(0.5, 1.5), hits) == Matches(2, 2, 2)
     assert score_drums(clicks(0.5, 1.6, 2.2), hits) == Matches(1, 3, 2)
@@ -147,16 +148,16 @@ def test_drums_are_onsets_and_those_together_are_one():
     assert score_drums(clicks(0.5), notes((0, 1, 60, 0))) == Matches()
 
 
-def test_songs_add_up_and_stems_have_families():
+def test_add_scores_and_family_of():
     piano, organ, violin = notes((0, 1, 60, 0)), notes((0, 1, 60, 17), (1, 2, 60, 20)), notes((0, 1, 60, 40))
     drums, both = notes((0.5, 1, 38, DRUM)), notes((0, 1, 60, 0), (0, 1, 60, 40))
     families = [family_of(played) for played in (piano, organ, violin, drums, both, notes())]
     assert families == ["piano", "organ", "strings", DRUMS, None, None]
-    songs = [score_audio(Perfect(played), clicks(0.5), played) for played in (piano, drums)]
+    songs = [score_audio(FixedTranscriber(played), clicks(0.5), played) for played in (piano, drums)]
     assert add_scores(songs) == {"onset": Matches(1, 1, 1), "offset": Matches(1, 1, 1), DRUMS: Matches(1, 1, 1)}
 
 
-def test_without_mir_eval(monkeypatch):
+def test_missing_mir_eval_raises_input_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "mir_eval", None)
     monkeypatch.setitem(sys.modules, "mir_eval.transcription", None)
     with pytest.raises(InputError, match=r"spectrodiff\[eval\]"):

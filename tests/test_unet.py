@@ -15,11 +15,11 @@ def network():
     return jax.jit(lambda planes, logsnr: nnx.merge(graph, state)(planes, logsnr))
 
 
-def test_planes_become_one_plane(network):
+def test_output_has_one_channel(network):
     assert network(PLANES, jnp.zeros(2)).shape == (2, 16, 128)
 
 
-def test_patches_are_put_back_where_they_were_taken():
+def test_unfolding_inverts_folding_into_patches():
     planes = jax.random.normal(jax.random.key(2), (2, 8, 128, 1))
     folded = _folded(planes, 2)
     assert folded.shape == (2, 4, 64, 4)
@@ -27,18 +27,18 @@ def test_patches_are_put_back_where_they_were_taken():
     np.testing.assert_array_equal(_unfolded(folded, 2), planes[..., 0])
 
 
-def test_a_network_on_patches(network):
+def test_network_with_patches_keeps_the_shape(network):
     patched = UNet(3, (4, 8), patch=2, blocks=1, rngs=nnx.Rngs(0))
     assert patched(PLANES, jnp.zeros(2)).shape == (2, 16, 128)
 
 
-def test_one_level_is_that_of_all(network):
+def test_single_noise_level_is_broadcast(network):
     np.testing.assert_allclose(network(PLANES, jnp.ones(1)), network(PLANES, jnp.ones(2)), atol=1e-5)
     assert float(jnp.abs(network(PLANES, jnp.ones(1)) - network(PLANES, jnp.zeros(1))).max()) > 1e-4
 
 
-def test_far_frames_do_not_matter_and_near_ones_do(network):
-    """Three by three convolutions at two scales, one block each, see some 20 frames to either side and no more."""
+def test_receptive_field_is_limited(network):
+    """3 x 3 convolutions at two scales with one block each reach about 20 frames to either side."""
     network = UNet(3, (4, 8), blocks=1, rngs=nnx.Rngs(0))
     planes = jax.random.normal(jax.random.key(1), (1, 96, 128, 3))
     slope = jax.grad(lambda planes: network(planes, jnp.zeros(1))[0, 48].sum())(planes)

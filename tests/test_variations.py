@@ -17,7 +17,7 @@ def rng(request):
 
 @pytest.fixture
 def notes():
-    """Two minutes of piano, bass, a flute, a helicopter and drums; one note each second from each."""
+    """Two minutes of piano, bass, flute, helicopter and drums, each with one note per second."""
     start = np.tile(np.arange(120.0), 5)
     part = np.repeat(np.arange(5), 120)
     return Notes(
@@ -31,7 +31,7 @@ def notes():
     )
 
 
-def test_an_excerpt_starts_with_a_note_and_ends_in_time(notes, rng):
+def test_excerpt_starts_with_a_note_and_has_at_most_the_length(notes, rng):
     short = excerpt(notes, rng, 30.2)
     assert short.start.min() == 0
     assert short.total_time == short.end.max() <= 30.2 + 1e-9
@@ -39,22 +39,22 @@ def test_an_excerpt_starts_with_a_note_and_ends_in_time(notes, rng):
     assert len(excerpt(notes, rng, 200.0)) == len(notes)
 
 
-def test_one_tempo_and_one_key_for_all(notes, rng):
+def test_vary_changes_tempo_and_key_of_all_notes_alike(notes, rng):
     varied = vary(notes, rng, "midi_class")
     assert len(varied) == len(notes)
-    when, then = np.unique(notes.start), np.unique(varied.start)
-    tempo = np.diff(when) / np.diff(then)
+    original_times, varied_times = np.unique(notes.start), np.unique(varied.start)
+    tempo = np.diff(original_times) / np.diff(varied_times)
     np.testing.assert_allclose(tempo, tempo[0])
     assert 0.8 <= tempo[0] <= 1.25
 
     def chords(piece, times, key=0):
         return [sorted((piece.pitch[~piece.is_drum & (piece.start == t)] + key) % 12) for t in times]
 
-    assert any(chords(notes, when, key) == chords(varied, then) for key in range(-5, 7))
+    assert any(chords(notes, original_times, key) == chords(varied, varied_times) for key in range(-5, 7))
     assert sorted(varied.pitch[varied.is_drum]) == sorted(notes.pitch[notes.is_drum])
 
 
-def test_programs_stand_for_their_family_and_basses_stay(notes, rng):
+def test_midi_class_variation_uses_class_programs_in_range(notes, rng):
     varied = vary(notes, rng, "midi_class")
     assert set(varied.program[~varied.is_drum].tolist()) <= set(RANGES)
     assert np.sum((varied.program == 32) & ~varied.is_drum) == 120
@@ -63,14 +63,14 @@ def test_programs_stand_for_their_family_and_basses_stay(notes, rng):
         assert low <= np.median(varied.pitch[~varied.is_drum & (varied.program == program)]) <= high
 
 
-def test_families_are_played_by_all_their_members(notes):
-    seen = {p for seed in range(100) for p in vary(notes, np.random.default_rng(seed), "family").program.tolist()}
-    assert set(range(32, 40)) <= seen
-    assert len(seen) > 80
-    assert max(seen) < 96
+def test_family_variation_uses_all_programs_of_a_family(notes):
+    programs = {p for seed in range(100) for p in vary(notes, np.random.default_rng(seed), "family").program.tolist()}
+    assert set(range(32, 40)) <= programs
+    assert len(programs) > 80
+    assert max(programs) < 96
 
 
-def test_a_key_sounds_once_at_a_time_and_short_drum_hits_last(notes, rng):
+def test_repeated_notes_do_not_overlap_and_drums_are_lengthened(notes, rng):
     long = dataclasses.replace(
         notes, end=np.where(notes.is_drum, notes.start + 1e-3, notes.start + 5), total_time=124.0
     )

@@ -1,4 +1,4 @@
-"""The convolutions of vocoders, against those of JAX with the same kernels."""
+"""Convolutions of vocoders, compared with those of JAX with the same kernels."""
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ AXES = {1: ("NTC", "TIO", "NTC"), 2: ("NTFC", "TFIO", "NTFC")}
 
 
 def jax_convolution(conv, x):
-    """The convolution of JAX with a layer's kernel. New layers have it in `direction`, at its own norm."""
+    """JAX's convolution with the kernel of a new layer, which equals `direction` before training."""
     kernel = conv.direction[...]
     axes = AXES[kernel.ndim - 2]
     if conv.upsampling > 1:
@@ -32,15 +32,15 @@ def jax_convolution(conv, x):
         ((24, 4), (8,), {"strides": (4,)}),
         ((23, 4), (41,), {"strides": (4,), "groups": 2}),
         ((22, 8), (5,), {"groups": 4}),
-        ((22, 4), (2,), {"strides": (5,)}),  # skips steps
+        ((22, 4), (2,), {"strides": (5,)}),  # skips frames
         ((10, 33, 4), (3, 9), {"strides": (1, 2)}),
         ((11, 8, 4), (4, 3), {"strides": (3, 2)}),
         ((9, 4), (10,), {"upsampling": 5}),
         ((9, 4), (7,), {"upsampling": 2}),
-        ((9, 4), (2,), {"upsampling": 4}),  # leaves zeros
+        ((9, 4), (2,), {"upsampling": 4}),  # inserts zeros
     ],
 )
-def test_outputs_and_gradients_are_those_of_jax(shape, kernel, options):
+def test_outputs_and_gradients_match_jax(shape, kernel, options):
     conv = Conv(shape[-1], 6 if options.get("groups") != 4 else 8, *kernel, **options, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(1), (2, *shape))
     theirs, pull_theirs = jax.vjp(lambda x: jax_convolution(conv, x), x)

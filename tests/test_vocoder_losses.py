@@ -13,22 +13,22 @@ TIME = np.arange(4096) / 16000
 TONE = jnp.asarray(0.5 * np.sin(2 * np.pi * 500 * TIME), jnp.float32)[None]
 
 
-def test_magnitudes_are_scipys():
+def test_magnitudes_match_scipy():
     noise = np.random.default_rng(0).normal(size=(2, 8192)).astype(np.float32)
     _, _, expected = scipy.signal.stft(noise, nperseg=512, noverlap=384, boundary=None, padded=False)
     np.testing.assert_allclose(magnitudes(jnp.asarray(noise), 512), 2 * abs(expected).swapaxes(1, 2), atol=1e-5)
 
 
-def test_a_full_scale_sine_peaks_at_one():
+def test_full_scale_sine_has_magnitude_one():
     assert float(magnitudes(2 * TONE, 2048).max()) == pytest.approx(1.0, abs=1e-3)
 
 
-def test_equal_audio_costs_nothing_and_wrong_audio_something_everywhere():
+def test_loss_terms_are_zero_only_for_equal_audio():
     assert all(float(term) < 1e-5 for term in spectral_losses(TONE, TONE).values())
     assert all(float(term) > 1e-3 for term in spectral_losses(TONE, 0.5 * TONE).values())
 
 
-def test_halving_the_level_has_known_losses():
+def test_loss_terms_of_halved_amplitude():
     noise = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4096)), jnp.float32)
     terms = spectral_losses(0.5 * noise, noise)
     assert float(terms["log_magnitude"]) == pytest.approx(np.log(2), rel=1e-3)
@@ -37,12 +37,12 @@ def test_halving_the_level_has_known_losses():
 
 
 @pytest.mark.parametrize(("audio", "reference"), [(0 * TONE, TONE), (TONE, 0 * TONE), (0 * TONE, 0 * TONE)])
-def test_gradients_are_finite_even_in_silence(audio, reference):
+def test_gradients_are_finite_for_silence(audio, reference):
     gradient = jax.jit(jax.grad(lambda x: sum(losses.spectral_losses(x, reference).values())))(audio)
     assert np.isfinite(gradient).all()
 
 
-def test_total_weighs_reports_and_refuses():
+def test_total_is_weighted_and_rejects_unknown_terms():
     terms = {"a": jnp.array(2.0), "b": jnp.array(3.0)}
     assert float(total(terms, {"a": 10.0})) == 20.0
     with pytest.raises(InputError, match=r"missing.* a, b"):

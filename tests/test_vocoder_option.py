@@ -1,4 +1,4 @@
-"""Vocoders by name and by path, in Python and on the command line."""
+"""Selection of vocoders by name or path, in Python and on the command line."""
 
 import sys
 
@@ -24,14 +24,12 @@ from spectrodiff.vocoder.griffin_lim import GriffinLim
 from spectrodiff.vocoder.onnx import OnnxVocoder
 from spectrodiff.vocoder.streaming import MelGAN
 
-WAVES = (0.002 * np.random.default_rng(0).normal(size=(128, 320))).astype(
-    np.float32
-)  # what the bins of a frame add up to
+WAVES = (0.002 * np.random.default_rng(0).normal(size=(128, 320))).astype(np.float32)  # the waveform of each mel bin
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Holds song.mid and sum.onnx, which turns each frame into the sum of its bins' WAVES."""
+    """A folder with song.mid and sum.onnx, a vocoder that sums the WAVES of each frame's bins."""
     nodes = [
         helper.make_node("MatMul", ["mel", "waves"], ["frames"]),
         helper.make_node("Flatten", ["frames"], ["audio"]),
@@ -47,7 +45,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def melgan(tmp_path):
-    """A folder as training exports it, and the generator in it."""
+    """An exported folder, and its generator."""
     config = GeneratorConfig(channels=16, dilations=(1,))
     generator = Generator(config, rngs=nnx.Rngs(0))
     save(tmp_path / "melgan", MELGAN, generator, config, {})
@@ -56,30 +54,30 @@ def melgan(tmp_path):
 
 @pytest.fixture(autouse=True)
 def noise(monkeypatch):
-    """Spares compiling a model: every window is sampled as noise."""
+    """Replaces sampling by fixed noise, so that no model is compiled."""
     mel = np.random.default_rng(1).uniform(-1, 0, (1, 256, 128)).astype(np.float32)
     monkeypatch.setattr(mel_sampler, "window_sampler", lambda graph: lambda *_: jnp.asarray(mel))
 
 
-def test_by_name():
+def test_vocoder_is_found_by_name():
     assert find_vocoder("griffin_lim") == GriffinLim()
 
 
-def test_an_onnx_file(folder):
+def test_vocoder_is_loaded_from_an_onnx_file(folder):
     mel = np.random.default_rng(2).normal(-3, 2, (7, 128)).astype(np.float32)
     vocoder = find_vocoder(folder / "sum.onnx")
     assert isinstance(vocoder, OnnxVocoder)
     np.testing.assert_allclose(vocoder(mel), (mel @ WAVES).reshape(-1), atol=1e-5)
 
 
-def test_an_exported_melgan(melgan):
+def test_vocoder_is_loaded_from_an_exported_melgan(melgan):
     path, generator = melgan
     mel = np.random.default_rng(2).normal(-3, 2, (7, 128)).astype(np.float32)
     np.testing.assert_array_equal(find_vocoder(path)(mel), MelGAN(generator)(mel))
 
 
-def test_a_saved_model(tmp_path, monkeypatch):
-    """That it was recognised shows in what it lacks."""
+def test_vocoder_folder_is_recognised_as_saved_model(tmp_path, monkeypatch):
+    """Its error without TensorFlow shows that the format is recognised."""
     (tmp_path / "saved_model.pb").touch()
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(InputError, match="needs TensorFlow"):
@@ -87,12 +85,12 @@ def test_a_saved_model(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["", ".", "nope", "song.mid"])
-def test_none_of_these(folder, name):
+def test_unknown_vocoder_raises_input_error(folder, name):
     with pytest.raises(InputError, match=r"griffin_lim, demo, .*\.onnx.*SavedModel"):
         find_vocoder(folder / name)
 
 
-def test_what_is_asked_for_comes_before_what_lies_with_the_weights(checkpoint, folder):
+def test_vocoder_argument_overrides_the_checkpoint(checkpoint, folder):
     assert isinstance(Synthesizer.from_pretrained(checkpoint).vocoder, GriffinLim)
     assert isinstance(Synthesizer.from_pretrained(checkpoint, vocoder=folder / "sum.onnx").vocoder, OnnxVocoder)
 
@@ -102,7 +100,7 @@ def arguments(command, folder, checkpoint, vocoder, *others):
     return [command, *(str(part) for pair in named.items() for part in pair), *map(str, others)]
 
 
-def test_synthesize(folder, checkpoint):
+def test_synthesize_uses_the_vocoder_option(folder, checkpoint):
     out = ("--out", folder / "a.wav", "--mel_out", folder / "a.npz")
     main(arguments("synthesize", folder, checkpoint, folder / "sum.onnx", *out))
     audio = np.load(folder / "a.npz")["mel"] @ WAVES
@@ -110,7 +108,7 @@ def test_synthesize(folder, checkpoint):
     np.testing.assert_allclose(soundfile.read(folder / "a.wav")[0], audio.reshape(-1), atol=1e-4)
 
 
-def test_demo(folder, checkpoint):
+def test_demo_uses_the_vocoder_option(folder, checkpoint):
     main(arguments("demo", folder, checkpoint, folder / "sum.onnx", "--out", folder / "out"))
     main(arguments("demo", folder, checkpoint, "griffin_lim", "--out", folder / "other"))
     ours, theirs = (soundfile.read(folder / name / "song.wav")[0] for name in ("out", "other"))
@@ -118,7 +116,7 @@ def test_demo(folder, checkpoint):
     assert np.abs(ours - theirs).max() > 0.01
 
 
-def test_the_demos_own_is_griffin_lim_with_a_refiner_by_whatever_name():
+def test_demo_vocoder_is_griffin_lim_with_a_refiner():
     for vocoder in (find_vocoder("demo"), Synthesizer.from_pretrained("demo").vocoder):
         assert isinstance(vocoder, GriffinLim)
         assert vocoder.refiner is not None
@@ -134,7 +132,7 @@ def test_the_demos_own_is_griffin_lim_with_a_refiner_by_whatever_name():
         ("{}", "no vocoder '{}': give "),
     ],
 )
-def test_refused(folder, checkpoint, capfd, vocoder, message):
+def test_invalid_vocoder_option_prints_one_error_line(folder, checkpoint, capfd, vocoder, message):
     (folder / "bad.onnx").write_bytes(b"no model")
     before = sorted(folder.iterdir())
     with pytest.raises(SystemExit) as exit:

@@ -23,7 +23,7 @@ from spectrodiff.training.vocoder import VocoderTask
 from spectrodiff.vocoder.generator import GeneratorConfig, receptive_frames
 
 SMALL = GeneratorConfig(channels=16, dilations=(1,))
-ALONE = Others(lambda: None, {})
+NO_OTHERS = Others(lambda: None, {})
 CROP, EXTRA = (8 + 2 * receptive_frames(SMALL)) * 320, 16 * 320
 
 
@@ -44,60 +44,62 @@ def generator(task):
     return task.build(nnx.Rngs(0))
 
 
-def in_corpus(corpus, split):
+def recordings_of(corpus, split):
     return [decode(record).audio for record in open_dataset(corpus, "rendered")[split]]
 
 
-def place(crop, recording):
-    """The only sample at which `crop` can be found in `recording`, or None."""
+def find_crop(crop, recording):
+    """The only sample of `recording` at which `crop` begins, or None."""
     starts = range(0, len(recording) - len(crop) + 1, 320)
     found = [start for start in starts if np.array_equal(recording[start : start + len(crop)], crop)]
     return found[0] if len(found) == 1 else None
 
 
-def test_batches_are_crops_of_training_recordings_on_whole_frames(batches, corpus):
-    recordings = in_corpus(corpus, "train")
+def test_batches_are_frame_aligned_crops_of_training_recordings(batches, corpus):
+    recordings = recordings_of(corpus, "train")
     crops = np.concatenate([next(batches)["audio"] for _ in range(5)])
     assert crops.shape == (10, CROP + EXTRA)
     assert crops.dtype == np.float32
-    heard = crops[np.abs(crops).max(axis=1) > 0]
-    found = [[i for i, recording in enumerate(recordings) if place(crop, recording) is not None] for crop in heard]
-    assert all(len(whose) == 1 for whose in found)
-    assert {whose for (whose,) in found} == {0, 1}
+    audible = crops[np.abs(crops).max(axis=1) > 0]
+    found = [
+        [i for i, recording in enumerate(recordings) if find_crop(crop, recording) is not None] for crop in audible
+    ]
+    assert all(len(matches) == 1 for matches in found)
+    assert {matches for (matches,) in found} == {0, 1}
 
 
-def test_augmentation_reaches_the_batches(task, batches):
+def test_augmentation_applies_to_the_batches(task, batches):
     loud = dataclasses.replace(task, augmentation=Augmentation(gain_db=(20.0, 20.0))).batches(seed=0)
     peaks = [np.abs(next(stream)["audio"]).max() for stream in (batches, loud)]
     loud.close()
     assert peaks[1] > 3 * peaks[0]
 
 
-def test_heldout_crops_are_two_seconds_of_validation(task, corpus):
-    (recording,) = in_corpus(corpus, "validation")
+def test_heldout_crops_are_two_seconds_of_validation_audio(task, corpus):
+    (recording,) = recordings_of(corpus, "validation")
     assert len(recording) == 7 * 16000
     np.testing.assert_array_equal(task.heldout, [recording[:32000], recording[64000:96000]])
 
 
-def test_a_recording_of_just_two_seconds_is_enough_and_less_is_not(task, tmp_path):
+def test_heldout_recordings_need_two_seconds(task, tmp_path):
     for samples in (32000, 31999):
         only = Recording("only", np.full(samples, 0.5, np.float32), make_recording(0).notes)
         write_dataset(tmp_path, f"of{samples}", {"validation": [only]})
-        here = dataclasses.replace(task, mixture=Mixture(str(tmp_path), (f"of{samples}",)))
+        task_of_length = dataclasses.replace(task, mixture=Mixture(str(tmp_path), (f"of{samples}",)))
         if samples == 32000:
-            assert here.heldout.shape == (1, 32000)
+            assert task_of_length.heldout.shape == (1, 32000)
         else:
             with pytest.raises(InputError, match="no validation recording of of31999 lasts two seconds"):
-                _ = here.heldout
+                _ = task_of_length.heldout
 
 
-def test_crops_have_to_fill_the_longest_window_of_the_losses(task):
+def test_crops_shorter_than_the_loss_window_raise_input_error(task):
     assert dataclasses.replace(task, crop_frames=7).crop_frames == 7
     with pytest.raises(InputError, match="need 7 frames or more"):
         dataclasses.replace(task, crop_frames=6)
 
 
-def test_the_loss_is_the_weighted_terms_and_can_be_learnt(task, batches, generator):
+def test_loss_is_a_weighted_sum_and_decreases_in_training(task, batches, generator):
     task = dataclasses.replace(task, loss_weights={"log_magnitude": 2.0, "mel": 0.5})
     graph, params, buffers = states.split(generator)
     adam = optax.adam(3e-3)
@@ -105,7 +107,7 @@ def test_the_loss_is_the_weighted_terms_and_can_be_learnt(task, batches, generat
     @jax.jit
     def step(params, moments, batch):
         def loss(params):
-            return task.loss(nnx.merge(graph, params, buffers), batch, jax.random.key(0), ALONE)
+            return task.loss(nnx.merge(graph, params, buffers), batch, jax.random.key(0), NO_OTHERS)
 
         (value, terms), gradients = jax.value_and_grad(loss, has_aux=True)(params)
         updates, moments = adam.update(gradients, moments)
@@ -119,15 +121,15 @@ def test_the_loss_is_the_weighted_terms_and_can_be_learnt(task, batches, generat
     assert values[-1] < 0.9 * values[0]
 
 
-def test_figures(task, generator):
+def test_evaluators_report_errors_and_baseline(task, generator):
     weights = states.split(generator)
     figures, silence = (evaluator(task, weights).figures for evaluator in (CropError(), CropBaseline()))
     assert figures.keys() == {"heldout_log_magnitude", "heldout_convergence", "heldout_mel"}
-    assert silence["silence_convergence"] == pytest.approx(1.0, abs=0.02)  # all of the magnitude is missing
+    assert silence["silence_convergence"] == pytest.approx(1.0, abs=0.02)  # silence has no magnitude at all
     assert all(np.isfinite(value) and value > 0 for value in [*figures.values(), *silence.values()])
 
 
-def test_what_is_shown(task, generator):
+def test_crop_gallery_has_pictures_and_audio(task, generator):
     figures, pictures, sounds = CropGallery()(task, states.split(generator))
     assert figures == {}
     assert {name: picture.shape for name, picture in pictures.items()} == {
@@ -141,7 +143,7 @@ def test_what_is_shown(task, generator):
         assert np.abs(pictures[f"heldout_mel/{i}"].astype(int) - again).max() < 5
 
 
-def test_what_is_saved_is_loaded(task, generator, tmp_path):
+def test_saved_generator_is_loaded(task, generator, tmp_path):
     task.save(tmp_path, generator, {"steps": 3})
     assert MELGAN.exists_in(tmp_path)
     loaded, config = load(tmp_path, MELGAN)

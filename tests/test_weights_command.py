@@ -32,8 +32,8 @@ def source(request, tmp_path):
 
 
 @pytest.fixture
-def refused(capsys, tmp_path):
-    """Runs a command and returns its one line of complaint, having seen that it left no file behind."""
+def error_line(capsys, tmp_path):
+    """A function that runs a command, checks that it left no files and returns its one-line error."""
 
     def run(*arguments):
         before = sorted(tmp_path.rglob("*"))
@@ -60,7 +60,7 @@ def converted(source, destination, kind):
 # ---- info
 
 
-def test_info_tells_what_a_checkpoint_is(source, capsys):
+def test_info_describes_a_checkpoint(source, capsys):
     rows = info(capsys, source)
     assert source.name.startswith(rows["format"])
     count = sum(array.size for array in ARRAYS.values())
@@ -74,15 +74,15 @@ def test_info_tells_what_a_checkpoint_is(source, capsys):
     assert rows["vocoder"] == "none"
 
 
-def test_info_takes_its_checkpoint_as_other_commands_do_too(checkpoint, capsys, refused):
+def test_info_accepts_the_checkpoint_option(checkpoint, capsys, error_line):
     rows = info(capsys, checkpoint)
     main(["info", "--checkpoint", str(checkpoint)])
     assert [line[14:] for line in capsys.readouterr().out.splitlines()] == list(rows.values())
-    assert "PATH --checkpoint is required" in refused("info")
-    assert "not allowed with argument PATH" in refused("info", checkpoint, "--checkpoint", checkpoint)
+    assert "PATH --checkpoint is required" in error_line("info")
+    assert "not allowed with argument PATH" in error_line("info", checkpoint, "--checkpoint", checkpoint)
 
 
-def test_info_of_ours(checkpoint, capsys):
+def test_info_lists_our_model_options(checkpoint, capsys):
     rows = info(capsys, checkpoint)
     assert rows["our options"] == "compact_notes, event_times, note_roll"
     assert rows["decoder"] == "diffusion, predicts x0"
@@ -99,8 +99,8 @@ def test_info_of_an_autoregressive_model(tmp_path, capsys):
     assert rows["parameters"] == f"{sum(array.size for array in arrays.values()) / 1e6:.1f} M"
 
 
-class Empty(LazyArrays):
-    """Parameters of which there is nothing but the shapes."""
+class ShapesOnly(LazyArrays):
+    """Parameters with shapes but no values."""
 
     def __init__(self, shapes):
         super().__init__(shapes)
@@ -122,11 +122,11 @@ class Empty(LazyArrays):
         ("none of small, base, large", ModelConfig(512, 6, 64, 1024, 8, 7, 8), "101.7 M"),  # one layer of 2.4 M less
     ],
 )
-def test_info_knows_the_papers_sizes(size, model, parameters, tmp_path, capsys, monkeypatch):
-    """And tells them without reading the weights."""
+def test_info_names_the_papers_sizes(size, model, parameters, tmp_path, capsys, monkeypatch):
+    """It does not read the weights for that."""
     config = SpectrogramConfig(model=model)
     shapes = native.shapes_of(kinds.SPECTROGRAM, config)
-    monkeypatch.setattr(native, "SafetensorsArrays", lambda path: Empty(shapes))
+    monkeypatch.setattr(native, "SafetensorsArrays", lambda path: ShapesOnly(shapes))
     description = {"format_version": native.FORMAT_VERSION, "config": to_dict(config), "card": {"steps": 3}}
     (tmp_path / "spectrogram.json").write_text(json.dumps(description))
     rows = info(capsys, tmp_path)
@@ -134,7 +134,7 @@ def test_info_knows_the_papers_sizes(size, model, parameters, tmp_path, capsys, 
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_sizes_are_those_of_the_configs(name):
+def test_sizes_match_the_configs(name):
     gin.clear_config()
     try:
         gin.add_config_file_search_path(str(ROOT))
@@ -147,13 +147,13 @@ def test_sizes_are_those_of_the_configs(name):
     assert {(*sizes, layers) for layers in stacks} == {SIZES[name]}
 
 
-def test_info_refuses_what_the_file_does_not_hold(tmp_path, refused):
+def test_info_reports_wrong_or_missing_parameters(tmp_path, error_line):
     wrong = {**ARRAYS, "decoder.out.kernel": ARRAYS["decoder.out.kernel"][:-1]}
     write_weights(tmp_path / "wrong", "spectrodiff", CONFIG, wrong)
-    assert "decoder.out.kernel has shape (31, 128), expected (32, 128)" in refused("info", tmp_path / "wrong")
+    assert "decoder.out.kernel has shape (31, 128), expected (32, 128)" in error_line("info", tmp_path / "wrong")
     lacking = {name: array for name, array in ARRAYS.items() if name != "decoder.out.kernel"}
     write_weights(tmp_path / "lacking", "spectrodiff", CONFIG, lacking)
-    assert "lacks parameter decoder.out.kernel" in refused("info", tmp_path / "lacking")
+    assert "lacks parameter decoder.out.kernel" in error_line("info", tmp_path / "lacking")
 
 
 # ---- convert
@@ -162,7 +162,7 @@ def test_info_refuses_what_the_file_does_not_hold(tmp_path, refused):
 @pytest.mark.parametrize(
     ("kind", "to"), [(kind, to) for kind in FORMATS for to in ("spectrodiff", "diffusers") if kind != to]
 )
-def test_what_is_converted_is_the_same_to_the_bit(tmp_path, kind, to):
+def test_conversion_keeps_arrays_exactly(tmp_path, kind, to):
     write_weights(tmp_path / "source", kind, CONFIG, ARRAYS)
     found = converted(tmp_path / "source", tmp_path / "out", to)
     assert (found.format, found.config) == (to, CONFIG)
@@ -174,7 +174,7 @@ def test_what_is_converted_is_the_same_to_the_bit(tmp_path, kind, to):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_there_and_back_is_the_same_file(tmp_path, dtype):
+def test_conversion_round_trip_gives_the_same_file(tmp_path, dtype):
     write_weights(tmp_path / "a", "spectrodiff", CONFIG, {name: array.astype(dtype) for name, array in ARRAYS.items()})
     converted(tmp_path / "a", tmp_path / "b", "diffusers")
     converted(tmp_path / "b", tmp_path / "c", "spectrodiff")
@@ -182,7 +182,7 @@ def test_there_and_back_is_the_same_file(tmp_path, dtype):
     assert first == last
 
 
-def test_the_card_says_where_weights_come_from(tmp_path):
+def test_converted_card_names_the_source_format(tmp_path):
     write_weights(tmp_path / "run", "t5x", CONFIG, ARRAYS)
     assert converted(tmp_path / "run", tmp_path / "out", "spectrodiff").card == {
         "steps": 500_000,
@@ -190,7 +190,7 @@ def test_the_card_says_where_weights_come_from(tmp_path):
     }
 
 
-def test_the_published_vocoder_goes_along(tmp_path):
+def test_conversion_copies_the_onnx_vocoder(tmp_path):
     write_weights(tmp_path / "pipeline", "diffusers", CONFIG, ARRAYS)
     (tmp_path / "pipeline" / "melgan").mkdir()
     (tmp_path / "pipeline" / "melgan" / "model.onnx").write_bytes(b"an ONNX file")
@@ -201,14 +201,14 @@ def test_the_published_vocoder_goes_along(tmp_path):
     assert json.loads((tmp_path / "theirs" / "model_index.json").read_text())["melgan"][1] == "OnnxRuntimeModel"
 
 
-def test_a_melgan_of_ours_stays_and_a_line_says_so(tmp_path, capsys):
+def test_conversion_reports_that_our_melgan_is_not_copied(tmp_path, capsys):
     write_weights(tmp_path / "ours", "spectrodiff", CONFIG, ARRAYS)
     (tmp_path / "ours" / "vocoder.json").touch()
     converted(tmp_path / "ours", tmp_path / "theirs", "diffusers")
     assert f"the MelGAN in {tmp_path / 'ours'} stays there" in capsys.readouterr().out
 
 
-def test_what_diffusers_has_no_place_for_is_told(tmp_path, capsys):
+def test_conversion_to_diffusers_reports_lost_settings(tmp_path, capsys):
     config = dataclasses.replace(CONFIG, decoder=DiffusionConfig(sampling=SamplingConfig("ddim", 7, 3.0)))
     native.write(tmp_path / "ours", kinds.SPECTROGRAM, ARRAYS, config, {"steps": 5})
     converted(tmp_path / "ours", tmp_path / "theirs", "diffusers")
@@ -220,53 +220,53 @@ def test_what_diffusers_has_no_place_for_is_told(tmp_path, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
-def test_an_empty_folder_may_be_there(tmp_path):
+def test_destination_may_be_an_empty_folder(tmp_path):
     write_weights(tmp_path / "pipeline", "diffusers", CONFIG, ARRAYS)
     (tmp_path / "out").mkdir()
     assert converted(tmp_path / "pipeline", tmp_path / "out", "spectrodiff").format == "spectrodiff"
 
 
-def test_nothing_is_overwritten(tmp_path, refused):
+def test_existing_destination_is_not_overwritten(tmp_path, error_line):
     write_weights(tmp_path / "pipeline", "diffusers", CONFIG, ARRAYS)
     for name in ("folder", "file"):
         path = tmp_path / name
         if name == "folder":
             path.mkdir()
         (path / "song.mid" if name == "folder" else path).write_text("mine")
-        line = refused("convert", tmp_path / "pipeline", path, "--to", "spectrodiff")
+        line = error_line("convert", tmp_path / "pipeline", path, "--to", "spectrodiff")
         assert f"{path} is there already; name a new folder or empty it first" in line
 
 
 @pytest.mark.parametrize("place", ["nowhere/out", "file/out", "x" * 300, "nul\0"], ids=["none", "file", "long", "nul"])
-def test_a_place_that_cannot_be_written(tmp_path, refused, place):
+def test_unwritable_destination_raises_input_error(tmp_path, error_line, place):
     write_weights(tmp_path / "pipeline", "diffusers", CONFIG, ARRAYS)
     (tmp_path / "file").write_text("mine")
-    assert "cannot make the folder" in refused(
+    assert "cannot make the folder" in error_line(
         "convert", tmp_path / "pipeline", tmp_path / place, "--to", "spectrodiff"
     )
 
 
-def test_the_same_format_our_options_and_damage(tmp_path, checkpoint, refused):
+def test_impossible_conversions_raise_input_error(tmp_path, checkpoint, error_line):
     write_weights(tmp_path / "pipeline", "diffusers", CONFIG, ARRAYS)
-    line = refused("convert", tmp_path / "pipeline", tmp_path / "out", "--to", "diffusers")
+    line = error_line("convert", tmp_path / "pipeline", tmp_path / "out", "--to", "diffusers")
     assert "is in the format of diffusers already; copy it" in line
-    line = refused("convert", checkpoint, tmp_path / "out", "--to", "diffusers")
+    line = error_line("convert", checkpoint, tmp_path / "out", "--to", "diffusers")
     assert "these weights have compact_notes = True, but diffusers knows only False" in line
     wrong = {**ARRAYS, "decoder.out.kernel": ARRAYS["decoder.out.kernel"][:-1]}
     write_weights(tmp_path / "wrong", "diffusers", CONFIG, wrong)
-    line = refused("convert", tmp_path / "wrong", tmp_path / "out", "--to", "spectrodiff")
+    line = error_line("convert", tmp_path / "wrong", tmp_path / "out", "--to", "spectrodiff")
     assert "parameter decoder.out.kernel has shape (31, 128), expected (32, 128)" in line
-    assert "no checkpoint" in refused("info", tmp_path / "nope")
-    assert "no checkpoint" in refused("info", tmp_path / ("x" * 300))
-    assert "holds no weights" in refused("info", tmp_path)
+    assert "no checkpoint" in error_line("info", tmp_path / "nope")
+    assert "no checkpoint" in error_line("info", tmp_path / ("x" * 300))
+    assert "holds no weights" in error_line("info", tmp_path)
 
 
-def test_a_full_disk_leaves_nothing(tmp_path, refused, monkeypatch):
+def test_full_disk_leaves_no_files(tmp_path, error_line, monkeypatch):
     write_weights(tmp_path / "pipeline", "diffusers", CONFIG, ARRAYS)
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("safetensors.numpy.save_file", full)
-    line = refused("convert", tmp_path / "pipeline", tmp_path / "out", "--to", "spectrodiff")
+    line = error_line("convert", tmp_path / "pipeline", tmp_path / "out", "--to", "spectrodiff")
     assert "No space left on device" in line

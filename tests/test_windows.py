@@ -27,7 +27,7 @@ def long():
     return open_piece(encode(LONG))
 
 
-def mel_of(piece):
+def scaled_mel(piece):
     return scale_mel(log_mel_on_host(piece.read(0, piece.samples)))
 
 
@@ -42,9 +42,9 @@ def same(one, other):
 # ---- cutting
 
 
-def test_a_window_in_the_middle(short):
-    """The whole recording's frames, all those before it, silence where there are none, and its notes."""
-    start, mel = 130, mel_of(short)
+def test_window_has_target_context_masks_and_tokens(short):
+    """Target and context are slices of the recording's mel, padded with silence."""
+    start, mel = 130, scaled_mel(short)
     assert start < 256 < len(mel) < start + 256
     example = cut(short, start)
     real = len(mel) - start
@@ -65,9 +65,9 @@ def test_a_window_in_the_middle(short):
     }
 
 
-def test_any_window_is_a_slice_of_the_whole(long):
-    """No edge is heard: audio past the window is read with it."""
-    mel = mel_of(long)
+def test_any_window_matches_slices_of_the_whole_mel(long):
+    """There are no edge effects, as audio beyond the window is read too."""
+    mel = scaled_mel(long)
     for start in (0, 1, 255, 256, 257, 300, len(mel) - 256, len(mel) - 255, len(mel) - 1):
         example = cut(long, start)
         target, context = mel[start : start + 256], mel[max(start - 256, 0) : start]
@@ -77,18 +77,18 @@ def test_any_window_is_a_slice_of_the_whole(long):
         np.testing.assert_array_equal(example["tokens"][: len(window)], window)
 
 
-def test_only_the_window_is_decoded(long):
-    asked = []
+def test_only_audio_of_the_window_is_read(long):
+    reads = []
 
     def read(start, count):
-        asked.append((start, count))
+        reads.append((start, count))
         return long.read(start, count)
 
     cut(dataclasses.replace(long, read=read), 300)
-    assert asked == [((300 - 256) * 320, (512 + 16) * 320)]
+    assert reads == [((300 - 256) * 320, (512 + 16) * 320)]
 
 
-def test_a_window_with_too_much_in_it_is_passed_over(short):
+def test_window_with_too_many_tokens_or_notes_is_skipped(short):
     window = TOKENIZER.window(TOKENIZER.timeline(SHORT.notes), 0)
     notes = TOKENIZER.vocabulary.count_notes(window)
     assert cut(short, 0, len(window), notes) is not None
@@ -96,7 +96,7 @@ def test_a_window_with_too_much_in_it_is_passed_over(short):
     assert cut(short, 0, len(window), notes - 1) is None
 
 
-def test_a_window_over_the_tokenizers_own_limit_is_passed_over(short):
+def test_window_over_the_tokenizers_max_tokens_is_skipped(short):
     small = NoteTokenizer(dataclasses.replace(TOKENIZER.config, max_tokens=8))
     assert cut_window(short, small.timeline(short.notes), 0, small, 512, 256) is None
 
@@ -104,17 +104,17 @@ def test_a_window_over_the_tokenizers_own_limit_is_passed_over(short):
 # ---- thinning
 
 
-def test_a_thinned_window_is_the_longest_that_fits():
+def test_thinned_window_is_the_longest_that_fits():
     timeline = TOKENIZER.timeline(LONG.notes)
     full, count = TOKENIZER.window(timeline, 100), TOKENIZER.vocabulary.count_notes
     np.testing.assert_array_equal(thin_window(timeline, 100, TOKENIZER, len(full), count(full)), full)
     lengths = []
-    for room in range(count(full), -1, -1):
-        thinned = thin_window(timeline, 100, TOKENIZER, len(full), room)
-        assert count(thinned) <= room
+    for max_notes in range(count(full), -1, -1):
+        thinned = thin_window(timeline, 100, TOKENIZER, len(full), max_notes)
+        assert count(thinned) <= max_notes
         lengths.append(len(thinned))
     assert lengths == sorted(lengths, reverse=True)
-    assert lengths[-1] == 2  # a tie section and an end
+    assert lengths[-1] == 2  # the tie token and EOS
     assert len(thin_window(timeline, 100, TOKENIZER, len(full) - 1, count(full))) < len(full)
     tight = NoteTokenizer(dataclasses.replace(TOKENIZER.config, max_tokens=len(full) - 5), on_overflow="thin")
     np.testing.assert_array_equal(
@@ -122,8 +122,8 @@ def test_a_thinned_window_is_the_longest_that_fits():
     )
 
 
-def test_the_quietest_notes_go_first():
-    """What remains in a thinned window is what tokens of the loudest notes alone say."""
+def test_thinning_drops_the_quietest_notes_first():
+    """A thinned window equals the window of the loudest notes alone."""
     notes = dataclasses.replace(LONG.notes, velocity=np.arange(1, len(LONG.notes) + 1, dtype=np.int32))
     thinned = thin_window(TOKENIZER.timeline(notes), 0, TOKENIZER, 512, 5)
     within = np.flatnonzero((notes.start < 5.115) & (notes.end > 0))
@@ -143,8 +143,8 @@ def draw(examples, recording, seed=0):
 
 
 @pytest.fixture
-def starts(monkeypatch, long):
-    """Where windows of LONG begin, `count` times drawn."""
+def draw_starts(monkeypatch, long):
+    """A function that draws `count` start frames of windows of LONG."""
 
     def where(piece, timeline, start, *rest):
         return {"start": np.array(start)}
@@ -159,62 +159,64 @@ def starts(monkeypatch, long):
     return drawn
 
 
-def test_every_start_is_as_likely(starts, long):
-    """But none within the last quarter of a window, where there is hardly anything to learn."""
-    begun = np.bincount(starts(20_000, first_share=0.0), minlength=long.frames)
+def test_start_frames_are_uniformly_distributed(draw_starts, long):
+    """No window starts within the last 64 frames of the piece."""
+    start_frames = np.bincount(draw_starts(20_000, first_share=0.0), minlength=long.frames)
     possible = long.frames - 64
-    assert begun[possible:].sum() == 0
+    assert start_frames[possible:].sum() == 0
     expected = 20_000 / possible
-    assert ((begun[:possible] - expected) ** 2 / expected).sum() < possible + 5 * np.sqrt(2 * possible)  # chi-squared
+    assert ((start_frames[:possible] - expected) ** 2 / expected).sum() < possible + 5 * np.sqrt(
+        2 * possible
+    )  # chi-squared
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_the_share_of_first_windows(starts, long, share):
-    begun = starts(2000, first_share=share)
+def test_share_of_first_windows_is_first_share(draw_starts, long, share):
+    start_frames = draw_starts(2000, first_share=share)
     expected = share + (1 - share) / (long.frames - 64)
-    assert abs(np.mean(begun == 0) - expected) <= 4 * np.sqrt(expected * (1 - expected) / 2000)
+    assert abs(np.mean(start_frames == 0) - expected) <= 4 * np.sqrt(expected * (1 - expected) / 2000)
 
 
-def test_a_drawn_window_is_a_cut_one(long):
+def test_drawn_window_matches_cut_window(long):
     example = draw(windows(first_share=0.0), LONG, seed=3)
     rng = np.random.default_rng(3)
-    rng.random()  # not a first one
+    rng.random()  # the draw for `first_share`
     start = int(rng.integers(long.frames - 64))
     assert same(example, {**cut(long, start), "overfull": np.int32(0), "start": np.int32(start)})
 
 
-def crowded():
-    """A recording whose first window alone has many notes."""
+def dense_recording():
+    """A recording whose first window has many notes."""
     return dataclasses.replace(SHORT, notes=make_recording(1, voices=40, drums=60).notes)
 
 
-def test_what_is_skipped_is_counted():
-    """A crowd, twice, then a piece with room."""
+def test_skipped_windows_are_counted():
+    """Two dense pieces are skipped before a sparse one."""
     examples = windows(first_share=1.0, tokens=128)
-    crowd, sparse = (examples.read(encode(recording))[0] for recording in (crowded(), SHORT))
-    assert cut(crowd[0], 0, 128, 64) is None
-    example = examples.draw(iter([crowd, crowd, sparse, crowd]), np.random.default_rng(0))
+    dense_piece, sparse = (examples.read(encode(recording))[0] for recording in (dense_recording(), SHORT))
+    assert cut(dense_piece[0], 0, 128, 64) is None
+    example = examples.draw(iter([dense_piece, dense_piece, sparse, dense_piece]), np.random.default_rng(0))
     assert same(example, {**cut(sparse[0], 0, 128, 64), "overfull": np.int32(2), "start": np.int32(0)})
     assert example["overfull"].dtype == np.int32
 
 
-def test_what_is_thinned_is_counted():
+def test_thinned_windows_are_counted():
     examples = windows(first_share=1.0, tokens=128, on_overflow="thin")
-    example = draw(examples, crowded())
-    sequence = thin_window(TOKENIZER.timeline(crowded().notes), 0, TOKENIZER, 128, 64)
+    example = draw(examples, dense_recording())
+    sequence = thin_window(TOKENIZER.timeline(dense_recording().notes), 0, TOKENIZER, 128, 64)
     np.testing.assert_array_equal(example["tokens"], np.pad(sequence, (0, 128 - len(sequence))))
     np.testing.assert_array_equal(example["target"], cut(open_piece(encode(SHORT)), 0)["target"])
     assert example["overfull"] == 1
     assert draw(examples, SHORT)["overfull"] == 0
 
 
-def test_when_nothing_fits_it_says_what_to_raise():
+def test_overfull_windows_raise_input_error_naming_the_setting():
     with pytest.raises(InputError, match=r"4 tokens .*SpectrogramTask\.tokens"):
         draw(windows(tokens=4, first_share=1.0), SHORT)
 
 
-def test_augmented_windows_are_windows_of_the_augmented_piece():
-    """Tokens and mel of a transposed piece: as if it had been recorded so."""
+def test_augmented_windows_match_the_augmented_piece():
+    """Tokens and mel are those of the transposed piece."""
     recording = make_recording(3, seconds=14.0, drums=0)
     example = draw(windows(first_share=1.0, augmentation=Augmentation(semitones=12)), recording, seed=5)
     piece = open_piece(encode(recording))
@@ -225,7 +227,7 @@ def test_augmented_windows_are_windows_of_the_augmented_piece():
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
-def test_stems_are_kept_only_to_be_mixed(share):
+def test_stems_are_read_only_for_sub_mixes(share):
     record = encode(Recording("piece", SHORT.audio, SHORT.notes, (Stem(SHORT.audio, SHORT.notes),)))
     (piece, _), size = windows(augmentation=Augmentation(sub_mix=share)).read(record)
     assert len(piece.stems) == share
@@ -239,7 +241,7 @@ def test_stems_are_kept_only_to_be_mixed(share):
         ({"first_share": 1.5}, r"^first_share is 1\.5"),
     ],
 )
-def test_nonsense(options, message):
+def test_invalid_settings_raise_input_error(options, message):
     with pytest.raises(InputError, match=message):
         windows(**options)
 

@@ -9,7 +9,7 @@ from spectrodiff.data.builders.workers import check_workers, parallel_map, worke
 from spectrodiff.errors import InputError
 
 
-def test_processes_are_started_only_for_enough_work(monkeypatch):
+def test_worker_count_depends_on_cpus_and_items(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     assert [worker_count(None, items) for items in (0, 7, 8, 15, 16, 31, 32, 1000)] == [1, 1, 1, 1, 2, 3, 4, 4]
     assert [worker_count(2, items, items_per_worker=100) for items in (150, 200, 300)] == [1, 2, 2]
@@ -17,7 +17,7 @@ def test_processes_are_started_only_for_enough_work(monkeypatch):
     assert worker_count(None, 1000) == 1
 
 
-def test_no_number_of_processes():
+def test_invalid_worker_count_raises_input_error():
     for workers in (None, 1, 99):
         check_workers(workers)
     for workers in (0, -1):
@@ -25,11 +25,11 @@ def test_no_number_of_processes():
             check_workers(workers)
 
 
-def test_one_worker_is_this_process_and_does_nothing_ahead():
-    seen = []
-    results = parallel_map(lambda item: seen.append(item) or os.getpid(), itertools.count(), 1)
+def test_one_worker_runs_lazily_in_this_process():
+    processed = []
+    results = parallel_map(lambda item: processed.append(item) or os.getpid(), itertools.count(), 1)
     assert next(results) == next(results) == os.getpid()
-    assert seen == [0, 1]
+    assert processed == [0, 1]
 
 
 PROGRAM = """
@@ -38,7 +38,7 @@ from spectrodiff.data.builders.workers import parallel_map
 from spectrodiff.errors import InputError
 
 if __name__ == "__main__":
-    results = parallel_map(abs, itertools.count(-20), 2)  # no end: only so much is made ahead
+    results = parallel_map(abs, itertools.count(-20), 2)  # endless: results are computed ahead only up to a limit
     print(*itertools.islice(results, 30))
     results.close()
     print(*parallel_map(abs, range(-3, 4), 2))
@@ -50,7 +50,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_results_come_in_order_and_a_death_is_told_of(tmp_path):
+def test_results_are_ordered_and_killed_workers_raise_input_error(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(PROGRAM)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)

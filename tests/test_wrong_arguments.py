@@ -1,4 +1,4 @@
-"""Arguments of wrong types, shapes and ranges: the public functions say what they want in one line."""
+"""Wrong types, shapes and ranges of arguments of public functions raise one-line errors."""
 
 import jaxtyping
 import numpy as np
@@ -18,8 +18,8 @@ load, tokenizer = spectrodiff.Synthesizer.from_pretrained, spectrodiff.NoteToken
 
 
 @pytest.fixture(autouse=True)
-def unchecked():
-    """Arguments meet the functions as they do outside of tests, where no annotations are checked."""
+def disable_type_checks():
+    """Disables the runtime type checks that are active in tests only."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -41,13 +41,13 @@ def unchecked():
     ],
 )
 @pytest.mark.parametrize("method", ["__call__", "stream", "mels"])
-def test_options_of_synthesis(synthesizer, method, options, message):
+def test_invalid_synthesis_options_raise_input_error(synthesizer, method, options, message):
     with pytest.raises(InputError, match=message):
         list(getattr(synthesizer, method)(NOTES, **options))
 
 
 @pytest.mark.parametrize("midi", [None, 5, b"song.mid", ["song.mid"], TOKENS])
-def test_what_is_neither_a_path_nor_notes(synthesizer, midi):
+def test_invalid_midi_argument_raises_input_error(synthesizer, midi):
     with pytest.raises(InputError, match=f"a path is a str .* of the type {type(midi).__name__}$"):
         synthesizer(midi)
 
@@ -60,14 +60,14 @@ def test_what_is_neither_a_path_nor_notes(synthesizer, midi):
     ],
 )
 @pytest.mark.parametrize("path", [5, NOTES, b"demo"])
-def test_paths(call, path):
+def test_invalid_path_argument_raises_input_error(call, path):
     with pytest.raises(InputError, match=f"a path is a str .* of the type {type(path).__name__}$"):
         call(path)
 
 
 @pytest.mark.parametrize("method", ["encode", "thin", "timeline"])
 @pytest.mark.parametrize("notes", ["x.mid", None, TOKENS])
-def test_notes_of_a_tokenizer(method, notes):
+def test_invalid_tokenizer_notes_raise_input_error(method, notes):
     with pytest.raises(InputError, match=f"notes are wanted.* of the type {type(notes).__name__}; .*read_midi$"):
         getattr(tokenizer, method)(notes)
 
@@ -82,12 +82,12 @@ def test_notes_of_a_tokenizer(method, notes):
         ([(NOTES, 0)], {"batch": 2.5}, "batch is 2.5"),
     ],
 )
-def test_pieces_of_a_sampler(synthesizer, pieces, options, message):
+def test_invalid_sampler_pieces_raise_input_error(synthesizer, pieces, options, message):
     with pytest.raises(InputError, match=message):
         next(synthesizer.mel_sampler.songs(pieces, **options))
 
 
-def test_notes_of_a_sampler(synthesizer):
+def test_invalid_sampler_notes_raise_input_error(synthesizer):
     with pytest.raises(InputError, match="notes are wanted"):
         synthesizer.mel_sampler.stream("song.mid")
 
@@ -99,7 +99,7 @@ def test_notes_of_a_sampler(synthesizer):
         ({"on_overflow": 3}, "on_overflow is 3"),
     ],
 )
-def test_options_of_a_tokenizer(options, message):
+def test_invalid_tokenizer_options_raise_input_error(options, message):
     with pytest.raises(InputError, match=message):
         spectrodiff.NoteTokenizer(**options)
     with pytest.raises(InputError, match="program_map is 'drums'"):
@@ -114,12 +114,12 @@ def test_options_of_a_tokenizer(options, message):
         (TOKENS.astype(float), "of float64"),
     ],
 )
-def test_tokens(tokens, message):
+def test_invalid_tokens_raise_input_error(tokens, message):
     with pytest.raises(InputError, match=message):
         tokenizer.decode(tokens)
 
 
-def test_tokens_may_be_lists():
+def test_tokens_may_be_nested_lists():
     assert len(tokenizer.decode(TOKENS.tolist())) == len(tokenizer.decode(TOKENS))
 
 
@@ -140,7 +140,7 @@ def test_tokens_may_be_lists():
         ([[0.0], [0.0, 0.0]], r"an array \[samples\], but this is none"),
     ],
 )
-def test_audio(audio, message, tmp_path):
+def test_invalid_audio_raises_input_error(audio, message, tmp_path):
     with pytest.raises(InputError, match=message):
         spectrodiff.log_mel(audio)
     with pytest.raises(InputError, match=f"^cannot write .*a.wav: .*{message}"):
@@ -157,6 +157,6 @@ def test_audio(audio, message, tmp_path):
         (np.full((128, 20), -5.0), r"an array \[frames, 128\], but this one is \[128, 20\]"),
     ],
 )
-def test_mels_of_a_vocoder(synthesizer, mel, message):
+def test_invalid_vocoder_mel_raises_input_error(synthesizer, mel, message):
     with pytest.raises(InputError, match=message):
         synthesizer.vocoder(mel)

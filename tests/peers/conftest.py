@@ -1,7 +1,7 @@
-"""The peer: diffusers' implementation of the published network and tokenizer, in a virtual environment of its own.
+"""Comparison with diffusers' network and tokenizer, which run in a separate virtual environment.
 
-`make peers` sets it up and names its Python in SPECTRODIFF_PEERS: these tests then have to run. Without the variable
-they run where .venv-peers is there, and are skipped where it is not.
+`make peers` creates the environment and sets SPECTRODIFF_PEERS to its Python, so that the tests must run. Without the
+variable they run if .venv-peers exists, and are skipped otherwise.
 """
 
 import os
@@ -16,7 +16,7 @@ _TABLE = pytest.StashKey()
 
 @pytest.fixture(scope="session")
 def peer():
-    """Runs peer.py with the arguments that its docstring lists."""
+    """A function that runs peer.py with the given arguments (see its docstring)."""
     python = os.environ.get("SPECTRODIFF_PEERS")
     if python is None and not (_ROOT / ".venv-peers" / "ready").exists():
         pytest.skip("diffusers is not installed in .venv-peers: `make peers` does it")
@@ -34,7 +34,7 @@ def peer():
 
 @pytest.fixture(scope="session")
 def table(request):
-    """Rows of strings that are printed when all tests are done."""
+    """Rows of strings that are printed as a table after all tests."""
     return request.config.stash.setdefault(_TABLE, [])
 
 

@@ -1,4 +1,4 @@
-"""The network and the tokenizer of the diffusers library, run by a Python of its own: see conftest.py.
+"""Runs the network and tokenizer of diffusers in a separate Python environment (see conftest.py).
 
 peer.py make FOLDER                        random weights, as diffusers saves them: FOLDER/safetensors and FOLDER/bin
 peer.py run FOLDER INPUTS.npz OUTPUTS.npz  the memories and the decoder's output of a pipeline's folder
@@ -19,7 +19,7 @@ from diffusers.pipelines.deprecated.spectrogram_diffusion.pipeline_spectrogram_d
     SpectrogramDiffusionPipeline,
 )
 
-# Heads narrower than the network, and as many layers in no two stacks, so that nothing fits where it should not.
+# Heads narrower than the network and different depths of the stacks, so that mix-ups fail on shapes.
 SIZES = {"d_model": 32, "num_heads": 3, "d_kv": 8, "d_ff": 48, "dropout_rate": 0.1}
 GATED = {"feed_forward_proj": "gated-gelu"}
 ENCODERS = ("notes_encoder", "continuous_encoder")
@@ -36,11 +36,11 @@ def make(folder: pathlib.Path) -> None:
     )
     for name in (*ENCODERS, "decoder"):
         for parameter in getattr(pipeline, name).parameters():
-            if parameter.ndim == 1:  # the norms', all ones until somebody trains them
+            if parameter.ndim == 1:  # norm scales, which are one before training
                 torch.nn.init.uniform_(parameter, 0.5, 1.5)
     for kind in ("safetensors", "bin"):
         pipeline.save_pretrained(folder / kind, safe_serialization=kind == "safetensors")
-        # This release writes "diffusers", which it then cannot load; the published folder has what earlier ones wrote.
+        # This release writes "diffusers" here, which it cannot load; earlier ones wrote what the published folder has.
         index = folder / kind / "model_index.json"
         entries = json.loads(index.read_text())
         entries |= {name: ["spectrogram_diffusion", entries[name][1]] for name in ENCODERS}
@@ -49,14 +49,14 @@ def make(folder: pathlib.Path) -> None:
 
 @torch.no_grad()
 def run(folder: pathlib.Path, inputs: pathlib.Path, outputs: pathlib.Path) -> None:
-    # Where the published index looks for the encoders: this release has moved them, and so cannot load it by itself.
+    # The published index refers to the encoders by this name, but this release of diffusers has moved them.
     pipelines.spectrogram_diffusion = spectrogram_diffusion
     pipeline = SpectrogramDiffusionPipeline.from_pretrained(folder, melgan=None)
     tokens, context, mask, z, time = (
         torch.from_numpy(np.load(inputs)[name]) for name in ("tokens", "context", "context_mask", "z", "time")
     )
     notes, notes_mask = pipeline.notes_encoder(tokens, tokens > 0)
-    # One at a time: it rolls positions along the batch, and so takes only a batch of one (where that does nothing).
+    # One example at a time, since it rolls positions along the batch axis, which has no effect on a batch of one.
     rows = [pipeline.continuous_encoder(context[i : i + 1], mask[i : i + 1])[0] for i in range(len(context))]
     memory = torch.cat(rows)
     eps = pipeline.decoder([(notes, notes_mask), (memory, mask)], z, time)
@@ -64,7 +64,7 @@ def run(folder: pathlib.Path, inputs: pathlib.Path, outputs: pathlib.Path) -> No
 
 
 def tokens(outputs: pathlib.Path, *files: pathlib.Path) -> None:
-    from diffusers.pipelines.deprecated.spectrogram_diffusion.midi_utils import MidiProcessor  # takes seconds
+    from diffusers.pipelines.deprecated.spectrogram_diffusion.midi_utils import MidiProcessor  # slow import
 
     processor = MidiProcessor()
     np.savez(outputs, **{file.name: np.array(processor(file), np.int32) for file in files})

@@ -1,4 +1,4 @@
-"""Ours and diffusers' network with the same weights, and the published one where diffusers' is another."""
+"""Our network compared with diffusers' with the same weights, and with the published one where diffusers differs."""
 
 import itertools
 from typing import NamedTuple
@@ -20,12 +20,12 @@ from spectrodiff.synthesizer import Synthesizer
 
 pytestmark = pytest.mark.slow  # PyTorch and its libraries take seconds to import
 
-TOKENS, FRAMES, HEADS = 128, 256, 3  # as peer.py makes them
+TOKENS, FRAMES, HEADS = 128, 256, 3  # as in peer.py
 MODULES = ("note_memory", "context_memory", "eps")
 
 
 class Case(NamedTuple):
-    """How many tokens and frames of context are real, and the noise time."""
+    """The numbers of unpadded tokens and context frames, and the noise time."""
 
     tokens: int
     context: int
@@ -36,17 +36,17 @@ class Case(NamedTuple):
 
 
 TIMES = (0.0, 0.01, 0.25, 0.5, 0.9, 0.999)
-ALIKE = [Case(tokens, context, time) for tokens in (41, TOKENS) for context in (0, FRAMES) for time in TIMES]
-ALIKE.append(Case(0, FRAMES, 0.5))
-# Frames of a short context get the positions of the first frames there (published: of the last); and where there is
-# nothing to attend to, it attends to everything (published: to nothing).
-UNLIKE = [Case(41, context, 0.5) for context in (1, 100, 255)] + [Case(0, 0, 0.5)]
-CASES = ALIKE + UNLIKE
+SAME_AS_PEER = [Case(tokens, context, time) for tokens in (41, TOKENS) for context in (0, FRAMES) for time in TIMES]
+SAME_AS_PEER.append(Case(0, FRAMES, 0.5))
+# In diffusers, frames of a short context get the positions of the first frames (published: of the last), and without
+# anything to attend to, attention covers everything (published: nothing).
+DIFFERENT_FROM_PEER = [Case(41, context, 0.5) for context in (1, 100, 255)] + [Case(0, 0, 0.5)]
+CASES = SAME_AS_PEER + DIFFERENT_FROM_PEER
 
 
 @pytest.fixture(scope="module")
 def folder(peer, tmp_path_factory):
-    """Random weights in two folders, `safetensors` and `bin`."""
+    """A folder with random weights in the subfolders `safetensors` and `bin`."""
     folder = tmp_path_factory.mktemp("peer")
     peer("make", folder)
     return folder
@@ -54,7 +54,7 @@ def folder(peer, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def inputs():
-    """A batch of all cases; what is padded is not zero, so that it shows if anybody looks."""
+    """A batch of all cases; padded context is not zero, so that attending to it would change the output."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(3, 1388, (len(CASES), TOKENS))
     for row, case in zip(tokens, CASES, strict=True):
@@ -71,7 +71,7 @@ def inputs():
 
 @pytest.fixture(scope="module")
 def run_peer(peer, inputs, tmp_path_factory):
-    """From a folder to what the peer's modules make of `inputs`."""
+    """A function that returns the outputs of the peer's modules for `inputs`, with the weights in a folder."""
 
     def run(folder):
         path = tmp_path_factory.mktemp("run")
@@ -118,7 +118,7 @@ def published(model, inputs):
 
 
 def errors(outputs, expected, case):
-    """max |a - b| / max |b| over a case's real places, by module; None where there are none."""
+    """max |a - b| / max |b| over the unpadded positions of a case by module; None if there are none."""
     i = CASES.index(case)
     found = {}
     for name, real in zip(MODULES, (case.tokens, case.context, FRAMES), strict=True):
@@ -129,37 +129,37 @@ def errors(outputs, expected, case):
 
 @pytest.fixture(scope="module", autouse=True)
 def parity(ours, theirs, published, table):
-    """Fills the table that the run ends with."""
+    """Fills the table that is printed at the end."""
     table.append(("a, b", "tokens", "context", "time", *(name.replace("_", " ") for name in MODULES)))
     for cases, pairs in (
-        (ALIKE, {"ours, theirs": (ours, theirs)}),
-        (UNLIKE, {"ours, published": (ours, published), "theirs, published": (theirs, published)}),
+        (SAME_AS_PEER, {"ours, theirs": (ours, theirs)}),
+        (DIFFERENT_FROM_PEER, {"ours, published": (ours, published), "theirs, published": (theirs, published)}),
     ):
         for case, (name, pair) in itertools.product(cases, pairs.items()):
             cells = ("-" if error is None else f"{error:.1e}" for error in errors(*pair, case).values())
             table.append((name, *map(str, case), *cells))
 
 
-@pytest.mark.parametrize("case", ALIKE, ids=str)
-def test_every_module_is_as_the_peers(case, ours, theirs):
+@pytest.mark.parametrize("case", SAME_AS_PEER, ids=str)
+def test_modules_match_the_peer(case, ours, theirs):
     for name, error in errors(ours, theirs, case).items():
         assert error is None or error < 1e-4, name
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_every_module_is_as_published(case, ours, published):
+def test_modules_match_the_published_network(case, ours, published):
     for name, error in errors(ours, published, case).items():
         assert error is None or error < 1e-4, name
 
 
-@pytest.mark.parametrize("case", UNLIKE, ids=str)
-def test_the_peer_is_not_as_published(case, theirs, published):
+@pytest.mark.parametrize("case", DIFFERENT_FROM_PEER, ids=str)
+def test_peer_differs_from_the_published_network(case, theirs, published):
     found = errors(theirs, published, case)
     assert found["eps"] > 0.01
     assert found["context_memory"] is None or found["context_memory"] > 0.1
 
 
-def test_both_kinds_of_file_hold_the_same(model, folder):
+def test_safetensors_and_bin_give_the_same_arrays(model, folder):
     other = Synthesizer.from_pretrained(folder / "bin").model
     arrays, others = (flatten(nnx.state(each, nnx.Any(nnx.Param, Buffer))) for each in (model, other))
     assert arrays.keys() == others.keys()
@@ -167,8 +167,8 @@ def test_both_kinds_of_file_hold_the_same(model, folder):
         np.testing.assert_array_equal(array, others[name], err_msg=name)
 
 
-def test_what_we_convert_the_peer_runs_alike(folder, run_peer, theirs, tmp_path):
-    """From its format to ours, and back to its."""
+def test_converted_weights_give_the_same_peer_outputs(folder, run_peer, theirs, tmp_path):
+    """Weights are converted from diffusers' format to ours and back."""
     main(["convert", str(folder / "safetensors"), str(tmp_path / "ours"), "--to", "spectrodiff"])
     main(["convert", str(tmp_path / "ours"), str(tmp_path / "theirs"), "--to", "diffusers"])
     again = run_peer(tmp_path / "theirs")
