@@ -2,8 +2,8 @@
 
 python recipes/pack_weights.py runs/melgan_gan/export spectrodiff/pretrained/weights/melgan
 
-After that `--vocoder melgan` finds it, or `--checkpoint NAME` a spectrogram model. Write a README.md beside it: licence,
-data, training, held-out figures, limits.
+After that `--vocoder melgan` finds it, or `--checkpoint NAME` a spectrogram model. Write a README.md beside it:
+licence, data, training, held-out figures, limits.
 """
 
 import argparse

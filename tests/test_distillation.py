@@ -68,6 +68,7 @@ def test_copy_of_the_teacher_has_zero_loss_for_one_substep(corpus, teacher, step
     assert all(float(loss) > 0.01 for loss in (value, *metrics.values()))
 
 
+@pytest.mark.trial
 def test_training_reduces_the_loss_and_changes_only_the_texture(corpus, teacher, tmp_path):
     task = make_task(corpus, teacher, student_config(2), substeps=3)
     options = {"adaptation": only(r"^decoder\.texture\."), "init_from": str(teacher), "average_decay": 0.5}

@@ -92,7 +92,7 @@ def test_musicnn_frames_follow_the_hop(musicnn):
     audio = np.zeros(16000 * 12, np.float32)
     audio[-16000:] = plucked_tone(1)
     apart = np.linalg.norm(np.diff(musicnn(audio), axis=0), axis=1)
-    assert np.all(apart[:-2] == 0)
+    assert apart[:-2].max() < 1e-4
     assert apart[-2:].max() > 1
     assert len(set(TAGS)) == 50
 

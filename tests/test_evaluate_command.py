@@ -88,6 +88,7 @@ def test_evaluate_writes_results_table_and_report(unsharded):
     assert (unsharded / "report.html").read_text().count("<audio") == 6
 
 
+@pytest.mark.trial
 def test_joined_shards_equal_an_unsharded_run(unsharded, data_args, tmp_path, capsys):
     for shard in ("1/2", "2/2"):
         evaluate(*data_args, *FAST, "--workdir", tmp_path / "run", "--shard", shard)
@@ -202,6 +203,7 @@ class SilentTranscriber:
         return make_recording(0).notes.select(np.zeros(0, np.int32))
 
 
+@pytest.mark.trial
 def test_stems_are_scored_by_a_custom_transcriber(checkpoint, tmp_path):
     pytest.importorskip("mir_eval")
     piece = make_recording(6, seconds=3.0)
@@ -236,6 +238,7 @@ def test_stems_are_scored_by_a_custom_transcriber(checkpoint, tmp_path):
     assert "soundfont" in found["systems"] or any("No SoundFont played" in line for line in found["remarks"])
 
 
+@pytest.mark.trial
 def test_short_and_silent_songs_have_defined_results(checkpoint, tmp_path):
     short = make_recording(4, seconds=1.0)
     short = Recording("short", short.audio[:8000], short.notes)

@@ -181,6 +181,6 @@ def test_packed_vocoder_is_half_as_large_with_nearly_equal_audio(tmp_path):
         pack(tmp_path, tmp_path / "other")
     large = dataclasses.replace(SMALL, channels=1024)
     write(tmp_path / "large", MELGAN, {}, large, {})
-    with pytest.raises(InputError, match="takes .* MB"):
+    with pytest.raises(InputError, match=r"takes .* MB"):
         pack(tmp_path / "large", tmp_path / "other")
     assert not (tmp_path / "other").exists()

@@ -63,6 +63,7 @@ def uninterrupted(task, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.trial
 def test_run_writes_export_log_config_and_checkpoints(task, uninterrupted):
     _, config = load(uninterrupted / "export", SPECTROGRAM)
     assert config == task.config
@@ -79,6 +80,7 @@ def test_run_writes_export_log_config_and_checkpoints(task, uninterrupted):
     assert {"4", "5"} <= {folder.name for folder in (uninterrupted / "checkpoints").iterdir()}
 
 
+@pytest.mark.trial
 def test_finished_run_trains_no_further_and_keeps_its_config(task, uninterrupted, capsys):
     before = load_file(uninterrupted / "export" / "spectrogram.safetensors")
     train_spectrogram(uninterrupted, task)
@@ -258,6 +260,7 @@ def test_runs_in_one_process_are_independent_and_need_no_gin(tmp_path, monkeypat
     assert not np.array_equal(task.saved[1], ends[1])
 
 
+@pytest.mark.trial
 def test_later_export_equals_the_export_of_the_run(task, uninterrupted, tmp_path):
     assert export(uninterrupted, tmp_path, task) == STEPS
     later, itself = (load_file(folder / "spectrogram.safetensors") for folder in (tmp_path, uninterrupted / "export"))

@@ -96,7 +96,7 @@ def test_failing_command_ends_the_script_and_its_time_counts(script, tmp_path):
     assert script.Spent(tmp_path / "minutes.json", "tiny").minutes == spent.minutes > 0.0
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 def test_interrupted_script_finishes_when_called_again(corpus, tmp_path):
     """This really trains the smallest config on a prepared corpus."""
     command = [

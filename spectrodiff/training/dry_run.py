@@ -43,7 +43,7 @@ class DryRun:
     def __str__(self) -> str:
         flops = "unknown" if self.flops is None else f"{self.flops / 1e12:.2f} TFLOP"
         lines = [
-            f"{self.parameters / 1e6:.1f} M parameters, {self.batch} examples a step on {self.devices} devices",
+            f"{self.parameters / 1e6:.1f} M trained parameters, {self.batch} examples a step on {self.devices} devices",
             f"a step: {flops} on all devices together; compiled in {self.seconds:.0f} s",
             f"memory of each device: {(self.arguments + self.temporaries) / _GIB:.2f} GiB, of which state "
             f"{self.state / _GIB:.2f}, batch {(self.arguments - self.state) / _GIB:.2f}, "
