@@ -162,7 +162,7 @@ def test_nonsense(make, message, paper_model):
 
 
 def test_a_network_without_programs():
-    with pytest.raises(InputError, match="this network knows no programs"):
+    with pytest.raises(InputError, match="this network has no embeddings of programs"):
         only("kernel", programs=(3,)).split(Dense(2, 3, rngs=nnx.Rngs(0)), nnx.Rngs(0))
 
 

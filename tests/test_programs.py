@@ -146,5 +146,5 @@ def test_programs_that_cannot_be_new(new, options, message):
 
 def test_weights_without_programs_lend_no_relative(weights):
     folder, _ = weights(program_map="flat")
-    with pytest.raises(InputError, match="no programs"):
+    with pytest.raises(InputError, match="without programs"):
         task(program_map="full").load(folder)
