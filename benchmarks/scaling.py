@@ -31,17 +31,18 @@ from spectrodiff.training import state as states
 from spectrodiff.training.flops import peak_flops, step_flops
 from spectrodiff.training.steps import Others, make_train_step
 
-TOKENS = 2048
 GIB = 2**30
 
 
 def task_and_optimizer(name: str, bindings: list[str]):
+    """Reads a config of configs/; returns its task, its optimiser and the number of tokens of a window."""
     read_config([f"configs/{name}.gin"], bindings)
     train = gin.get_bindings("train")
     return train["task"], train["optimizer"], gin.query_parameter("SpectrogramTask.tokens")
 
 
 def batch_of(size: int, tokens: int, make=jax.ShapeDtypeStruct):
+    """Returns a batch of `size` windows, whose arrays are `make(shape, dtype)`."""
     mel, mask = (size, WINDOW_FRAMES, MEL_BINS), (size, WINDOW_FRAMES)
     return {
         "tokens": make((size, tokens), jnp.int32),
@@ -59,6 +60,8 @@ def size_of(tree) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
+    """The number of parameters of a model, and what a training step takes."""
+
     parameters: int
     state: int  # bytes of parameters, EMA and optimiser state
     kept: float  # bytes of residuals of the backward pass, per example
@@ -76,7 +79,7 @@ def cost_of(name: str, bindings: list[str]) -> Cost:
         return task.loss(model, batch, key, Others(lambda: model, task.frozen_modules()))[0]
 
     def kept(size):
-        """Returns the bytes of residuals of the backward pass for a batch of `size`, and of the parameters."""
+        """Returns the bytes that the backward pass keeps for a batch of `size`: residuals and parameters."""
         backward = jax.eval_shape(lambda *a: jax.vjp(loss, *a)[1], params, buffers, batch_of(size, tokens), key)
         return size_of(backward)
 

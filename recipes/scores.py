@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from spectrodiff.data.builders.preparation import prepare
 from spectrodiff.data.dataset import open_dataset
-from spectrodiff.data.recordings import Entry, Recording
+from spectrodiff.data.recordings import Entry, Recording, record_name
 from spectrodiff.data.soundfont import GAIN, SOUNDFONT, play, require_fluidsynth
 from spectrodiff.errors import InputError, reason
 from spectrodiff.files import check_writable, replacing
@@ -80,8 +80,7 @@ def pack(data_dir: str, dataset: str, out: str) -> None:
     names, splits, notes = [], [], []
     for split in found.splits:
         for record in tqdm(found[split], f"packing {split}", unit="piece"):
-            name = record["name"]
-            names.append(name.decode() if isinstance(name, bytes) else name)
+            names.append(record_name(record))
             splits.append(split)
             notes.append(record["notes"])
     with replacing(out) as temporary, temporary.open("wb") as file:

@@ -1,6 +1,6 @@
 """MIDI in, music out: spectrogram diffusion in JAX.
 
-What this module offers is imported when it is first used: the command line's help takes 0.1 s so, not 1.9 s.
+The names in `__all__` are imported when they are first used, so that the command line's help takes 0.1 s, not 1.9 s.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""The one kind of error that is the user's to mend."""
+"""The exception for errors that the user can correct."""
 
 import textwrap
 

@@ -1,4 +1,4 @@
-"""Short hashes by which networks and files are told apart, whatever they are called and wherever they lie."""
+"""Short hashes that identify networks and files by their contents, independently of names and paths."""
 
 import hashlib
 import pathlib
@@ -15,9 +15,9 @@ _DIGITS = 16  # hexadecimal: of a million networks two share a fingerprint with 
 
 
 def fingerprint(network: nnx.Module | nnx.State, *settings: Any) -> str:
-    """The fingerprint of a network's parameters, with their names and shapes, and of `settings` that come with them.
+    """Returns the fingerprint of a network's parameters, with their names and shapes, and of its `settings`.
 
-    Settings are told apart by their `repr`, so they should be numbers, strings and dataclasses of these.
+    Settings are hashed by their `repr`, so that they should be numbers, strings and dataclasses of these.
     """
     state = nnx.state(network) if isinstance(network, nnx.Module) else network
     digest = hashlib.sha256(repr(settings).encode())
@@ -29,7 +29,7 @@ def fingerprint(network: nnx.Module | nnx.State, *settings: Any) -> str:
 
 
 def fingerprint_of_files(files: Mapping[str, pathlib.Path]) -> str:
-    """The fingerprint of what is in `files`, by the names that they go by.
+    """Returns the fingerprint of the contents of `files`, which maps names to paths; the paths do not matter.
 
     Raises:
       InputError: one cannot be read.

@@ -162,7 +162,7 @@ def test_invalid_rules_raise_input_error(make, message, paper_model):
 
 
 def test_program_rows_need_a_network_with_programs():
-    with pytest.raises(InputError, match="this network knows no programs"):
+    with pytest.raises(InputError, match="this network has no embeddings of programs"):
         only("kernel", programs=(3,)).split(Dense(2, 3, rngs=nnx.Rngs(0)), nnx.Rngs(0))
 
 

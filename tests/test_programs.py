@@ -146,5 +146,5 @@ def test_invalid_new_programs_raise_input_error(new, options, message):
 
 def test_weights_without_programs_raise_input_error(weights):
     folder, _ = weights(program_map="flat")
-    with pytest.raises(InputError, match="no programs"):
+    with pytest.raises(InputError, match="without programs"):
         task(program_map="full").load(folder)

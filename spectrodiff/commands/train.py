@@ -15,7 +15,7 @@ from spectrodiff.errors import InputError, reason
 
 _MOST_DEVICES = 1024
 _INCLUDE = re.compile(r"""^include[ \t]+(['"])(?P<path>.+?)\1[ \t]*(#.*)?$""", re.MULTILINE)
-# Parameters whose values functions return, although their types may admit functions.
+# Parameters whose values are returned by functions, so that `@adamw` means `@adamw()`.
 _MADE = ("train.task", "train.optimizer", "train.adaptation", "train.evaluators")
 
 
@@ -273,18 +273,18 @@ def _checked(config: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
 
 
 def _call(value: Any) -> Any:
-    """A reference with the parentheses of a call; anything else as it is."""
+    """Returns a reference as one that gin calls, as with parentheses in a config; other values do not change."""
     import gin
 
     return gin.config.ConfigurableReference(value.scoped_selector, True) if _is_reference(value) else value
 
 
 def _may_make(reference: Any, hint: Any) -> bool:
-    """Whether calling a reference can give what the type `hint` says: known of classes alone."""
+    """Returns whether calling a reference can give a value of the type `hint`; of functions, this is not known."""
     from beartype.door import is_subhint
 
     made = reference.configurable.wrapped
     try:
         return not isinstance(made, type) or is_subhint(made, hint)
-    except TypeError:  # protocols with attributes tell of instances only
+    except TypeError:  # a protocol with attributes cannot be compared with a class, only with instances
         return True

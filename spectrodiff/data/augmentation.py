@@ -80,10 +80,10 @@ def mix(stems: Sequence[Piece], total_time: float) -> Piece:
 
 
 def transpose(piece: Piece, semitones: int) -> Piece:
-    """Returns the piece resampled to be 2^(semitones / 12) times as fast.
+    """Returns the piece resampled to be 2^(semitones / 12) times as fast, with its notes transposed and moved.
 
-    The factor is a ratio of small integers within 2 cents. Reading a part of the result gives the same samples as
-    resampling the whole recording at once.
+    The factor is a ratio of small integers within 2 cents of the exact one. Reading a part of the result gives the same
+    samples as resampling the whole recording at once.
     """
     if not semitones:
         return piece
@@ -94,8 +94,8 @@ def transpose(piece: Piece, semitones: int) -> Piece:
 
     def read(start: int, count: int) -> Float[np.ndarray, "s *c"]:
         block = max(start // up - margin, 0)  # output `up * block` is at the time of input `down * block`
-        needed = -(-(start + count - up * block) * down // up) + down * margin
-        resampled = scipy.signal.resample_poly(piece.read(down * block, needed), up, down)
+        input_samples = -(-(start + count - up * block) * down // up) + down * margin
+        resampled = scipy.signal.resample_poly(piece.read(down * block, input_samples), up, down)
         return resampled[start - up * block :][: min(count, samples - start)]
 
     def read_notes() -> Notes:
@@ -113,7 +113,7 @@ def transpose(piece: Piece, semitones: int) -> Piece:
 
 
 def amplify(piece: Piece, decibels: float) -> Piece:
-    """Returns the piece with a gain."""
+    """Returns the piece with a gain in decibels."""
     factor = np.float32(10 ** (decibels / 20))
 
     def read(start: int, count: int) -> Float[np.ndarray, "s *c"]:

@@ -75,8 +75,9 @@ class Mixture:
           InputError: a dataset is missing, or none has the split.
         """
         datasets = [open_dataset(self.data_dir, name) for name in self.names]
-        having = [dataset for dataset in datasets if split in dataset.splits] or datasets
-        return [self._records(dataset, split) for dataset in having]
+        # If no dataset has the split, the first one raises the error.
+        with_split = [dataset for dataset in datasets if split in dataset.splits] or datasets
+        return [self._records(dataset, split) for dataset in with_split]
 
     def _records(self, dataset: Dataset, split: str) -> Records:
         return dataclasses.replace(dataset[split], program=self.programs.get(dataset.name))

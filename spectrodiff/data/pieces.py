@@ -33,6 +33,7 @@ class Piece:
 
     @functools.cached_property
     def notes(self) -> Notes:
+        """The notes, which are decoded the first time."""
         return self.read_notes()
 
     @property

@@ -15,7 +15,7 @@ from spectrodiff.data.pieces import LRUCache
 from spectrodiff.errors import InputError
 
 _SLOTS = 64  # pieces that examples are drawn from in turn, over all processes
-_ENDLESS = 2**40
+_ENDLESS = 2**40  # the number of examples, more than any run draws
 SOURCE = ("record", "start")  # keys of a batch that give the origin of its examples, and are not inputs
 
 
@@ -48,7 +48,10 @@ class _Draw(grain.transforms.Map):
         return {**example, "record": np.array(tried[-1], np.int32)}
 
     def _candidates(self, index, rng, tried):
-        """Yields the piece of this example's slot, then random ones; appends (dataset, record) of each to `tried`."""
+        """Yields the piece of this example's slot, then random ones; appends (dataset, record) of each to `tried`.
+
+        Examples take turns with the slots. In each slot, a piece is kept for `windows_per_piece` turns.
+        """
         slot, turn = index % _SLOTS, index // _SLOTS
         visit = (turn + slot) // self.windows_per_piece  # slots change their pieces at different turns
         yield self._piece(np.random.default_rng([self.seed, 1, slot, visit]), tried)

@@ -88,7 +88,7 @@ def decode(record: dict[str, Any]) -> Recording:
     """Returns the recording of a record that `encode` made, its audio rounded to 16 bits."""
     stems = record["stems"]
     return Recording(
-        name=_text(record["name"]),
+        name=record_name(record),
         audio=from_flac(record["audio"]),
         notes=from_note_sequence(record["notes"]),
         stems=tuple(Stem(from_flac(stem["audio"]), from_note_sequence(stem["notes"])) for stem in stems),
@@ -109,5 +109,7 @@ def from_flac(data: bytes, start: int = 0, samples: int | None = None) -> Float[
         return file.read(-1 if samples is None else samples, dtype="float32")
 
 
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+def record_name(record: dict[str, Any]) -> str:
+    """Returns the name of a record, which TFDS reads as bytes."""
+    name = record["name"]
+    return name.decode() if isinstance(name, bytes) else name

@@ -132,11 +132,14 @@ def _join(cut: Iterator[tuple], datasets: int, tokens: int) -> tuple[Corpus, lis
 def _draw(
     corpus: Corpus, counts: list[int], shares: np.ndarray, first_share: float, batch_size: int, seed: int, start: int
 ) -> Iterator[dict[str, jax.Array]]:
+    """Yields batches of random windows; `counts` is the number of windows of each dataset."""
     begins = np.concatenate([[0], np.cumsum(counts)[:-1]])
     record, since = np.asarray(corpus.record), np.asarray(corpus.since)
+    # The first windows of the records of each dataset, as a rectangular array: rows are repeated to the longest, and a
+    # dataset that has none has a row of -1.
     firsts = [np.flatnonzero((record[:, 0] == which) & (since == 0)) for which in range(len(counts))]
-    most = max(1, *map(len, firsts))  # shorter rows are filled by repetition
-    firsts = jnp.array([np.resize(some, most) if len(some) else np.full(most, -1) for some in firsts])
+    most = max(1, *map(len, firsts))
+    firsts = jnp.array([np.resize(row, most) if len(row) else np.full(most, -1) for row in firsts])
     counts, begins, cumulative = jnp.array(counts), jnp.array(begins), jnp.array(np.cumsum(shares)[:-1], jnp.float32)
 
     @jax.jit
@@ -158,11 +161,11 @@ def _draw(
 def examples_of(corpus: Corpus, windows: Int[Array, " b"]) -> dict[str, jax.Array]:
     """Returns the windows of these numbers as a batch like those of `Windows`."""
     start, since, until = corpus.start[windows], corpus.since[windows], corpus.until[windows]
-    real = jnp.minimum(since, WINDOW_FRAMES)  # a short context is padded at its end
+    context = jnp.minimum(since, WINDOW_FRAMES)  # frames; a short context is padded at its end
     frames = jnp.arange(WINDOW_FRAMES)
     span = jax.vmap(functools.partial(jax.lax.dynamic_slice_in_dim, corpus.mel, slice_size=WINDOW_FRAMES))
     batch = {}
-    for name, begin, count in (("context", start - real, real), ("target", start, until)):
+    for name, begin, count in (("context", start - context, context), ("target", start, until)):
         batch[f"{name}_mask"] = mask = frames < count[:, None]
         batch[name] = jnp.where(mask[..., None], span(begin).astype(jnp.float32), SILENCE)
     tokens = corpus.tokens[windows].astype(jnp.int32)

@@ -99,8 +99,9 @@ def _join(decoded: Iterator[tuple], frames: int) -> Audio:
 def _draw(
     audio: Audio, shares: np.ndarray, frames: int, gain_db: tuple[float, float], batch_size: int, seed: int, start: int
 ) -> Iterator[dict[str, jax.Array]]:
-    lengths, which = np.asarray(audio.length), np.asarray(audio.record[:, 0])
-    counts = jnp.array([lengths[which == dataset].sum() for dataset in range(len(shares))])
+    """Yields batches of random crops of `frames` frames."""
+    lengths, datasets = np.asarray(audio.length), np.asarray(audio.record[:, 0])
+    counts = jnp.array([lengths[datasets == dataset].sum() for dataset in range(len(shares))])
     ends, begins = jnp.cumsum(audio.length), jnp.cumsum(counts) - counts
     cumulative = jnp.array(np.cumsum(shares)[:-1], jnp.float32)
 

@@ -41,6 +41,7 @@ def cut_window(
 
 
 def _cut_mel(piece: Piece, start: int) -> dict[str, np.ndarray]:
+    """Returns target, context and their masks; see `cut_window`."""
     before = min(start, WINDOW_FRAMES)
     frames = min(before + WINDOW_FRAMES, piece.frames - start + before)
     audio = piece.read((start - before) * HOP, (frames + EXTRA_FRAMES) * HOP)
@@ -102,7 +103,7 @@ class Windows:
         return (piece, self.tokenizer.timeline(piece.notes)), piece.size
 
     def draw(self, candidates: Iterator[tuple[Piece, Timeline]], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Returns a window of the first candidate whose window has few enough tokens.
+        """Returns a window of the first candidate whose window has at most the allowed tokens and notes.
 
         Raises:
           InputError: 20 windows in a row have too many.

@@ -10,9 +10,10 @@ from spectrodiff.diffusion.objective import Denoiser
 def guide(pair: Denoiser, weight: float | Float[Array, ""]) -> Denoiser:
     """Returns a denoiser with classifier-free guidance (Ho & Salimans 2021).
 
-    `pair` denoises a batch of 2 b rows: b conditional ones, then the same b without conditioning. The guided estimate
-    of x0 is weight * conditional + (1 - weight) * unconditional, which equals the usual rule on eps, since x0 is affine
-    in eps. A weight of 1 is no guidance; larger weights follow the notes more closely.
+    The returned denoiser maps z [b, t, m] to x0 [b, t, m]. It calls `pair` once, on [2 b, t, m]: the b rows of z twice,
+    of which `pair` conditions the first b on notes and context, the others on nothing. The guided estimate of x0 is
+    weight * conditional + (1 - weight) * unconditional, which equals the usual rule on eps, since x0 is affine in eps.
+    A weight of 1 is no guidance; larger weights follow the notes more closely.
     """
 
     def denoise(z, logsnr):

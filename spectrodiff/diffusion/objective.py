@@ -14,14 +14,15 @@ from spectrodiff.diffusion.schedule import NoiseLevel
 from spectrodiff.errors import InputError
 
 Mel = Float[Array, "b t m"]
-Denoiser = Callable[[Mel, Float[Array, "..."]], Mel]  # (z, logsnr) -> x0
+Denoiser = Callable[[Mel, Float[Array, "..."]], Mel]  # (z, logsnr) -> x0; logsnr is a scalar or [b]
 
 
 class Objective(Choice, abc.ABC):
     """A parameterisation of the denoiser, with its training loss.
 
-    `prior` is an estimate of x0 that is known before any diffusion step, such as the note roll's sketch (compare the
-    data-dependent prior of Lee et al. 2022, PriorGrad), or 0. An objective may predict the difference from it; the
+    In all methods, mels are [b, t, m], `level` is the noise level of z = alpha * x0 + sigma * eps, and `prior` is an
+    estimate of x0 that is known before any diffusion step, such as the note roll's sketch (compare the data-dependent
+    prior of Lee et al. 2022, PriorGrad), or 0. An objective may predict the difference of x0 from the prior; the
     paper's objective ignores it.
     """
 
@@ -34,18 +35,19 @@ class Objective(Choice, abc.ABC):
         """Returns the estimate of x0 that corresponds to the network's `output` at z."""
 
     def inputs(self, z: Mel, level: NoiseLevel, prior: Mel | float) -> Mel:
-        """Returns the network's input for z."""
+        """Returns the network's input for z, by default z itself."""
         return z
 
     def start(self, noise: Mel, level: NoiseLevel, prior: Mel | float) -> Mel:
         """Returns the initial z of sampling, at the first noise level, from standard normal `noise`.
 
-        Noise alone is right for schedules that begin at pure noise: by log-SNR -4 a seventh of the data is missing.
+        The default is the noise itself, which is right for schedules that begin near pure noise. From a higher log-SNR
+        on it is a poor approximation, since z lacks alpha * x0: at log-SNR -4, alpha is 0.13.
         """
         return noise
 
     def error(self, difference: Mel) -> Mel:
-        """Returns the elementwise loss, given output minus target."""
+        """Returns the elementwise loss, where `difference` is the network's output minus its target."""
         return jnp.abs(difference)
 
     def weight(self, logsnr: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -102,7 +104,8 @@ class V(Objective):
 class X0(Objective):
     """Prediction of x0 minus the prior, with an L1 loss.
 
-    It suits small networks: one that is hardly wider than the mel cannot reproduce the noise of every bin.
+    It suits small networks: to predict eps or v, a network has to reproduce the noise of every mel bin, which one that
+    is hardly wider than the mel cannot.
     """
 
     kind = "x0"
@@ -121,7 +124,7 @@ class Preconditioned(Objective):
 
     With the residual r = x0 - prior, the network's input is c_in * (alpha * r + sigma * eps), and its output F gives
     the estimate r = c_skip * (alpha * r + sigma * eps) + c_out * F. The coefficients are such that inputs and targets
-    have unit variance at every noise level.
+    have unit variance at every noise level. They are those of EDM, written for the variance-preserving process.
     """
 
     kind = "preconditioned"
@@ -131,31 +134,33 @@ class Preconditioned(Objective):
         if not 0.0 < self.std < math.inf:
             raise InputError(f"Preconditioned.std is {self.std!r}; choose a number above 0")
 
-    def _total(self, level):
+    def _variance(self, level):
         """Returns the variance of alpha * r + sigma * eps."""
         return (level.alpha * self.std) ** 2 + level.sigma**2
 
-    def _residual(self, z, level, prior):
+    def _noisy_residual(self, z, level, prior):
+        """Returns alpha * r + sigma * eps."""
         return z - level.alpha * prior
 
-    def _skip(self, level):
-        return level.alpha * self.std**2 / self._total(level)
+    def _c_skip(self, level):
+        return level.alpha * self.std**2 / self._variance(level)
 
-    def _out(self, level):
-        return level.sigma * self.std / jnp.sqrt(self._total(level))
+    def _c_out(self, level):
+        return level.sigma * self.std / jnp.sqrt(self._variance(level))
 
     def inputs(self, z, level, prior):
-        return self._residual(z, level, prior) / jnp.sqrt(self._total(level))
+        return self._noisy_residual(z, level, prior) / jnp.sqrt(self._variance(level))
 
     def start(self, noise, level, prior):
-        return level.alpha * prior + jnp.sqrt(self._total(level)) * noise
+        return level.alpha * prior + jnp.sqrt(self._variance(level)) * noise
 
     def target(self, x0, eps, level, prior):
         # Equals (r - c_skip (alpha r + sigma eps)) / c_out, without cancellation where sigma is small.
-        return (level.sigma * (x0 - prior) / self.std - level.alpha * self.std * eps) / jnp.sqrt(self._total(level))
+        scaled = level.sigma * (x0 - prior) / self.std - level.alpha * self.std * eps
+        return scaled / jnp.sqrt(self._variance(level))
 
     def to_x0(self, output, z, level, prior):
-        return prior + self._skip(level) * self._residual(z, level, prior) + self._out(level) * output
+        return prior + self._c_skip(level) * self._noisy_residual(z, level, prior) + self._c_out(level) * output
 
     def error(self, difference):
         return jnp.square(difference)

@@ -42,8 +42,8 @@ class Process:
     ) -> Float[Array, " b"]:
         """Returns each example's weighted loss at its noise level `logsnr`, averaged over its valid frames.
 
-        `key` draws the noise. The loss of an example without valid frames is 0. A `teacher` maps z to the x0 that the
-        network shall estimate there, instead of the true one.
+        `x0` and its noised versions are [b, t, m], and `key` draws the noise. The loss of an example without valid
+        frames is 0. In distillation, `teacher` maps z to the estimate of x0 that replaces the true x0 as the target.
         """
         level = NoiseLevel(logsnr[:, None, None])
         eps = jax.random.normal(key, x0.shape, x0.dtype)

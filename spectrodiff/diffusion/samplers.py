@@ -14,12 +14,17 @@ Keys = Key[Array, "b"]  # one per row of a batch, so that a row's noise does not
 
 
 class Previous(NamedTuple):
-    """The estimate of x0 at the previous step and its noise level. At the first step, these are the current ones."""
+    """The estimate of x0 at the previous step and its noise level, for multistep rules.
+
+    At the first step, both are those of the current step.
+    """
 
     x0: Mel
     level: NoiseLevel
 
 
+# An update rule (x0, z, now, then, previous, keys) -> z at the noise level `then`, given z at the higher noise level
+# `now` and the estimate of x0 there. `keys` draw the noise of stochastic rules.
 Step = Callable[[Mel, Mel, NoiseLevel, NoiseLevel, Previous, Keys], Mel]
 
 
@@ -31,9 +36,9 @@ def standard_normal(keys: Keys, like: Mel) -> Mel:
 def ddpm(x0: Mel, z: Mel, now: NoiseLevel, then: NoiseLevel, previous: Previous, keys: Keys) -> Mel:
     """Takes an ancestral step (Ho et al. 2020) with the larger of its two variances, as in the published sampler."""
     ratio = jnp.exp(now.logsnr - then.logsnr)  # SNR_now / SNR_then < 1
-    kept = -jnp.expm1(now.logsnr - then.logsnr)
-    mean = then.alpha / now.alpha * ratio * z + then.alpha * kept * x0
-    return mean + jnp.sqrt(kept) * now.sigma * standard_normal(keys, z)
+    complement = -jnp.expm1(now.logsnr - then.logsnr)  # 1 - ratio, without cancellation
+    mean = then.alpha / now.alpha * ratio * z + then.alpha * complement * x0
+    return mean + jnp.sqrt(complement) * now.sigma * standard_normal(keys, z)
 
 
 def ddim(x0: Mel, z: Mel, now: NoiseLevel, then: NoiseLevel, previous: Previous, keys: Keys) -> Mel:
@@ -47,9 +52,9 @@ def dpmpp(x0: Mel, z: Mel, now: NoiseLevel, then: NoiseLevel, previous: Previous
 
     It is a DDIM step with x0 extrapolated linearly in log-SNR to the middle of the step.
     """
-    behind = now.logsnr - previous.level.logsnr
-    slope = jnp.where(behind > 0, 0.5 * (then.logsnr - now.logsnr) / jnp.where(behind > 0, behind, 1.0), 0.0)
-    return ddim(x0 + slope * (x0 - previous.x0), z, now, then, previous, keys)
+    last = now.logsnr - previous.level.logsnr  # the length of the last step; 0 at the first step, which is plain DDIM
+    weight = jnp.where(last > 0, 0.5 * (then.logsnr - now.logsnr) / jnp.where(last > 0, last, 1.0), 0.0)
+    return ddim(x0 + weight * (x0 - previous.x0), z, now, then, previous, keys)
 
 
 STEPS: dict[str, Step] = {"ddpm": ddpm, "ddim": ddim, "dpmpp": dpmpp}
@@ -61,16 +66,20 @@ def sample(denoise: Denoiser, step: Step, logsnrs: Float[Array, " n"], start: Me
     The denoiser is evaluated once at each of them. Step i of a row draws its noise by `fold_in(key, i)` from the row's
     key.
     """
-    # The last step goes nowhere. With it, every evaluation is in the loop, and the program holds the network once.
-    return _walk(denoise, step, jnp.append(logsnrs, logsnrs[-1]), start, keys)[1].x0
+    # A last step of length 0 puts the last evaluation into the loop too, so that the program contains the network once.
+    return _iterate(denoise, step, jnp.append(logsnrs, logsnrs[-1]), start, keys)[1].x0
 
 
 def walk(denoise: Denoiser, step: Step, logsnrs: Float[Array, " n"], start: Mel, keys: Keys) -> Mel:
-    """Returns the z at the last of the increasing `logsnrs`: as `sample`, but not evaluating the denoiser there."""
-    return _walk(denoise, step, logsnrs, start, keys)[0]
+    """Returns z at the last of the increasing `logsnrs`, where, unlike `sample`, it does not evaluate the denoiser."""
+    return _iterate(denoise, step, logsnrs, start, keys)[0]
 
 
-def _walk(denoise: Denoiser, step: Step, logsnrs: Float[Array, " n"], start: Mel, keys: Keys) -> tuple[Mel, Previous]:
+def _iterate(
+    denoise: Denoiser, step: Step, logsnrs: Float[Array, " n"], start: Mel, keys: Keys
+) -> tuple[Mel, Previous]:
+    """Takes a step from each of the `logsnrs` to the next; returns the last z and the denoiser's last estimate."""
+
     def body(carry, levels):
         z, previous, index = carry
         now, then = (NoiseLevel(logsnr) for logsnr in levels)
@@ -87,12 +96,13 @@ def _walk(denoise: Denoiser, step: Step, logsnrs: Float[Array, " n"], start: Mel
 def one_step_target(
     denoise: Denoiser, step: Step, z: Mel, now: Float[Array, ""], then: Float[Array, ""], substeps: int, keys: Keys
 ) -> Mel:
-    """Returns the x0 from which one DDIM step leads from z to where `substeps` of `step` lead.
+    """Returns the estimate of x0 with which one DDIM step has the same result as `substeps` steps of a teacher.
 
-    It is the target of progressive distillation (Salimans & Ho 2022) for a step from log-SNR `now` to `then`, with
-    `denoise` as the teacher. With one substep it is the teacher's own estimate of x0.
+    It is the target of progressive distillation (Salimans & Ho 2022) for a step from log-SNR `now` to `then`, starting
+    at z. The teacher's denoiser is `denoise`, and its steps, of the update rule `step`, divide the log-SNR evenly. With
+    one step of `ddim` or `dpmpp`, the result is the teacher's own estimate of x0.
     """
-    landed = walk(denoise, step, jnp.linspace(now, then, substeps + 1), z, keys)
+    reached = walk(denoise, step, jnp.linspace(now, then, substeps + 1), z, keys)
     start, end = NoiseLevel(now), NoiseLevel(then)
     ratio = end.sigma / start.sigma
-    return (landed - ratio * z) / (end.alpha - ratio * start.alpha)
+    return (reached - ratio * z) / (end.alpha - ratio * start.alpha)

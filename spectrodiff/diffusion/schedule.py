@@ -14,6 +14,7 @@ from spectrodiff.config import Choice
 from spectrodiff.errors import InputError
 
 LOGSNR_BOUND = 20.0  # log-SNR goes from +20 at t = 0 to -20 at t = 1 (Hawthorne et al. 2022)
+# The angle of the cosine schedule is _A * t + _B at time t: alpha and sigma are its cosine and sine.
 _B = math.atan(math.exp(-LOGSNR_BOUND / 2))
 _A = math.atan(math.exp(LOGSNR_BOUND / 2)) - _B
 
@@ -111,6 +112,8 @@ class EvenTime(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class _Bounded(Schedule):
+    """A schedule whose first and last noise levels are the log-SNRs `low` and `high`."""
+
     low: float = -8.0
     high: float = 8.0
 

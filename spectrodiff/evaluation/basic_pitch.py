@@ -21,9 +21,9 @@ HOP = 256
 WINDOW = 2 * RATE - HOP  # samples of the network's input
 OVERLAP = 30  # frames that neighbouring windows share; half of them are dropped on either side
 LOWEST = 21  # MIDI pitch of the first of 88 keys
-ONSET, SOUNDING = 0.5, 0.3  # likelihoods above which there is an onset, and a note goes on
-SHORTEST = 11  # frames, 128 ms: a note is longer
-TOLERANCE = 11  # frames that a note may be quiet for and go on
+ONSET, SOUNDING = 0.5, 0.3  # least probabilities of an onset, and of a frame in which a note sounds
+SHORTEST = 11  # frames, 128 ms: notes that are not longer are dropped
+TOLERANCE = 11  # consecutive frames below SOUNDING after which a note has ended
 _STEP = WINDOW - OVERLAP * HOP  # samples from window to window
 _KEPT = 142  # frames of a window that are not dropped
 _BATCH = 16  # windows
@@ -56,16 +56,17 @@ class BasicPitch:
         self._input = self._session.get_inputs()[0].name
 
     def __call__(self, audio: Float[np.ndarray, " s"]) -> Notes:
+        """Returns the notes in audio; see `Transcriber`."""
         samples = resample(audio, RATE)
         sounding, onsets = self._activations(samples)
         rows = decode(sounding, onsets)
-        start, end, pitch, certainty = np.array(rows, np.float64).reshape(-1, 4).T
+        start, end, pitch, activation = np.array(rows, np.float64).reshape(-1, 4).T
         times = frame_times(len(sounding) + 1)
         return Notes(
             start=times[start.astype(int)],
             end=times[end.astype(int)],
             pitch=pitch.astype(np.int32),
-            velocity=np.clip(np.round(127 * certainty), 1, 127).astype(np.int32),
+            velocity=np.clip(np.round(127 * activation), 1, 127).astype(np.int32),
             program=np.zeros(len(rows), np.int32),
             is_drum=np.zeros(len(rows), bool),
             total_time=float(max(len(samples) / RATE, times[-1])),
@@ -95,8 +96,8 @@ class BasicPitch:
 def frame_times(count: int) -> Float64[np.ndarray, " count"]:
     """Returns the times of the first `count` frames, in seconds.
 
-    Windows advance by a little less than the frames that are kept of each, so frames are not equally spaced. The
-    package takes them to be, corrects that on average, and cuts off the last 0.7 % of the audio.
+    Successive windows are a little less far apart than the frames that are kept of each, so that frames are not equally
+    spaced. The package assumes that they are, corrects the error on average, and cuts off the last 0.7 % of the audio.
     """
     window, frame = np.divmod(np.arange(count), _KEPT)
     return (window * _STEP + frame * HOP) / RATE
@@ -113,37 +114,37 @@ def decode(sounding: Activations, onsets: Activations) -> list[tuple[int, int, i
     onsets = _with_rises(sounding, onsets)
     peaks = np.zeros(onsets.shape, bool)
     peaks[1:-1] = (onsets[1:-1] > onsets[:-2]) & (onsets[1:-1] > onsets[2:]) & (onsets[1:-1] >= ONSET)
-    left, notes = sounding.copy(), []
+    remaining, notes = sounding.copy(), []
 
-    def walk(at: int, key: int, step: int) -> tuple[int, int]:
-        """Follows a note from `at` in steps of `step`; returns where it ends, and where the search for that stopped."""
+    def follow(at: int, key: int, step: int) -> tuple[int, int]:
+        """Follows a note from `at` in steps of 1 or -1; returns its end, and the frame where the search stopped."""
         quiet = 0
         while 0 < at < frames - 1 and quiet < TOLERANCE:
-            quiet = quiet + 1 if left[at, key] < SOUNDING else 0
+            quiet = quiet + 1 if remaining[at, key] < SOUNDING else 0
             at += step
         return at - quiet * step, at
 
-    def use_up(start: int, end: int, key: int) -> None:
-        left[start:end, max(key - 1, 0) : key + 2] = 0.0
+    def remove(start: int, end: int, key: int) -> None:
+        remaining[start:end, max(key - 1, 0) : key + 2] = 0.0
 
     def add(start: int, end: int, key: int) -> None:
         notes.append((start, end, key + LOWEST, float(sounding[start:end, key].mean())))
 
     for start, key in np.argwhere(peaks)[::-1].tolist():
-        end, _ = walk(start + 1, key, 1)
+        end, _ = follow(start + 1, key, 1)
         if end - start > SHORTEST:
-            use_up(start, end, key)
+            remove(start, end, key)
             add(start, end, key)
 
-    loud = np.argwhere(left > SOUNDING)
-    for middle, key in loud[np.argsort(-left[left > SOUNDING], kind="stable")].tolist():
-        if not left[middle, key]:
+    loud = np.argwhere(remaining > SOUNDING)
+    for middle, key in loud[np.argsort(-remaining[remaining > SOUNDING], kind="stable")].tolist():
+        if not remaining[middle, key]:
             continue
-        left[middle, key] = 0.0
-        end, seen = walk(middle + 1, key, 1)
-        use_up(middle + 1, seen, key)
-        first, seen = walk(middle - 1, key, -1)
-        use_up(seen + 1, middle, key)
+        remaining[middle, key] = 0.0
+        end, searched = follow(middle + 1, key, 1)
+        remove(middle + 1, searched, key)
+        first, searched = follow(middle - 1, key, -1)
+        remove(searched + 1, middle, key)
         start, end = first + 1, end - 1
         if end - start > SHORTEST:
             add(start, end, key)
@@ -151,7 +152,10 @@ def decode(sounding: Activations, onsets: Activations) -> list[tuple[int, int, i
 
 
 def _with_rises(sounding: Activations, onsets: Activations) -> Activations:
-    """Returns the onset activations, or where that is more, by how much a key exceeds both of the two frames before."""
+    """Returns the larger of the onset activations and the rises of the sounding activations.
+
+    A rise is the difference from the larger of the two frames before. Rises are scaled to the maximum of the onsets.
+    """
     rises = np.zeros_like(sounding)
     rises[2:] = np.maximum(0.0, np.minimum(sounding[2:] - sounding[1:-1], sounding[2:] - sounding[:-2]))
     highest = rises.max(initial=0.0)

@@ -1,6 +1,6 @@
 """CLAP (Wu et al. 2023), an embedding that audio shares with texts about it, run by onnxruntime on a user's weights.
 
-The weights are an export of the audio half of a model "without fusion", such as larger_clap_music or
+The weights are an export of the audio encoder of a model "without fusion", such as larger_clap_music or
 clap-htsat-unfused, as transformers.js has it in `audio_model.onnx`: the one input is float32 [batch, 1, 1001, 64], the
 output [batch, 512].
 """
@@ -45,11 +45,12 @@ class Clap:
         Raises:
           InputError: there is no such file, it is another model, or onnxruntime is not installed.
         """
-        self.path, self._session = path, open_session(path, "audio half of CLAP")
+        self.path, self._session = path, open_session(path, "audio encoder of CLAP")
         self._input = self._session.get_inputs()[0].name
         self(np.zeros(0, np.float32))
 
     def __call__(self, audio: Float[np.ndarray, " s"]) -> Float[np.ndarray, "n 512"]:
+        """Returns the embeddings of audio at `rate` Hz; see `Embedding`."""
         whole = SECONDS * RATE
         if len(audio) < whole:
             repeated = np.tile(audio, whole // max(1, len(audio)))
@@ -66,11 +67,11 @@ class Clap:
         try:
             frames = np.asarray(self._session.run(None, {self._input: mels[:, None]})[0], np.float32)
         except Exception as error:  # onnxruntime's, which share no class
-            raise InputError(f"{self.path} is no audio half of CLAP without fusion: {reason(error)}") from error
+            raise InputError(f"{self.path} is no audio encoder of CLAP without fusion: {reason(error)}") from error
         if frames.shape != (len(mels), self.dims):
             raise InputError(
-                f"{self.path} is no audio half of CLAP: of {len(mels)} windows it makes {list(frames.shape)}, "
-                f"where [{len(mels)}, {self.dims}] are needed"
+                f"{self.path} is no audio encoder of CLAP: its output for {len(mels)} windows is {list(frames.shape)}, "
+                f"not [{len(mels)}, {self.dims}]"
             )
         return frames
 

@@ -15,7 +15,7 @@ from spectrodiff.vocoder.saved_model import FILE
 
 _CHUNK = 1 << 20  # bytes
 _SECONDS = 60  # without an answer, after which a download fails
-_SINGLE = "model"
+_SINGLE = "model"  # the name of a downloaded file that is not an archive
 
 
 def fetched(source: str) -> pathlib.Path:
@@ -63,7 +63,7 @@ def _download(source: str, file) -> None:
 
 
 def _unpack(file, folder: pathlib.Path) -> None:
-    """Unpacks an archive into `folder`, with no file outside of it; copies the file where it is no archive."""
+    """Unpacks a tar archive into `folder`, and no file outside of it, or copies a file that is no archive."""
     if tarfile.is_tarfile(file):
         file.seek(0)
         with tarfile.open(fileobj=file) as archive:

@@ -1,4 +1,4 @@
-"""Embeddings of audio, in which distances measure how different things sound.
+"""Embeddings of audio: networks' features, between whose distributions evaluation measures distances.
 
 Musicnn comes with this package. VGGish and TRILL, which the paper evaluates with, are read from the SavedModels that
 their authors publish, and CLAP from an ONNX file.
@@ -26,9 +26,9 @@ Audio = Float[np.ndarray, " s"]
 
 @runtime_checkable
 class Embedding(Protocol):
-    """A model that maps audio, float32 [samples] at `rate` Hz, to frames [n, dims], one every `hop` seconds.
+    """A model that maps audio, float32 [samples] at `rate` Hz, to embeddings [n, dims], one every `hop` seconds.
 
-    `licence` is that of its weights.
+    `licence` is that of the model's weights.
     """
 
     name: str
@@ -42,9 +42,10 @@ class Embedding(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """A published model: its name, the hop in seconds and size of its frames, its licence, and how it is called.
+    """The description of a published model.
 
-    `call(model, audio)` runs it on float32 [samples] at SAMPLE_RATE.
+    Its embeddings have `dims` dimensions, and are `hop` seconds apart. `call(model, audio)` runs the loaded `model` on
+    float32 [samples] at SAMPLE_RATE.
     """
 
     name: str
@@ -82,6 +83,7 @@ class SavedModelEmbedding:
         self(np.zeros(SAMPLE_RATE, np.float32))
 
     def __call__(self, audio: Audio) -> Float[np.ndarray, "n d"]:
+        """Returns the embeddings of audio; see `Embedding`."""
         seconds = max(1, math.ceil(len(audio) / SAMPLE_RATE))
         padded = np.pad(audio.astype(np.float32), (0, seconds * SAMPLE_RATE - len(audio)))
         try:
@@ -90,8 +92,8 @@ class SavedModelEmbedding:
             raise InputError(f"{self.path} is no {self.name} model: {reason(error)}") from error
         if frames.ndim != 2 or frames.shape[1] != self.dims:
             raise InputError(
-                f"{self.path} is no {self.name} model: of {len(padded)} samples it makes {list(frames.shape)}, "
-                f"where [frames, {self.dims}] are needed"
+                f"{self.path} is no {self.name} model: its output for {len(padded)} samples is {list(frames.shape)}, "
+                f"not [frames, {self.dims}]"
             )
         return frames
 

@@ -1,8 +1,8 @@
-"""An evaluation, from a checkpoint and a dataset to its report, and the joined table of several.
+"""Evaluation of a synthesizer on the songs of a dataset, and of a grid of synthesizers.
 
-Each step, to render, to measure and to report, keeps its results in the workdir and leaves out what is already there,
-so an interrupted evaluation can be continued. The workdir of several holds `cells/CELL`, the workdir of each, and the
-joined `table.md` and `results.json`.
+An evaluation renders songs, measures them, and writes a report. Each step keeps its results in the workdir and skips
+what is there already, so that an interrupted evaluation can be continued. The workdir of a grid holds the workdir of
+each evaluation, `cells/CELL`, and `table.md` and `results.json` of all together.
 """
 
 import dataclasses
@@ -104,15 +104,15 @@ def evaluate(
       synthesizer: the model and the vocoder that are evaluated.
       records: the songs with their notes and, if the dataset has them, their stems.
       workdir: the folder of songs, measurements and report.
-      embeddings: the models in whose embeddings Fréchet and kernel distances are taken.
-      transcriber: the model that transcribes notes to be scored; None scores none.
+      embeddings: the models in whose embeddings Fréchet and kernel distances are measured.
+      transcriber: the model that transcribes notes, which are scored; if it is None, no notes are scored.
       checkpoint: the checkpoint's name, for run.json and the report.
       sampling: options of `Synthesizer.mels`.
       seed: the seed from which each song's own is derived.
       seconds: only so much of the beginning of each song is used; None uses all of it.
       limit: the number of songs, the first of the split; None for all.
       batch: the number of songs that are rendered at once.
-      stems: whether stems of a single instrument family are rendered alone as well, and their notes scored by family.
+      stems: whether stems of a single instrument family are rendered alone as well, and their notes scored.
       soundfont: the path of a SoundFont that plays the notes for comparison.
       remarks: lines for the report.
       shard: the part of the songs to work on; None for all, and the report.
@@ -146,20 +146,20 @@ def evaluate(
     songs = Songs(records, seconds)
     indices = range(min(len(songs), limit or len(songs)))
     names = [songs.name(index) for index in indices]
-    ours = shard.part(indices) if shard else indices
+    own = shard.part(indices) if shard else indices  # those that this process renders and measures
     options = {**sampling, "seed": seed, "batch": batch}
 
-    _render_missing(synthesizer, songs, ours, workdir, options)
-    missing = [index for index in ours if not is_measured(workdir, names[index], embeddings, transcriber)]
+    _render_missing(synthesizer, songs, own, workdir, options)
+    missing = [index for index in own if not is_measured(workdir, names[index], embeddings, transcriber)]
     for index in tqdm(missing, "measuring", unit="song", disable=not missing):
         song, rendered = songs[index], RenderedSong.load(workdir, names[index])
         audio = system_audio(song, rendered, songs.audio_after(index), soundfont)
         measure(workdir, song, audio, embeddings, transcriber)
 
     parts = Stems.of(songs, indices if stems else range(0))
-    ours = shard.part(range(len(parts))) if shard else range(len(parts))
-    _render_missing(synthesizer, parts, ours, workdir, options)
-    missing = [index for index in ours if not is_transcribed(workdir, parts.name(index), transcriber)]
+    own = shard.part(range(len(parts))) if shard else range(len(parts))
+    _render_missing(synthesizer, parts, own, workdir, options)
+    missing = [index for index in own if not is_transcribed(workdir, parts.name(index), transcriber)]
     for index in tqdm(missing, "measuring", unit="stem", disable=not missing):
         stem = parts[index]
         transcribe(workdir, stem, _main_systems(stem, RenderedSong.load(workdir, stem.name)), transcriber)
@@ -198,21 +198,22 @@ def evaluate(
 
 
 def _render_missing(
-    synthesizer: Synthesizer, songs: Songs | Stems, ours: range, workdir: pathlib.Path, options: dict[str, Any]
+    synthesizer: Synthesizer, songs: Songs | Stems, indices: range, workdir: pathlib.Path, options: dict[str, Any]
 ) -> None:
-    missing = [index for index in ours if not is_rendered(workdir, songs.name(index))]
+    """Renders those of the songs at `indices` that the workdir does not hold yet."""
+    missing = [index for index in indices if not is_rendered(workdir, songs.name(index))]
     for rendered in render(synthesizer, songs, missing, **options):
         rendered.save(workdir)
 
 
 def _main_systems(song: Song, rendered: RenderedSong) -> dict[str, Audio]:
-    """Returns the true audio, its mel through the vocoder, and the synthesised audio, as a listener compares them."""
+    """Returns the audio that listeners compare: the true one, its mel through the vocoder, and the synthesised one."""
     audio = system_audio(song, rendered)
     return {system: audio[system] for system in (TRUE, ENCODED, SYNTHESISED)}
 
 
 def _model_description(synthesizer: Synthesizer) -> dict[str, Any]:
-    """Returns the properties of a model by which a table tells models apart."""
+    """Returns the properties of a model that the table of a grid lists."""
     leaves = jax.tree.leaves(nnx.state(synthesizer.model, nnx.Any(nnx.Param, Buffer)))
     return {
         "parameters": sum(leaf.size for leaf in leaves),
@@ -222,7 +223,7 @@ def _model_description(synthesizer: Synthesizer) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One evaluation of the grid. `steps` and `guidance` are None where the checkpoint's own are taken."""
+    """One evaluation of a grid. If `steps` or `guidance` is None, the checkpoint's default is used."""
 
     checkpoint: str
     steps: int | None
@@ -239,7 +240,7 @@ def _format(value: int | float | None) -> str:
 
 
 def grid(checkpoints: Sequence[str], steps: Sequence[int | None], guidance: Sequence[float | None]) -> list[Cell]:
-    """Returns all combinations, none twice. Those of a checkpoint follow one another, so that it is loaded once."""
+    """Returns all combinations without duplicates, in the order of checkpoints, so that each has to be loaded once."""
     return [Cell(*values) for values in dict.fromkeys(itertools.product(checkpoints, steps, guidance))]
 
 
@@ -248,8 +249,8 @@ def evaluate_grid(
 ) -> list[Results] | None:
     """Calls `run` with each cell and its workdir, and joins the results in one table.
 
-    The table is written after each cell, so that it is there early. A cell that was interrupted is continued. Where
-    `run` returns None, as it does having worked on one shard of the songs, there is no table, and None is returned.
+    The table is written after each cell, so that there is one before all are finished. A cell that was interrupted is
+    continued. If `run` works on one shard of the songs, it returns None; then there is no table, and None is returned.
 
     Raises:
       InputError: `run` raises it, or the workdir cannot be written.

@@ -18,19 +18,20 @@ Frames = Float[np.ndarray, "_ d"]
 Weights = Int[np.ndarray, " songs"]  # the number of times that each song counts
 Interval = tuple[float, float]
 
-SMALLEST = 500  # frames, where the extrapolation of Gui et al. (2024) begins
+SMALLEST = 500  # the smallest number of frames in the extrapolation of Gui et al. (2024)
 KERNEL_SCALE = 100.0  # only makes the numbers readable (Chung et al. 2025)
-_MEDIAN_FRAMES = 2000  # of which the median distance of pairs is taken: two million pairs
-_KERNEL_FRAMES = 5000  # of a set, at most, in a kernel distance: its time grows with their square
+_MEDIAN_FRAMES = 2000  # at most, for the median distance of pairs: two million pairs
+_KERNEL_FRAMES = 5000  # of a set, at most, in a kernel distance, whose time is quadratic in their number
 _BLOCK = 1024  # rows of a kernel matrix at a time
 _FENCE = 1.5  # interquartile ranges above the third quartile (Tukey 1977)
 
 
 @dataclasses.dataclass(frozen=True)
 class Gaussian:
-    """The mean and covariance of `count` frames, in a form whose merging is exact however frames were divided.
+    """The statistics of `count` frames: their mean, and the sum of outer products of deviations from it, `scatter`.
 
-    `scatter` is the sum over frames of the outer product of their deviations from the mean (Chan et al. 1983).
+    Merging statistics in this form gives, up to rounding, those of all frames, however they were divided (Chan et al.
+    1983).
     """
 
     count: int
@@ -92,12 +93,12 @@ def frechet_distance(p: Gaussian, q: Gaussian) -> float | None:
     one has no more frames than dimensions, its covariance lacks rank and the distance comes out too large; a warning
     says so.
     """
-    fewest, dims = min(p.count, q.count), len(p.mean)
-    if fewest < 2:
+    frames, dims = min(p.count, q.count), len(p.mean)
+    if frames < 2:
         return None
-    if fewest <= dims:
+    if frames <= dims:
         warnings.warn(
-            f"a Fréchet distance of {dims} dimensions from {fewest} frames: their covariance has rank {fewest - 1} "
+            f"a Fréchet distance of {dims} dimensions from {frames} frames: their covariance has rank {frames - 1} "
             "at most, and the distance comes out too large; use more audio",
             stacklevel=2,
         )
@@ -107,8 +108,9 @@ def frechet_distance(p: Gaussian, q: Gaussian) -> float | None:
 def _distance(p: Gaussian, q: Gaussian) -> float:
     """Computes the Fréchet distance by the singular values of F_p^T F_q, where S = F F^T on either side.
 
-    Their sum is the trace of the matrix square root. It is real whatever rounding does, and exact to rounding where
-    matrices lack rank; the eigenvalues of the product are the squares of these, and lose half of the digits.
+    Their sum is the trace of the matrix square root. It is always real, and accurate even if the matrices lack rank.
+    The usual way, by the eigenvalues of S_p S_q, loses half of the digits, as these are the squares of the singular
+    values.
     """
     shift = p.mean - q.mean
     shared = np.linalg.svd(_factor(p).T @ _factor(q), compute_uv=False).sum()
@@ -116,16 +118,17 @@ def _distance(p: Gaussian, q: Gaussian) -> float:
 
 
 def _factor(gaussian: Gaussian) -> Float64[np.ndarray, "d r"]:
+    """Returns a matrix F with F F^T equal to the covariance."""
     values, vectors = np.linalg.eigh(gaussian.covariance)
     return vectors * np.sqrt(np.maximum(values, 0.0))
 
 
 @dataclasses.dataclass(frozen=True)
 class Extrapolation:
-    """A line fitted to Fréchet `distances` against 1 / `sizes`, the numbers of frames they were taken of.
+    """A line fitted to Fréchet `distances` as a function of 1 / `sizes`, where sizes are numbers of frames.
 
     `distance`, its intercept, is the distance for infinitely many frames, and may be a little below 0. `r2` is the
-    fraction of the variance that the line explains: the nearer to 1, the more it can be trusted.
+    fraction of the variance that the line explains: the nearer to 1, the more reliable is the intercept.
     """
 
     distance: float
@@ -143,10 +146,10 @@ def frechet_infinity(
     A Fréchet distance has a bias of about 1 / frames, which this removes for `frames`; the bias of `reference` stays.
     Distances are taken at `sizes` numbers of frames, equally spaced from `smallest` to all of them. By default
     `smallest` is SMALLEST as published, or twice the dimensions where that is more, below which the bias is not linear.
-    Frames are drawn without replacement. Drawn with replacement, as the authors' code does, they are a sample of the
-    frames at hand rather than of the music, and the line leads back to the plain distance.
+    Frames are drawn without replacement. The authors' code draws with replacement, which samples the given frames
+    instead of the music, so that the intercept is the plain distance of these frames.
 
-    It is None where there are fewer than two frames of `reference`, or fewer of `frames` than twice `smallest`.
+    Returns None if there are fewer than two frames of `reference`, or fewer of `frames` than twice `smallest`.
     """
     smallest = smallest or max(SMALLEST, 2 * frames.shape[1])
     if reference.count < 2 or len(frames) < 2 * smallest:
@@ -155,22 +158,22 @@ def frechet_infinity(
     counts = np.unique(np.linspace(smallest, len(frames), sizes).astype(int))
     draws = (frames[rng.choice(len(frames), count, replace=False)] for count in counts)
     distances = np.array([_distance(reference, Gaussian.of(draw)) for draw in draws])
-    slope, height = np.polyfit(1.0 / counts, distances, 1)
-    unexplained = np.square(distances - (height + slope / counts)).sum()
+    slope, intercept = np.polyfit(1.0 / counts, distances, 1)
+    unexplained = np.square(distances - (intercept + slope / counts)).sum()
     variance = np.square(distances - distances.mean()).sum()
     r2 = 1.0 - unexplained / variance if variance else 1.0
-    return Extrapolation(float(height), float(slope), float(r2), tuple(counts.tolist()), tuple(distances.tolist()))
+    return Extrapolation(float(intercept), float(slope), float(r2), tuple(counts.tolist()), tuple(distances.tolist()))
 
 
 def kernel_distance(reference: Frames, frames: Frames, *, bandwidth: float | None = None) -> float | None:
     """Computes the kernel audio distance (Chung et al. 2025): KERNEL_SCALE times the squared maximum mean discrepancy.
 
-    The kernel is exp(-|x - y|^2 / (2 bandwidth^2)). The bandwidth is by default the median distance between frames of
-    `reference`, of 2000 of them where there are more. The distance does not assume Gaussians, and its estimate is
-    unbiased whatever the number of frames, so for equal distributions it is below 0 as often as above. Of large sets
-    5000 frames are taken, evenly spaced over all.
+    The kernel is exp(-|x - y|^2 / (2 bandwidth^2)). The default bandwidth is the median distance between frames of
+    `reference`, of at most 2000 of them. The distance does not assume Gaussians, and its estimate is unbiased for any
+    number of frames, so that it can be negative for similar distributions. Of each set at most 5000 frames are used,
+    evenly spaced over all.
 
-    It is None where there are fewer than two frames on a side, or where those of `reference` are all alike.
+    Returns None if a set has fewer than two frames, or if the default bandwidth is 0.
     """
     if min(len(reference), len(frames)) < 2:
         return None
@@ -179,16 +182,14 @@ def kernel_distance(reference: Frames, frames: Frames, *, bandwidth: float | Non
         bandwidth = float(np.median(pdist(_subsample(reference, _MEDIAN_FRAMES).astype(np.float64))))
     if not bandwidth:
         return None
-    within = sum(
-        (_kernel_sum(x, x, bandwidth) - len(x)) / (len(x) * (len(x) - 1))  # each frame equals itself: left out
-        for x in (reference, frames)
-    )
+    # The kernel of a frame with itself, 1, is left out, so that the estimate is unbiased.
+    within = sum((_kernel_sum(x, x, bandwidth) - len(x)) / (len(x) * (len(x) - 1)) for x in (reference, frames))
     across = _kernel_sum(reference, frames, bandwidth) / (len(reference) * len(frames))
     return KERNEL_SCALE * (within - 2.0 * across)
 
 
 def _subsample(frames: Frames, most: int) -> Frames:
-    """Returns `most` frames, evenly spaced over all; all frames where there are no more."""
+    """Returns `most` of the frames, evenly spaced, or all if there are fewer."""
     return frames[np.linspace(0, len(frames) - 1, min(len(frames), most)).astype(int)]
 
 
@@ -208,10 +209,10 @@ def bootstrap_interval(
     """Computes a bootstrap confidence interval of a figure over songs, which are resampled as a whole (Efron 1979).
 
     `statistic` computes the figure from the number of times that each song counts, which is 1 for the figure itself.
-    The interval holds the central `level` of the values of resamples, shifted so that their mean is the figure: a
-    resample has fewer distinct songs, which makes a Fréchet distance larger but says nothing about its variance.
+    The interval contains the central fraction `level` of the values of resamples, shifted so that their mean is the
+    figure: a resample has fewer distinct songs, which biases a Fréchet distance upwards.
 
-    It is None for fewer than two songs, or where the figure is undefined.
+    Returns None if there are fewer than two songs, or if the figure is undefined.
     """
     figure = statistic(np.ones(songs, int)) if songs > 1 else None
     if figure is None:
@@ -223,30 +224,30 @@ def bootstrap_interval(
 
 
 def frechet_interval(reference: Gaussian | Sequence[Gaussian], songs: Sequence[Gaussian], **options) -> Interval | None:
-    """Computes the `bootstrap_interval` of the Fréchet distance of all songs together, never below 0.
+    """Computes the `bootstrap_interval` of the Fréchet distance of all songs together, cut to numbers from 0 up.
 
-    Where `reference` is a sequence, of the true audio of the same songs, it is resampled with them; a single Gaussian
-    stays as it is.
+    If `reference` is a sequence, it has the statistics of the true audio of the same songs, and is resampled with them.
+    A single Gaussian is not resampled.
     """
 
     def statistic(weights: Weights) -> float | None:
-        fixed = reference if isinstance(reference, Gaussian) else pool(reference, weights)
-        ours = pool(songs, weights)
-        return _distance(fixed, ours) if min(fixed.count, ours.count) > 1 else None
+        p = reference if isinstance(reference, Gaussian) else pool(reference, weights)
+        q = pool(songs, weights)
+        return _distance(p, q) if min(p.count, q.count) > 1 else None
 
     interval = bootstrap_interval(statistic, len(songs), **options)
     return interval and (max(0.0, interval[0]), interval[1])
 
 
 def song_distances(reference: Gaussian, songs: Sequence[Gaussian]) -> list[float | None]:
-    """Computes the Fréchet distance of each song by itself (Gui et al. 2024); it is biased upwards for short songs."""
+    """Computes the Fréchet distance of each single song (Gui et al. 2024), which is biased upwards for short songs."""
     return [_distance(reference, song) if min(reference.count, song.count) > 1 else None for song in songs]
 
 
 def outliers(distances: Sequence[float | None]) -> list[int]:
     """Returns the indices of songs whose distance exceeds Tukey's upper fence, the farthest first.
 
-    These should be listened to before a figure is believed.
+    They should be listened to, since the figures of all songs may be due to these alone.
     """
     known = [distance for distance in distances if distance is not None]
     if not known:

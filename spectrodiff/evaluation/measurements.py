@@ -1,8 +1,9 @@
-"""Measurements of each song by each system, and the figures of an evaluation: means, distances and intervals over them.
+"""Measurements of songs, and the figures of an evaluation that are computed from them.
 
-Measurements are made once and kept, so that those of several processes can be joined: a workdir holds, beside its
-songs, `scores/NAME.json` and `embeddings/MODEL/NAME.npz` for each song, and `transcription/MODEL/NAME.json` for songs
-and stems. A figure that is undefined is None, never NaN.
+A system is a source of audio for a song, such as the synthesizer or the recording. Measurements of each song by each
+system are made once and stored, so that those of several processes can be joined: beside its songs, a workdir holds
+`scores/NAME.json` and `embeddings/MODEL/NAME.npz` for each song, and `transcription/MODEL/NAME.json` for songs and
+stems. Figures are means, distances and intervals over songs. A figure that is undefined is None, never NaN.
 """
 
 import dataclasses
@@ -53,7 +54,7 @@ from spectrodiff.evaluation.transcription import (
 from spectrodiff.files import nan_to_none, replacing, write_json
 
 Frames = Float[np.ndarray, "_n d"]
-_RESAMPLES = 200  # of the bootstrap: the ends of a 95 % interval come out to about a tenth of its width
+_RESAMPLES = 200  # of the bootstrap, with which the ends of a 95 % interval vary by about a tenth of its width
 Figures = dict[str, Any]  # by name; numbers, pairs of them, or None
 
 
@@ -61,28 +62,28 @@ Figures = dict[str, Any]  # by name; numbers, pairs of them, or None
 class Measurements:
     """The measurements of a song.
 
-    `scores` holds by system the scores of `reconstruction.compare` and, for each embedding, `l2/MODEL`, the mean
-    distance of its frames from those of the true audio. `notes` holds by system the scores of transcribed notes, and
-    is empty where none were transcribed. `embedded` holds the frames [n, dims] of each embedding by system.
+    `scores` has by system the scores of `reconstruction.compare` and, for each embedding, `l2/MODEL`, the mean distance
+    of its frames from those of the true audio. `notes` has by system the scores of transcribed notes, and is empty if
+    none were transcribed. `embedded` has by model and then by system the frames [n, dims] of the embedding.
     """
 
     name: str
     scores: dict[str, dict[str, float | None]]
     notes: dict[str, Scores]
-    embedded: dict[str, dict[str, Frames]]  # by model, then system
+    embedded: dict[str, dict[str, Frames]]
 
 
 def is_measured(
     workdir: pathlib.Path, name: str, embeddings: Sequence[Embedding], transcriber: Transcriber | None
 ) -> bool:
-    """Whether a workdir holds all measurements of a song by these embeddings and this transcriber."""
+    """Returns whether a workdir holds all measurements of a song by these embeddings and this transcriber."""
     kinds = [("scores", ".json"), *((f"embeddings/{model.name}", ".npz") for model in embeddings)]
-    there = all(song_path(workdir, kind, name, suffix).is_file() for kind, suffix in kinds)
-    return there and (transcriber is None or is_transcribed(workdir, name, transcriber))
+    exist = all(song_path(workdir, kind, name, suffix).is_file() for kind, suffix in kinds)
+    return exist and (transcriber is None or is_transcribed(workdir, name, transcriber))
 
 
 def is_transcribed(workdir: pathlib.Path, name: str, transcriber: Transcriber) -> bool:
-    """Whether a workdir holds the scores of a song's notes by this transcriber."""
+    """Returns whether a workdir holds the scores of a song's notes by this transcriber."""
     return _transcription_path(workdir, name, transcriber).is_file()
 
 
@@ -146,8 +147,8 @@ def read_measured(
     for model in embeddings:
         path = song_path(workdir, f"embeddings/{model.name}", name, ".npz")
         embedded[model.name] = frames = read_arrays(path, list(scores))
-        for system, ours in frames.items():
-            scores[system][f"l2/{model.name}"] = embedding_distance(ours, frames[TRUE])
+        for system, embedded_audio in frames.items():
+            scores[system][f"l2/{model.name}"] = embedding_distance(embedded_audio, frames[TRUE])
     notes = read_transcribed(workdir, name, transcriber) if transcriber else {}
     return Measurements(name, scores, notes, embedded)
 
@@ -170,7 +171,7 @@ def results(
     transcriber: Transcriber | None = None,
     stems: Sequence[tuple[str, dict[str, Scores]]] = (),
 ) -> dict[str, Any]:
-    """Computes all figures of an evaluation, as JSON can hold them: by system, by song, and by instrument family.
+    """Computes all figures of an evaluation as JSON values: by system, by song, and by instrument family.
 
     For each embedding these are `frechet/MODEL`, `frechet_interval/MODEL` (95 %), `frechet_infinity/MODEL` with its
     `r2/MODEL`, `kernel/MODEL` and `l2/MODEL`; for each kind of note scores `precision/KIND`, `recall/KIND`, `f1/KIND`,
@@ -178,20 +179,20 @@ def results(
     instrument family and the scores of a stem by system.
     """
     shown = [name for name in SYSTEMS if name != SOUNDFONT or any(name in song.scores for song in measured)]
-    systems = {system: _paired(measured, system) for system in shown}
-    per_song = [_of_song(song, scores) for song, scores in zip(songs, measured, strict=True)]
+    systems = {system: _mean_figures(measured, system) for system in shown}
+    per_song = [_song_figures(song, scores) for song, scores in zip(songs, measured, strict=True)]
     remarks = [*remarks, *_silences(songs, measured)]
     for model in embeddings:
         frames = [song.embedded[model.name] for song in measured]
         with threadpool_limits(1, user_api="blas"):  # matrices this small take 6 ms on one thread, 150 on many
-            figures, distances, warned = _distribution_figures(frames, model.name)
-        remarks += warned
+            figures, distances, messages = _distribution_figures(frames, model.name)
+        remarks += messages
         for system, values in figures.items():
             systems[system] |= values
-        beyond = outliers(distances)
+        outlying = outliers(distances)
         for index, (row, distance) in enumerate(zip(per_song, distances, strict=True)):
             row[f"frechet/{model.name}"] = distance
-            row["outlier"] = row.get("outlier", False) or index in beyond
+            row["outlier"] = row.get("outlier", False) or index in outlying
     systems[SYNTHESISED] |= {"spectrogram_speed": _speed([song.spectrogram for song in songs])}
     for system in (SYNTHESISED, ENCODED):
         systems[system]["vocoder_speed"] = _speed([song.vocoder for song in songs])
@@ -212,23 +213,23 @@ def results(
     )
 
 
-def _paired(measured: Sequence[Measurements], system: str) -> Figures:
-    """Returns the figures of a system that are means over songs, and those of notes, which are from summed counts."""
-    having = [song for song in measured if system in song.scores]
-    figures = mean_scores([song.scores[system] for song in having])
-    noted = [song for song in having if song.notes]
-    ours, true = (add_scores([song.notes[of] for song in noted]) for of in (system, TRUE))
-    return figures | _transcribed(ours, true)
+def _mean_figures(measured: Sequence[Measurements], system: str) -> Figures:
+    """Returns the figures of a system that are means over songs, and those of notes, from counts over all songs."""
+    songs = [song for song in measured if system in song.scores]
+    figures = mean_scores([song.scores[system] for song in songs])
+    transcribed = [song for song in songs if song.notes]
+    ours, true = (add_scores([song.notes[name] for song in transcribed]) for name in (system, TRUE))
+    return figures | _note_figures(ours, true)
 
 
-def _transcribed(ours: dict[str, Matches], true: dict[str, Matches]) -> Figures:
+def _note_figures(ours: Scores, true: Scores) -> Figures:
     return {
         f"{name}/{kind}": value for kind in ours for name, value in relative_to_true(ours[kind], true[kind]).items()
     }
 
 
 def _families(stems: Sequence[tuple[str, dict[str, Scores]]]) -> dict[str, Figures]:
-    """Returns for each family the scores of its stems, by drum hits for drums and by note onsets for all others."""
+    """Returns the scores of the stems of each family: those of drum hits for drums, of note onsets for the others."""
     families = {}
     for family in sorted({family for family, _ in stems}):
         kind = DRUMS if family == DRUMS else "onset"
@@ -241,15 +242,15 @@ def _families(stems: Sequence[tuple[str, dict[str, Scores]]]) -> dict[str, Figur
 
 
 def _silences(songs: Sequence[SongMetadata], measured: Sequence[Measurements]) -> list[str]:
-    """Returns remarks that name silent songs: a dash or a 0 in a table may come from silence alone."""
+    """Returns remarks that name silent songs, as silence may be the only cause of an undefined or zero figure."""
     true = [song.name for song in measured if song.scores[TRUE]["tone"] is None]
-    ours = [song.name for song in songs if song.silent]
-    said = {"The true audio": true, "What was synthesised": ours}
-    return [f"{what} of {', '.join(names)} is silent." for what, names in said.items() if names]
+    synthesised = [song.name for song in songs if song.silent]
+    silent = {"The true audio": true, "What was synthesised": synthesised}
+    return [f"{what} of {', '.join(names)} is silent." for what, names in silent.items() if names]
 
 
-def _of_song(song: SongMetadata, measured: Measurements) -> Figures:
-    notes = _transcribed(measured.notes[SYNTHESISED], measured.notes[TRUE]) if measured.notes else {}
+def _song_figures(song: SongMetadata, measured: Measurements) -> Figures:
+    notes = _note_figures(measured.notes[SYNTHESISED], measured.notes[TRUE]) if measured.notes else {}
     facts = {"name": song.name, "seconds": song.seconds, "seed": song.seed, "dropped_notes": song.dropped}
     return facts | measured.scores[SYNTHESISED] | notes
 
@@ -257,8 +258,11 @@ def _of_song(song: SongMetadata, measured: Measurements) -> Figures:
 def _distribution_figures(
     songs: Sequence[dict[str, np.ndarray]], model: str
 ) -> tuple[dict[str, Figures], list, list[str]]:
-    """Returns the distances of an embedding's frames by system, those of each synthesised song, and warnings."""
-    figures, distances, warned = {}, [None] * len(songs), []
+    """Returns the distances of an embedding's frames by system, those of each synthesised song, and warnings.
+
+    `songs` are the frames of each song by system.
+    """
+    figures, distances, messages = {}, [None] * len(songs), []
     true = [Gaussian.of(song[TRUE]) for song in songs]
     reference, frames_true = pool(true), np.concatenate([song[TRUE] for song in songs])
     if not np.ptp(frames_true, axis=0).any():
@@ -270,23 +274,23 @@ def _distribution_figures(
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             figures[system] = {f"frechet/{model}": frechet_distance(reference, pool(ours))}
-        warned += [str(warning.message) for warning in caught]
-        if system == TRUE:  # the set itself: the rest says nothing
+        messages += [str(warning.message) for warning in caught]
+        if system == TRUE:  # other distances of the reference from itself are meaningless
             continue
         frames = np.concatenate([song[system] for song in songs])
-        endless = frechet_infinity(reference, frames)
+        extrapolation = frechet_infinity(reference, frames)
         figures[system] |= {
             f"frechet_interval/{model}": frechet_interval(true, ours, resamples=_RESAMPLES),
-            f"frechet_infinity/{model}": endless and endless.distance,
-            f"r2/{model}": endless and endless.r2,
+            f"frechet_infinity/{model}": extrapolation and extrapolation.distance,
+            f"r2/{model}": extrapolation and extrapolation.r2,
             f"kernel/{model}": kernel_distance(frames_true, frames),
         }
         if system == SYNTHESISED:
             distances = song_distances(reference, ours)
-    return figures, distances, warned
+    return figures, distances, messages
 
 
 def _speed(spent: Sequence[Spent]) -> float | None:
-    """Returns the seconds of computing for each second of audio; None where nothing was timed."""
+    """Returns the seconds of computing per second of audio, or None if nothing was timed."""
     seconds, audio = map(sum, zip(*spent, strict=True)) if spent else (0.0, 0.0)
     return seconds / audio if audio else None

@@ -37,9 +37,9 @@ Weights = dict[str, Float[Array | np.ndarray, "..."]]
 class Musicnn:
     """An embedding of audio at `rate` Hz: the activations of the last layer before the tags, of patches of 3 s.
 
-    There is a patch every `hop` seconds. By default patches overlap by half, where the authors' code takes them side by
-    side: that gives twice the frames for a covariance of 200 dimensions. Audio of less than 3 s is padded with silence;
-    of longer audio, an end that does not fill a patch is left out.
+    There is a patch every `hop` seconds. By default patches overlap by half, which gives twice as many frames for a
+    covariance of 200 dimensions; those of the authors' code do not overlap. Audio of less than 3 s is padded with
+    silence; of longer audio, an end that does not fill a patch is left out.
     """
 
     name = "musicnn"
@@ -53,6 +53,7 @@ class Musicnn:
         self._weights = _weights()
 
     def __call__(self, audio: Float[np.ndarray, " s"]) -> Float[np.ndarray, "n 200"]:
+        """Returns the embeddings of audio at `rate` Hz; see `Embedding`."""
         return self._run(audio)[0]
 
     def tags(self, audio: Float[np.ndarray, " s"]) -> dict[str, float]:
@@ -61,6 +62,7 @@ class Musicnn:
         return {TAGS[index]: float(means[index]) for index in np.argsort(-means)}
 
     def _run(self, audio: Float[np.ndarray, " s"]) -> tuple[Float[np.ndarray, "n 200"], Float[np.ndarray, "n 50"]]:
+        """Returns the outputs of `network` for each patch."""
         mel = loudness_mel(audio)
         mel = np.pad(mel, ((0, max(0, PATCH - len(mel))), (0, 0)))
         patches = np.lib.stride_tricks.sliding_window_view(mel, PATCH, axis=0)[:: self.step].swapaxes(1, 2)
@@ -126,38 +128,38 @@ def network(
     """Returns the activations of the last layer but one and the probability of each of TAGS, for patches of mel.
 
     The first layer has convolutions over 0.4 and 0.7 of the bins, for timbre, and over 128, 64 and 32 frames, for
-    rhythm, of each of which the maximum over bins is taken. Convolutions over time follow, and then the mean and the
-    maximum over time of all layers.
+    rhythm. Each is followed by a maximum over bins. Convolutions over time follow, and then the mean and the maximum
+    over time of all layers.
     """
     x = mel * weights["input.scale"] + weights["input.shift"]
     b, t, bins = x.shape
-    found = []
-    for place in ("timbral.0", "timbral.1"):
-        kernel = weights[f"{place}.kernel"]
+    features = []
+    for layer in ("timbral.0", "timbral.1"):
+        kernel = weights[f"{layer}.kernel"]
         y = jax.lax.conv_general_dilated(
             x[..., None], kernel, (1, 1), [(3, 3), (0, 0)], dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-        found.append(_activated(weights, place, y).max(axis=2))
+        features.append(_activated(weights, layer, y).max(axis=2))
     each_bin = x.swapaxes(1, 2).reshape(b * bins, t, 1)
-    for place in ("temporal.0", "temporal.1", "temporal.2"):
-        kernel = weights[f"{place}.kernel"][:, None]
+    for layer in ("temporal.0", "temporal.1", "temporal.2"):
+        kernel = weights[f"{layer}.kernel"][:, None]
         y = jax.lax.conv_general_dilated(each_bin, kernel, (1,), "SAME", dimension_numbers=_NTC)
-        found.append(_activated(weights, place, y).reshape(b, bins, t, -1).max(axis=1))
+        features.append(_activated(weights, layer, y).reshape(b, bins, t, -1).max(axis=1))
 
-    layers = [jnp.concatenate(found, axis=-1)]
-    for place in ("middle.0", "middle.1", "middle.2"):
-        kernel = weights[f"{place}.kernel"]
+    layers = [jnp.concatenate(features, axis=-1)]
+    for layer in ("middle.0", "middle.1", "middle.2"):
+        kernel = weights[f"{layer}.kernel"]
         y = jax.lax.conv_general_dilated(layers[-1], kernel, (1,), [(3, 3)], dimension_numbers=_NTC)
-        y = _activated(weights, place, y)
+        y = _activated(weights, layer, y)
         layers.append(y if len(layers) == 1 else y + layers[-1])
 
     h = jnp.concatenate(layers, axis=-1)
     pooled = jnp.stack([h.max(axis=1), h.mean(axis=1)], axis=-1).reshape(b, -1)
     pooled = pooled * weights["pooled.scale"] + weights["pooled.shift"]
-    features = _activated(weights, "penultimate", pooled @ weights["penultimate.kernel"])
-    return features, jax.nn.sigmoid(features @ weights["tags.kernel"] + weights["tags.bias"])
+    penultimate = _activated(weights, "penultimate", pooled @ weights["penultimate.kernel"])
+    return penultimate, jax.nn.sigmoid(penultimate @ weights["tags.kernel"] + weights["tags.bias"])
 
 
-def _activated(weights: Weights, place: str, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def _activated(weights: Weights, layer: str, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Applies ReLU and then batch normalisation with the statistics of training."""
-    return jax.nn.relu(y + weights[f"{place}.bias"]) * weights[f"{place}.scale"] + weights[f"{place}.shift"]
+    return jax.nn.relu(y + weights[f"{layer}.bias"]) * weights[f"{layer}.scale"] + weights[f"{layer}.shift"]

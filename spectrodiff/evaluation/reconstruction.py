@@ -1,8 +1,9 @@
-"""How near a reconstructed waveform is to its reference, by measures that fail in different ways.
+"""Measures of the similarity of a reconstructed waveform to its reference.
 
-The two distances and the chroma are hardly sensitive to phase; onsets and tones are, so a vocoder is judged by all of
-them. A measure that the reference leaves undefined, as silence does all but the distances, is None, never NaN. Audio
-that is silent where its reference is not scores 0.
+The mel and spectral distances and the chroma correlation are hardly sensitive to phase; the onset correlation and the
+tone similarity are, so that a vocoder should be judged by all of them. A measure that is undefined is None, never NaN:
+of a silent reference, all are but the distances. The correlations and similarities of silent audio with a reference
+that is not silent are 0.
 """
 
 from collections.abc import Sequence
@@ -15,8 +16,8 @@ from spectrodiff.audio.mel import SAMPLE_RATE, hann, log_mel_on_host
 
 Audio = Float[np.ndarray, " s"]
 RESOLUTIONS = (256, 512, 1024, 2048)  # samples: 16 to 128 ms
-QUIET = 1e-4  # of the reference's loudest bin: what lies 80 dB under it is inaudible, so it is not compared
-TONES = 8192  # samples of a frame in which tones are compared: half a second, 2 Hz
+QUIET = 1e-4  # relative to the reference's loudest bin: what is 80 dB below it is inaudible, and not compared
+TONES = 8192  # samples of the frames in which tones are compared: half a second, with a resolution of 2 Hz
 
 
 def magnitudes(audio: Audio, window: int, hop: int) -> Float[np.ndarray, "t f"]:
@@ -36,9 +37,9 @@ def mel_distance(audio: Audio, reference: Audio) -> float:
 
 
 def roughness(audio: Audio, reference: Audio) -> float | None:
-    """How much the log-mel changes its course from frame to frame, relative to the reference: below 1 it is blurred.
+    """Computes the mean absolute second difference of the log-mel over frames, relative to that of the reference.
 
-    The mean absolute second difference over frames; None where the reference has none.
+    Below 1, the audio is blurred in time. The ratio is None if that of the reference is 0.
     """
     ours, theirs = (float(np.abs(np.diff(log_mel_on_host(x), 2, axis=0)).sum()) for x in (audio, reference))
     return ours / theirs if theirs else None
@@ -65,9 +66,9 @@ def onset_envelope(audio: Audio) -> Float[np.ndarray, " t"]:
 
 
 def onset_correlation(audio: Audio, reference: Audio) -> float | None:
-    """Computes the correlation of the onset envelopes, which is 1 where every attack is in its place.
+    """Computes the correlation of the onset envelopes, which is 1 if every attack is at its time.
 
-    It is None where the reference has no attacks.
+    It is None if the reference has no attacks.
     """
     ours, theirs = onset_envelope(audio), onset_envelope(reference)
     if not theirs.std():
@@ -78,8 +79,8 @@ def onset_correlation(audio: Audio, reference: Audio) -> float | None:
 def tone_similarity(audio: Audio, reference: Audio) -> float | None:
     """Computes the mean cosine similarity of magnitudes from 40 to 1500 Hz in frames of half a second.
 
-    It is 1 where every partial is in tune and its phase unbroken. Frames in which the reference is 60 dB under its
-    loudest are left out; where it is silent throughout, the similarity is None.
+    It is 1 if every partial is in tune and its phase continuous. Frames in which the reference is 60 dB below its
+    loudest bin are left out. If the whole reference is silent, the similarity is None.
     """
     low, high = (round(hz * TONES / SAMPLE_RATE) for hz in (40, 1500))
     ours, theirs = _audible_frames(audio, reference, slice(low, high))
@@ -89,8 +90,8 @@ def tone_similarity(audio: Audio, reference: Audio) -> float | None:
 def chroma_correlation(audio: Audio, reference: Audio) -> float | None:
     """Computes the mean correlation of the magnitudes of the twelve pitch classes.
 
-    It is 1 where the harmonies are right, whichever instruments play them. Magnitudes are those from 100 to 2000 Hz,
-    where semitones can be told apart and notes are stronger than their overtones. Frames are left out, and the
+    It is 1 if the harmonies are right, whichever instruments play them. Magnitudes are those from 100 to 2000 Hz, where
+    the resolution is finer than a semitone and notes are stronger than their overtones. Frames are left out, and the
     correlation is None, as in `tone_similarity`.
     """
     low, high = (round(hz * TONES / SAMPLE_RATE) for hz in (100, 2000))
@@ -102,9 +103,9 @@ def chroma_correlation(audio: Audio, reference: Audio) -> float | None:
 
 
 def _audible_frames(audio: Audio, reference: Audio, bins: slice) -> list[Float[np.ndarray, "t f"]]:
-    """Computes magnitudes of both, a frame every 128 ms, without those in which the reference is inaudible.
+    """Computes magnitudes of both, a frame every 128 ms, without frames in which the reference is inaudible.
 
-    That is where it is 60 dB under its loudest.
+    These are frames in which it is 60 dB below its loudest bin.
     """
     ours, theirs = (magnitudes(x, TONES, TONES // 4)[:, bins] for x in (audio, reference))
     audible = theirs.max(axis=1) > max(10 * QUIET * theirs.max(), 1e-12)
@@ -119,11 +120,11 @@ def _cosines(a: Float[np.ndarray, "t f"], b: Float[np.ndarray, "t f"]) -> Float[
 def embedding_distance(embedded: Float[np.ndarray, "n d"], reference: Float[np.ndarray, "m d"]) -> float | None:
     """Computes the mean over frames of the Euclidean distance, which is the paper's reconstruction measure.
 
-    The longer of the two is cut to the shorter. The distance is None where there are no frames.
+    The longer of the two is cut to the length of the shorter. The distance is None if there are no frames.
     """
     frames = min(len(embedded), len(reference))
-    apart = embedded[:frames].astype(np.float64) - reference[:frames]
-    return float(np.linalg.norm(apart, axis=1).mean()) if frames else None
+    differences = embedded[:frames].astype(np.float64) - reference[:frames]
+    return float(np.linalg.norm(differences, axis=1).mean()) if frames else None
 
 
 def compare(audio: Float[np.ndarray, " s"], reference: Float[np.ndarray, " r"]) -> dict[str, float | None]:
@@ -145,6 +146,6 @@ def compare(audio: Float[np.ndarray, " s"], reference: Float[np.ndarray, " r"]) 
 
 
 def mean_scores(scores: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
-    """Computes the mean of each measure over the songs in which it is defined; None where there are none."""
+    """Computes the mean of each measure over the songs for which it is defined, or None if there are none."""
     known = {name: [song[name] for song in scores if song[name] is not None] for name in (scores[0] if scores else ())}
     return {name: float(np.mean(values)) if values else None for name, values in known.items()}

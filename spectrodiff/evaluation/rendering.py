@@ -1,7 +1,8 @@
-"""Songs of a dataset as a model renders them, and the systems that are compared with it.
+"""Rendering of the songs of a dataset by a synthesizer, and the systems that it is compared with.
 
-A workdir holds `run.json`, which says how its songs were made, and for each song `songs/NAME.npz` (mel and audio) and
-`songs/NAME.json` (metadata), written in this order, so that an interrupted evaluation can be continued.
+A workdir holds `run.json`, the settings with which its songs were made, and for each song `songs/NAME.npz` (mel and
+audio) and `songs/NAME.json` (metadata). They are written in this order, so that an interrupted evaluation can be
+continued: a song with metadata is complete.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ SYSTEMS = {
     WRONG: "True audio of another song",
     NOISE: "White noise",
 }
-_QUIETEST = 1e-3  # root mean square of the white noise where the true audio is silent
+_MIN_NOISE_RMS = 1e-3  # of the white noise, for true audio that is silent
 
 Mel = Float[np.ndarray, "_t m"]
 Spent = tuple[float, float]  # seconds of computing, and seconds of the audio that was made in them
@@ -45,9 +46,9 @@ Spent = tuple[float, float]  # seconds of computing, and seconds of the audio th
 class Run:
     """The settings that all songs of a workdir have in common.
 
-    `weights` is the fingerprint of the spectrogram model's parameters and `vocoder` the identity of the vocoder, so
-    other weights at the same path are noticed. `seconds` is the length that songs are cut to, None where they are
-    whole; `soundfont` is the path of the SoundFont that is compared with, None where there is none.
+    `weights` is the fingerprint of the spectrogram model's parameters, and `vocoder` the identity of the vocoder, so
+    that other weights at the same path are noticed. `seconds` is the length that songs are cut to (None: whole songs),
+    and `soundfont` the path of the SoundFont that plays the notes for comparison (None: there is none).
     """
 
     checkpoint: str
@@ -71,7 +72,7 @@ class Run:
             (local_path(workdir) / "songs").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot make the folder {workdir}: {error.strerror or error}") from error
-        check_writable(workdir / "songs" / "run.json")  # rather than after the first song
+        check_writable(workdir / "songs" / "run.json")  # before the first song is rendered
         path, ours = workdir / "run.json", dataclasses.asdict(self)
         if not path.exists():
             write_json(path, ours)
@@ -92,21 +93,21 @@ def named_settings(run: Mapping[str, Any]) -> dict[str, Any]:
 def song_seed(seed: int, name: str) -> int:
     """Returns the random seed of one song: `seed`, with the CRC-32 of the song's name folded in, below 2^32.
 
-    `Synthesizer` renders the same song with it. It depends on nothing else, so a song sounds the same whichever songs
-    are rendered in the same batch or before it, and whichever process renders it.
+    With it, `Synthesizer` renders the same song. It depends on nothing else, so that a song is the same whatever the
+    other songs of its batch, the order of songs and the number of processes.
     """
     return int(jax.random.bits(jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))))
 
 
 @dataclasses.dataclass(frozen=True)
 class SongMetadata:
-    """All that is stored of a rendered song except its mel and audio.
+    """What is stored of a rendered song besides its mel and audio.
 
     `seed` is the one it was rendered with, `seconds` the length of the true audio, `dropped` the number of notes that
-    were left out of windows with too many tokens, `batch` the number of songs rendered at once, and `silent` is true
-    where every sample of the audio is zero. `spectrogram` and `vocoder` are the times that the model and the vocoder
-    took. Calls that may have compiled something are not counted: the first window of each program, and the first chunk
-    of each song from the vocoder.
+    were left out of windows with too many tokens, `batch` the number of songs rendered at once, and `silent` whether
+    all samples of the audio are zero. `spectrogram` and `vocoder` are the times that the model and the vocoder took,
+    without calls that may have compiled a program: the first window of each program, and the first chunk of each song
+    from the vocoder.
     """
 
     name: str
@@ -149,7 +150,7 @@ class RenderedSong(SongMetadata):
         with replacing(song_path(workdir, "songs", self.name, ".npz")) as temporary:
             np.savez_compressed(temporary, mel=self.mel, audio=_pcm(self.audio), encoded=_pcm(self.encoded))
         metadata = {field.name: getattr(self, field.name) for field in dataclasses.fields(SongMetadata)}
-        write_json(song_path(workdir, "songs", self.name, ".json"), metadata)  # last: it says that the song is there
+        write_json(song_path(workdir, "songs", self.name, ".json"), metadata)  # last, as it marks the song as complete
 
     @classmethod
     def load(cls, workdir: pathlib.Path, name: str) -> "RenderedSong":
@@ -172,12 +173,12 @@ def _read_metadata(workdir: pathlib.Path, name: str) -> dict:
 
 
 def song_path(workdir: pathlib.Path, kind: str, name: str, suffix: str) -> pathlib.Path:
-    """Where a song's file of some kind lies; see `file_name`."""
+    """Returns the path of a song's file in the folder `kind` of a workdir; see `file_name`."""
     return workdir / kind / (file_name(name) + suffix)
 
 
 def is_rendered(workdir: pathlib.Path, name: str) -> bool:
-    """Whether a workdir holds the whole song of this name."""
+    """Returns whether a workdir holds the complete song of this name."""
     return song_path(workdir, "songs", name, ".json").is_file()
 
 
@@ -190,12 +191,12 @@ def read_arrays(path: pathlib.Path, names: Sequence[str]) -> dict[str, np.ndarra
     try:
         with np.load(path) as arrays:
             return {name: arrays[name] for name in names}
-    except Exception as error:  # zipfile and NumPy raise what they like
+    except Exception as error:  # zipfile and NumPy raise exceptions of many classes
         raise InputError(f"cannot read {path}; delete it and its neighbours of that name, and run again") from error
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """Reads a JSON file; raises InputError where it is missing or damaged."""
+    """Reads a JSON file; raises InputError if it is missing or damaged."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -203,7 +204,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _pcm(audio: Audio) -> np.ndarray:
-    """Converts audio to 16-bit samples as `write_audio` does, scaled down as a whole where it peaks above 1."""
+    """Converts audio to 16-bit samples as `write_audio` does; audio with a peak above 1 is scaled down as a whole."""
     return np.round(audio / max(1.0, np.abs(audio).max(initial=0.0)) * 32767).astype(np.int16)
 
 
@@ -216,13 +217,13 @@ def render(
     batch: int,
     **sampling: Any,
 ) -> Iterator[RenderedSong]:
-    """Yields the `chosen` songs as they are finished, `batch` of them rendered at once, the longest begun first.
+    """Renders the `chosen` songs, `batch` of them at once, the longest first, and yields each when it is finished.
 
-    Each has the mel that `synthesizer.mels` makes of it with `song_seed(seed, name)`, to rounding. Windows over the
-    limit of tokens are thinned.
+    Up to rounding, the mel of a song is that of `synthesizer.mels` with `song_seed(seed, name)`. Notes are dropped from
+    windows with too many tokens; see `NoteTokenizer.thin`.
 
     Raises:
-      InputError: a record is damaged, or the model's mel holds what is not a number.
+      InputError: a record is damaged, or the model's mel has values that are not finite.
     """
     order, begun = sorted(chosen, key=songs.windows, reverse=True), {}
 
@@ -254,13 +255,13 @@ def render(
 
 
 def _play(vocoder: Vocoder, mel: Float[np.ndarray, "_t m"]) -> tuple[Audio, Spent]:
-    """The audio of a mel, and the seconds of work and of audio after the first piece, which waits for compilation."""
+    """Returns the audio of a mel, and the time spent on it after the first chunk, which may wait for compilation."""
     stream = vocoder.stream([mel])
-    pieces = [next(stream)]
+    chunks = [next(stream)]
     start = time.perf_counter()
-    pieces += stream
+    chunks += stream
     seconds = time.perf_counter() - start
-    return np.concatenate(pieces), (seconds, sum(map(len, pieces[1:])) / SAMPLE_RATE)
+    return np.concatenate(chunks), (seconds, sum(map(len, chunks[1:])) / SAMPLE_RATE)
 
 
 def system_audio(
@@ -268,16 +269,16 @@ def system_audio(
 ) -> dict[str, Audio]:
     """Returns the audio of a song by each of SYSTEMS, float32 [samples] at SAMPLE_RATE.
 
-    Without `wrong`, the audio of another song, and without `soundfont`, the path of a SoundFont, the systems that need
-    them are left out. All audio is cut to the shorter of true and rendered audio; what the SoundFont plays, and white
-    noise, have the root mean square of the true audio.
+    `wrong` is the audio of another song, and `soundfont` the path of a SoundFont; without them, the systems that need
+    them are left out. All audio is cut to the shorter of true and rendered audio. The audio of the SoundFont and the
+    white noise have the root mean square of the true audio.
 
     Raises:
       InputError: the SoundFont cannot be played.
     """
     length = min(len(song.audio), len(rendered.audio))
     level = _rms(song.audio[:length])
-    noise = max(_QUIETEST, level) * np.random.default_rng(rendered.seed).standard_normal(length)
+    noise = max(_MIN_NOISE_RMS, level) * np.random.default_rng(rendered.seed).standard_normal(length)
     audio = {SYNTHESISED: rendered.audio, TRUE: song.audio, ENCODED: rendered.encoded, WRONG: wrong, NOISE: noise}
     if soundfont is not None:
         played = play(song.notes, soundfont)[:length]

@@ -25,7 +25,7 @@ class Column:
     """A column of a table.
 
     `name` is the name of the figure in the results, `title` the column's heading, `digits` the number of decimals, and
-    `better` an arrow in the direction of better values, empty where there is none.
+    `better` an arrow in the direction of better values, or empty if there is none.
     """
 
     name: str
@@ -63,11 +63,10 @@ class Table:
 
 
 def columns(results: dict[str, Any]) -> list[Column]:
-    """Returns the columns of the table of systems, without those of transcription where no notes were transcribed."""
-    models = list(results["embeddings"])
-    sets = [
+    """Returns the columns of the table of systems; those of notes only if notes were transcribed."""
+    distances = [
         column
-        for model in models
+        for model in results["embeddings"]
         for column in (
             Column(f"frechet/{model}", f"Fréchet ({model})", 2, "↓"),
             Column(f"frechet_infinity/{model}", "FAD∞", 2, "↓"),
@@ -78,10 +77,11 @@ def columns(results: dict[str, Any]) -> list[Column]:
         Column("spectrogram_speed", "Spectrogram s/s", 3, "↓"),
         Column("vocoder_speed", "Vocoder s/s", 3, "↓"),
     ]
-    return sets + _paired(results) + speeds
+    return distances + _paired_columns(results) + speeds
 
 
-def _paired(results: dict[str, Any]) -> list[Column]:
+def _paired_columns(results: dict[str, Any]) -> list[Column]:
+    """Returns the columns of figures that compare each song with its own true audio."""
     paired = [Column(f"l2/{model}", f"L2 ({model})", 2, "↓") for model in results["embeddings"]]
     paired += [
         Column("mel", "Log-mel L1", 2, "↓"),
@@ -115,7 +115,7 @@ _FAMILY_COLUMNS = (
 
 
 def tables(results: dict[str, Any]) -> list[Table]:
-    """Returns the table of systems, that of notes where notes were transcribed, and that of families for stems."""
+    """Returns the table of systems, that of notes if notes were transcribed, and that of families if stems were."""
     rows = [(SYSTEMS[name], figures) for name, figures in results["systems"].items()]
     found = [Table("systems", "System", columns(results), rows)]
     if results["transcriber"]:
@@ -127,8 +127,8 @@ def tables(results: dict[str, Any]) -> list[Table]:
 
 def songs_table(results: dict[str, Any]) -> Table:
     """Returns the table of synthesised songs."""
-    sets = [Column(f"frechet/{model}", f"Fréchet ({model})", 1, "↓") for model in results["embeddings"]]
-    shown = [Column("seconds", "Seconds", 1), *sets, *_paired(results)]
+    distances = [Column(f"frechet/{model}", f"Fréchet ({model})", 1, "↓") for model in results["embeddings"]]
+    shown = [Column("seconds", "Seconds", 1), *distances, *_paired_columns(results)]
     return Table("songs", "Song", shown, [(row["name"], row) for row in results["per_song"]])
 
 
@@ -146,7 +146,7 @@ def markdown_table(table: Table) -> str:
 
 
 def footnotes(results: dict[str, Any]) -> list[str]:
-    """Returns lines that say what was evaluated, what the columns mean, and what is missing."""
+    """Returns lines with the settings of the evaluation, the meaning of the columns, and the remarks of the results."""
     run, batches = named_settings(results.get("run", {})), ", ".join(map(str, results["batch"]))
     made = ", ".join(f"{name} {value}" for name, value in run.items() if value is not None)
     lines = [
@@ -187,8 +187,8 @@ def joined(found: Sequence[dict[str, Any]]) -> str:
     rows += [(SYSTEMS[name], figures) for name, figures in others.items()]
     table = Table("grid", "Checkpoint or system", [*_SETTINGS, *columns(found[0])], rows)
     remarks = dict.fromkeys(line for results in found for line in results["remarks"])
-    said = [line for line in footnotes({**found[0], "run": _common(found)}) if line not in remarks]
-    return markdown_table(table) + "\n\n" + "\n".join(f"- {line}" for line in [*said, *remarks]) + "\n"
+    notes = [line for line in footnotes({**found[0], "run": _common(found)}) if line not in remarks]
+    return markdown_table(table) + "\n\n" + "\n".join(f"- {line}" for line in [*notes, *remarks]) + "\n"
 
 
 def _settings(results: dict[str, Any]) -> dict[str, Any]:
@@ -216,9 +216,9 @@ class Example:
 
 
 def page(results: dict[str, Any], examples: Sequence[Example]) -> str:
-    """Returns an HTML document that loads nothing: tables, and for each example mel pictures (PNG) and audio players.
+    """Returns an HTML document of tables and, for each example, pictures of mels (PNG) and audio players (16-bit FLAC).
 
-    The players' audio is FLAC of 16 bits.
+    Everything is embedded, so that the document needs no other files.
     """
     parts = [
         "<!DOCTYPE html>",

@@ -13,6 +13,7 @@ from spectrodiff.audio.mel import HOP, SAMPLE_RATE
 from spectrodiff.config import WINDOW_FRAMES
 from spectrodiff.data.dataset import Records
 from spectrodiff.data.pieces import open_piece
+from spectrodiff.data.recordings import record_name
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation.transcription import family_of
 from spectrodiff.notes.sequence import Notes
@@ -31,7 +32,7 @@ class Song:
 
 @dataclasses.dataclass(frozen=True)
 class Songs:
-    """The songs of a split in the order of its records, each cut to its first `seconds` where these are given."""
+    """The songs of a split in the order of its records, each cut to its first `seconds` unless that is None."""
 
     records: Records
     seconds: float | None = None
@@ -44,7 +45,7 @@ class Songs:
         return self.read(self.name(index), self.records[index])
 
     def read(self, name: str, record: dict[str, Any]) -> Song:
-        """Reads the song, or the stem, that a record holds."""
+        """Reads the song or the stem of a record, and calls it `name`."""
         piece = open_piece(record)
         return Song(name, piece.read(0, self._samples_used(piece.samples)), _truncate(piece.notes, self.seconds))
 
@@ -55,11 +56,11 @@ class Songs:
           InputError: the record is damaged, or its audio is empty or at another rate than SAMPLE_RATE.
         """
         record = self.records[index]
-        name = record["name"].decode() if isinstance(record["name"], bytes) else record["name"]
-        held = soundfile.info(io.BytesIO(record["audio"]))
-        if not held.frames or held.samplerate != SAMPLE_RATE:
-            wrong = f"is at {held.samplerate} Hz, where {SAMPLE_RATE} are needed" if held.frames else "holds no samples"
-            raise InputError(f"cannot evaluate {name} of {self.records.dataset}: it {wrong}; prepare it again")
+        name = record_name(record)
+        info = soundfile.info(io.BytesIO(record["audio"]))
+        if not info.frames or info.samplerate != SAMPLE_RATE:
+            why = f"is at {info.samplerate} Hz, where {SAMPLE_RATE} are needed" if info.frames else "holds no samples"
+            raise InputError(f"cannot evaluate {name} of {self.records.dataset}: it {why}; prepare it again")
         return name
 
     def windows(self, index: int) -> int:
@@ -67,7 +68,7 @@ class Songs:
         return -(-self._samples_used(int(self.records.samples[index])) // (WINDOW_FRAMES * HOP))
 
     def audio_after(self, index: int) -> Audio | None:
-        """Returns the true audio of the next song, of the first song for the last; None where there is no other."""
+        """Returns the true audio of the next song, or of the first song after the last; None if there is no other."""
         return self[(index + 1) % len(self)].audio if len(self) > 1 else None
 
     def _samples_used(self, samples: int) -> int:
@@ -114,7 +115,7 @@ class Stems:
 
 
 def _truncate(notes: Notes, seconds: float | None) -> Notes:
-    """Cuts notes at `seconds`: those that begin later are dropped, those that still sound end there."""
+    """Cuts notes at `seconds`: notes that begin later are dropped, and notes that sound on end there."""
     if seconds is None or notes.total_time <= seconds:
         return notes
     notes = notes.select(notes.start < seconds)

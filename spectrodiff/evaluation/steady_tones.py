@@ -14,7 +14,7 @@ from spectrodiff.audio.mel import FRAMES_PER_SECOND, SAMPLE_RATE, hann, log_mel_
 FREQUENCIES = (225, 475, 975, 1975, 3975)  # Hz, halfway between multiples of the frame rate
 SECONDS = 3
 AMPLITUDE = 0.1
-_NEAR = FRAMES_PER_SECOND / 4  # Hz; so half of all frequencies are near a multiple of half the frame rate
+_NEAR = FRAMES_PER_SECOND / 4  # Hz, within which a frequency counts as that of the tone or of a multiple
 
 
 def steady_tone(frequency: int) -> Float[np.ndarray, " s"]:
@@ -24,11 +24,11 @@ def steady_tone(frequency: int) -> Float[np.ndarray, " s"]:
 
 
 def energy_shares(audio: Float[np.ndarray, " s"], frequency: int) -> dict[str, float] | None:
-    """Returns where the energy of the middle second of audio is that should be a sinusoid of `frequency` Hz.
+    """Returns how much of the energy of audio, which should be a sinusoid of `frequency` Hz, is at other frequencies.
 
     `tone leak` is the share of the energy that is farther than a quarter of the frame rate (12.5 Hz) from `frequency`,
     and `frame rate leak` the share that is nearer than that to a multiple of the frame rate, other than 0. Both are
-    measured in the power spectrum of a Hann window. Silence has no shares: None.
+    measured in the power spectrum of the middle second with a Hann window. Returns None if that is silent.
     """
     middle = (len(audio) - SAMPLE_RATE) // 2
     power = np.abs(np.fft.rfft(audio[middle : middle + SAMPLE_RATE] * hann(SAMPLE_RATE))) ** 2  # a bin per Hz
@@ -46,7 +46,7 @@ def energy_shares(audio: Float[np.ndarray, " s"], frequency: int) -> dict[str, f
 def tone_leaks(vocoder: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
     """Returns the means of `energy_shares` over FREQUENCIES that a vocoder decodes from their mels.
 
-    Where it is silent, all energy is lost, and the shares count as 1.
+    For tones that the vocoder decodes to silence, the shares count as 1.
     """
     shares = [energy_shares(vocoder(log_mel_on_host(steady_tone(hz))), hz) for hz in FREQUENCIES]
     return {

@@ -1,7 +1,7 @@
 """Scores of the notes in audio: a transcriber estimates them, and they are matched with the reference notes.
 
-A transcriber makes mistakes on recordings too, so a score is only meaningful beside that of the true audio, see
-`relative_to_true`.
+A transcriber makes mistakes on recordings too, so that a score is only meaningful in comparison with that of the true
+audio; see `relative_to_true`.
 """
 
 import dataclasses
@@ -17,8 +17,10 @@ from spectrodiff.errors import InputError
 from spectrodiff.evaluation.reconstruction import onset_envelope
 from spectrodiff.notes.sequence import Notes
 
-TOLERANCE = 0.05  # seconds by which onsets may differ, and offsets, or by OFFSET_RATIO of the note where that is more
-OFFSET_RATIO = 0.2  # of a reference note's duration; both are mir_eval's defaults
+# Onsets may differ by TOLERANCE seconds; offsets by that or, if it is more, by the fraction OFFSET_RATIO of the
+# reference note's duration. Both are mir_eval's defaults.
+TOLERANCE = 0.05
+OFFSET_RATIO = 0.2
 CHORD = 0.03  # seconds within which drum hits count as one onset
 FAMILIES = (
     *("piano", "chromatic percussion", "organ", "guitar", "bass", "strings", "ensemble", "brass", "reed", "pipe"),
@@ -27,8 +29,8 @@ FAMILIES = (
 DRUMS = "drums"
 _ENVELOPE_HOP = 0.005  # seconds, of `onset_envelope`
 _EDGE = 0.02  # seconds, the window of `onset_envelope`
-_LOCAL = 0.2  # seconds over which an attack stands out
-_STRENGTH = 0.1  # of the strongest attack
+_LOCAL = 0.2  # seconds of the envelope around an attack, whose mean it has to exceed
+_STRENGTH = 0.1  # by how much at least, relative to the strongest attack
 
 Audio = Float[np.ndarray, " s"]
 
@@ -60,31 +62,31 @@ class Matches:
 
     @property
     def precision(self) -> float | None:
-        """The fraction of estimated notes that match; None where there are none."""
+        """The fraction of estimated notes that match, or None if there are none."""
         return self.matched / self.estimated if self.estimated else None
 
     @property
     def recall(self) -> float | None:
-        """The fraction of reference notes that match; None where there are none."""
+        """The fraction of reference notes that match, or None if there are none."""
         return self.matched / self.reference if self.reference else None
 
     @property
     def f1(self) -> float | None:
-        """The harmonic mean of precision and recall; None where there are no reference notes.
+        """The harmonic mean of precision and recall, or None if there are no reference notes.
 
-        It is 0 where notes are missing altogether: left undefined, that song would be left out of a mean.
+        It is 0 if no notes are estimated. If it were undefined, means over songs would leave such a song out.
         """
         return 2.0 * self.matched / (self.estimated + self.reference) if self.reference else None
 
 
-# By kind: "onset", "offset" (onset and offset) and DRUMS; where programs are estimated also such as "onset/midi_class".
+# By kind: "onset", "offset" (onset and offset) and DRUMS; if programs are estimated, also "onset/midi_class" and so on.
 Scores = dict[str, Matches]
 
 
 def relative_to_true(ours: Matches, true: Matches) -> dict[str, float | None]:
-    """Returns precision, recall and F1 of `ours`, the F1 of the true audio, and the ratio of both F1.
+    """Returns the precision, recall and F1 of `ours`, the F1 of the true audio, and the ratio of the two F1.
 
-    Those that are undefined are None.
+    Values that are undefined are None.
     """
     ratio = ours.f1 / true.f1 if ours.f1 is not None and true.f1 else None
     return {"precision": ours.precision, "recall": ours.recall, "f1": ours.f1, "true_f1": true.f1, "ratio": ratio}
@@ -98,7 +100,7 @@ def add_scores(songs: Sequence[Scores]) -> Scores:
 def score_audio(transcriber: Transcriber, audio: Audio, notes: Notes) -> Scores:
     """Transcribes `audio` and scores the result against the reference `notes`.
 
-    Where the transcriber estimates programs, there are also scores by instrument family and by program.
+    If the transcriber estimates programs, there are also scores by instrument family and by program.
 
     Raises:
       InputError: mir_eval is not installed.
@@ -111,7 +113,7 @@ def score_audio(transcriber: Transcriber, audio: Audio, notes: Notes) -> Scores:
 
 
 def family_of(notes: Notes) -> str | None:
-    """Returns the family that all notes belong to, one of FAMILIES or DRUMS; None for several, or without notes."""
+    """Returns the family that all notes belong to, one of FAMILIES or DRUMS, or None if there are several or none."""
     families = {
         DRUMS if drum else FAMILIES[program // 8] for program, drum in zip(notes.program, notes.is_drum, strict=True)
     }
@@ -121,12 +123,12 @@ def family_of(notes: Notes) -> str | None:
 def score_notes(estimated: Notes, notes: Notes, programs: str = "flat") -> Scores:
     """Matches the pitched notes of `estimated` with those of the reference `notes`, one to one, as mir_eval does.
 
-    Notes match by "onset" where pitches are equal and onsets within TOLERANCE, and by "offset" where offsets agree as
-    well. `programs` restricts that further: not at all ("flat"), to notes of one family ("midi_class") or of one
-    program ("full"). Where there are no reference notes, all counts are 0.
+    Notes match by "onset" if their pitches are equal and their onsets within TOLERANCE; they match by "offset" if their
+    offsets agree as well. `programs` may require in addition that they are of one family ("midi_class") or of one
+    program ("full"); "flat" does not. If there are no reference notes, all counts are 0.
 
-    As only equal pitches match, each pitch is matched by itself. The result is the same as that of matching all notes
-    at once, and memory stays small for long pieces.
+    As only equal pitches match, the notes of each pitch are matched separately. The result is that of matching all
+    notes at once, with less memory.
 
     Raises:
       InputError: mir_eval is not installed, or `programs` is none of these.
@@ -141,11 +143,20 @@ def score_notes(estimated: Notes, notes: Notes, programs: str = "flat") -> Score
     voices = [128 * (played.program // width) + played.pitch for played in (estimated, reference)]
     matched = {"onset": 0, "offset": 0}
     for voice in np.intersect1d(*voices):
-        spans = (_spans(played)[of == voice] for played, of in zip((estimated, reference), voices, strict=True))
-        ours, theirs = ((span, np.ones(len(span))) for span in spans)  # with a pitch each, all the same
+        ours, theirs = (
+            _spans(played)[voice_of_note == voice]
+            for played, voice_of_note in zip((estimated, reference), voices, strict=True)
+        )
+        our_pitches, their_pitches = np.ones(len(ours)), np.ones(len(theirs))  # all notes of a voice have one pitch
         for name, ratio in (("onset", None), ("offset", OFFSET_RATIO)):
             pairs = mir_eval.transcription.match_notes(
-                *theirs, *ours, onset_tolerance=TOLERANCE, offset_ratio=ratio, offset_min_tolerance=TOLERANCE
+                theirs,
+                their_pitches,
+                ours,
+                our_pitches,
+                onset_tolerance=TOLERANCE,
+                offset_ratio=ratio,
+                offset_min_tolerance=TOLERANCE,
             )
             matched[name] += len(pairs)
     return {name: Matches(count, len(estimated), len(reference)) for name, count in matched.items()}
@@ -154,8 +165,8 @@ def score_notes(estimated: Notes, notes: Notes, programs: str = "flat") -> Score
 def score_drums(audio: Audio, notes: Notes) -> Matches:
     """Matches the attacks in `audio` with the drum hits of the reference `notes`, within TOLERANCE.
 
-    Where there are no hits, all counts are 0. In a mix, the attacks of other instruments count as false ones, in true
-    audio as well.
+    If there are no hits, all counts are 0. In a mix, the attacks of other instruments count as false positives, in the
+    true audio as well.
 
     Raises:
       InputError: mir_eval is not installed.
@@ -171,7 +182,7 @@ def score_drums(audio: Audio, notes: Notes) -> Matches:
 def attack_times(audio: Audio) -> Float64[np.ndarray, " n"]:
     """Finds the times of attacks in `audio`, in seconds: peaks of its onset envelope that exceed the local mean.
 
-    The beginning of the audio may be an attack. Its end, where sound is cut off, is none.
+    The beginning of the audio may be an attack; its end, where sound is cut off, is not.
     """
     before = round(_EDGE * SAMPLE_RATE)
     envelope = scipy.ndimage.uniform_filter1d(onset_envelope(np.pad(audio, (before, 0))), 3)
@@ -184,6 +195,7 @@ def attack_times(audio: Audio) -> Float64[np.ndarray, " n"]:
 
 
 def _spans(notes: Notes) -> Float64[np.ndarray, "n 2"]:
+    """Returns start and end of each note."""
     return np.stack([notes.start, notes.end], axis=1)
 
 

@@ -19,7 +19,7 @@ from spectrodiff.models.decoder import Conditioning, DecoderConfig, KVCache, Met
 from spectrodiff.models.layers import MLP, Attention, Dense, KeyValue, Positions, dropout, remat, rms_norm
 
 _MAX_COMPONENTS = 1024
-_LEAST_STD, _STD_RANGE = 0.1, 0.9  # standard deviations of a mixture are in [0.1, 1] (released code of the paper)
+_MIN_STD, _STD_RANGE = 0.1, 0.9  # standard deviations of a mixture are in [0.1, 1] (released code of the paper)
 
 
 @gin.register
@@ -80,8 +80,8 @@ class Mixture(NamedTuple):
     def log_likelihood(self, frames: Float[Array, "*b m"]) -> Float[Array, "*b"]:
         """Returns the log-likelihood of each frame in nats."""
         deviation = (frames[..., None, :] - self.mean) / self.std
-        each = -(0.5 * jnp.square(deviation) + jnp.log(self.std) + 0.5 * math.log(2 * math.pi)).sum(-1)
-        return jax.nn.logsumexp(jax.nn.log_softmax(self.logits) + each, -1)
+        log_densities = -(0.5 * jnp.square(deviation) + jnp.log(self.std) + 0.5 * math.log(2 * math.pi)).sum(-1)
+        return jax.nn.logsumexp(jax.nn.log_softmax(self.logits) + log_densities, -1)
 
 
 class CausalBlock(nnx.Module):
@@ -106,7 +106,7 @@ class CausalBlock(nnx.Module):
         h = self.norm_attention(x)
         causal = jnp.tril(jnp.ones((1, x.shape[1], x.shape[1]), bool))
         x += dropout(self.self_attention(h, self.self_attention.keys_values(h), causal, rngs), self.rate, rngs)
-        return self._rest(x, keys_values, mask, rngs)
+        return self._cross_attend(x, keys_values, mask, rngs)
 
     def step(
         self,
@@ -116,18 +116,22 @@ class CausalBlock(nnx.Module):
         keys_values: KeyValue,
         mask: Bool[Array, "b n"],
     ) -> tuple[Float[Array, "b 1 d"], KeyValue]:
-        """Computes frame `index` alone, and returns it with the updated `cache`.
+        """Computes the output of frame `index` from its input `x`, and returns it with the updated `cache`.
 
         `cache` has the self-attention's keys and values of all frames of the window, of which those before `index` have
         been written. `keys_values` are those of the cross-attention.
         """
+
+        def write(cached, new):
+            return jax.lax.dynamic_update_slice_in_dim(cached, new, index, 1)
+
         h = self.norm_attention(x)
-        write = lambda all_frames, one: jax.lax.dynamic_update_slice_in_dim(all_frames, one, index, 1)  # noqa: E731
         cache = jax.tree.map(write, cache, self.self_attention.keys_values(h))
         causal = jnp.arange(cache.key.shape[1])[None, None] <= index
-        return self._rest(x + self.self_attention(h, cache, causal), keys_values, mask, None), cache
+        return self._cross_attend(x + self.self_attention(h, cache, causal), keys_values, mask, None), cache
 
-    def _rest(self, x, keys_values, mask, rngs):
+    def _cross_attend(self, x, keys_values, mask, rngs):
+        """Applies the cross-attention and the MLP, which treat each frame on its own."""
         x += dropout(self.cross_attention(self.norm_memory(x), keys_values, mask, rngs), self.rate, rngs)
         return x + dropout(self.mlp(self.norm_mlp(x), rngs), self.rate, rngs)
 
@@ -160,25 +164,28 @@ class AutoregressiveDecoder(nnx.Module):
     ) -> Float[Array, "b t o"]:
         """Returns the network's output for each of `frames`, computed from the frames before it (teacher forcing)."""
         shifted = jnp.pad(frames, ((0, 0), (1, 0), (0, 0)))[:, :-1]
-        x = dropout(self._enter(shifted, self.positions(frames.shape[1]), cache.sketch), self.rate, rngs)
+        x = dropout(self._embed(shifted, self.positions(frames.shape[1]), cache.sketch), self.rate, rngs)
         for block, keys_values in zip(self.blocks, cache.layers, strict=True):
             args = x, keys_values, cache.mask, rngs
             x = remat(block, *args) if self.remat else block(*args)
-        return self._leave(x, rngs)
+        return self._project_out(x, rngs)
 
-    def _enter(self, frames, positions, sketch):
+    def _embed(self, frames, positions, sketch):
+        """Returns the blocks' input for each frame, from the frames before them, their positions and their sketch."""
         x = self.project(frames.astype(self.dtype)) + positions.astype(self.dtype)
         return x if sketch is None else x + self.project_sketch(sketch.astype(self.dtype))
 
-    def _leave(self, x, rngs=None):
+    def _project_out(self, x, rngs=None):
+        """Returns the network's output, in float32, from that of the last block."""
         return self.out(dropout(self.norm(x), self.rate, rngs).astype(jnp.float32))
 
-    def _mixture(self, output, prior) -> Mixture:
+    def _mixture(self, output: Float[Array, "*b o"], prior: Float[Array, "*b m"] | float) -> Mixture:
+        """Returns the mixture that the network's output describes, with means relative to `prior`."""
         k = self.config.components
         logits, mean, std = jnp.split(output, (k, k + k * MEL_BINS), -1)
         mean, std = (x.reshape(*x.shape[:-1], k, MEL_BINS) for x in (mean, std))
         prior = prior if isinstance(prior, float) else prior[..., None, :]
-        return Mixture(logits, prior + mean, _LEAST_STD + _STD_RANGE * jax.nn.sigmoid(std))
+        return Mixture(logits, prior + mean, _MIN_STD + _STD_RANGE * jax.nn.sigmoid(std))
 
     def loss(
         self,
@@ -209,12 +216,13 @@ class AutoregressiveDecoder(nnx.Module):
         def body(carry, inputs):
             previous, caches = carry
             index, position, sketch = inputs
-            x, updated = self._enter(previous[:, None], position, None if sketch is None else sketch[:, None]), []
+            x = self._embed(previous[:, None], position, None if sketch is None else sketch[:, None])
+            updated = []
             for block, cache, keys_values in zip(self.blocks, caches, cross.layers, strict=True):
                 x, cache = block.step(x, cache, index, keys_values, cross.mask)
                 updated.append(cache)
             frame_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
-            frame = jax.vmap(self._draw, (0, 0, 0, None))(self._leave(x)[:, 0], sketch, frame_keys, options)
+            frame = jax.vmap(self._draw, (0, 0, 0, None))(self._project_out(x)[:, 0], sketch, frame_keys, options)
             frame = jnp.clip(frame, (-1.0 - mean) / std, (1.0 - mean) / std)
             return (frame, tuple(updated)), frame
 
@@ -225,12 +233,12 @@ class AutoregressiveDecoder(nnx.Module):
 
     def _draw(self, output: Float[Array, " o"], sketch: Float[Array, " m"] | None, key, options) -> Float[Array, " m"]:
         """Samples a frame, given the network's output for it."""
-        which_key, frame_key, dither_key = jax.random.split(key, 3)
+        component_key, frame_key, dither_key = jax.random.split(key, 3)
         prior = 0.0 if sketch is None else sketch
         if self.config.components:
             logits, mean, std = self._mixture(output, prior)
-            which = jax.random.categorical(which_key, logits)
-            frame = mean[which] + std[which] * jax.random.normal(frame_key, (MEL_BINS,))
+            component = jax.random.categorical(component_key, logits)
+            frame = mean[component] + std[component] * jax.random.normal(frame_key, (MEL_BINS,))
         else:
             frame = prior + output
         if options.dither is not None:

@@ -22,7 +22,10 @@ class ContextEncoder(nnx.Module):
     def __call__(
         self, context: Float[Array, "b c m"], mask: Bool[Array, "b c"], rngs: nnx.Rngs | None = None
     ) -> Float[Array, "b c d"]:
-        """Encodes `context`, a scaled log-mel whose valid frames come first and are those where `mask` is true."""
+        """Returns the encodings of `context`, a scaled log-mel, for cross-attention.
+
+        The valid frames come first and are those where `mask` is true; the encodings of others are to be ignored.
+        """
         table = self.positions(context.shape[1]).astype(self.dtype)
         # Rolled so that the last valid frame has the last position of the table, however short the context is.
         positions = jax.vmap(lambda length: jnp.roll(table, length, axis=0))(mask.sum(-1))

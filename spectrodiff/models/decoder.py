@@ -40,7 +40,7 @@ class Conditioning(NamedTuple):
         return 0.0 if self.sketch is None else self.sketch
 
     def keep(self, kept: Bool[Array, "b"]) -> "Conditioning":
-        """Returns the conditioning with that of the examples where `kept` is false removed, for condition dropout."""
+        """Returns the conditioning without that of examples where `kept` is false, for classifier-free guidance."""
         sketch = None if self.sketch is None else jnp.where(kept[:, None, None], self.sketch, 0.0)
         return self._replace(
             mask=self.mask & kept[:, None], sketch=sketch, context_mask=self.context_mask & kept[:, None]
@@ -128,9 +128,9 @@ class DecoderConfig(Choice, abc.ABC):
           InputError: an option is out of range, or this kind of decoder does not have it.
         """
         asked = {name: value for name, value in asked.items() if value is not None}
-        has = to_dict(self.sampling)
-        if unknown := sorted(asked.keys() - has.keys()):
+        options = to_dict(self.sampling)
+        if unknown := sorted(asked.keys() - options.keys()):
             raise InputError(
-                f"the {self.kind} decoder has no {' or '.join(unknown)}; its options are {', '.join(has) or 'none'}"
+                f"the {self.kind} decoder has no {' or '.join(unknown)}; its options are {', '.join(options) or 'none'}"
             )
-        return dataclasses.replace(self, sampling=from_dict(type(self.sampling), has | asked, "options"))
+        return dataclasses.replace(self, sampling=from_dict(type(self.sampling), options | asked, "options"))

@@ -51,9 +51,10 @@ class SamplingConfig:
 
 
 class SamplingOptions(NamedTuple):
-    """The sampling options as a pytree: step function, log-SNR of each step, and guidance weight (None if it is 1).
+    """The sampling options as a pytree.
 
-    The interval of log-SNRs with guidance is None if it is all of them.
+    They are the update rule of the sampler, the log-SNR of each step, the guidance weight (None if it is 1), and the
+    interval of log-SNRs where guidance applies (None if it applies everywhere, or there is no guidance).
     """
 
     step: jax.tree_util.Partial
@@ -95,7 +96,11 @@ class DiffusionConfig(DecoderConfig):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _levels(schedule: Schedule, steps: int) -> Float[Array, "{steps}"]:
-    """Computes the schedule in one program: near the tangent's pole, separate operations round to other values."""
+    """Returns the log-SNRs of a schedule, computed in one program.
+
+    Operations that are compiled one by one round to other values, which the tangent of the cosine schedule amplifies
+    near its pole.
+    """
     return schedule(steps)
 
 
@@ -176,10 +181,10 @@ class DiffusionDecoder(nnx.Module):
         logsnr: Float[Array, "b"] | Float[Array, ""],
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "b t m"]:
-        """Returns the prediction that the objective defines (in the paper: eps).
+        """Returns the network's output for z: the quantity that the objective predicts (in the paper: eps).
 
-        `logsnr` has one value per row, or one for all. Rows of z beyond those of `cache` are unconditional, and skip
-        cross-attention.
+        `logsnr` has one value per row, or one for all. If z has more rows than `cache`, as in classifier-free guidance,
+        the first rows are conditioned on it; the others are unconditional, and skip cross-attention.
         """
         noise = sinusoids(_NOISE_PERIOD * jnp.atleast_1d(time_at(logsnr)), self.width, _NOISE_PERIOD)
         noise = nnx.swish(self.noise_out(nnx.swish(self.noise_in(noise.astype(self.dtype)))))
@@ -222,6 +227,7 @@ class DiffusionDecoder(nnx.Module):
         return self.config.process.loss(network, x0, frame_mask, logsnr, key, conditioning.prior)
 
     def _network(self, conditioning: Conditioning, rngs: nnx.Rngs | None = None) -> Denoiser:
+        """Returns the network as a function (z, logsnr) -> output, for the methods of `Process`."""
         cache = self.cache(conditioning)
         return lambda z, logsnr: self(cache, z, logsnr, rngs)
 
@@ -233,8 +239,8 @@ class DiffusionDecoder(nnx.Module):
         network, prior = self._network(conditioning), conditioning.prior
         denoise = process.denoiser(network, prior)
         if options.guidance is not None:  # [conditional; unconditional] along the batch, the latter without a prior
-            both = prior if conditioning.sketch is None else jnp.concatenate([prior, jnp.zeros_like(prior)])
-            guided = guide(process.denoiser(network, both), options.guidance)
+            pair_prior = prior if conditioning.sketch is None else jnp.concatenate([prior, jnp.zeros_like(prior)])
+            guided = guide(process.denoiser(network, pair_prior), options.guidance)
             denoise = guided if options.interval is None else within(options.interval, guided, denoise)
         denoise = clipped(denoise, (-1.0 - mean) / std, (1.0 - mean) / std)
         noise_keys, step_keys = jax.vmap(jax.random.split, out_axes=1)(keys)

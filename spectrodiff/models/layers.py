@@ -58,7 +58,10 @@ class Buffer(nnx.Variable):
 
 
 def sinusoids(positions: Float[Array, "*n"], width: int, longest: float) -> Float[Array, "*n width"]:
-    """Embeds `positions` as sines, then cosines, at width/2 angular frequencies, geometric from 1 to 1/`longest`."""
+    """Embeds `positions` as width/2 sines and then width/2 cosines.
+
+    Their angular frequencies form a geometric series from 1 to 1 / `longest`.
+    """
     rates = jnp.exp(-jnp.log(longest) * jnp.arange(width // 2) / (width // 2 - 1))
     angles = positions[..., None] * rates
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
@@ -74,12 +77,12 @@ class Positions(nnx.Module):
     """
 
     def __init__(self, length: int, width: int, *, rngs: nnx.Rngs):
-        phase_key, order_key = jax.random.split(rngs.params())
+        phase_key, permutation_key = jax.random.split(rngs.params())
         rates = jnp.exp(-jnp.log(_LONGEST) * jnp.arange(width // 2) / (width // 2 - 1))
         phases = jax.random.uniform(phase_key, (2, width // 2), maxval=2 * np.pi)
         angles = jnp.arange(length)[:, None, None] * rates + phases
         table = jnp.concatenate([jnp.sin(angles[:, 0]), jnp.cos(angles[:, 1])], -1)
-        self.table = Buffer(jax.random.permutation(order_key, table, axis=1))
+        self.table = Buffer(jax.random.permutation(permutation_key, table, axis=1))
 
     def __call__(self, length: int) -> Float[Array, "n d"]:
         return self.table[:length]
@@ -89,11 +92,11 @@ class Positions(nnx.Module):
         table = self.table[...]
         positions = jnp.clip(positions, 0.0, table.shape[0] - 1.0)
         low = jnp.minimum(positions.astype(jnp.int32), table.shape[0] - 2)
-        part = (positions - low)[..., None]
-        return (1.0 - part) * table[low] + part * table[low + 1]
+        fraction = (positions - low)[..., None]
+        return (1.0 - fraction) * table[low] + fraction * table[low + 1]
 
 
-_HIDDEN = -1e9  # logit of masked positions
+_MASKED_LOGIT = -1e9
 
 
 class KeyValue(NamedTuple):
@@ -105,7 +108,10 @@ class KeyValue(NamedTuple):
 
 @jax.custom_jvp
 def _logits(query, key):
-    """Returns query key^T in float32. Its gradient is rounded to the inputs' dtype, so that products stay in that."""
+    """Returns query key^T in float32, from inputs of 16 or 32 bits.
+
+    Its gradient is rounded to the dtype of the inputs, so that the products of the backward pass are in that dtype too.
+    """
     return jnp.matmul(query, key.swapaxes(1, 2), preferred_element_type=jnp.float32)
 
 
@@ -132,11 +138,11 @@ def _attend(
     """
     logits = _logits(query, keys_values.key)
     if mask is not None:
-        logits = jnp.where(jnp.repeat(mask, len(query) // len(mask), 0), logits, _HIDDEN)
+        logits = jnp.where(jnp.repeat(mask, len(query) // len(mask), 0), logits, _MASKED_LOGIT)
     # The softmax is normalised after the product with the values, on fewer elements: half the time on a CPU.
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
-    kept = dropout(weights, rate, None if key is None else nnx.Rngs(dropout=key))
-    attended = kept.astype(query.dtype) @ keys_values.value
+    dropped = dropout(weights, rate, None if key is None else nnx.Rngs(dropout=key))
+    attended = dropped.astype(query.dtype) @ keys_values.value
     return (attended / weights.sum(-1, keepdims=True)).astype(query.dtype)
 
 
@@ -147,14 +153,17 @@ def _attend_fused(
     heads: int,
     implementation: str = "cudnn",
 ) -> Float[Array, "bh t k"]:
-    """Computes `_attend` without dropout by one kernel of the backend's, which stores no weights either."""
+    """Computes `_attend` without dropout by a fused kernel, which does not store the weights either.
 
-    def unfolded(x):
+    `implementation` is that of `jax.nn.dot_product_attention`.
+    """
+
+    def split_heads(x):
         return x.reshape(-1, heads, *x.shape[1:]).swapaxes(1, 2)
 
     if mask is not None:  # cuDNN's bias does not broadcast over queries
         mask = jnp.broadcast_to(mask, (len(mask), query.shape[1], mask.shape[2]))[:, None]
-    arrays = map(unfolded, (query, *keys_values))
+    arrays = map(split_heads, (query, *keys_values))
     attended = jax.nn.dot_product_attention(*arrays, mask=mask, scale=1.0, implementation=implementation)
     return attended.swapaxes(1, 2).reshape(query.shape)
 
@@ -188,13 +197,13 @@ class Attention(nnx.Module):
         self.value = Dense(cfg.width, inner, rngs=rngs)
         self.out = Dense(inner, cfg.width, rngs=rngs)
 
-    def _split(self, x):
+    def _fold_heads(self, x: Float[Array, "b n e"]) -> Float[Array, "bh n k"]:
         b, n, _ = x.shape
         return x.reshape(b, n, self.heads, -1).transpose(0, 2, 1, 3).reshape(b * self.heads, n, -1)
 
     def keys_values(self, x: Float[Array, "b n d"]) -> KeyValue:
         """Projects `x` to keys and values, which can be used in any number of calls."""
-        return KeyValue(self._split(self.key(x)), self._split(self.value(x)))
+        return KeyValue(self._fold_heads(self.key(x)), self._fold_heads(self.value(x)))
 
     def __call__(
         self,
@@ -212,14 +221,14 @@ class Attention(nnx.Module):
         if mask is not None:
             mask = mask[:, None] if mask.ndim == 2 else jnp.broadcast_to(mask, (b, *mask.shape[1:]))
         key = rngs.dropout() if rngs is not None and self.rate else None
-        query = self._split(self.query(x))
+        query = self._fold_heads(self.query(x))
         if key is None and _is_fusable(query, keys_values.key):
             attended = _attend_fused(query, keys_values, mask, self.heads)
         else:
             attended = _attend(query, keys_values, mask, self.rate, key)
         attended = attended.reshape(b, self.heads, t, -1).transpose(0, 2, 1, 3).reshape(b, t, -1)
-        found = self.out(attended)
-        return found if mask is None else jnp.where(mask.any(-1)[..., None], found, 0.0)
+        output = self.out(attended)
+        return output if mask is None else jnp.where(mask.any(-1)[..., None], output, 0.0)
 
 
 class MLP(nnx.Module):
@@ -237,7 +246,7 @@ class MLP(nnx.Module):
 
 
 def remat(block: nnx.Module, *args):
-    """Returns `block(*args)`, with activations that the backward pass recomputes instead of storing.
+    """Returns `block(*args)`; the backward pass recomputes its activations instead of storing them.
 
     Dropout masks are the same in the recomputation.
     """

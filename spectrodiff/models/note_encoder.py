@@ -14,12 +14,14 @@ _embedding_init = nnx.initializers.normal(1.0)
 
 
 class NoteEncoder(nnx.Module):
-    """A transformer encoder of note tokens.
+    """A transformer encoder of note tokens; see `ModelConfig` for its options.
 
-    With `compact_notes` the sequence has one position per note instead of one per token. A note is embedded as the sum
-    of the embeddings of its pitch, program and velocity tokens and of its onset and offset: those of their shift
-    tokens, or with `event_times` position embeddings on the decoder's frame axis. With `event_times` alone, the
-    position embedding of each token's time is added to the token.
+    The paper's encoder adds a position embedding to the embedding of each token. With `event_times`, the embedding of
+    the token's time on the decoder's frame axis is added too.
+
+    With `compact_notes`, the sequence has one position per note instead of one per token. A note is embedded as the sum
+    of the embeddings of its pitch, program, velocity, onset and offset. Onset and offset have the embeddings of their
+    shift tokens or, with `event_times`, position embeddings on the decoder's frame axis.
     """
 
     def __init__(self, cfg: ModelConfig, vocabulary: Vocabulary, *, rngs: nnx.Rngs):
@@ -42,8 +44,9 @@ class NoteEncoder(nnx.Module):
         self, tokens: Int[Array, "b n"], rngs: nnx.Rngs | None = None
     ) -> tuple[Float[Array, "b m d"], Bool[Array, "b m"], NoteEvents | None]:
         """Returns the encoder output, its mask, and the notes at its positions (None unless `compact_notes`)."""
+        # Padding that is not masked affects the output, so that its amount must not vary with the batch.
         if not self.mask_padding and (missing := self.max_tokens - tokens.shape[1]) > 0:
-            tokens = jnp.pad(tokens, ((0, 0), (0, missing)))  # the amount of visible padding must not vary
+            tokens = jnp.pad(tokens, ((0, 0), (0, missing)))
         if self.compact:
             max_notes = tokens.shape[1] // self.tokens_per_note
             notes = jax.vmap(lambda row: read_notes(row, self.vocabulary, max_notes))(tokens)
@@ -62,9 +65,11 @@ class NoteEncoder(nnx.Module):
         x = self.embedding(notes.pitch) + self.embedding(notes.program) + self.embedding(notes.velocity)
         if self.event_times:
             return x + self.onset_positions.at(notes.onset) + self.offset_positions.at(notes.offset)
-        return x + self.embedding(self._shift(notes.onset)) + self.embedding(self._shift(notes.offset))
+        onset, offset = self._shift_tokens(notes.onset), self._shift_tokens(notes.offset)
+        return x + self.embedding(onset) + self.embedding(offset)
 
-    def _shift(self, frames):
+    def _shift_tokens(self, frames: Float[Array, "b m"]) -> Int[Array, "b m"]:
+        """Returns the shift tokens of times in frames, or 0 for times that are not finite."""
         steps = jnp.clip(
             jnp.where(jnp.isfinite(frames), STEPS_PER_FRAME * frames, 0), 0, STEPS_PER_FRAME * WINDOW_FRAMES
         ).astype(jnp.int32)

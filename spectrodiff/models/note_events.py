@@ -28,8 +28,11 @@ class NoteEvents(NamedTuple):
     valid: Bool[Array, "n"]
 
 
-def _in_force(tokens, first, count):
-    """Returns, for each position, the last token up to it with an id in [first, first + count), or 0."""
+def _latest(tokens, first, count):
+    """Returns the latest token at or before each position whose id is in [first, first + count), or 0 if none is.
+
+    Tokens of shift, program and velocity apply to the pitch tokens after them until the next token of their type.
+    """
     places = jnp.where((tokens >= first) & (tokens < first + count), jnp.arange(tokens.shape[0]), -1)
     last = jax.lax.cummax(places)
     return jnp.where(last >= 0, tokens[last], 0)
@@ -37,14 +40,17 @@ def _in_force(tokens, first, count):
 
 def event_frames(tokens: Int[Array, " n"], vocabulary: Vocabulary) -> Float[Array, " n"]:
     """Returns the time of each token of a window, in frames from the start of the window."""
-    shift = _in_force(tokens, vocabulary.shift_start, MAX_SHIFT + 1)
+    shift = _latest(tokens, vocabulary.shift_start, MAX_SHIFT + 1)
     return jnp.maximum(shift - vocabulary.shift_start, 0) / STEPS_PER_FRAME
 
 
 def read_notes(tokens: Int[Array, " n"], vocabulary: Vocabulary, max_notes: int) -> NoteEvents:
-    """Returns the first `max_notes` notes of a window. `Vocabulary.count_notes` counts how many notes it has in all."""
+    """Returns the first `max_notes` notes of a window, whose total number `Vocabulary.count_notes` returns.
+
+    A note ends at the first note-off after it with the same pitch and program.
+    """
     v = vocabulary
-    velocity = _in_force(tokens, v.velocity_start, v.velocity_bins + 1)
+    velocity = _latest(tokens, v.velocity_start, v.velocity_bins + 1)
     after_tie = jnp.cumsum(tokens == v.tie) > 0
     is_pitch = (tokens >= v.pitch_start) & (tokens < v.pitch_start + 128)
     is_drum = (tokens >= v.drum_start) & (tokens < v.drum_start + 128)
@@ -54,7 +60,7 @@ def read_notes(tokens: Int[Array, " n"], vocabulary: Vocabulary, max_notes: int)
     fields = jnp.stack(
         [
             tokens,
-            jnp.where(is_drum, 0, _in_force(tokens, v.program_start, 128)),
+            jnp.where(is_drum, 0, _latest(tokens, v.program_start, 128)),
             jnp.where(after_tie, velocity, 0),
         ]
     )
@@ -64,15 +70,15 @@ def read_notes(tokens: Int[Array, " n"], vocabulary: Vocabulary, max_notes: int)
     (offs,) = jnp.nonzero(is_off, size=max_notes, fill_value=-1)
     pitch, program, note_velocity = jnp.where(notes >= 0, fields[:, notes], 0)
     off_pitch, off_program, _ = fields[:, offs]
-    ends_it = (offs > notes[:, None]) & (pitch[:, None] == off_pitch) & (program[:, None] == off_program)
-    first = jnp.argmax(ends_it, 1)
+    is_its_off = (offs > notes[:, None]) & (pitch[:, None] == off_pitch) & (program[:, None] == off_program)
+    first_off = jnp.argmax(is_its_off, 1)
     valid = notes >= 0
     return NoteEvents(
         pitch=pitch,
         program=program,
         velocity=note_velocity,
         onset=jnp.where(after_tie[notes], frames[notes], -jnp.inf),
-        offset=jnp.where(ends_it.any(1), frames[offs[first]], jnp.inf),
+        offset=jnp.where(is_its_off.any(1), frames[offs[first_off]], jnp.inf),
         drum=valid & is_drum[notes],
         valid=valid,
     )

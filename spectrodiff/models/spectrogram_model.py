@@ -75,10 +75,12 @@ class SpectrogramModel(nnx.Module):
     ) -> Float[Array, "b t o"]:
         """Evaluates encoders and decoder once, and returns the output of the decoder.
 
-        `context` is a scaled log-mel. For a diffusion decoder `mel` is what the objective makes of a noisy z (`inputs`
-        of `Objective`, z itself for all but `Preconditioned`), where z is of the log-mel normalised by the mean and std
-        of the decoder's config; `inputs` is its log-SNR, and the output the prediction that the objective defines (in
-        the paper: eps). For an autoregressive decoder `mel` is the target, and the output at each
+        `tokens`, `context` and `context_mask` are those of `encode`, and `rngs` draws dropout.
+
+        For a diffusion decoder, `mel` is the network's input as `Objective.inputs` computes it from a noisy z (except
+        for `Preconditioned`, it is z), where z is of log-mels normalised by the mean and std of the decoder's config.
+        `inputs` is the log-SNR of z, a scalar or [b]. The output is the quantity that the objective predicts (in the
+        paper: eps). For an autoregressive decoder, `mel` is the target, there are no `inputs`, and the output at each
         frame is computed from the frames before it.
         """
         cache = self.decoder.cache(self.encode(jnp.asarray(tokens), context, context_mask, mel.shape[1], rngs))

@@ -1,8 +1,9 @@
 """The texture decoder: a transformer predicts the mean of the log-mel, and a small U-Net samples the residual.
 
 A transformer whose width is hardly larger than the number of mel bins can predict a mel, but cannot reproduce noise in
-every bin, so that its samples are too smooth. The residual, here called texture, is small given the notes; it is
-sampled by a diffusion model of its own, a two-dimensional network over frames and mel bins.
+every bin, so that its samples are too smooth. Here the transformer only predicts the mean. The residual, which is
+called the texture, has a small variance given the notes. A second diffusion model samples it; its network is
+two-dimensional, over frames and mel bins, and small.
 """
 
 import dataclasses
@@ -26,14 +27,16 @@ from spectrodiff.models.decoder import Conditioning, DecoderConfig, Metrics
 from spectrodiff.models.diffusion_decoder import DiffusionConfig, DiffusionDecoder
 from spectrodiff.models.unet import UNet
 
-_BEFORE = 16  # frames before the window that the U-Net has as context
-_AT_BORDER = 0.25  # share of training crops that begin where the window does; by chance alone one in 193 would
+_CONTEXT_FRAMES = 16  # frames before the window that the U-Net has as context
+# The fraction of training crops that begin where the window does, after the context. Of uniformly random crops of 64
+# frames, only one in 193 would.
+_FRACTION_AT_START = 0.25
 
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class TextureSamplingConfig:
-    """The sampling options of a texture decoder. With 0 steps, the sample is the mean."""
+    """The sampling options of a texture decoder: an update rule and its number of steps, where 0 samples the mean."""
 
     sampler: str = "dpmpp"
     steps: int = 8
@@ -44,7 +47,7 @@ class TextureSamplingConfig:
 
 
 class TextureOptions(NamedTuple):
-    """The sampling options as a pytree; both are None if the sample is the mean."""
+    """The sampling options as a pytree: update rule and log-SNR of each step, both None if the sample is the mean."""
 
     step: jax.tree_util.Partial | None
     logsnrs: Float[Array, " steps"] | None
@@ -79,9 +82,10 @@ class TextureConfig(DecoderConfig):
             raise InputError(f"channels is {self.channels}; choose whole numbers from 1 to {MAX_SIZE}")
         if not isinstance(self.process.objective, Preconditioned):
             raise InputError(f"a texture's objective is {self.process.objective.kind}; choose Preconditioned")
-        check_whole(self, 1, _BEFORE, "patch")
+        check_whole(self, 1, _CONTEXT_FRAMES, "patch")
         multiple = self.patch * 2 ** (len(self.channels) - 1)
-        if not is_whole(self.crop_frames, 1, WINDOW_FRAMES) or self.crop_frames % multiple or _BEFORE % multiple:
+        fits = is_whole(self.crop_frames, 1, WINDOW_FRAMES) and self.crop_frames % multiple == 0
+        if not fits or _CONTEXT_FRAMES % multiple:
             raise InputError(
                 f"crop_frames is {self.crop_frames}; choose a multiple of {multiple} up to {WINDOW_FRAMES}"
             )
@@ -101,9 +105,10 @@ class TextureConfig(DecoderConfig):
 
 
 class TextureCache(NamedTuple):
-    """What the U-Net sees besides z and the noise level, the same in all sampling steps; all mels are normalised.
+    """The inputs of the U-Net besides z and the noise level, which are the same in all sampling steps.
 
-    The frames `before` the window are prepended to the window's as further context; `known` is 1 where they are valid.
+    All mels are normalised. `before` are the frames before the window, which are prepended to it as context; `known` is
+    1 where they are valid, else 0.
     """
 
     mean: Float[Array, "b t m"]
@@ -124,13 +129,16 @@ class TextureDecoder(nnx.Module):
         self, conditioning: Conditioning, frames: int, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "b {frames} m"]:
         """Returns the diffusion decoder's estimate of x0 at the lowest log-SNR, with z = 0."""
-        nothing = jnp.zeros((len(conditioning.mask), frames, conditioning.context.shape[-1]))
+        zeros = jnp.zeros((len(conditioning.mask), frames, conditioning.context.shape[-1]))
         cache, process = self.mean_decoder.cache(conditioning), self.config.mean_decoder.process
         denoise = process.denoiser(lambda z, logsnr: self.mean_decoder(cache, z, logsnr, rngs), conditioning.prior)
-        return denoise(nothing, jnp.float32(-LOGSNR_BOUND))
+        return denoise(zeros, jnp.float32(-LOGSNR_BOUND))
 
     def cache(self, conditioning: Conditioning) -> TextureCache:
-        """Computes the mean of a window, of as many frames as the sketch or else of 256, and what else is fixed."""
+        """Computes the inputs of the U-Net that are the same in all sampling steps.
+
+        The window has as many frames as the sketch or, without a note roll, 256.
+        """
         frames = WINDOW_FRAMES if conditioning.sketch is None else conditioning.sketch.shape[1]
         mean = self.mean(conditioning, frames)
         return TextureCache(mean, conditioning.prior + jnp.zeros_like(mean), *self._before(conditioning))
@@ -142,15 +150,17 @@ class TextureDecoder(nnx.Module):
         logsnr: Float[Array, "b"] | Float[Array, ""],
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "b t m"]:
-        """Returns the output of the U-Net for its preconditioned input z: the target of `Preconditioned`.
+        """Returns the output of the U-Net, an estimate of the target of `Preconditioned`.
 
-        `logsnr` has one value per row, or one for all. There is no dropout, so that `rngs` is not used.
+        `z` is preconditioned by `Preconditioned.inputs`. `logsnr` has one value per row, or one for all. There is no
+        dropout; `rngs` is accepted because the other decoders do, and not used.
         """
         mean, before = cache.mean, cache.before
         slope = jnp.diff(mean, axis=1, prepend=mean[:, :1]) / self.config.process.objective.std
-        ahead = jnp.stack([0.0 * before, before, 0.0 * before, before, cache.known], -1)
-        planes = jnp.stack([z, mean, slope, cache.sketch, jnp.zeros_like(mean)], -1)
-        return self.texture(jnp.concatenate([ahead, planes], 1), jnp.atleast_1d(logsnr))[:, before.shape[1] :]
+        # The context's own frames take the place of its mean and sketch. The last channel marks its valid frames.
+        context = jnp.stack([0.0 * before, before, 0.0 * before, before, cache.known], -1)
+        window = jnp.stack([z, mean, slope, cache.sketch, jnp.zeros_like(mean)], -1)
+        return self.texture(jnp.concatenate([context, window], 1), jnp.atleast_1d(logsnr))[:, before.shape[1] :]
 
     def loss(
         self,
@@ -185,33 +195,33 @@ class TextureDecoder(nnx.Module):
         frame_mask: Bool[Array, "b t"],
         key: jax.Array,
     ) -> tuple[Float[Array, " b"], Metrics]:
-        """Returns the loss of progressive distillation, averaged over the sampling steps, and that of each step.
+        """Returns the loss of progressive distillation (Salimans & Ho 2022), and its value at each step as a metric.
 
-        At each step of its own sampling schedule, the U-Net learns to reach by DDIM what the `teacher` reaches in
-        `substeps` evaluations by its own sampler, about the same mean; see `one_step_target`. The last step leads to
-        the end of the teacher's schedule. All steps are trained on one crop of each example, which share its mean. See
-        `loss` for the other arguments.
+        At each step of its own sampling schedule, the U-Net learns to reach with one DDIM step what the `teacher`
+        reaches in `substeps` evaluations with its own sampler; see `one_step_target`. The last step leads to the end of
+        the teacher's schedule. The mean is the student's, for the teacher too. The loss [b] is averaged over the steps,
+        which all have the same crop of each example. See `loss` for the other arguments.
         """
         *crop_keys, noise_key = jax.random.split(key, 3)
         x0, mean = (target - self.config.mean) / self.config.std, self.mean(conditioning, target.shape[1])
         cache, x0, frame_mask = self._crop(conditioning, mean, x0, frame_mask, *crop_keys)
-        process, theirs = self.config.process, teacher.config
-        denoise = clipped(theirs.process.denoiser(functools.partial(teacher, cache), cache.mean), *self._range())
-        levels, (rule, their_levels) = self.config.options().logsnrs, theirs.options()
-        unused = jax.random.split(noise_key, len(x0))  # dpmpp and ddim draw nothing
+        network, process = functools.partial(self, cache), self.config.process
+        teacher_network, teacher_process = functools.partial(teacher, cache), teacher.config.process
+        denoise = clipped(teacher_process.denoiser(teacher_network, cache.mean), *self._range())
+        logsnrs, (step, teacher_logsnrs) = self.config.options().logsnrs, teacher.config.options()
+        unused_keys = jax.random.split(noise_key, len(x0))  # ddim and dpmpp are deterministic
 
-        def reached(index, z):
-            now = levels[index]
-            if index + 1 < len(levels):
-                return one_step_target(denoise, rule, z, now, levels[index + 1], substeps, unused)
-            return sample(denoise, rule, jnp.linspace(now, their_levels[-1], substeps), z, unused)
+        def target_at(index, z):
+            now = logsnrs[index]
+            if index + 1 < len(logsnrs):
+                return one_step_target(denoise, step, z, now, logsnrs[index + 1], substeps, unused_keys)
+            return sample(denoise, step, jnp.linspace(now, teacher_logsnrs[-1], substeps), z, unused_keys)
 
         losses = {}
-        for index, step_key in enumerate(jax.random.split(noise_key, len(levels))):
+        for index, step_key in enumerate(jax.random.split(noise_key, len(logsnrs))):
+            logsnr, x0_at = jnp.full(len(x0), logsnrs[index]), functools.partial(target_at, index)
             losses[f"step_{index + 1}_loss"] = process.loss(
-                *(functools.partial(self, cache), x0, frame_mask, jnp.full(len(x0), levels[index]), step_key),
-                prior=cache.mean,
-                teacher=functools.partial(reached, index),
+                network, x0, frame_mask, logsnr, step_key, prior=cache.mean, teacher=x0_at
             )
         return sum(losses.values()) / len(losses), {name: loss.mean() for name, loss in losses.items()}
 
@@ -224,38 +234,38 @@ class TextureDecoder(nnx.Module):
         crop_key: jax.Array,
         border_key: jax.Array,
     ) -> tuple[TextureCache, Float[Array, "b c m"], Bool[Array, "b c"]]:
-        """Returns random crops: what the U-Net sees besides z, without gradient, and `x0` and `frame_mask`."""
+        """Returns a random crop of each example: the U-Net's inputs (without gradients), `x0` and `frame_mask`."""
         config, frames = self.config, x0.shape[1]
         mean, sketch = jax.lax.stop_gradient((mean, conditioning.prior + jnp.zeros_like(mean)))
         # A crop is preceded by the end of the context, or by frames of the window itself.
-        ahead, known = self._before(conditioning)
-        ahead, known = jnp.concatenate([ahead, x0], 1), jnp.concatenate([known, jnp.ones_like(x0)], 1)
+        before, known = self._before(conditioning)
+        before, known = jnp.concatenate([before, x0], 1), jnp.concatenate([known, jnp.ones_like(x0)], 1)
         start = jax.random.randint(crop_key, (len(x0),), 0, frames - config.crop_frames + 1)
-        start = jnp.where(jax.random.bernoulli(border_key, _AT_BORDER, start.shape), 0, start)
+        start = jnp.where(jax.random.bernoulli(border_key, _FRACTION_AT_START, start.shape), 0, start)
 
-        def cut(length, *arrays):
-            slices = jax.vmap(lambda array, at: jax.lax.dynamic_slice_in_dim(array, at, length))
-            return (slices(array, start) for array in arrays)
+        def crop(array, length):
+            return jax.vmap(lambda row, at: jax.lax.dynamic_slice_in_dim(row, at, length))(array, start)
 
-        x0, mean, sketch, frame_mask = cut(config.crop_frames, x0, mean, sketch, frame_mask)
-        return TextureCache(mean, sketch, *cut(_BEFORE, ahead, known)), x0, frame_mask
+        x0, mean, sketch, frame_mask = (crop(array, config.crop_frames) for array in (x0, mean, sketch, frame_mask))
+        before, known = (crop(array, _CONTEXT_FRAMES) for array in (before, known))
+        return TextureCache(mean, sketch, before, known), x0, frame_mask
 
     def _range(self) -> tuple[float, float]:
-        """Returns the bounds of normalised mels."""
+        """Returns the least and the greatest value of normalised mels."""
         return (-1.0 - self.config.mean) / self.config.std, (1.0 - self.config.mean) / self.config.std
 
-    def _before(self, conditioning: Conditioning) -> tuple[Array, Array]:
+    def _before(self, conditioning: Conditioning) -> tuple[Float[Array, "b k m"], Float[Array, "b k m"]]:
         """Returns the last frames of the context, normalised, and 1 for those that are valid, else 0."""
         length = conditioning.context_mask.sum(-1)
-        take = jax.vmap(lambda row, count: jnp.roll(row, -count, axis=0)[-_BEFORE:])
-        frames = take((conditioning.context - self.config.mean) / self.config.std, length)
-        known = take(conditioning.context_mask, length)[..., None]
+        last = jax.vmap(lambda row, count: jnp.roll(row, -count, axis=0)[-_CONTEXT_FRAMES:])
+        frames = last((conditioning.context - self.config.mean) / self.config.std, length)
+        known = last(conditioning.context_mask, length)[..., None]
         return jnp.where(known, frames, 0.0), jnp.broadcast_to(known, frames.shape).astype(frames.dtype)
 
     def sample(
         self, conditioning: Conditioning, frames: int, keys: Keys, options: TextureOptions
     ) -> Float[Array, "b {frames} m"]:
-        """See `Decoder.sample`. The mean is computed once, the U-Net evaluated once per step."""
+        """See `Decoder.sample`. The mean is computed once, and the U-Net is evaluated once per step."""
         mean, std = self.config.mean, self.config.std
         if options.step is None:
             return mean + std * jnp.clip(self.mean(conditioning, frames), *self._range())

@@ -10,7 +10,8 @@ from spectrodiff.audio.mel import MEL_BINS
 from spectrodiff.models.layers import Dense, sinusoids
 
 _EMBEDDING = 64  # channels of the noise level's embedding
-_LONGEST = 1e4
+_LONGEST = 1e4  # inverse angular frequency of the embedding's slowest sinusoid
+_LOGSNR_SCALE = 25.0  # log-SNRs from -20 to 20 are scaled to -500 to 500, about the range of diffusion timesteps
 
 
 class Conv(nnx.Conv):
@@ -21,7 +22,7 @@ class Conv(nnx.Conv):
 
 
 class ResidualBlock(nnx.Module):
-    """A residual block of two convolutions, with FiLM by the noise level between them."""
+    """A residual block of two convolutions, with FiLM by the noise level (Perez et al. 2018) before the second."""
 
     def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
         self.norm_in = nnx.RMSNorm(inputs, epsilon=1e-6, rngs=rngs)
@@ -39,25 +40,25 @@ class ResidualBlock(nnx.Module):
 
 
 def _folded(planes: Float[Array, "b t m c"], patch: int) -> Float[Array, "b rows columns channels"]:
-    """Moves each square of `patch` frames by `patch` bins to the channels."""
+    """Moves each square of `patch` frames by `patch` bins to the channels (space to depth)."""
     batch, frames, bins, channels = planes.shape
     squares = planes.reshape(batch, frames // patch, patch, bins // patch, patch, channels).swapaxes(2, 3)
     return squares.reshape(*squares.shape[:3], -1)
 
 
 def _unfolded(patches: Float[Array, "b rows columns squares"], patch: int) -> Float[Array, "b t m"]:
-    """Moves the channels back to squares of one plane."""
+    """Moves the patch^2 channels back to squares of one plane, the inverse of `_folded`."""
     batch, frames, bins, _ = patches.shape
     squares = patches.reshape(batch, frames, bins, patch, patch).swapaxes(2, 3)
     return squares.reshape(batch, frames * patch, bins * patch)
 
 
 class UNet(nnx.Module):
-    """A U-Net from `inputs` planes to one plane.
+    """A U-Net (Ronneberger et al. 2015) from `inputs` planes to one plane, each [frames, mel bins].
 
     The first scale has one position for each square of `patch` frames by `patch` bins. `channels` are the widths of the
-    scales, each of half the resolution of the one before. The numbers of frames and bins must be multiples of
-    patch 2^(scales - 1).
+    scales, each of half the resolution of the one before. At each scale there are `blocks` residual blocks on the way
+    down and as many on the way up. The numbers of frames and bins must be multiples of patch * 2^(scales - 1).
     """
 
     def __init__(self, inputs: int, channels: Sequence[int], patch: int = 1, blocks: int = 2, *, rngs: nnx.Rngs):
@@ -65,14 +66,14 @@ class UNet(nnx.Module):
         self.enter = Conv(inputs * patch**2, channels[0], rngs=rngs)
         self.bins = nnx.Param(jnp.zeros((MEL_BINS // patch, channels[0])))  # an embedding of each position in frequency
         self.embed = Dense(_EMBEDDING, _EMBEDDING, rngs=rngs)
-        before = [channels[0], *channels]
+        previous = [channels[0], *channels]  # the width of the blocks before those of each scale, on the way down
         self.down = nnx.List(
-            nnx.List(ResidualBlock(before[i] if k == 0 else width, width, rngs=rngs) for k in range(blocks))
+            nnx.List(ResidualBlock(previous[i] if k == 0 else width, width, rngs=rngs) for k in range(blocks))
             for i, width in enumerate(channels)
         )
-        above = [*channels[1:], channels[-1]]
+        below = [*channels[1:], channels[-1]]  # the same on the way up
         self.up = nnx.List(
-            nnx.List(ResidualBlock(above[i] + width if k == 0 else width, width, rngs=rngs) for k in range(blocks))
+            nnx.List(ResidualBlock(below[i] + width if k == 0 else width, width, rngs=rngs) for k in range(blocks))
             for i, width in enumerate(channels)
         )
         self.norm = nnx.RMSNorm(channels[0], epsilon=1e-6, rngs=rngs)
@@ -80,19 +81,19 @@ class UNet(nnx.Module):
 
     def __call__(self, planes: Float[Array, "b t m c"], logsnr: Float[Array, " #b"]) -> Float[Array, "b t m"]:
         """Returns the output plane. `logsnr` has one value per row, or one for all."""
-        noise = nnx.silu(self.embed(sinusoids(25.0 * logsnr, _EMBEDDING, _LONGEST)))
+        noise = nnx.silu(self.embed(sinusoids(_LOGSNR_SCALE * logsnr, _EMBEDDING, _LONGEST)))
         x = self.enter(_folded(planes, self.patch)) + self.bins[...]
-        kept = []
+        skips = []
         for scale, blocks in enumerate(self.down):
             if scale:
                 x = nnx.avg_pool(x, (2, 2), (2, 2))
             for block in blocks:
                 x = block(x, noise)
-            kept.append(x)
+            skips.append(x)
         for scale, blocks in reversed(list(enumerate(self.up))):
-            if scale < len(kept) - 1:
+            if scale < len(skips) - 1:
                 x = x.repeat(2, 1).repeat(2, 2)
-            x = jnp.concatenate([x, kept[scale]], -1)
+            x = jnp.concatenate([x, skips[scale]], -1)
             for block in blocks:
                 x = block(x, noise)
         return _unfolded(self.leave(nnx.silu(self.norm(x))), self.patch)

@@ -1,4 +1,4 @@
-"""Names of instruments, and which of them a model has played by others."""
+"""Names of instruments, and the instruments of a piece that a model replaces by others."""
 
 import warnings
 
@@ -9,7 +9,7 @@ from spectrodiff.notes.tokenizer import NoteTokenizer
 
 
 def program_name(program: int) -> str:
-    """Returns a MIDI program's number after its name in General MIDI, such as "Cello (42)"; programs count from 0."""
+    """Returns the name of a MIDI program in General MIDI with its number from 0, such as "Cello (42)"."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import pretty_midi  # 0.2 s, which a piece without replaced instruments need not spend
@@ -17,11 +17,11 @@ def program_name(program: int) -> str:
 
 
 def replacements(notes: Notes, tokenizer: NoteTokenizer) -> str:
-    """Returns one line about the instruments of a piece that the program map has played by others, or "" if none are.
+    """Returns one line that names the instruments of a piece that the program map replaces, or "" if there are none.
 
-    Drums are never replaced. A tokenizer without programs ("flat") plays all instruments alike, and names none.
+    Drums are never replaced. For a tokenizer without programs ("flat"), the result is "".
     """
     programs = np.unique(notes.program[~notes.is_drum])
     pairs = zip(programs.tolist(), tokenizer.mapped(programs).tolist(), strict=True)
-    played = [f"{program_name(own)} is played by {program_name(other)}" for own, other in pairs if own != other]
-    return f"instruments that the weights do not have: {', '.join(played)}" if played else ""
+    replaced = [f"{program_name(old)} is played by {program_name(new)}" for old, new in pairs if old != new]
+    return f"instruments that the weights do not have: {', '.join(replaced)}" if replaced else ""

@@ -11,8 +11,8 @@ from spectrodiff.files import local_path, replacing
 from spectrodiff.notes import performance, smf
 from spectrodiff.notes.sequence import Notes
 
-_TICKS_PER_BEAT = 1000  # written at 120 beats a minute: a tick is half a millisecond
-_MAX_HOURS = 24  # what lasts longer is a mistake, and its windows would not fit into memory
+_TICKS_PER_BEAT = 1000  # of files that are written, at 120 beats per minute: a tick is half a millisecond
+_MAX_HOURS = 24  # longer files are damaged, and their windows would not fit into memory
 _PACKED = {b"PK\3\4": "zip", b"\x1f\x8b": "gzip", b"Rar!": "RAR", b"7z\xbc\xaf": "7z", b"BZh": "bzip2"}
 
 
@@ -24,8 +24,8 @@ def read_midi(
     Each note lasts as long as its key and the pedals hold it; times are in seconds.
 
     The messages of all tracks are read as one stream for each port and channel; docs/midi.md lists what is played, what
-    is ignored and what is refused. Files that keep to note-seq's habits have the notes that note-seq and its
-    apply_sustain_control_changes read from them.
+    is ignored and what is refused. Of common files, the notes are those that note-seq reads from them and its
+    apply_sustain_control_changes returns, with which the published models were trained.
 
     If `channel_volume` is true, the channels' volume and expression scale velocities. If the file has messages that are
     not played, such as pitch bends, `tell` is called with one line that counts them.
@@ -65,15 +65,15 @@ def read_midi(
             f"{path} cannot be read as MIDI: its last note ends after {notes.total_time / 3600:.0f} hours, "
             "which no real piece reaches; get another copy of it"
         )
-    passed_over = performance.ignored(stream, channel_volume)
-    if tell and passed_over:
-        counts = ", ".join(f"{kind} ({count})" for kind, count in passed_over.items())
+    ignored = performance.ignored(stream, channel_volume)
+    if tell and ignored:
+        counts = ", ".join(f"{kind} ({count})" for kind, count in ignored.items())
         tell(f"{path}: messages that are not played: {counts}")
     return notes
 
 
 def _unwrapped(data: bytes) -> bytes:
-    """The MIDI file within a RIFF file (RMID) or behind a MacBinary header; other bytes as they are."""
+    """Returns the MIDI file within a RIFF file (RMID) or after a MacBinary header, or else the bytes unchanged."""
     if data[:4] == b"RIFF" and data[8:12] == b"RMID":
         at = 12
         while at < len(data) - 8:
@@ -85,10 +85,10 @@ def _unwrapped(data: bytes) -> bytes:
 
 
 def write_midi(notes: Notes, path: str | os.PathLike) -> None:
-    """Writes a MIDI file of one track per program and one of drums; times are rounded to half a millisecond.
+    """Writes a MIDI file with a track for each program and one for drums; times are rounded to half a millisecond.
 
-    A note shorter than that lasts that long, and notes of one program and pitch that overlap end together, as MIDI
-    has it. All drums get kit 0. After every 15 programs comes another MIDI port.
+    That is also the shortest duration of a note. Notes of one program and pitch that overlap end together, because MIDI
+    cannot tell them apart. All drums get kit 0. Every 15 programs are on a MIDI port of their own.
 
     Raises:
       InputError: `path` cannot be written.
@@ -98,19 +98,19 @@ def write_midi(notes: Notes, path: str | os.PathLike) -> None:
     channels = [channel for channel in range(16) if channel != 9]
     file = mido.MidiFile(ticks_per_beat=_TICKS_PER_BEAT)
     file.add_track().append(mido.MetaMessage("set_tempo", tempo=500_000))
-    voices = [(int(p), ~notes.is_drum & (notes.program == p)) for p in np.unique(notes.program[~notes.is_drum])]
-    tracks = [(i // 15, channels[i % 15], program, mask) for i, (program, mask) in enumerate(voices)]
+    programs = [(int(p), ~notes.is_drum & (notes.program == p)) for p in np.unique(notes.program[~notes.is_drum])]
+    tracks = [(i // 15, channels[i % 15], program, mask) for i, (program, mask) in enumerate(programs)]
     if notes.is_drum.any():
         tracks.append((0, 9, 0, notes.is_drum))
     for port, channel, program, mask in tracks:
         track = file.add_track()
-        if len(voices) > 15:
+        if len(programs) > 15:
             track.append(mido.MetaMessage("midi_port", port=port))
         track.append(mido.Message("program_change", channel=channel, program=program))
         events = [(end[i], 0, int(notes.pitch[i])) for i in np.flatnonzero(mask)]
         events += [(start[i], int(notes.velocity[i]), int(notes.pitch[i])) for i in np.flatnonzero(mask)]
         now = 0
-        for tick, velocity, pitch in sorted(events):  # at one tick, velocity 0 comes first: off before on
+        for tick, velocity, pitch in sorted(events):  # at one tick, note-offs (velocity 0) come first
             track.append(mido.Message("note_on", channel=channel, note=pitch, velocity=velocity, time=int(tick - now)))
             now = tick
     with replacing(path) as temporary:

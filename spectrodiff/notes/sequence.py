@@ -1,4 +1,4 @@
-"""The notes of a piece as columns, and as the NoteSequence bytes that note-seq and datasets made with it keep."""
+"""The notes of a piece as arrays, and their conversion to and from serialised NoteSequences of note-seq."""
 
 import contextlib
 import dataclasses
@@ -12,16 +12,16 @@ from jaxtyping import Bool, Float64, Int32
 
 from spectrodiff.errors import InputError
 
-_IMPORTING = threading.Lock()  # threads that redirected stdout at once would give it back in the wrong order
+_IMPORTING = threading.Lock()  # threads that redirect stdout at the same time may restore it in the wrong order
 
 
 @dataclasses.dataclass(frozen=True)
 class Notes:
-    """The notes of a piece, one array element each, sustain pedal already applied.
+    """The notes of a piece, one per array element, as long as the keys and the sustain pedal hold them.
 
-    Times are float64 seconds; pitch, velocity (1..127) and program (0..127) are int32; a drum hit's program is its
-    kit, of which tokens know only the order of hits at one time.
-    `total_time` is the end of the piece in seconds, never before the last note's end.
+    Times are float64 seconds; pitch, velocity (1..127) and program (0..127) are int32. The program of a drum hit is its
+    kit; in tokens, it only determines the order of simultaneous hits. `total_time` is the end of the piece in seconds,
+    never before the end of the last note.
     """
 
     start: Float64[np.ndarray, " notes"]
@@ -36,7 +36,7 @@ class Notes:
         return len(self.start)
 
     def select(self, index: Bool[np.ndarray, " notes"] | Int32[np.ndarray, " m"]) -> "Notes":
-        """The notes at `index`, a mask or positions, of a piece that is as long as before."""
+        """Returns the notes at `index`, a mask or indices; `total_time` does not change."""
         arrays = {f.name: getattr(self, f.name)[index] for f in dataclasses.fields(self) if f.name != "total_time"}
         return Notes(**arrays, total_time=self.total_time)
 
@@ -52,15 +52,15 @@ def check_notes(notes: Notes) -> None:
 
 @functools.cache
 def import_note_seq():
-    """The module, without what it says on the way in."""
+    """Imports and returns the module `note_seq`, without the messages that its import prints."""
     with _IMPORTING, warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.filterwarnings("ignore", message=".*ffmpeg")  # pydub, which nothing here uses
-        import note_seq  # heavy: a second or more; and pyfluidsynth, which it finds, talks where CI is set
+        import note_seq  # takes a second or more; pyfluidsynth, which it imports, prints messages if CI is set
     return note_seq
 
 
 def to_note_sequence(notes: Notes) -> bytes:
-    """A serialised NoteSequence with exact times; no tempo or metre, and the pedal stays applied."""
+    """Returns a serialised NoteSequence with the exact times of the notes, without tempo, metre and pedals."""
     sequence = import_note_seq().NoteSequence(total_time=notes.total_time)
     rows = zip(notes.start, notes.end, notes.pitch, notes.velocity, notes.program, notes.is_drum, strict=True)
     for start, end, pitch, velocity, program, is_drum in rows:
@@ -76,14 +76,14 @@ def to_note_sequence(notes: Notes) -> bytes:
 
 
 def from_note_sequence(data: bytes) -> Notes:
-    """The notes of a serialised NoteSequence, a sustain pedal in it applied."""
+    """Returns the notes of a serialised NoteSequence, with its sustain pedal applied."""
     note_seq = import_note_seq()
     sequence = note_seq.NoteSequence.FromString(data)
     return notes_of(note_seq.apply_sustain_control_changes(sequence) if sequence.control_changes else sequence)
 
 
 def with_program(data: bytes, program: int) -> bytes:
-    """A serialised NoteSequence, all of its notes but drums on one MIDI program."""
+    """Returns a serialised NoteSequence in which all notes except drums have the given MIDI program."""
     sequence = import_note_seq().NoteSequence.FromString(data)
     for note in sequence.notes:
         if not note.is_drum:
@@ -92,7 +92,7 @@ def with_program(data: bytes, program: int) -> bytes:
 
 
 def notes_of(sequence) -> Notes:
-    """The columns of a NoteSequence whose pedal has been applied."""
+    """Returns the notes of a NoteSequence message without pedals."""
     rows = [(n.start_time, n.end_time, n.pitch, n.velocity, n.program, n.is_drum) for n in sequence.notes]
     start, end, pitch, velocity, program, is_drum = np.array(rows, np.float64).reshape(-1, 6).T
     return Notes(

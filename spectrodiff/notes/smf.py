@@ -1,7 +1,7 @@
-"""The bytes of a standard MIDI file as one stream of channel messages over all tracks, read leniently.
+"""A lenient parser of standard MIDI files, which merges the channel messages of all tracks into one stream.
 
-After "Standard MIDI Files 1.0" (RP-001, MIDI Manufacturers Association 1996). docs/midi.md says what becomes of bytes
-that it does not allow.
+The format is that of "Standard MIDI Files 1.0" (RP-001, MIDI Manufacturers Association 1996). docs/midi.md lists how
+violations of it are handled.
 """
 
 import dataclasses
@@ -18,21 +18,22 @@ _DEFAULT_TEMPO = 500_000  # microseconds a beat
 
 
 class CorruptError(ValueError):
-    """Bytes that are no standard MIDI file; the message says why, as the rest of "it cannot be read: ..."."""
+    """An error in bytes that are not a standard MIDI file. The message gives the reason."""
 
 
 class CutShortError(CorruptError):
-    """The bytes end before the file does."""
+    """An error in bytes that are the beginning of a MIDI file."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """Every channel message of a file, in the order in which a synthesizer gets them.
+    """All channel messages of a file, in the order in which a synthesizer receives them.
 
-    `tick` is absolute and `channel` 16 * port + channel; `kind` is the status byte without its channel, `first` and
-    `second` the data bytes (0 where a message has but one), all 0..127. `damaged` messages, whose data bytes were
-    larger, are not among them. `end` is the tick at which the last track ends. `changes` are the ticks at which the
-    tempo changes, `seconds` their times, and `scale` the length of a tick from there on, in seconds.
+    `tick` is the absolute time, and `channel` is 16 * port + channel. `kind` is the status byte without the channel.
+    `first` and `second` are the data bytes, 0..127; the second is 0 for messages that have only one. `damaged` is the
+    number of messages that are left out, because their data bytes were larger. `end` is the tick at which the last
+    track ends. `changes` are the ticks at which the tempo changes, `seconds` their times, and `scale` the length of a
+    tick from there on, in seconds.
     """
 
     tick: Int64[np.ndarray, " n"]
@@ -48,15 +49,17 @@ class Stream:
     scale: Float64[np.ndarray, " m"]
 
     def time(self, tick: Int64[np.ndarray, "*n"]) -> Float64[np.ndarray, "*n"]:
-        """Ticks in seconds."""
+        """Returns the times of ticks in seconds."""
         which = np.searchsorted(self.changes, tick, side="right") - 1
         return self.seconds[which] + self.scale[which] * (tick - self.changes[which])
 
 
 @dataclasses.dataclass
 class _Track:
+    """The channel messages of a track, and its changes of port and tempo."""
+
     ticks: list[int] = dataclasses.field(default_factory=list)
-    messages: list[int] = dataclasses.field(default_factory=list)  # status, first and second data byte
+    messages: list[int] = dataclasses.field(default_factory=list)  # status << 16 | first << 8 | second data byte
     ports: list[tuple[int, int]] = dataclasses.field(default_factory=list)  # number of messages before, port
     tempos: list[tuple[int, int]] = dataclasses.field(default_factory=list)  # tick, microseconds a beat
     end: int = 0
@@ -80,7 +83,7 @@ def parse(data: bytes) -> Stream:
         if data[at : at + 4] == b"MTrk":
             track, at = _read_chunk(chunks, at)
             tracks.append(track)
-        elif chunks.lead_on(at):  # a vendor's
+        elif chunks.lead_on(at):  # a chunk of another type
             at = chunks.end(at)
         else:
             at = data.find(b"MTrk", at) if len(tracks) < declared else -1
@@ -90,20 +93,21 @@ def parse(data: bytes) -> Stream:
 
 
 class _Chunks:
-    """Where chunks may begin."""
+    """The chunks of a file, whose declared lengths may be wrong."""
 
     def __init__(self, data: bytes):
         self.data = data
         self._known = {}
 
     def end(self, at: int) -> int:
+        """Returns where the chunk at `at` ends by its declared length."""
         return at + 8 + int.from_bytes(self.data[at + 4 : at + 8])
 
     def lead_on(self, at: int) -> bool:
-        """Whether a chunk, or the end of the file, is at `at`; one that is no track must lead on in turn."""
-        passed = []
+        """Returns whether a track, the header or the end of the file is at `at`, or a chain of other chunks to one."""
+        visited = []
         while at not in self._known:
-            passed.append(at)
+            visited.append(at)
             name = self.data[at : at + 4]
             if name in (b"MTrk", b"MThd", b""):
                 self._known[at] = at <= len(self.data)
@@ -111,14 +115,14 @@ class _Chunks:
                 self._known[at] = False
             else:
                 at = self.end(at)
-        self._known.update(dict.fromkeys(passed, self._known[at]))
+        self._known.update(dict.fromkeys(visited, self._known[at]))
         return self._known[at]
 
 
 def _read_chunk(chunks: _Chunks, at: int) -> tuple[_Track, int]:
-    """The track in the chunk at `at`, and where the next chunk begins.
+    """Returns the track in the chunk at `at`, and where the next chunk begins.
 
-    A length that leads to no chunk is wrong: the track then ends with its end-of-track event.
+    If the declared length does not lead to another chunk, it is wrong, and the track ends with its end-of-track event.
     """
     data, end = chunks.data, chunks.end(at)
     if chunks.lead_on(end):
@@ -129,13 +133,14 @@ def _read_chunk(chunks: _Chunks, at: int) -> tuple[_Track, int]:
     except CorruptError:
         if end > len(data):
             raise
-        return _read_track(data, at + 8, end)[0], end  # it has no such event, and what follows is no music
+        return _read_track(data, at + 8, end)[0], end  # there is no such event, and what follows is not MIDI
 
 
 def _read_track(data: bytes, at: int, end: int, needs_end: bool = False) -> tuple[_Track, int]:
-    """The events from `at` to `end`, or to the end-of-track event, if there is one before, and where that ends.
+    """Returns the events from `at` to `end`, or to an end-of-track event before it, and where they end.
 
-    Running status outlives meta events, system exclusives and system messages, as many files expect.
+    Running status continues after meta events, system exclusives and system messages, as many files need it to. With
+    `needs_end`, a missing end-of-track event is an error.
     """
     track = _Track()
     tick = running = 0
@@ -192,7 +197,7 @@ def _read_track(data: bytes, at: int, end: int, needs_end: bool = False) -> tupl
 
 
 def _number(data: bytes, at: int) -> tuple[int, int]:
-    """The variable-length number at `at`, of four bytes at most, and where it ends."""
+    """Returns the variable-length number at `at`, of at most four bytes, and where it ends."""
     value = 0
     for place in range(at, at + 4):
         value = value << 7 | data[place] & 0x7F
@@ -202,8 +207,10 @@ def _number(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _merge(tracks: list[_Track], division: int) -> Stream:
-    """All tracks at once. At one tick they follow each other as in the file, but for one thing: what a track says
-    before its first note-on of that tick comes before the note-ons of all others.
+    """Merges the tracks. At each tick, messages are in the order of tracks, with one exception.
+
+    The messages of a track before its first note-on at a tick, such as program changes, come before the note-ons of all
+    tracks at that tick.
     """
     sizes = [len(track.messages) for track in tracks]
     tick = np.array([tick for track in tracks for tick in track.ticks], np.int64)
@@ -217,24 +224,28 @@ def _merge(tracks: list[_Track], division: int) -> Stream:
     kind, channel, first, second = message >> 20 << 4, message >> 16 & 15, message >> 8 & 0xFF, message & 0xFF
     sounding = (kind == ON) & (second > 0)
     ports = np.unique(port[sounding])
-    # Tracks that name no port are on port 0; but if all notes are on one that is named, they mean it, too.
+    # Tracks without a port are on port 0 or, if all notes are on a single other port, on that one.
     channel += 16 * np.where(port < 0, max(ports[0], 0) if len(ports) == 1 else 0, port)
 
-    moment = np.cumsum(np.diff(tick, prepend=-1).astype(bool) | np.diff(number, prepend=-1).astype(bool)) - 1
-    before = np.cumsum(sounding) - sounding  # note-ons so far, over all tracks
-    begun = np.full(len(tick), len(tick))
-    np.minimum.at(begun, moment, before)
-    late = sounding | (before > begun[moment])
-    fine = (first < 0x80) & (second < 0x80)
+    # Messages of one track at one tick form a group; those from its first note-on are late.
+    group = np.cumsum(np.diff(tick, prepend=-1).astype(bool) | np.diff(number, prepend=-1).astype(bool)) - 1
+    before = np.cumsum(sounding) - sounding  # the number of note-ons before each message, over all tracks
+    before_group = np.full(len(tick), len(tick))
+    np.minimum.at(before_group, group, before)
+    late = sounding | (before > before_group[group])
+    valid = (first < 0x80) & (second < 0x80)
     order = np.lexsort((number, late, tick))
-    order = order[fine[order]]
+    order = order[valid[order]]
     columns = (column[order] for column in (tick, number, channel, kind, first, second))
     end = max((track.end for track in tracks), default=0)
-    return Stream(*columns, int((~fine).sum()), end, *_tempo_map(tracks, division))
+    return Stream(*columns, int((~valid).sum()), end, *_tempo_map(tracks, division))
 
 
 def _tempo_map(tracks: list[_Track], division: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Stream's `changes`, `seconds` and `scale`, in the very operations of float64 that pretty_midi takes."""
+    """Returns `changes`, `seconds` and `scale` of a `Stream`.
+
+    They are computed by the same float64 operations as in pretty_midi, so that times are exactly equal to note-seq's.
+    """
     beat, frames = division & 0x7FFF, 256 - (division >> 8)
     if division & 0x8000:
         if frames not in _FRAMES or not division & 0xFF:

@@ -1,4 +1,4 @@
-"""Notes to tokens, window by window, and back (Hawthorne et al. 2022, section 3.1)."""
+"""The tokenizer: notes to tokens, one window at a time, and back (Hawthorne et al. 2022, section 3.1)."""
 
 import bisect
 import dataclasses
@@ -17,18 +17,20 @@ from spectrodiff.notes.vocabulary import EOS, MAX_SHIFT, PAD, Vocabulary
 
 STEPS_PER_SECOND = 100
 _STEPS_PER_FRAME = STEPS_PER_SECOND // FRAMES_PER_SECOND
-# Instruments of Slakh2100 (Manilow et al. 2019), which the published weights know; the rest fall to the one below.
+# The programs of Slakh2100 (Manilow et al. 2019), with which the published weights were trained. Other programs are
+# mapped to the nearest one below.
 SLAKH_PROGRAMS = np.array([0, 4, 8, 16, 24, 26, 29, 32, 33, 40, 41, 42, 43, 46, 47, 48, 50, 52, 55, 56, 57, 58, 60, 61,
                            64, 66, 67, 68, 69, 70, 71, 73, 80, 88])  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Timeline:
-    """The note-ons and note-offs of a piece, in the order and in the tokens in which windows hold them.
+    """The note-ons and note-offs of a piece, in the order in which windows have them, with their tokens.
 
-    `step` is each event's time in steps of 10 ms. `voice` is 128 * program + pitch, -1 for a drum. `until` is the
-    index of the next event of that voice if the event starts a sounding note, else 0. `note` indexes the piece's
-    notes, and `loudness` ranks these from the quietest up. `frames` is the length of the piece.
+    `step` is the time of each event in steps of 10 ms. `voice` is 128 * program + pitch, or -1 for a drum. `until` is
+    the index of the next event of the same voice if the event is the note-on of a pitched note, else 0. `note` is the
+    index of the event's note in the piece, and `loudness` the rank of each note of the piece, from the quietest up.
+    `frames` is the number of frames of the piece.
     """
 
     step: Int[np.ndarray, " events"]
@@ -44,12 +46,12 @@ class Timeline:
 
 @dataclasses.dataclass(frozen=True)
 class NoteTokenizer:
-    """Turns pieces into windows of tokens, and windows of tokens into pieces.
+    """Converts notes to windows of tokens, and windows of tokens to notes.
 
-    `config.program_map` is "full" (programs as they are), "midi_class" (the first of each family of eight), "flat" (no
-    programs) or "slakh" (the nearest program at or below that the published weights know); `config.own_programs` stay
-    what they are. `on_overflow` says what becomes of a window of over `config.max_tokens` tokens: "error", or "thin",
-    which leaves its quietest notes out of the piece; `thin` does it alone, and counts them.
+    `config.program_map` is "full" (programs do not change), "midi_class" (the first program of each family of eight),
+    "flat" (no programs) or "slakh" (the nearest of SLAKH_PROGRAMS at or below); `config.own_programs` do not change.
+    `on_overflow` is what happens to a window of over `config.max_tokens` tokens: "error" raises InputError, and "thin"
+    leaves its quietest notes out of the piece, as the method `thin` does.
     """
 
     config: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
@@ -63,11 +65,11 @@ class NoteTokenizer:
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
-        """The vocabulary, which tells what each token means."""
+        """The vocabulary, which defines the meaning of each token."""
         return Vocabulary(self.config.velocity_bins)
 
     def mapped(self, program: Int[np.ndarray, "*n"]) -> Int[np.ndarray, "*n"]:
-        """Returns the programs by which the program map has each of `program` played ("flat" changes none)."""
+        """Returns the programs that the program map maps each of `program` to ("flat" changes none)."""
         known = program
         if self.config.program_map == "slakh":
             known = SLAKH_PROGRAMS[np.searchsorted(SLAKH_PROGRAMS, program, side="right") - 1]
@@ -86,7 +88,7 @@ class NoteTokenizer:
     def encode(self, notes: Notes) -> Int32[np.ndarray, "windows n"]:
         """Returns the tokens of a piece, int32 [windows, config.max_tokens], one row for each 5.12 s.
 
-        The tokens of a row end with EOS (1) and are padded with 0. What each token means is in `vocabulary`.
+        The tokens of a row end with EOS (1) and are padded with 0. `vocabulary` defines their meaning.
 
         Raises:
           InputError: a window needs more than `config.max_tokens` tokens and `on_overflow` is "error", or `notes` are
@@ -111,21 +113,22 @@ class NoteTokenizer:
     def timeline(self, notes: Notes) -> Timeline:
         """Returns the events of a piece, from which its windows are cut.
 
-        A pitched note of no length is left out: its end would come before its start, and it would never stop.
+        Pitched notes of length 0 are left out, as their note-offs would come before their note-ons.
         """
         check_notes(notes)
         vocabulary = self.vocabulary
         index = np.flatnonzero(notes.is_drum | (notes.end > notes.start))
         program = notes.program
         if self.config.program_map == "slakh":
-            # A drum's is its kit, and orders it as published.
+            # The program of a drum hit is its kit, which orders simultaneous hits as in the published code.
             program = np.where(notes.is_drum, program, self.mapped(program))
         index = index[np.lexsort((notes.pitch[index], program[index], notes.is_drum[index]))]
         ending = index[~notes.is_drum[index]]
         note = np.concatenate([ending, index])
         time = np.concatenate([notes.end[ending], notes.start[index]])
         velocity = np.concatenate([np.zeros(len(ending), np.int32), notes.velocity[index]])
-        order = np.argsort(time, kind="stable")  # exact times; at equal ones the order so far: offs first, then sorted
+        # By exact time, not rounded to steps. At equal times the order so far is kept: note-offs first.
+        order = np.argsort(time, kind="stable")
         note, time, velocity = note[order], time[order], velocity[order]
 
         pitch, is_drum, program = notes.pitch[note], notes.is_drum[note], program[note]
@@ -134,7 +137,7 @@ class NoteTokenizer:
         until = np.full(len(note), len(note))
         until[by_voice[:-1]] = np.where(np.diff(voice[by_voice]) == 0, by_voice[1:], len(note))
         until[is_drum | (velocity == 0)] = 0
-        if self.config.program_map == "midi_class":  # published so: the tokens change, not what they are sorted by
+        if self.config.program_map == "midi_class":  # after sorting by the original programs, as in the published code
             program = self.mapped(program)
         program_token = np.full_like(program, PAD) if self.config.program_map == "flat" else vocabulary.program(program)
         return Timeline(
@@ -150,7 +153,7 @@ class NoteTokenizer:
         )
 
     def window(self, timeline: Timeline, start_frame: int, frames: int = WINDOW_FRAMES) -> Int32[np.ndarray, " n"]:
-        """Returns the tokens of the `frames` frames (of 20 ms) from `start_frame` on, ended by EOS and not padded.
+        """Returns the tokens of `frames` frames (of 20 ms) from `start_frame` on, with EOS at the end and no padding.
 
         Raises:
           InputError: they are more than `config.max_tokens`, and `on_overflow` is "error".
@@ -189,7 +192,10 @@ class NoteTokenizer:
     def _contents(
         self, timeline: Timeline, start_frame: int, frames: int
     ) -> tuple[Int[np.ndarray, "a"], Int[np.ndarray, "b"]]:
-        """Which note-ons sound as a window starts, sorted by program and pitch, and which events lie in it."""
+        """Returns the indices of the note-ons that are tied into a window, and those of the events in it.
+
+        The note-ons, of notes that sound when the window starts, are sorted by program and pitch.
+        """
         step = timeline.step
         start = start_frame * _STEPS_PER_FRAME
         first = int(np.searchsorted(step, start))
@@ -198,12 +204,12 @@ class NoteTokenizer:
             last = len(step)  # a note-off that was rounded up to the very end of the piece
         before = first
         if self.config.ghost_ties and len(step) and start > step[-1]:
-            before = int(np.searchsorted(step, step[-1]))  # not what sounds at the end: published weights learnt it so
+            before = int(np.searchsorted(step, step[-1]))  # see `TokenizerConfig.ghost_ties`
         sounding = np.flatnonzero(timeline.until[:before] >= before)
         return sounding[np.argsort(timeline.voice[sounding])], np.arange(first, max(first, last))
 
     def _quietest(self, timeline, sounding, events, start_frame) -> Int[np.ndarray, " dropped"]:
-        """The fewest notes, quietest first, without which a window fits; often none."""
+        """Returns the smallest number of notes, the quietest first, without which a window fits; often none."""
         touched = np.union1d(timeline.note[sounding], timeline.note[events])
         touched = touched[np.argsort(timeline.loudness[touched])]
 
@@ -222,42 +228,44 @@ class NoteTokenizer:
         events: Int[np.ndarray, " events"],
         start_frame: int,
     ) -> Int32[np.ndarray, " n"]:
-        """A tie section of the note-ons `sounding`, then `events`, both indices into the timeline, then EOS.
+        """Returns the tokens of the tie section, with the note-ons `sounding`, of the `events`, and EOS.
 
-        Tokens are laid out one row per event, as shifts, program, velocity, pitch, with PAD for what is left out.
+        Both arguments are indices into the timeline. Tokens are laid out in a table with a row for each event and
+        columns for shifts, program, velocity and pitch; tokens that are left out are PAD.
         """
         ties = len(sounding)
-        which = np.concatenate([sounding, events])
+        indices = np.concatenate([sounding, events])
         step = timeline.step[events] - start_frame * _STEPS_PER_FRAME
         shifts = -(-int(step[-1]) // MAX_SHIFT) if len(step) else 0
-        table = np.full((len(which) + 1, shifts + 3), PAD, np.int32)
-        heard = table[ties + 1 :]  # row `ties` is the tie token's
+        table = np.full((len(indices) + 1, shifts + 3), PAD, np.int32)
+        event_rows = table[ties + 1 :]  # row `ties` is that of the tie token
 
         moved = _changes(step, 0)
         for k in range(shifts):
             part = np.minimum(step[moved] - k * MAX_SHIFT, MAX_SHIFT)
-            heard[moved, k] = np.where(part > 0, self.vocabulary.shift(part), PAD)
-        program = timeline.program_token[which]
+            event_rows[moved, k] = np.where(part > 0, self.vocabulary.shift(part), PAD)
+        program = timeline.program_token[indices]
         pitched = np.flatnonzero(program)
         pitched = pitched[_changes(program[pitched], PAD)]
         table[pitched + (pitched >= ties), -3] = program[pitched]
         velocity = timeline.velocity_token[events]
         changed = _changes(velocity, PAD)
-        heard[changed, -2] = velocity[changed]
+        event_rows[changed, -2] = velocity[changed]
         table[:ties, -1] = timeline.pitch_token[sounding]
         table[ties, -1] = self.vocabulary.tie
-        heard[:, -1] = timeline.pitch_token[events]
+        event_rows[:, -1] = timeline.pitch_token[events]
         return np.append(table[table != PAD], np.int32(EOS))
 
     def decode(self, tokens: Int[np.ndarray, "windows n"]) -> Notes:
-        """Returns the notes that `encode` wrote, as far as tokens tell them. Tokens that make no sense are skipped.
+        """Returns the notes that windows of tokens represent. Tokens that are invalid in their place are skipped.
+
+        Decoding what `encode` returned gives the original notes, except that times are rounded to 10 ms (the least
+        length of a note, and the length of drum hits), velocities to the loudest of their bin, and programs by the
+        program map; that the silence after the last note is lost; and that of several overlapping notes of one program
+        and pitch, the ends may be exchanged.
 
         Raises:
           InputError: `tokens` are not an array of integers [windows, n].
-
-        Lost are: times beyond 10 ms (every note lasts at least that long), velocities beyond their bin (which comes
-        back as its loudest), programs beyond the program map, the length of drum hits (10 ms) and of the silence after
-        the last note, and which of several overlapping notes of one program and pitch ends when.
         """
         tokens = np.asarray(tokens)
         if tokens.ndim != 2 or tokens.dtype.kind not in "iu":
@@ -307,11 +315,12 @@ class NoteTokenizer:
 
 
 def _num_frames(total_time: float) -> int:
+    """Returns the number of frames of a piece; see `NoteTokenizer.num_windows`."""
     return int(total_time * SAMPLE_RATE) // HOP + 1
 
 
 def _changes(values: Int[np.ndarray, " n"], before: int) -> Int[np.ndarray, " changes"]:
-    """Where a value differs from the one before it; `before` stands before the first."""
+    """Returns the indices of values that differ from the one before, where `before` is the one before the first."""
     differs = np.empty(len(values), bool)
     differs[:1] = values[:1] != before
     np.not_equal(values[1:], values[:-1], out=differs[1:])

@@ -1,4 +1,4 @@
-"""What each token id means."""
+"""The vocabulary: the meaning of each token id."""
 
 import dataclasses
 import functools
@@ -9,18 +9,18 @@ from jaxtyping import Int
 
 PAD, EOS, UNKNOWN = 0, 1, 2
 MAX_SHIFT = 1000  # steps of 10 ms; a longer shift is several tokens that add up
-SPARE = 100  # ids the published vocabulary keeps free at its end (Hawthorne et al. 2022)
+SPARE = 100  # unused ids at the end of the published vocabulary (Hawthorne et al. 2022)
 
 Id = TypeVar("Id", int, Int[np.ndarray, "..."])  # methods take one value, or an array of them
 
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """Token ids of the events of Hawthorne et al. 2022, for `velocity_bins` loudnesses besides silence.
+    """The token ids of the events of Hawthorne et al. (2022), with `velocity_bins` velocities besides 0.
 
-    Blocks follow each other after pad, end of sequence and unknown: shift 0..1000 (steps of 10 ms), pitch 0..127,
-    velocity 0..velocity_bins (0 is note-off), tie, program 0..127, drum 0..127. The `*_start` are the blocks' first
-    tokens, plain ints that jitted code can use; `end` is one past the last.
+    After padding, end of sequence and unknown, there is a block of ids for each type of event: shift 0..1000 (steps of
+    10 ms), pitch 0..127, velocity 0..velocity_bins (0 is note-off), tie, program 0..127, drum 0..127. `*_start` are the
+    first ids of the blocks, plain ints that jitted code can use; `end` is one past the last id.
     """
 
     velocity_bins: int = 1
@@ -47,12 +47,12 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """How many ids there are, the spare ones included."""
+        """The number of ids, including spare ones."""
         return self.end + SPARE
 
     @property
     def rows(self) -> int:
-        """Rows of the embedding table: `size` rounded up to a multiple of 128."""
+        """The number of rows of the embedding table: `size` rounded up to a multiple of 128."""
         return -(-self.size // 128) * 128
 
     def shift(self, steps: Id) -> Id:
@@ -62,7 +62,7 @@ class Vocabulary:
         return self.pitch_start + pitch
 
     def velocity(self, velocity: Id) -> Id:
-        """The token of a MIDI velocity 0..127: bin ceil(bins * velocity / 127), so that only 0 is silent."""
+        """Returns the token of a MIDI velocity 0..127: bin ceil(bins * velocity / 127), which is 0 only for 0."""
         return self.velocity_start - (-self.velocity_bins * velocity // 127)
 
     def program(self, program: Id) -> Id:
@@ -72,9 +72,9 @@ class Vocabulary:
         return self.drum_start + pitch
 
     def event(self, token: int) -> tuple[str, int]:
-        """A token's block and its value there: ("shift", steps), ("velocity", MIDI velocity), ("drum", pitch) ...
+        """Returns a token's type and value: ("shift", steps), ("velocity", MIDI velocity), ("drum", pitch), and so on.
 
-        Special, spare and impossible ids are all ("unknown", id).
+        For special and spare ids and those that are out of range, it returns ("unknown", id).
         """
         blocks = (
             ("shift", self.shift_start, self.pitch_start),
@@ -91,7 +91,7 @@ class Vocabulary:
         return "unknown", token
 
     def count_notes(self, tokens: Int[np.ndarray, " n"]) -> int:
-        """How many notes sound in a window: those tied into it, those that begin in it, and drum hits."""
+        """Returns the number of notes in a window: those tied into it, those that begin in it, and drum hits."""
         is_velocity = (tokens >= self.velocity_start) & (tokens < self.tie)
         latest = np.maximum.accumulate(np.where(is_velocity, np.arange(len(tokens)), -1))
         off = (latest >= 0) & (tokens[latest] == self.velocity_start)

@@ -24,7 +24,7 @@ class _Delegate(ParserDelegate):
 
 
 def read_bindings(path: pathlib.Path) -> dict[str, Any]:
-    """Returns the values of bindings by `Configurable.parameter`, without modules and scopes, macros resolved.
+    """Returns the values of bindings by `Configurable.parameter`, without module names and with macros resolved.
 
     Bindings in scopes are ignored.
 

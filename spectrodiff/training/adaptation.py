@@ -128,18 +128,22 @@ def _matching(model: nnx.Module, pattern: str, rule: str, dimensions: int | None
 
 
 def _rows(model: nnx.Module, programs: Sequence[int], training: set[str]) -> dict[str, jax.Array]:
-    """Returns the embeddings of `programs` by row number, or nothing if the whole table is in `training`."""
+    """Returns the embeddings of `programs` by row number, or nothing if the whole table is in `training`.
+
+    Raises:
+      InputError: `programs` are not MIDI programs, or the model is not a spectrogram model.
+    """
     if not programs or _EMBEDDINGS in training:
         return {}
     check_range(programs, "the programs whose embeddings train")
     if _EMBEDDINGS not in _leaves(nnx.state(model, nnx.Param)):
-        raise InputError("this network knows no programs: name none whose embeddings train")
+        raise InputError("this network has no embeddings of programs to train: leave `programs` out")
     rows = model.note_encoder.vocabulary.program(np.array(programs))
     return {str(row): model.note_encoder.embedding.embedding[row] for row in rows}
 
 
 def _replaced(state: nnx.State, added: Mapping[str, jax.Array], rows: Mapping[str, jax.Array]) -> nnx.State:
-    """Returns `state` with the arrays `added` to the leaves of those names and `rows` of token embeddings replaced."""
+    """Returns `state` with the arrays `added` to the leaves of these names, and with `rows` of token embeddings set."""
     leaves = _leaves(state)
     for name, change in added.items():
         path, leaf = leaves[name]

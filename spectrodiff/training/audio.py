@@ -31,12 +31,17 @@ from spectrodiff.training.steps import Others
 
 AnyArray = Float[Array | np.ndarray, "b ..."]
 Weights = tuple[nnx.GraphDef, nnx.State, nnx.State]
-_FIRST_SHARE = 0.05  # fraction of predicted windows without context
+_FIRST_SHARE = 0.05  # fraction of windows whose mels are predicted without context, as for the first of a piece
 
 
 @dataclasses.dataclass(frozen=True)
 class AudioTask(abc.ABC):
-    """A task of training a vocoder on crops of `crop_frames` frames, with `margin` more on either side as context."""
+    """A task of training a vocoder on random crops of recordings.
+
+    The loss is taken over `crop_frames` frames; `margin` frames more on either side are context. `loss_weights` are the
+    weights of the loss terms by name, and `heldout_crops` is the number of crops for evaluation. The classes of
+    `config` and of the network are those of `kind`.
+    """
 
     mixture: Mixture = Mixture()
     config: Any = None
@@ -93,7 +98,7 @@ class AudioTask(abc.ABC):
 
     @abc.abstractmethod
     def heldout_losses(self, weights: Weights, audio: Float[Array, "n s"]) -> dict[str, jax.Array]:
-        """Returns the losses on crops of audio, given the mels of that audio, without the margins of the crops."""
+        """Returns the losses on crops of audio, given the mels of that audio. The margins of the crops do not count."""
 
     @abc.abstractmethod
     def reconstruct(self, weights: Weights, audio: Float[np.ndarray, "n s"]) -> Float[np.ndarray, "n r"]:
@@ -159,7 +164,10 @@ class PredictedMels:
         config = self._sampler.config
         per_note = config.model.tokens_per_note if config.model.compact_notes else 1
         windows = Windows(
-            *(self._sampler.tokenizer, per_note, config.tokenizer.max_tokens, _FIRST_SHARE),
+            self._sampler.tokenizer,
+            per_note,
+            config.tokenizer.max_tokens,
+            _FIRST_SHARE,
             augmentation=dataclasses.replace(task.augmentation, gain_db=OFF.gain_db),
             audio=True,
         )

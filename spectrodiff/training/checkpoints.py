@@ -24,8 +24,8 @@ from spectrodiff.training.state import TrainState
 
 _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 # Exceptions, and status codes in TensorStore's messages, for missing or truncated files and wrong checksums.
-_DAMAGE = (OSError, KeyError, json.JSONDecodeError)
-_DAMAGED = ("NOT_FOUND:", "DATA_LOSS:", "OUT_OF_RANGE:")
+_DAMAGE_ERRORS = (OSError, KeyError, json.JSONDecodeError)
+_DAMAGE_CODES = ("NOT_FOUND:", "DATA_LOSS:", "OUT_OF_RANGE:")
 
 
 @contextlib.contextmanager
@@ -68,7 +68,7 @@ class Checkpoints:
         Checkpoints of steps that are multiples of `keep_every` are never deleted.
 
         Raises:
-          InputError: `workdir` cannot be written to, is an URL or is not valid UTF-8.
+          InputError: `workdir` cannot be written to, is a URL or is not valid UTF-8.
         """
         self._workdir = utf8_path(workdir)
         folder = self._workdir / "checkpoints"
@@ -149,6 +149,7 @@ class Checkpoints:
             self.manager.close()
 
     def _restore_newest(self, items: dict[str, Any]) -> Any:
+        """Restores the newest checkpoint that is not damaged; see `restore`."""
         steps = sorted(self.manager.all_steps(), reverse=True)
         try:
             return self._restore(steps[0], items)
@@ -156,15 +157,17 @@ class Checkpoints:
             if jax.process_count() > 1:  # other processes may have restored it
                 raise
             first = error
-        for age, step in enumerate(steps[1:], start=1):  # with another config, none can be restored
+        # Newer checkpoints are only moved once an older one was restored: with another config, none can be.
+        for index, step in enumerate(steps[1:], start=1):
             with contextlib.suppress(InputError):
                 found = self._restore(step, items)
-                self._put_aside(steps[:age])
+                self._put_aside(steps[:index])
                 print(f"going on from step {step}", flush=True)
                 return found
         raise first
 
     def _put_aside(self, steps: Sequence[int]) -> None:
+        """Moves the checkpoints of `steps`, which are damaged, to the workdir."""
         for step in steps:
             aside = self._workdir / f"damaged_checkpoint_{step}"
             shutil.rmtree(aside, ignore_errors=True)
@@ -174,18 +177,20 @@ class Checkpoints:
         self.manager.reload()
 
     def _restore(self, step: int, items: dict[str, Any]) -> Any:
+        """Restores the items of a step; raises InputError if they are damaged or do not fit the config."""
         try:
             with _quietly():
                 return self.manager.restore(step, args=ocp_args.Composite(**items))
         except Exception as error:  # orbax raises exceptions of many types
             why = error.__cause__ or error
             where = f"the checkpoint of step {step} in {self.manager.directory}"
-            if isinstance(why, _DAMAGE) or any(status in str(why) for status in _DAMAGED):
+            if isinstance(why, _DAMAGE_ERRORS) or any(code in str(why) for code in _DAMAGE_CODES):
                 raise InputError(f"{where} is damaged: delete it, or use another --workdir ({reason(why)})") from error
             raise InputError(f"{where} does not fit this config; use another --workdir ({reason(why)})") from error
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
+        """Turns errors of writing into InputErrors."""
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:

@@ -15,10 +15,11 @@ from spectrodiff.pretrained.hub import find_checkpoint
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class Distillation:
-    """Distillation from the checkpoint `teacher`, which takes `substeps` evaluations for each step of the student.
+    """Progressive distillation (Salimans & Ho 2022) from the checkpoint `teacher`.
 
     The student is the task's model. Its sampling options, DDIM and a number of steps, are those that it is trained for
-    and exported with. It should start from the teacher (`train.init_from`), with only its U-Net trained.
+    and exported with. Each of its steps replaces `substeps` evaluations of the teacher. It should start from the
+    teacher's weights (`train.init_from`), with only its U-Net trained.
     """
 
     teacher: str

@@ -20,7 +20,8 @@ from spectrodiff.training.sharding import check_batch, make_mesh, shardings
 from spectrodiff.training.steps import Others, make_train_step
 
 _GIB = 2**30
-_LARGEST = 8  # arrays that are listed
+_LARGEST = 8  # the number of arrays that are listed
+# Lines of an HLO program: the head of a computation, an operation that makes an array, and the name of its operation.
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?(\S+) .*\{$")
 _ARRAY = re.compile(r"^\s+(?:ROOT )?%?\S+ = (\w+)\[([\d,]+)\]\S* (?!parameter|get-tuple-element|bitcast)")
 _OPERATION = re.compile(r'op_name="([^"]*)"')
@@ -120,7 +121,8 @@ def _shard_bytes(x: jax.ShapeDtypeStruct) -> int:
 def largest_arrays(program: str, count: int) -> list[tuple[int, str, str]]:
     """Returns size in bytes, shape and operation of the `count` largest arrays of an optimised HLO program.
 
-    Arrays within fusions, which are not stored, are left out; of several with equal shape and operation one is listed.
+    Arrays within fusions are left out, since they are not stored. Of several with equal shape and operation, one is
+    listed.
     """
     found, stored = set(), True
     for line in program.splitlines():

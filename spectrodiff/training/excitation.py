@@ -39,11 +39,11 @@ class ExcitedCrops(Crops):
         """Returns the piece of a record, whose `read` returns two columns: the recording and its excitation."""
         piece = open_piece(record)
         name = hashlib.sha256(record["audio"]).hexdigest()[:_DIGITS]
-        made = self._excitation(piece, self.folder / self.griffin_lim.identity().split()[-1] / f"{name}.npy")
+        excitation = self._excitation(piece, self.folder / self.griffin_lim.identity().split()[-1] / f"{name}.npy")
 
         def read(start: int, count: int) -> Float[np.ndarray, "s 2"]:
             audio = piece.read(start, count)
-            return np.stack([audio, made[start : start + len(audio)].astype(np.float32)], axis=1)
+            return np.stack([audio, excitation[start : start + len(audio)].astype(np.float32)], axis=1)
 
         return dataclasses.replace(piece, read=read), piece.size
 
@@ -55,22 +55,22 @@ class ExcitedCrops(Crops):
 
     def _excitation(self, piece: Piece, path: pathlib.Path) -> Float[np.ndarray, " s"]:
         """Returns the audio of Griffin-Lim, mapped from its file, which is written if it is missing or damaged."""
-        if (kept := _kept(path, piece.samples)) is not None:
-            return kept
-        made = self.griffin_lim(log_mel_on_host(piece.read(0, piece.samples)))[: piece.samples].astype(np.float16)
+        if (cached := _load_cached(path, piece.samples)) is not None:
+            return cached
+        audio = self.griffin_lim(log_mel_on_host(piece.read(0, piece.samples)))[: piece.samples].astype(np.float16)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as temporary, temporary.open("wb") as file:
-                np.save(file, made)
+                np.save(file, audio)
         except OSError as error:
             raise InputError(f"cannot write {path}: {reason(error)}; name another excitation_dir") from error
         return np.load(path, mmap_mode="r")
 
 
-def _kept(path: pathlib.Path, samples: int) -> Float[np.ndarray, " s"] | None:
-    """Returns the audio in a file, mapped, or None if the file is missing, damaged, or not of `samples` samples."""
+def _load_cached(path: pathlib.Path, samples: int) -> Float[np.ndarray, " s"] | None:
+    """Returns the memory-mapped audio of a file, or None if it is missing, damaged, or not of `samples` samples."""
     try:
-        made = np.load(path, mmap_mode="r")
+        audio = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError):
         return None
-    return made if made.dtype == np.float16 and made.shape == (samples,) else None
+    return audio if audio.dtype == np.float16 and audio.shape == (samples,) else None

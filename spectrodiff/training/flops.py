@@ -60,9 +60,9 @@ def _count(jaxpr: Jaxpr) -> int:
 def _count_equation(equation: JaxprEqn) -> int:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
-        return _of_product(equation)
+        return _product_flops(equation)
     if name == "conv_general_dilated":
-        return _of_convolution(equation)
+        return _convolution_flops(equation)
     inner = [_count(jaxpr) for jaxpr in jaxprs_in_params(params)]
     if name == "cond":
         return max(inner)
@@ -71,25 +71,27 @@ def _count_equation(equation: JaxprEqn) -> int:
     return sum(inner) * (params["length"] if name == "scan" else 1)
 
 
-def _of_product(equation: JaxprEqn) -> int:
+def _product_flops(equation: JaxprEqn) -> int:
     (contracted, _), _ = equation.params["dimension_numbers"]
     terms = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
     return 2 * terms * math.prod(equation.outvars[0].aval.shape)
 
 
-def _of_convolution(equation: JaxprEqn) -> int:
+def _convolution_flops(equation: JaxprEqn) -> int:
+    """Counts the products with elements of the input, without those with padding or zeros of a dilated input."""
     params = equation.params
     image, kernel, result = (variable.aval.shape for variable in (*equation.invars, *equation.outvars))
-    of_image, of_kernel, of_result = params["dimension_numbers"]
-    # [batch, features, ...space]; the kernel's are [output features, input features of a group, ...space].
-    products = result[of_result[0]] * result[of_result[1]] * kernel[of_kernel[1]]
+    # The axes of [batch, features, ...space], and of the kernel's [output features, input features, ...space].
+    image_axes, kernel_axes, result_axes = params["dimension_numbers"]
+    products = result[result_axes[0]] * result[result_axes[1]] * kernel[kernel_axes[1]]
     settings = zip(
         params["window_strides"], params["rhs_dilation"], params["lhs_dilation"], params["padding"], strict=True
     )
-    for axis, (stride, kernel_dilation, image_dilation, (before, _)) in enumerate(settings, 2):
-        position = stride * np.arange(result[of_result[axis]])[:, None] - before
-        position = position + kernel_dilation * np.arange(kernel[of_kernel[axis]])
-        last = image_dilation * (image[of_image[axis]] - 1)
+    for axis, (stride, kernel_dilation, image_dilation, (padding, _)) in enumerate(settings, 2):
+        # The position in the dilated image that each element of the result multiplies with each tap of the kernel.
+        position = stride * np.arange(result[result_axes[axis]])[:, None] - padding
+        position = position + kernel_dilation * np.arange(kernel[kernel_axes[axis]])
+        last = image_dilation * (image[image_axes[axis]] - 1)
         products *= int(((position >= 0) & (position <= last) & (position % image_dilation == 0)).sum())
     return 2 * products
 
@@ -134,8 +136,8 @@ def datasheet_peak(kind: str, dtype: str) -> float | None:
     found = [peaks for pattern, peaks in _PEAKS.items() if re.search(pattern, kind)]
     if not found or "MIG" in kind:  # MIG instances are parts of a device
         return None
-    halves, half, single = found[0]
-    return half if dtype in halves else single if dtype == "float32" else None
+    half_dtypes, half_peak, float32_peak = found[0]
+    return half_peak if dtype in half_dtypes else float32_peak if dtype == "float32" else None
 
 
 @functools.cache

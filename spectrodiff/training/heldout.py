@@ -21,7 +21,7 @@ from spectrodiff.vocoder.griffin_lim import GriffinLim
 NATS = (LOG_CEILING - LOG_FLOOR) / 2.0  # nats of log-mel per unit of scaled mel
 BANDS = 4  # bands of time for which the loss is reported separately
 _BATCH = 16  # windows per batch
-_GOLDEN = 0.5 * (5**0.5 - 1)  # the fractional parts of its multiples are a low-discrepancy sequence
+_GOLDEN_RATIO = 0.5 * (5**0.5 - 1)  # the fractional parts of its multiples are a low-discrepancy sequence
 _GAP = 4  # pixels of white between mels
 
 Windows = dict[str, np.ndarray]
@@ -71,13 +71,14 @@ def cut_windows(mixture: Mixture, split: str, count: int, tokenizer: NoteTokeniz
 
 
 def equal_shares(sizes: Sequence[int], count: int) -> list[int]:
-    """Returns how many items to take from groups of the given sizes, `count` in all.
+    """Returns how many items to take from each of several groups of the given sizes, `count` in all.
 
-    The numbers are equal, except that smaller groups are taken whole; they are at least 1.
+    The numbers are equal, except that groups with fewer items are taken whole. They are at least 1, so that their sum
+    can exceed `count`.
     """
     shares, left = [0] * len(sizes), count
-    for taken, i in enumerate(sorted(range(len(sizes)), key=lambda i: sizes[i])):
-        shares[i] = min(sizes[i], max(1, left // (len(sizes) - taken)))
+    for done, i in enumerate(sorted(range(len(sizes)), key=lambda i: sizes[i])):
+        shares[i] = min(sizes[i], max(1, left // (len(sizes) - done)))
         left -= shares[i]
     return shares
 
@@ -111,8 +112,8 @@ def sample_windows(weights: tuple, decoder: DecoderConfig, windows: Windows) -> 
     sampler, options = window_sampler(graph), decoder.options()
 
     def sample(batch: Windows, key: jax.Array):
-        given = (batch[name] for name in ("tokens", "context", "context_mask"))
-        return sampler(states, *given, jax.random.split(key, len(batch["tokens"])), options)
+        keys = jax.random.split(key, len(batch["tokens"]))
+        return sampler(states, batch["tokens"], batch["context"], batch["context_mask"], keys, options)
 
     return over_batches(sample, windows)
 
@@ -122,31 +123,35 @@ def stratified_times(count: int) -> Float32[np.ndarray, "{count} n"]:
 
     The offset within the band is the same in all bands; over the windows it is a low-discrepancy sequence.
     """
-    offset = np.arange(count) * _GOLDEN % 1.0
+    offset = np.arange(count) * _GOLDEN_RATIO % 1.0
     return ((np.arange(BANDS) + offset[:, None]) / BANDS).astype(np.float32)
 
 
 def _groups(windows: Windows, names: Sequence[str]) -> dict[str, Bool[np.ndarray, " w"]]:
-    """Returns masks of the windows that metrics are averaged over, by suffix: all, and if several, each dataset."""
+    """Returns masks of the windows that metrics are averaged over, by the suffix of the metrics' names.
+
+    They are all windows and, if there are several datasets, those of each.
+    """
     groups = {"": np.ones(len(windows["tokens"]), bool)}
     if len(names) > 1:
         groups |= {f"/{name}": windows["dataset"] == index for index, name in enumerate(names)}
-    return {suffix: chosen for suffix, chosen in groups.items() if chosen.any()}
+    return {suffix: group for suffix, group in groups.items() if group.any()}
 
 
 def mel_figures(windows: Windows, names: Sequence[str], sampled: Float[np.ndarray, "w t m"]) -> dict[str, float]:
     """Returns `heldout_mel_l1` and `heldout_roughness` over all windows and, if there are several, per dataset."""
     target, mask, figures = windows["target"], windows["target_mask"], {}
-    for suffix, of in _groups(windows, names).items():
-        figures[f"heldout_mel_l1{suffix}"] = mel_l1(sampled[of], target[of], mask[of])
-        true = roughness(target[of], mask[of])
-        figures[f"heldout_roughness{suffix}"] = roughness(sampled[of], mask[of]) / max(true, 1e-9)
+    for suffix, group in _groups(windows, names).items():
+        figures[f"heldout_mel_l1{suffix}"] = mel_l1(sampled[group], target[group], mask[group])
+        true = roughness(target[group], mask[group])
+        figures[f"heldout_roughness{suffix}"] = roughness(sampled[group], mask[group]) / max(true, 1e-9)
     return figures
 
 
 def loss_figures(windows: Windows, names: Sequence[str], losses: Float[np.ndarray, " w"]) -> dict[str, float]:
     """Returns `heldout_loss`, averaged over all windows and, if there are several, per dataset."""
-    return {f"heldout_loss{suffix}": float(losses[of].mean()) for suffix, of in _groups(windows, names).items()}
+    groups = _groups(windows, names)
+    return {f"heldout_loss{suffix}": float(losses[group].mean()) for suffix, group in groups.items()}
 
 
 def roughness(scaled: np.ndarray, mask: Bool[np.ndarray, "w t"]) -> float:
@@ -212,7 +217,7 @@ def _audible(scaled: Mel, vocoder: GriffinLim) -> Float32[np.ndarray, " _s"]:
 def show_audio(true: Float[np.ndarray, "n s"], made: Float[np.ndarray, "n s"]) -> tuple[Pictures, Sounds]:
     """Returns images of the mels of true and generated crops of audio, side by side, and their audio."""
     audio = {"true": true, "generated": made}
-    mels = {name: np.asarray(scale_mel(log_mels(both))) for name, both in audio.items()}
-    pictures = {f"heldout_mel/{i}": side_by_side(*(both[i] for both in mels.values())) for i in range(len(true))}
-    sounds = {f"heldout_audio/{i}_{name}": both[i] for i in range(len(true)) for name, both in audio.items()}
+    mels = [np.asarray(scale_mel(log_mels(crops))) for crops in audio.values()]
+    pictures = {f"heldout_mel/{i}": side_by_side(*pair) for i, pair in enumerate(zip(*mels, strict=True))}
+    sounds = {f"heldout_audio/{i}_{name}": crops[i] for i in range(len(true)) for name, crops in audio.items()}
     return pictures, sounds

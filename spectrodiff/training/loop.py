@@ -114,10 +114,16 @@ def train(
       InputError: the config or the data cannot be used, `workdir` cannot be written to or has a run of another seed, or
         `most_skipped` consecutive steps were skipped.
     """
-    names = ("accumulate", "log_every", "checkpoint_every", "checkpoints_kept", "keep_every", "most_skipped")
-    values = (accumulate, log_every, checkpoint_every, checkpoints_kept, keep_every, most_skipped)
-    ranges = [("steps", steps, 0), ("seed", seed, 0), *((*pair, 1) for pair in zip(names, values, strict=True))]
-    for name, value, least in ranges:
+    for name, value, least in (
+        ("steps", steps, 0),
+        ("seed", seed, 0),
+        ("accumulate", accumulate, 1),
+        ("log_every", log_every, 1),
+        ("checkpoint_every", checkpoint_every, 1),
+        ("checkpoints_kept", checkpoints_kept, 1),
+        ("keep_every", keep_every, 1),
+        ("most_skipped", most_skipped, 1),
+    ):
         if value is not None and value < least:
             raise InputError(f"train.{name} is {value}; choose {least} or more")
     if not 0 <= average_decay < 1:
@@ -130,16 +136,16 @@ def train(
     if (stop_after_minutes or export_minutes) and jax.process_count() > 1:
         raise InputError("train.stop_after_minutes and export_minutes are for one process: clocks of several differ")
 
-    # ---- mesh
+    # ---- devices and checkpoints
     mesh = make_mesh(model_parallel)
     checkpoints = Checkpoints(workdir, checkpoints_kept, keep_every)
     resuming = checkpoints.newest is not None
 
     # ---- model and state
-    def start(model: nnx.Module) -> tuple[nnx.GraphDef, Any, nnx.State]:
+    def split(model: nnx.Module) -> tuple[nnx.GraphDef, Any, nnx.State]:
         return adaptation.split(model, nnx.Rngs(seed))
 
-    graph, *parts = nnx.eval_shape(lambda: start(task.build(nnx.Rngs(seed))))
+    graph, *parts = nnx.eval_shape(lambda: split(task.build(nnx.Rngs(seed))))
     abstract = jax.eval_shape(functools.partial(states.create, optimizer=optimizer), *parts)
     layout = shardings(abstract, mesh)
     if resuming:
@@ -152,12 +158,12 @@ def train(
             )
         examples = progress["examples"]
     else:
-        _, *parts = start(task.build(nnx.Rngs(seed)) if init_from is None else task.load(init_from))
+        _, *parts = split(task.build(nnx.Rngs(seed)) if init_from is None else task.load(init_from))
         parts = distribute(parts, [layout.params, layout.frozen])
         create = jax.jit(functools.partial(states.create, optimizer=optimizer), out_shardings=layout)
         state, examples = create(*parts), 0
         del parts
-    first = step = int(state.step)
+    first_step = step = int(state.step)
 
     def merge(params, frozen) -> nnx.Module:
         return adaptation.merge(graph, params, frozen)
@@ -232,7 +238,8 @@ def train(
         return task.loss(merge(state.params, state.frozen), batch, key, others)
 
     # ---- loop
-    metrics, sources, in_a_row, preempted, exported = [], [], 0, False, time.monotonic()
+    metrics, sources = [], []  # of the steps since the last entry in the log
+    skipped_in_a_row, preempted, exported = 0, False, time.monotonic()
     bar = tqdm(
         total=steps, initial=step, desc="training", unit="step", mininterval=2.0, smoothing=0.05, disable=not is_main
     )
@@ -242,32 +249,33 @@ def train(
                 local = next(data)
             sources.append({name: local.pop(name) for name in SOURCE})
             size = len(sources[-1]["record"]) * jax.process_count()
-            if step == first:
+            if step == first_step:
                 check_batch(size, mesh, accumulate)
             batch = shard_batch(local, mesh)
-            if step == first:
+            if step == first_step:
                 throughput.flops = step_flops(loss_of, state, batch)
-            if profile and step - first == profile[0]:
+            if profile and step - first_step == profile[0]:
                 jax.profiler.start_trace(workdir / "profile")
-            state, measured = train_step(state, batch)
+            state, step_metrics = train_step(state, batch)
             # At most one step is dispatched ahead, or waiting for data would be counted while the device is busy.
             jax.block_until_ready(metrics[-1:])
-            metrics.append(measured)
+            metrics.append(step_metrics)
             step, examples = step + 1, examples + size
             bar.update()
             preempted = asked_to_stop(step)
-            if profile and step - first == profile[1]:
-                jax.block_until_ready(measured)
+            if profile and step - first_step == profile[1]:
+                jax.block_until_ready(step_metrics)
                 jax.profiler.stop_trace()
-            if step % log_every == 0 or step in (first + 1, steps) or preempted:
+            if step % log_every == 0 or step in (first_step + 1, steps) or preempted:
                 rows = jax.device_get(metrics)
                 figures = mean_metrics(rows) | throughput.read(len(rows), len(rows) * size)
                 record(figures)
                 bar.set_postfix_str(one_line(figures))
                 for row, source in zip(rows, sources, strict=True):
-                    in_a_row = in_a_row + 1 if row["skipped"] else 0
-                    if in_a_row == most_skipped:
-                        raise InputError(divergence_message(in_a_row, step, task.sources(jax.device_get(source))))
+                    skipped_in_a_row = skipped_in_a_row + 1 if row["skipped"] else 0
+                    if skipped_in_a_row == most_skipped:
+                        examples_of_step = task.sources(jax.device_get(source))
+                        raise InputError(divergence_message(skipped_in_a_row, step, examples_of_step))
                 metrics, sources = [], []
             if export_minutes and time.monotonic() - exported > 60 * export_minutes:
                 save()
@@ -277,7 +285,7 @@ def train(
                 save()
             if step < steps and not preempted:
                 evaluate(f"step {step}", [evaluator for evaluator in repeated if step % evaluator.every == 0])
-        if profile and profile[0] < step - first < profile[1]:  # the run ended within the range
+        if profile and profile[0] < step - first_step < profile[1]:  # the run ended within the range
             jax.profiler.stop_trace()
         save()
         checkpoints.close()

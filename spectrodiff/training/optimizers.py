@@ -51,7 +51,7 @@ def adamw(
 
 
 def _muon_dimensions(params):
-    """Selects the matrices of attention and MLPs for Muon.
+    """Selects the matrices of attention and MLPs for Muon, by their dimension numbers; None selects Adam.
 
     Embeddings, input and output layers use Adam, as is usual, and so does FiLM, for speed.
     """

@@ -49,7 +49,7 @@ def add_programs(
     with, `ours` that of the model. Programs that the weights were already trained with keep their embeddings.
 
     Raises:
-      InputError: the weights know no programs, or were trained with an added program that `ours` maps to another one.
+      InputError: the weights were trained without programs, or with an added program that `ours` maps to another one.
     """
     kept = NoteTokenizer(ours).mapped(_EVERY)
     for program in theirs.own_programs:
@@ -59,7 +59,10 @@ def add_programs(
     if not added:
         return
     if theirs.program_map == "flat":
-        raise InputError("these weights know no programs, so a new one has no relative; give them no new_programs")
+        raise InputError(
+            "these weights were trained without programs (program_map 'flat'), so that there is no embedding to copy "
+            "for a new one; leave out new_programs"
+        )
     row = model.note_encoder.vocabulary.program
     relatives = NoteTokenizer(theirs).mapped(np.array([new[program] for program in added]))
     table = model.note_encoder.embedding.embedding

@@ -82,8 +82,8 @@ class RefinerTask(AudioTask):
     def baseline(self) -> dict[str, jax.Array]:
         """Returns the losses of the mel spread evenly over its STFT bins, on the held-out crops."""
 
-        def interpolated(mel):
+        def spread(mel):
             return jnp.repeat(spread_over_bins(mel), FINE, axis=1)
 
-        terms = self._terms(interpolated, {"audio": jnp.asarray(self.heldout)})
+        terms = self._terms(spread, {"audio": jnp.asarray(self.heldout)})
         return {f"spread_{name}": value for name, value in terms.items()}

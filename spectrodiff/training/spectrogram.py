@@ -34,10 +34,18 @@ from spectrodiff.training.programs import add_programs, check_new
 from spectrodiff.training.steps import Others
 
 # Settings of computation, training and sampling, in which a task may differ from the checkpoint that it loads.
-_CHANGEABLE = {
-    *("dropout", "dtype", "remat", "tokens_per_note"),
-    *("condition_drop", "sampling", "process.levels", "process.schedule", "mean_weight", "texture_weight"),
-}
+_CHANGEABLE = (
+    "condition_drop",
+    "dropout",
+    "dtype",
+    "mean_weight",
+    "process.levels",
+    "process.schedule",
+    "remat",
+    "sampling",
+    "texture_weight",
+    "tokens_per_note",
+)
 
 
 @gin.configurable
@@ -90,12 +98,14 @@ class SpectrogramTask:
         Raises:
           InputError: the checkpoint does not exist, or its config differs in a setting that its weights depend on.
         """
-        found, decoder = open_checkpoint(find_checkpoint(checkpoint)), self.config.decoder
-        arrays, as_mean = found.arrays, False
-        if isinstance(decoder, TextureConfig) and isinstance(found.config.decoder, DiffusionConfig):
-            decoder, as_mean = dataclasses.replace(decoder.mean_decoder, mean=decoder.mean, std=decoder.std), True
+        found = open_checkpoint(find_checkpoint(checkpoint))
+        decoder, arrays = self.config.decoder, found.arrays
+        # A texture decoder can start from a diffusion decoder, which then predicts its mean; its U-Net is new.
+        to_texture = isinstance(decoder, TextureConfig) and isinstance(found.config.decoder, DiffusionConfig)
+        if to_texture:
+            decoder = dataclasses.replace(decoder.mean_decoder, mean=decoder.mean, std=decoder.std)
         _check_same(checkpoint, found.config, dataclasses.replace(self.config, decoder=decoder))
-        if as_mean:  # the diffusion decoder predicts the mean; the U-Net is new
+        if to_texture:
             new = flatten(nnx.state(self.build(nnx.Rngs(0)), nnx.Any(nnx.Param, Buffer)))
             renamed = {name.replace("decoder.", "decoder.mean_decoder.", 1): arrays[name] for name in arrays}
             arrays = {**new, **renamed}
@@ -118,7 +128,11 @@ class SpectrogramTask:
     def batches(self, seed: int, start: int = 0) -> Iterator[dict[str, Any]]:
         """Yields batches indefinitely, starting at example number `start`; see the loader."""
         windows = Windows(
-            *(self.tokenizer, self._tokens_per_note, self.tokens, self.first_share, self.on_overflow),
+            self.tokenizer,
+            self._tokens_per_note,
+            self.tokens,
+            self.first_share,
+            self.on_overflow,
             augmentation=self.augmentation,
             silence_after=self.silence_after,
         )
@@ -146,12 +160,12 @@ class SpectrogramTask:
         loss_key, dropout_key = jax.random.split(key)
         rngs = nnx.Rngs(dropout=dropout_key)
         conditioning = model.encode(batch["tokens"], batch["context"], batch["context_mask"], WINDOW_FRAMES, rngs)
-        given = (conditioning, batch["target"], batch["target_mask"], loss_key)
+        arguments = (conditioning, batch["target"], batch["target_mask"], loss_key)
         if self.distillation is None:
-            losses, metrics = model.decoder.loss(*given, rngs)
+            losses, metrics = model.decoder.loss(*arguments, rngs)
         else:
             teacher, substeps = others.frozen["teacher"], self.distillation.substeps
-            losses, metrics = model.decoder.distillation_loss(teacher, substeps, *given)
+            losses, metrics = model.decoder.distillation_loss(teacher, substeps, *arguments)
         frames = batch["target_mask"].sum(-1)
         if "overfull" in batch:
             metrics = {**metrics, "overfull": batch["overfull"].mean()}
@@ -172,20 +186,22 @@ class SpectrogramTask:
 
 def _check_same(checkpoint: str, theirs: SpectrogramConfig, ours: SpectrogramConfig) -> None:
     """Raises InputError if the config of a checkpoint differs from ours in a setting that its weights depend on."""
-    them, us = (
-        _flat({**to_dict(some.model), **to_dict(some.decoder), "velocity_bins": some.tokenizer.velocity_bins})
-        for some in (theirs, ours)
+    their_settings, our_settings = (
+        _flat({**to_dict(config.model), **to_dict(config.decoder), "velocity_bins": config.tokenizer.velocity_bins})
+        for config in (theirs, ours)
     )
-    for name in sorted(them.keys() | us.keys(), key=lambda name: (not name.endswith("kind"), name)):
-        changeable = name.removeprefix("mean_decoder.").startswith(tuple(_CHANGEABLE))
-        if them.get(name) != us.get(name) and not changeable:
-            values = f"its {name} is {them.get(name)!r}, the config's {us.get(name)!r}"
+    # Differences of kind come first, because those of other settings follow from them.
+    names = sorted(their_settings.keys() | our_settings.keys(), key=lambda name: (not name.endswith("kind"), name))
+    for name in names:
+        changeable = name.removeprefix("mean_decoder.").startswith(_CHANGEABLE)
+        if their_settings.get(name) != our_settings.get(name) and not changeable:
+            values = f"its {name} is {their_settings.get(name)!r}, the config's {our_settings.get(name)!r}"
             raise InputError(f"cannot train from {checkpoint}: {values}")
 
 
-def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flattens nested settings to dotted names."""
     flat = {}
     for name, value in values.items():
-        flat |= _flat(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value}
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return flat

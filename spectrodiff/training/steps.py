@@ -56,6 +56,7 @@ def make_train_step(
         graphs[name], others_state[name] = nnx.split(module)
 
     def gather(parts):
+        """Replicates parameters over the axis `data` of the mesh."""
         if shardings is None:
             return parts
         where = jax.tree.map(replicated_over_data, (shardings.params, shardings.frozen))
@@ -79,13 +80,13 @@ def make_train_step(
         # A microbatch is every k-th example, so that each device has an equal part of each microbatch.
         parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
 
-        def add(total, part):
-            index, part = part
-            one = gradients_of(state, others_state, part, jax.random.fold_in(step_key, index))
-            return jax.tree.map(jnp.add, total, one), None
+        def add(total, indexed_part):
+            index, part = indexed_part
+            gradients_and_metrics = gradients_of(state, others_state, part, jax.random.fold_in(step_key, index))
+            return jax.tree.map(jnp.add, total, gradients_and_metrics), None
 
-        first = jax.tree.map(lambda x: x[0], parts)
-        shapes = jax.eval_shape(gradients_of, state, others_state, first, step_key)
+        first_part = jax.tree.map(lambda x: x[0], parts)
+        shapes = jax.eval_shape(gradients_of, state, others_state, first_part, step_key)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         total, _ = jax.lax.scan(add, zeros, (jnp.arange(accumulate), parts))
         return jax.tree.map(lambda x: x / accumulate, total)

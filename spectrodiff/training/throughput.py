@@ -29,9 +29,9 @@ class ThroughputMeter:
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
         """Counts the time within the context as waiting for data."""
-        asked = time.monotonic()
+        start = time.monotonic()
         yield
-        self._waited += time.monotonic() - asked
+        self._waited += time.monotonic() - start
 
     def read(self, steps: int, examples: int) -> dict[str, float]:
         """Returns the metrics of the `steps` steps and `examples` examples since the last reading, and restarts."""

@@ -80,7 +80,7 @@ class VocoderTask(AudioTask):
         return model(mel, first, excitation)[:, inner], batch["audio"][:, inner]
 
     def loss(self, model: Generator, batch: dict, key: jax.Array, others: Others) -> tuple[jax.Array, dict]:
-        """Returns the weighted sum of the spectral losses; and its terms and the scales of their gradients."""
+        """Returns the weighted sum of the spectral losses, its terms, and the scales of their gradients."""
         generated, audio = self.generated_and_true(model, batch, key)
         terms = spectral_losses(generated, audio)
         scales = gradient_scales(spectral_losses, generated, audio, self.loss_weights)
@@ -96,24 +96,24 @@ class VocoderTask(AudioTask):
 
         return generate
 
-    def _excite(self, audio: Float[Array | np.ndarray, "n s"]) -> Float[np.ndarray, "n s"] | None:
-        """Returns the audio that Griffin-Lim makes of the mels of crops, if the generator corrects it."""
+    def _excitation(self, audio: Float[Array | np.ndarray, "n s"]) -> Float[np.ndarray, "n s"] | None:
+        """Returns the audio that Griffin-Lim makes of the mels of crops, or None if the generator needs none."""
         return None if self.griffin_lim is None else np.stack([self.griffin_lim(log_mels(crop)) for crop in audio])
 
     def heldout_losses(self, weights: Weights, audio: Float[Array, "n s"]) -> dict[str, jax.Array]:
         """Returns the spectral losses; see `AudioTask.heldout_losses`."""
-        return self._generate(*weights, audio, self._excite(audio))[1]
+        return self._generate(*weights, audio, self._excitation(audio))[1]
 
     def reconstruct(self, weights: Weights, audio: Float[np.ndarray, "n s"]) -> Float[np.ndarray, "n r"]:
         """Generates audio from the mels of crops of audio."""
-        return np.asarray(self._generate(*weights, jnp.asarray(audio), self._excite(audio))[0])
+        return np.asarray(self._generate(*weights, jnp.asarray(audio), self._excitation(audio))[0])
 
     def baseline(self) -> dict[str, jax.Array]:
         """Returns the spectral losses of silence on the held-out crops, and those of Griffin-Lim if it is corrected."""
         audio = jnp.asarray(self.heldout)
         made = {"silence": jnp.zeros_like(audio)}
         if self.griffin_lim is not None:
-            made["griffin_lim"] = self._excite(audio)
+            made["griffin_lim"] = self._excitation(audio)
         inner = slice(self.margin * HOP, -self.margin * HOP)
         return {
             f"{vocoder}_{name}": value
@@ -137,7 +137,7 @@ def gradient_scales(
 ) -> Terms:
     """Returns the norm of the gradient of each weighted loss with respect to the generated audio, as `gradient/NAME`.
 
-    It compares how strongly losses pull at the generator. To save time it is that of the first crop alone.
+    It shows how much each loss contributes to the generator's update. To save time, it is that of the first crop alone.
     """
     generated, audio = jax.lax.stop_gradient((generated[:1], audio[:1]))
 

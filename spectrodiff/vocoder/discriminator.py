@@ -1,7 +1,7 @@
 """Discriminators for adversarial training of a vocoder: of waveforms at several rates, and of several STFTs.
 
-Each returns the features of all of its layers, for feature matching (Kumar et al. 2019). The last one is its output: a
-score of each place in the audio, higher if it seems real.
+Each returns the features of all of its layers, for feature matching (Kumar et al. 2019). The features of the last layer
+are the discriminator's output: scores of places in the audio, which are higher the more real the audio seems there.
 """
 
 import dataclasses
@@ -21,17 +21,19 @@ from spectrodiff.vocoder.losses import FLOOR, complex_stft
 Audio = Float[Array, "b s"]
 Features = list[jax.Array]  # of each layer, [b, time, channels] or [b, time, frequency, channels]
 
-_LEVEL, _SPREAD = -7.0, 2.5  # of log magnitudes in nats, about their mean and standard deviation in rendered music
-_POOLING = 4  # samples averaged for one of the next waveform, which has half the sample rate
+_LOG_MEAN, _LOG_STD = -7.0, 2.5  # roughly those of the log magnitudes of rendered music, in nats
+_POOLING = 4  # samples of a waveform averaged to one of the next waveform, which has half the sample rate
 
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class DiscriminatorConfig:
-    """Discriminators of waveforms at `scales` sample rates, each half the last, and of STFTs with `windows` samples.
+    """The config of `Discriminators`.
 
-    `patch` is the number of frequency bins that a discriminator of STFTs sees as one; by default it is the network of
-    Défossez et al. (2022), whose convolutions halve the bins one after the other.
+    There are `scales` discriminators of waveforms, each at half the sample rate of the one before, and one of STFTs for
+    each of `windows`, in samples. `wave_channels` and `spectrum_channels` are the widths of their first layers. `patch`
+    is the number of frequency bins that the first convolution of a discriminator of STFTs reduces to one. By default
+    the discriminator is that of Défossez et al. (2022), three of whose convolutions halve the number of bins.
     """
 
     scales: int = 3
@@ -83,8 +85,8 @@ class WaveDiscriminator(nnx.Module):
 class SpectrumDiscriminator(nnx.Module):
     """A discriminator of patches of a complex STFT with `window` samples per frame (Défossez et al. 2022).
 
-    With `patch`, its first convolution reduces so many bins to one, and the others keep their number. On a CPU, with 32
-    channels and a patch of 8 bins, its gradient takes half as long as without a patch and with 8 channels.
+    With `patch`, the first convolution reduces that many bins to one, and the others keep the number of bins. On a CPU,
+    the gradient takes half as long with 32 channels and a patch of 8 bins as with 8 channels and no patch.
     """
 
     def __init__(self, window: int, channels: int, patch: int | None = None, *, rngs: nnx.Rngs):
@@ -102,7 +104,7 @@ class SpectrumDiscriminator(nnx.Module):
         spectrum = complex_stft(audio, self.window)
         magnitude = jnp.sqrt(jnp.square(spectrum.real) + jnp.square(spectrum.imag) + FLOOR**2)
         # Log magnitudes, and phases as unit vectors: in a linear spectrum the loudest partials would dominate.
-        level = (jnp.log(magnitude) - _LEVEL) / _SPREAD
+        level = (jnp.log(magnitude) - _LOG_MEAN) / _LOG_STD
         x = jnp.stack([level, spectrum.real / magnitude, spectrum.imag / magnitude], axis=-1)
         features = []
         for layer in self.layers:
@@ -112,7 +114,7 @@ class SpectrumDiscriminator(nnx.Module):
 
 
 class Discriminators(nnx.Module):
-    """The discriminators of all waveforms and STFTs; returns the features of each, those of STFTs first."""
+    """All discriminators. A call returns the features of each, those of STFTs first."""
 
     def __init__(self, cfg: DiscriminatorConfig, *, rngs: nnx.Rngs):
         self.waves = nnx.List(WaveDiscriminator(cfg.wave_channels, rngs=rngs) for _ in range(cfg.scales))

@@ -1,4 +1,4 @@
-"""The audio of Griffin-Lim as an input of a generator: its analysis, and its correction."""
+"""The audio of Griffin-Lim as an input of a generator: features of it, and the correction of its STFT."""
 
 from collections.abc import Sequence
 
@@ -12,18 +12,22 @@ from spectrodiff.vocoder.layers import Conv, leaky
 from spectrodiff.vocoder.stft import BINS, FINE_HOP, istft, stft
 
 Audio = Float[Array, "b s"]
-REACH = 4  # frames on either side that the features of a frame depend on
-CORRECTION_REACH = -(-WINDOW // HOP)  # frames on either side that are in an STFT frame with a sample
+# Mel frames on either side of a frame that its features depend on, and that share an STFT frame with a sample of it.
+REACH = 4
+CORRECTION_REACH = -(-WINDOW // HOP)
 _FULL_SCALE = 160.0  # the STFT magnitude of a sine of amplitude 1
-_CLIP = 8.0  # times the level of the mel, above which audio is clipped before it is analysed
-_FLOOR = 1e-4  # of the level of the mel, below which magnitudes are not told apart
+# Relative to the level of the mel (`mel_level`): audio is clipped to _CLIP, and magnitudes are raised by _FLOOR.
+_CLIP = 8.0
+_FLOOR = 1e-4
 
 
 class Analysis(nnx.Module):
-    """Features of audio at the rates of a generator, whose `widths` are given from the frame rate up.
+    """A network that computes features of audio at each time resolution of a generator.
 
-    At the highest rate, a step of FINE_HOP samples, they are the sum of a strided convolution of the waveform and a
-    projection of the log magnitudes of its STFT. Strided convolutions make those of lower rates from them.
+    The generator upsamples from the frame rate by `factors` to steps of FINE_HOP samples, and has `widths` channels at
+    each resolution, one more than there are factors. At the highest one, the features are the sum of a strided
+    convolution of the waveform and a projection of the log magnitudes of its STFT. Strided convolutions compute the
+    features of lower resolutions from those.
     """
 
     def __init__(self, widths: Sequence[int], factors: Sequence[int], *, rngs: nnx.Rngs):
@@ -35,7 +39,10 @@ class Analysis(nnx.Module):
         )
 
     def __call__(self, audio: Audio, level: Audio) -> list[Float[Array, "b _t _d"]]:
-        """Returns the features, from the frame rate up. `level` is the amplitude of a loud sine at each sample."""
+        """Returns the features at each resolution, from the frame rate up.
+
+        `audio` and `level` are [b, s], where the level is that of `mel_level`, by which the audio is normalised.
+        """
         wave = jnp.clip(audio / level, -_CLIP, _CLIP)[..., None]
         magnitude = jnp.abs(spectra(audio)) / _FULL_SCALE
         relative = jnp.log(magnitude / level[:, ::FINE_HOP, None] + _FLOOR)
@@ -51,19 +58,20 @@ def spectra(audio: Audio) -> jax.Array:
 
 
 def correct(audio: Audio, gains: Float[Array, "b n g"]) -> Audio:
-    """Returns audio with each bin of its STFT multiplied by 1 + a complex gain.
+    """Returns `audio` [b, s] with each bin of its STFT multiplied by 1 + a complex gain.
 
-    `gains` [b, s / FINE_HOP, 2 * BINS] are the real and the imaginary parts. The correction is faded in over the first
-    WINDOW samples, before which no frames start.
+    `gains` [b, s / FINE_HOP, 2 * BINS] are the real and then the imaginary parts. The correction is faded in over the
+    first WINDOW samples, which are in fewer frames than later ones.
     """
     real, imaginary = jnp.split(gains, 2, axis=-1)
     return audio + jax.vmap(istft)(jax.lax.complex(real, imaginary) * spectra(audio))[:, : audio.shape[1]]
 
 
 def mel_level(mel: Float[Array, "b t m"]) -> Audio:
-    """Returns the amplitude of a sine with the largest magnitude of a mel, interpolated between frames.
+    """Returns the amplitude of a sine as loud as the loudest bin of a mel, at each of s = t * HOP samples.
 
-    Each frame has the maximum of itself and its two neighbours, so that it is not low before an attack.
+    Each frame has the maximum of itself and its two neighbours, so that the level is not low just before an attack.
+    Samples are interpolated between frames.
     """
     largest = jnp.pad(mel.max(axis=-1), ((0, 0), (1, 1)), mode="edge")
     largest = jnp.maximum(jnp.maximum(largest[:, :-2], largest[:, 2:]), largest[:, 1:-1])
@@ -71,7 +79,10 @@ def mel_level(mel: Float[Array, "b t m"]) -> Audio:
 
 
 def interpolate_frames(frames: Float[Array, "b t"]) -> Audio:
-    """Returns HOP samples for each frame, from its value towards that of the next one; the last one is repeated."""
+    """Returns HOP samples for each frame, linearly interpolated from its value to that of the next frame.
+
+    The last frame's samples are all equal to its value.
+    """
     following = jnp.concatenate([frames[:, 1:], frames[:, -1:]], axis=1)
     fraction = jnp.arange(HOP) / HOP
     return ((1 - fraction) * frames[..., None] + fraction * following[..., None]).reshape(len(frames), -1)

@@ -27,12 +27,15 @@ _FADE = 2.0  # nats above silence up to which a frame is attenuated
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class GeneratorConfig:
-    """The config of `Generator`: `channels` halve at each upsampling by `factors`, whose product is HOP.
+    """The config of `Generator`.
 
-    From a steady mel alone, a convolutional network can generate only multiples of the frame rate. `excitation` adds a
-    second input that does not repeat with the frames: "noise", or "griffin_lim", audio of Griffin-Lim that the network
-    then corrects in STFT frames, so that the product of the factors is FINE. `refiner` is the name or folder of the
-    checkpoint whose refiner that Griffin-Lim uses; by default it uses none.
+    The network upsamples in stages by `factors`, whose product is HOP. The first stage's input has `channels` channels,
+    and each stage halves them.
+
+    From a constant mel alone, a convolutional network can generate only tones at multiples of the frame rate.
+    `excitation` adds a second input that does not repeat with the frames. "noise" is white noise. "griffin_lim" is the
+    audio of Griffin-Lim, which the network corrects in STFT frames, so that the product of the factors is FINE.
+    `refiner` is the name or folder of the checkpoint with the refiner that Griffin-Lim uses; by default it uses none.
     """
 
     channels: int = 512
@@ -72,29 +75,31 @@ class ResidualBlock(nnx.Module):
 class Generator(nnx.Module):
     """A network from unscaled log-mel [b, t, MEL_BINS] to audio [b, t * HOP].
 
-    Convolutions pad with zeros; `MelGAN` in `streaming` pads with silence instead. With the excitation "noise", `first`
-    [b] is the number of a mel's first frame in its piece. The noise of a frame depends on its number only, so that the
-    audio does not depend on how a piece is divided into chunks. With the excitation "griffin_lim", `excitation`
-    [b, t * HOP] is the audio of Griffin-Lim. The output is its sum with a correction, the audio of its STFT times gains
-    that are zero before training. Without it, the output is between -1 and 1.
+    Convolutions pad with zeros; `MelGAN` in `streaming` pads with silence instead.
+
+    With the excitation "noise", `first` [b] is the number of a mel's first frame in its piece. The noise of a frame
+    depends on its number only, so that the audio does not depend on how a piece is divided into chunks.
+
+    With the excitation "griffin_lim", `excitation` [b, t * HOP] is the audio of Griffin-Lim. The network predicts gains
+    of its STFT, which are 0 before training; see `correct`. With other excitations, the output is between -1 and 1.
     """
 
     def __init__(self, cfg: GeneratorConfig, *, rngs: nnx.Rngs):
         """Raises InputError if the product of the upsampling factors is not HOP, or FINE for "griffin_lim"."""
-        product, what = (FINE, "STFT frames") if cfg.corrects else (HOP, "samples")
+        product, unit = (FINE, "STFT frames") if cfg.corrects else (HOP, "samples")
         if math.prod(cfg.factors) != product:
-            raise InputError(f"the upsampling factors {cfg.factors} must multiply to {product}, the {what} of a frame")
+            raise InputError(f"the upsampling factors {cfg.factors} must multiply to {product}, the {unit} of a frame")
         self.cfg = cfg
         channels = cfg.channels
         self.enter = Conv(MEL_BINS, channels, EDGE_KERNEL, rngs=rngs)
         self.upsamplers, self.residuals, self.exciters = nnx.List(), nnx.List(), nnx.List()
-        left = HOP  # samples per step at the current rate
+        samples = HOP  # per step at the current rate
         for factor in cfg.factors:
             self.upsamplers.append(Conv(channels, channels // 2, 2 * factor, upsampling=factor, rngs=rngs))
             channels //= 2
-            left //= factor
+            samples //= factor
             if cfg.excitation == "noise":
-                self.exciters.append(Conv(left, channels, 1, scale=0.1, rngs=rngs))  # larger ones saturate the tanh
+                self.exciters.append(Conv(samples, channels, 1, scale=0.1, rngs=rngs))  # larger ones saturate the tanh
             self.residuals.append(nnx.List(ResidualBlock(channels, dilation, rngs=rngs) for dilation in cfg.dilations))
         if cfg.corrects:
             widths = [cfg.channels // 2**stage for stage in range(len(cfg.factors) + 1)]
@@ -117,7 +122,7 @@ class Generator(nnx.Module):
             x += features[0]
         for stage, (upsample, blocks) in enumerate(zip(self.upsamplers, self.residuals, strict=True)):
             x = upsample(leaky(x))
-            if self.exciters:  # a step gets the noise of its own samples, which keeps the receptive field
+            if self.exciters:  # a step gets the noise of its own samples, which does not widen the receptive field
                 x += self.exciters[stage](noise.reshape(*x.shape[:2], -1))
             if self.cfg.corrects:
                 x += features[stage + 1]
@@ -133,18 +138,22 @@ def _gate(mel: Float[Array, "b t m"]) -> Float[Array, "b s"]:
 
 
 def frame_noise(first: Int[Array, "b"], frames: int) -> Float[Array, "b s"]:
-    """Returns white noise of variance 1 for `frames` frames from number `first`; a number always has the same noise."""
+    """Returns white noise of variance 1 for the `frames` frames from number `first` on, s = frames * HOP samples.
 
-    def of_frame(number):
+    The noise of a frame depends on its number only.
+    """
+
+    def noise_of_frame(number):
         return jax.random.normal(jax.random.fold_in(jax.random.key(0), number), (HOP,))
 
     numbers = first[:, None] + jnp.arange(frames)
-    return jax.vmap(jax.vmap(of_frame))(numbers.astype(jnp.uint32)).reshape(len(first), -1)
+    return jax.vmap(jax.vmap(noise_of_frame))(numbers.astype(jnp.uint32)).reshape(len(first), -1)
 
 
 def receptive_frames(cfg: GeneratorConfig) -> int:
     """Returns the receptive field: the number of mel frames on either side of its own that a sample depends on."""
-    steps = 0 if cfg.corrects else EDGE_KERNEL // 2  # on either side, at the current rate
+    # From the output back to the input: steps on either side at the current rate.
+    steps = 0 if cfg.corrects else EDGE_KERNEL // 2
     for factor in reversed(cfg.factors):
         steps += sum(dilation * (KERNEL // 2) for dilation in cfg.dilations)
         steps = math.ceil(steps / factor) + 1  # the transposed convolution adds one on either side

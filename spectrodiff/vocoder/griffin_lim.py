@@ -1,7 +1,8 @@
-"""The Griffin-Lim vocoder: log-mel to magnitudes, initial phases from their peaks, then Griffin-Lim iterations.
+"""The Griffin-Lim vocoder (Griffin & Lim 1984): magnitudes from a log-mel, then phases that are consistent with them.
 
-Magnitudes are estimated by a trained `Refiner`, or from the mel without any weights. They are those of frames every
-FINE_HOP samples instead of HOP, which determine the phases much better.
+Magnitudes are estimated by a trained `Refiner`, or from the mel without any weights. Their frames are FINE_HOP samples
+apart instead of HOP, and determine the phases much better. The first phases follow the peaks of the magnitudes;
+Griffin-Lim iterations improve them.
 """
 
 import dataclasses
@@ -53,7 +54,11 @@ class GriffinLim:
 
     @functools.cached_property
     def _magnitudes(self) -> tuple[Callable[..., Magnitude], Any]:
-        """A jitted function whose arguments are the second item, a mel [t, m] and the rows [n] of magnitudes wanted."""
+        """A pair (function, first argument), where the function computes the magnitudes of a mel.
+
+        The jitted function's other arguments are an unscaled log-mel [t, m] and the indices [n] of STFT frames. It
+        returns the magnitudes of these, [n, BINS].
+        """
         if self.refiner is None:
             return _smooth_magnitudes, self.solver_iterations
         graph, weights = nnx.split(self.refiner)
@@ -61,11 +66,11 @@ class GriffinLim:
 
     def _prepare(self) -> None:
         """Compiles the programs of `stream`, or loads them from JAX's cache."""
-        magnitudes, given = self._magnitudes
+        magnitudes, argument = self._magnitudes
         frames = BEFORE + self.chunk + AFTER
         mel = jax.ShapeDtypeStruct((frames + 2 * self.receptive_field, MEL_BINS), jnp.float32)
         known = jax.ShapeDtypeStruct((BEFORE * HOP + FADE,), jnp.float32)
-        lowered = magnitudes.lower(given, mel, jax.ShapeDtypeStruct((frames * FINE,), jnp.int32))
+        lowered = magnitudes.lower(argument, mel, jax.ShapeDtypeStruct((frames * FINE,), jnp.int32))
         lowered.compile()
         invert.lower(lowered.out_info, known, known, self.iterations, self.momentum).compile()
 
@@ -76,23 +81,27 @@ class GriffinLim:
     def stream(self, mels: Iterable[Mel]) -> Iterator[Audio]:
         """Yields audio as soon as a chunk and the frames it needs after it have arrived.
 
-        The concatenated audio equals that of a call with the whole mel. In each iteration, the first samples of a chunk
-        are set to those of the chunk before it, faded out, so that tones are continuous.
+        The concatenated audio equals that of a call with the whole mel. Each chunk is inverted together with the BEFORE
+        frames before it. In each iteration, the first samples are set to those of the previous chunk, cross-faded over
+        the last FADE of them, so that the phases of tones continue.
         """
         known = np.zeros(BEFORE * HOP + FADE, np.float32)
         fade = 0.5 + 0.5 * np.cos(np.pi * np.arange(FADE) / FADE)
         hold = np.concatenate([np.ones(BEFORE * HOP), fade]).astype(np.float32)
-        field = self.receptive_field
-        rows = np.arange(field * FINE, (field + BEFORE + self.chunk + AFTER) * FINE, dtype=np.int32)
-        magnitudes, given = self._magnitudes
+        margin = self.receptive_field
+        rows = np.arange(margin * FINE, (margin + BEFORE + self.chunk + AFTER) * FINE, dtype=np.int32)
+        magnitudes, argument = self._magnitudes
         mels = prepared_meanwhile(mels, self._prepare)
-        chunks = overlapping_chunks(mels, field + BEFORE, self.chunk, AFTER + field)
-        for count, (window, frames) in enumerate(chunks):
-            # Silence before the piece would soften an attack in its first frame, which is repeated instead.
-            inside = rows if count else np.maximum(rows, rows[BEFORE * FINE])
-            magnitude = magnitudes(given, window, inside)
-            holding = hold if count else np.where(hold < 1.0, 0.0, hold).astype(np.float32)
-            audio = np.asarray(invert(magnitude, known, holding, self.iterations, self.momentum))
+        chunks = overlapping_chunks(mels, margin + BEFORE, self.chunk, AFTER + margin)
+        for index, (window, frames) in enumerate(chunks):
+            chunk_rows, chunk_hold = rows, hold
+            if index == 0:
+                # Silence before the piece would soften an attack in its first frame, which is repeated instead. There
+                # is no previous chunk to cross-fade from.
+                chunk_rows = np.maximum(rows, rows[BEFORE * FINE])
+                chunk_hold = np.where(hold < 1.0, 0.0, hold).astype(np.float32)
+            magnitude = magnitudes(argument, window, chunk_rows)
+            audio = np.asarray(invert(magnitude, known, chunk_hold, self.iterations, self.momentum))
             yield audio[BEFORE * HOP :][: frames * HOP]
             known = audio[self.chunk * HOP :][: len(known)]
 
@@ -114,10 +123,13 @@ def _smooth_magnitudes(iterations: int, mel: Float[Array, "t m"], rows: Int32[Ar
 def invert(
     magnitude: Magnitude, known: Float[Array, " k"], hold: Float[Array, " k"], iterations: int, momentum: float
 ) -> Float[Array, " s"]:
-    """Returns audio with these magnitudes, whose first k samples are `known` with weights `hold` from 0 to 1.
+    """Returns audio whose STFT has approximately the magnitudes [n, f]; it has n * FINE_HOP samples.
 
-    This is fast Griffin-Lim (Perraudin et al. 2013): project on the magnitudes, then on consistent spectra, and
-    extrapolate the change by `momentum`.
+    The first k samples are the average of `known`, with weights `hold` from 0 to 1, and the reconstruction. `known` is
+    at least BEFORE * HOP samples long, from which the first phases continue.
+
+    This is fast Griffin-Lim (Perraudin et al. 2013): an iteration projects on spectra with these magnitudes, then on
+    consistent spectra, and extrapolates the change by `momentum`.
     """
 
     def audio_of(spectrum: Spectrum) -> Float[Array, " s"]:
@@ -135,9 +147,10 @@ def invert(
 
 
 def peak_phases(magnitude: Magnitude, known: Complex[Array, "k f"]) -> Float[Array, "n f"]:
-    """Returns phases that continue those of the first frames, `known` (Beauregard et al. 2015).
+    """Returns phases that continue those of the first k frames, whose spectra are `known` (Beauregard et al. 2015).
 
-    Each peak of a frame is a sinusoid whose phase advances with its frequency, and the bins around it with it.
+    Each peak of a frame's magnitudes is taken for a sinusoid, whose frequency determines by how much its phase advances
+    to the next frame. The other bins have the phase of the nearest peak.
     """
     bins = jnp.arange(magnitude.shape[1])
     levels = jnp.pad(jnp.log(magnitude + 1e-9), ((0, 0), (1, 1)), constant_values=jnp.inf)

@@ -12,8 +12,11 @@ _AXES = {1: ("NTC", "TIO", "NTC"), 2: ("NTFC", "TFIO", "NTFC")}
 class Conv(nnx.Module):
     """A convolution along time, or time and frequency, with weight normalization (Salimans & Kingma 2016).
 
-    With `upsampling`, along time only, it is a transposed convolution whose output is so many times longer. With
-    `zero`, its output begins at zero and it has no weight normalization, under which a kernel of zero hardly learns.
+    `kernel` is the number of taps along each axis, and `strides` the stride, by default 1. Padding is "SAME".
+    `dilation` applies to convolutions of stride 1 without groups; `groups` and `upsampling` need a single axis, time.
+    With `upsampling`, it is a transposed convolution whose output is that many times longer. `scale` multiplies the
+    initial kernel. With `zero`, the initial kernel is zero and there is no weight normalization, under which it would
+    hardly learn.
     """
 
     def __init__(
@@ -66,18 +69,19 @@ def _strided(
     x: Float[Array, "b *t i"], kernel: Float[Array, "*k j o"], strides: tuple[int, ...], groups: int
 ) -> Float[Array, "b *s o"]:
     """Returns a strided convolution, computed as one of stride 1 over blocks of as many steps as the stride."""
-    for axis, stride in enumerate(strides):  # each becomes two axes: blocks, and steps within a block
+    # Each axis of x and of the kernel becomes two axes: blocks, and steps within a block.
+    for axis, stride in enumerate(strides):
         at, size, taps = 2 * axis, x.shape[1 + 2 * axis], kernel.shape[2 * axis]
-        steps, span = -(-size // stride), -(-taps // stride)
+        steps, span = -(-size // stride), -(-taps // stride)  # of the output; of the kernel in blocks
         low = max((steps - 1) * stride + taps - size, 0) // 2
         high = (steps - 1 + span) * stride - size - low
-        pad = [(0, 0, 0)] * x.ndim
-        pad[1 + at] = (low, high, 0)
-        x = jax.lax.pad(x, jnp.zeros((), x.dtype), pad)
+        padding = [(0, 0, 0)] * x.ndim
+        padding[1 + at] = (low, high, 0)
+        x = jax.lax.pad(x, jnp.zeros((), x.dtype), padding)
         x = x.reshape(*x.shape[: 1 + at], -1, stride, *x.shape[2 + at :])
-        more = [(0, 0)] * kernel.ndim
-        more[at] = (0, span * stride - taps)
-        kernel = jnp.pad(kernel, more)
+        kernel_padding = [(0, 0)] * kernel.ndim
+        kernel_padding[at] = (0, span * stride - taps)
+        kernel = jnp.pad(kernel, kernel_padding)
         kernel = kernel.reshape(*kernel.shape[:at], span, stride, *kernel.shape[at + 1 :])
     axes, outputs = len(strides), kernel.shape[-1]
     blocks, within = range(0, 2 * axes, 2), range(1, 2 * axes, 2)
@@ -87,7 +91,7 @@ def _strided(
         x = x.reshape(*x.shape[: 1 + axes], -1)
         kernel = kernel.reshape(*kernel.shape[:axes], x.shape[-1], outputs)
         return jax.lax.conv_general_dilated(x, kernel, (1,) * axes, "VALID", dimension_numbers=_AXES[axes])
-    span = kernel.shape[0]  # groups are along time only
+    span = kernel.shape[0]  # with groups, time is the only axis
     steps = x.shape[1] - span + 1
     x = x.reshape(*x.shape[:3], groups, -1)
     x = jnp.stack([x[:, k : k + steps] for k in range(span)], axis=2)
@@ -100,12 +104,11 @@ def _upsample(x: Float[Array, "b t i"], kernel: Float[Array, "k i o"], factor: i
     (batch, steps, inputs), (taps, _, outputs) = x.shape, kernel.shape
     # As in `jax.lax.conv_transpose`, the kernel is not flipped: its last tap comes first.
     before = taps - 1 if factor > taps - 1 else -(-(taps + factor - 2) // 2)
-    span = -(-taps // factor)
+    span = -(-taps // factor)  # blocks of `factor` output steps that an input step contributes to
     kernel = jnp.pad(kernel[::-1], ((0, span * factor - taps), (0, 0), (0, 0)))
     kernel = kernel.transpose(1, 0, 2).reshape(inputs, -1)
     parts = (x.reshape(-1, inputs) @ kernel).reshape(batch, steps, span, factor, outputs)
-    ends = [(k, span - 1 - k) for k in range(span)]
-    y = sum(jnp.pad(parts[:, :, k], ((0, 0), end, (0, 0), (0, 0))) for k, end in enumerate(ends))
+    y = sum(jnp.pad(parts[:, :, k], ((0, 0), (k, span - 1 - k), (0, 0), (0, 0))) for k in range(span))
     return y.reshape(batch, -1, outputs)[:, taps - 1 - before :][:, : steps * factor]
 
 

@@ -13,16 +13,16 @@ from spectrodiff.errors import InputError
 
 Audio = Float[Array, "b s"]
 VerdictLoss = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
-STFT_WINDOWS = (512, 1024, 2048)  # samples; hops are a quarter
+STFT_WINDOWS = (512, 1024, 2048)  # samples; the hop of each is a quarter of it
 MEL_SCALES = {256: 20, 512: 40, 1024: 80, 2048: 160}  # mel bins of each window (Kumar et al. 2023)
-QUIET = 1e-3  # added to the norm of each frame, so that silence does not dominate relative distances
-FLOOR = 1e-5  # of full scale; keeps logarithms and their gradients finite
+QUIET = 1e-3  # magnitude added to the norm of each frame, so that silence does not dominate relative distances
+FLOOR = 1e-5  # magnitude, relative to full scale, that keeps logarithms and their gradients finite
 AUDIBLE = 1e-4  # -80 dB, relative to the loudest bin of a crop
-HISS = 1e-3  # 104 dB below a full-scale sine, whose magnitude in `stft` is 160
+HISS = 1e-3  # QUIET and FLOOR for the magnitudes of `stft`: 104 dB below a full-scale sine, whose magnitude is 160
 
 
 def spectral_losses(audio: Audio, reference: Audio) -> dict[str, Float[Array, ""]]:
-    """Returns the terms that need no discriminator, each a mean over a batch of crops of at least 2048 samples.
+    """Returns the loss terms that need no discriminator, averaged over a batch of crops of at least 2048 samples.
 
     `log_magnitude` and `convergence` are the multi-resolution STFT losses of Yamamoto et al. (2020): the mean absolute
     difference of log magnitudes in nats, and the relative distance of magnitudes. `mel` is the mean absolute difference
@@ -62,9 +62,10 @@ def hinge(real: jax.Array, made: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @gin.register
 def relativistic(real: jax.Array, made: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the losses by which of the two a discriminator finds more real, at each place (Jolicoeur-Martineau 2019).
+    """Returns the losses of a relativistic GAN (Jolicoeur-Martineau 2019); see `least_squares`.
 
-    Both are audio of the same mel, so that what they have in common, the music, cancels. See `least_squares`.
+    They depend, at each place, on the difference of the discriminator's outputs on real and made audio. Both are audio
+    of the same mel, so that the influence of the music on the outputs cancels.
     """
     return jax.nn.softplus(made - real).mean(), jax.nn.softplus(real - made).mean()
 
@@ -72,7 +73,7 @@ def relativistic(real: jax.Array, made: jax.Array) -> tuple[jax.Array, jax.Array
 def adversarial_losses(
     real: Sequence[Sequence[jax.Array]], made: Sequence[Sequence[jax.Array]], verdict_loss: VerdictLoss = least_squares
 ) -> dict[str, Float[Array, ""]]:
-    """Returns the terms that depend on discriminators, each a mean over them.
+    """Returns the loss terms that depend on discriminators, each averaged over the discriminators.
 
     `real` and `made` are features of recordings and of generated audio, by discriminator and layer, the output last.
     `discriminator` and `adversarial` are the losses that `verdict_loss` returns, and `features` is the mean absolute

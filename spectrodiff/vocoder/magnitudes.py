@@ -29,7 +29,7 @@ def solve_magnitude(
 
 
 def interpolate(frames: Float[Array, "t f"]) -> Float[Array, "n f"]:
-    """Interpolates FINE frames for each frame, from it towards the next one; the last one is repeated."""
+    """Returns n = FINE * t frames, linearly interpolated from each frame to the next; the last frame is repeated."""
     following = jnp.concatenate([frames[1:], frames[-1:]])
     fraction = jnp.arange(FINE)[:, None] / FINE
     return ((1 - fraction) * frames[:, None] + fraction * following[:, None]).reshape(-1, frames.shape[1])

@@ -1,6 +1,6 @@
 """The refiner: a network from log-mels to STFT magnitudes, finer in frequency and time, for Griffin-Lim.
 
-From the true magnitudes on this grid, Griffin-Lim finds phases almost without error. So the network is trained to
+From the true magnitudes at this resolution, Griffin-Lim finds phases almost without error. So the network is trained to
 predict magnitudes by regression, and does not have to generate a waveform.
 """
 
@@ -53,6 +53,8 @@ class RefinerConfig:
 
 
 class MLP(nnx.Module):
+    """A feed-forward layer with GELU."""
+
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         self.wi = Dense(width, _EXPANSION * width, rngs=rngs)
         self.wo = Dense(_EXPANSION * width, width, rngs=rngs)
@@ -62,7 +64,7 @@ class MLP(nnx.Module):
 
 
 class Block(nnx.Module):
-    """A residual block of a depthwise convolution along time and an MLP (Liu et al. 2022)."""
+    """A residual block of a depthwise convolution along time and an MLP, as in ConvNeXt (Liu et al. 2022)."""
 
     def __init__(self, cfg: RefinerConfig, *, rngs: nnx.Rngs):
         self.taps = nnx.Param(jax.random.normal(rngs.params(), (cfg.kernel, cfg.width)) / np.sqrt(cfg.kernel))

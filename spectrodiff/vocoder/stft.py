@@ -6,9 +6,9 @@ from jaxtyping import Array, Complex, Float
 
 from spectrodiff.audio.mel import FFT_SIZE, HOP, WINDOW, hann
 
-FINE_HOP = 80
-FINE = HOP // FINE_HOP  # frames per mel frame; frame FINE * i starts with mel frame i
-BLOCKS = WINDOW // FINE_HOP  # of FINE_HOP samples in a frame
+FINE_HOP = 80  # samples
+FINE = HOP // FINE_HOP  # STFT frames per mel frame; STFT frame FINE * i starts with mel frame i
+BLOCKS = WINDOW // FINE_HOP  # blocks of FINE_HOP samples in an STFT frame
 BINS = FFT_SIZE // 2 + 1
 
 Magnitude = Float[Array, "n f"]
@@ -16,7 +16,10 @@ Spectrum = Complex[Array, "n f"]
 
 
 def stft(audio: Float[Array, " s"]) -> Spectrum:
-    """Returns the STFT of whole frames of WINDOW samples; frame i starts at sample FINE_HOP * i."""
+    """Returns the STFT [n, BINS] with a Hann window of WINDOW samples; frame i starts at sample FINE_HOP * i.
+
+    Only whole frames count: n = s / FINE_HOP - BLOCKS + 1, where FINE_HOP must divide the number of samples s.
+    """
     blocks = audio.reshape(-1, FINE_HOP)
     frames = blocks.shape[0] - BLOCKS + 1
     framed = jnp.concatenate([blocks[k : k + frames] for k in range(BLOCKS)], axis=1)

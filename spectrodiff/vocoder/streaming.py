@@ -43,8 +43,7 @@ class Vocoder(Protocol):
 def prepared_meanwhile(mels: Iterable[Mel], prepare: Callable[[], None]) -> Iterator[Mel]:
     """Yields the mels, after calling `prepare` in a thread while the first of them is awaited.
 
-    Loading a program, as sampling a mel, leaves Python to other threads, so that the two take less time than one after
-    the other.
+    Sampling a mel and loading a program both release Python's global interpreter lock, so that they run in parallel.
     """
     mels = iter(mels)
     with ThreadPoolExecutor(1) as pool:
@@ -140,14 +139,14 @@ class MelGAN:
         of its own.
         """
         sizes = (self.receptive_field, self.chunk, self.receptive_field)
-        mels, again = itertools.tee(mels)
+        mels, mels_again = itertools.tee(mels)
         windows = overlapping_chunks(mels, *sizes)
         if self.griffin_lim is None:
             excitations = itertools.repeat(())
         else:
-            made = (audio.reshape(-1, HOP) for audio in self.griffin_lim.stream(again))
+            made = (audio.reshape(-1, HOP) for audio in self.griffin_lim.stream(mels_again))
             excitations = ((window.reshape(-1),) for window, _ in _overlapping(made, np.zeros(HOP, np.float32), *sizes))
-        del again  # without Griffin-Lim, it would keep all mels
+        del mels_again  # without Griffin-Lim, it would keep all mels
         for index, ((window, frames), excitation) in enumerate(zip(windows, excitations, strict=False)):
             first = jnp.int32(index * self.chunk - self.receptive_field)
             audio = np.asarray(self._decode(self.weights, window, first, *excitation))

@@ -1,4 +1,7 @@
-"""Whether notes belong to a recording, and at which time shift: note onsets against rises of the log-mel."""
+"""Checks of whether notes belong to a recording, and with which time shift.
+
+Note onsets are correlated with the rises of the log-mel.
+"""
 
 import dataclasses
 
@@ -9,10 +12,11 @@ from spectrodiff.audio.mel import FRAMES_PER_SECOND, HOP, log_mel_on_host
 from spectrodiff.notes.sequence import Notes
 
 MAX_LAG = FRAMES_PER_SECOND // 2  # frames: half a second
-# Limits of correlations. Of 902 pieces rendered with a SoundFont they flag seven, all of a piccolo alone, which swells
-# for 0.1 s. Notes of another piece correlate by 0.15 at most (76 tried), and the median of 0.74 for a piece's own falls
-# to 0.05 when these are shifted by 40 ms.
 _MIN_NOTES = 8  # for a meaningful correlation
+# A piece is flagged as unrelated below the correlation _UNRELATED, and as shifted if without a shift the correlation is
+# below _SHIFTED times the largest. Of 902 pieces rendered with a SoundFont, these limits flag seven, all of a piccolo
+# alone, which swells for 0.1 s. Notes of another piece correlate by 0.15 at most (76 pieces tried). Those of the piece
+# itself have a median of 0.74, which falls to 0.05 if they are shifted by 40 ms.
 _UNRELATED = 0.2
 _SHIFTED = 0.7
 _DYNAMICS = np.log(1000.0)  # 60 dB: rises of bins further below the loudest do not count as onsets
@@ -23,8 +27,8 @@ _CHUNK = 60 * FRAMES_PER_SECOND  # frames of mel at a time
 class Alignment:
     """The correlation of note onsets with those of the audio.
 
-    `correlation` is at no shift, `best` the largest, at a `lag` of so many seconds (a multiple of 0.02) by which the
-    audio is later than the notes.
+    `correlation` is that without a shift, and `best` the largest one. `lag` is the shift where it is the largest: the
+    seconds, a multiple of 0.02, by which the audio is later than the notes.
     """
 
     correlation: float
@@ -40,9 +44,9 @@ def align(audio: Float[np.ndarray, " s"], notes: Notes) -> Alignment:
     strength = _onset_strength(audio)
     if len(strength) <= 2 * MAX_LAG:
         return Alignment(0.0, 0.0, 0.0)
-    # The first frame that a note fills starts with it, and the rise to that frame has the index before it.
-    place = np.floor(notes.start * FRAMES_PER_SECOND).astype(int) - 1
-    counts = np.bincount(place[(place >= 0) & (place < len(strength))], minlength=len(strength))
+    # The rise to the frame in which a note starts has the index of the frame before it.
+    frames = np.floor(notes.start * FRAMES_PER_SECOND).astype(int) - 1
+    counts = np.bincount(frames[(frames >= 0) & (frames < len(strength))], minlength=len(strength))
     onsets = np.sqrt(counts)  # a chord is louder than a note, but less than in proportion to its notes
     blur = (0.5, 1.0, 0.5)  # part of an onset may be in the frame before
     strength, onsets = (np.convolve(series, blur, "same") for series in (strength, onsets))

@@ -29,7 +29,7 @@ TABLE = "splits.csv"
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """An audio and a MIDI file; `program` replaces that of all notes except drums, None leaves them unchanged."""
+    """An audio and a MIDI file. If `program` is not None, it replaces that of all notes except drums."""
 
     audio: pathlib.Path
     midi: pathlib.Path
@@ -71,7 +71,7 @@ class Folder:
         pairs = found.pairs
         if not pairs:
             counts = collections.Counter("MIDI" if path.suffix.lower() in MIDI else "audio" for path in found.unpaired)
-            convert = f"; {_to_convert(found.unreadable)}" if found.unreadable else ""
+            convert = f"; {_conversion_advice(found.unreadable)}" if found.unreadable else ""
             raise InputError(
                 f"{folder} holds no pair of audio and MIDI of the same name ({counts['audio']} audio and "
                 f"{counts['MIDI']} MIDI files without the other); name the folder that holds both{convert}"
@@ -120,12 +120,12 @@ class Folder:
         for path in found.unpaired:
             print(f"{path} has no {'audio' if path.suffix.lower() in MIDI else 'MIDI'} of its name: left out")
         if found.unreadable:
-            print(_to_convert(found.unreadable))
+            print(_conversion_advice(found.unreadable))
         checked = parallel_map(find_problems, entries, worker_count(workers, len(entries)))
         problems = list(tqdm(checked, "checking pairs", len(entries), unit="pair"))
-        suspicious = [(entry.name, found) for entry, found in zip(entries, problems, strict=True) if found]
-        for name, found in suspicious:
-            print(f"{name}: {'; '.join(found)}")
+        suspicious = [(entry.name, reasons) for entry, reasons in zip(entries, problems, strict=True) if reasons]
+        for name, reasons in suspicious:
+            print(f"{name}: {'; '.join(reasons)}")
         print(f"{len(suspicious)} of {len(entries)} pairs look suspicious", flush=True)
 
 
@@ -172,7 +172,7 @@ def _as_text(name: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _to_convert(unreadable: Sequence[pathlib.Path]) -> str:
+def _conversion_advice(unreadable: Sequence[pathlib.Path]) -> str:
     suffixes = ", ".join(sorted({path.suffix.lower() for path in unreadable}))
     count, first = len(unreadable), unreadable[0]
     return f"{count} files of formats that cannot be read ({suffixes}), such as {first}: convert them to wav"

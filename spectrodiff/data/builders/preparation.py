@@ -45,7 +45,7 @@ def prepare(
 ) -> pathlib.Path:
     """Makes a dataset of the corpus in the folder `manual_dir`; returns its folder, `data_dir/NAME/VERSION`.
 
-    A complete dataset is kept, unless the recordings of the corpus have changed: then it is replaced. `workers` is the
+    A dataset that exists is kept unless the recordings of the corpus have changed, and replaced if so. `workers` is the
     number of processes, by default one per core. With `skip_bad`, recordings that cannot be used are left out and
     listed as `skipped` in the dataset's metadata.json; those that the corpus leaves out are listed as `known_bad`. With
     `beam_options` ("" for the defaults), Apache Beam reads and writes; such a run cannot be continued. If a corpus has
@@ -109,7 +109,7 @@ def _is_current(folder: pathlib.Path, wanted: dict[str, Any]) -> bool:
     another = "delete it, or name another --data_dir"
     try:
         found = json.loads((folder / "metadata.json").read_text())
-        options, wanted_options = ({"source": made["source"], **made["options"]} for made in (found, wanted))
+        options, wanted_options = ({"source": info["source"], **info["options"]} for info in (found, wanted))
         entries = found["entries"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder} was not made by `spectrodiff prepare`: {another}") from error
@@ -121,7 +121,11 @@ def _is_current(folder: pathlib.Path, wanted: dict[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def _locked(staging: pathlib.Path) -> Iterator[None]:
-    """Makes the folder, and locks it against other runs."""
+    """Makes the folder `staging`, and locks it against other runs.
+
+    Raises:
+      InputError: it cannot be made, or another run has locked it.
+    """
     try:
         staging.mkdir(parents=True, exist_ok=True)
         lock = (staging / "lock").open("w")
@@ -159,6 +163,7 @@ def _build(
 
 @contextlib.contextmanager
 def _writing(staging: pathlib.Path) -> Iterator[None]:
+    """Turns errors of writing the dataset into InputErrors."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # array_record raises RuntimeErrors

@@ -18,7 +18,7 @@ from spectrodiff.data.builders.alignment import alignment_problems
 from spectrodiff.data.builders.workers import parallel_map, worker_count
 from spectrodiff.data.dataset import Dataset, open_dataset
 from spectrodiff.data.pieces import count_samples
-from spectrodiff.data.recordings import from_flac
+from spectrodiff.data.recordings import from_flac, record_name
 from spectrodiff.files import replacing
 from spectrodiff.notes.sequence import from_note_sequence, import_note_seq
 from spectrodiff.notes.tokenizer import NoteTokenizer
@@ -76,7 +76,7 @@ def table(summary: dict[str, Any]) -> str:
         "hours": f"{summary['hours']:.2f}",
         "pieces": f"{summary['pieces']}" + (f", with {summary['stems']} stems" if summary["stems"] else ""),
         "splits": ", ".join(f"{split} {s['pieces']} ({s['hours']:.2f} h)" for split, s in summary["splits"].items()),
-        "instruments": ", ".join(f"{name} {of['notes']}" for name, of in instruments[:12])
+        "instruments": ", ".join(f"{name} {counts['notes']}" for name, counts in instruments[:12])
         + (f", and {len(instruments) - 12} more" if len(instruments) > 12 else "")
         + " notes",
         "windows": f"{tokens['windows']}; tokens: median {tokens['median']:.0f}, 90 % {tokens['p90']:.0f}, "
@@ -115,7 +115,7 @@ def _summarize_piece(folder: pathlib.Path, made: int, place: tuple[str, int]) ->
         "drums" if drum else str(program) for program, drum in zip(notes.program, notes.is_drum, strict=True)
     )
     return _PieceSummary(
-        name=record["name"].decode() if isinstance(record["name"], bytes) else record["name"],
+        name=record_name(record),
         split=split,
         seconds=count_samples(record["audio"]) / SAMPLE_RATE,
         stems=len(record["stems"]),
@@ -125,17 +125,19 @@ def _summarize_piece(folder: pathlib.Path, made: int, place: tuple[str, int]) ->
     )
 
 
-def _summary(names: Sequence[str], pieces: Sequence[_PieceSummary]) -> dict[str, Any]:
+def _summary(split_names: Sequence[str], pieces: Sequence[_PieceSummary]) -> dict[str, Any]:
+    """Returns the statistics of all pieces as JSON values."""
     tokens = np.concatenate([piece.tokens for piece in pieces])
     notes, pieces_with = collections.Counter(), collections.Counter()
     for piece in pieces:
         notes.update(piece.notes)
         pieces_with.update(piece.notes.keys())
     splits = {}
-    for split in names:
-        of = [piece for piece in pieces if piece.split == split]
-        hours = sum(piece.seconds for piece in of) / 3600
-        splits[split] = {"pieces": len(of), "hours": hours, "windows": sum(len(piece.tokens) for piece in of)}
+    for split in split_names:
+        members = [piece for piece in pieces if piece.split == split]
+        hours = sum(piece.seconds for piece in members) / 3600
+        windows = sum(len(piece.tokens) for piece in members)
+        splits[split] = {"pieces": len(members), "hours": hours, "windows": windows}
     median, p90, p99 = np.percentile(tokens, [50, 90, 99])
     return {
         "hours": sum(piece.seconds for piece in pieces) / 3600,
@@ -183,9 +185,9 @@ def _draw(path: pathlib.Path, summary: dict[str, Any], pieces: Sequence[_PieceSu
     lengths.set(xlabel="length in minutes", ylabel="pieces")
 
     most = list(summary["instruments"].items())[:16][::-1]
-    instruments.barh([key for key, _ in most], [of["notes"] for _, of in most])
+    instruments.barh([name for name, _ in most], [counts["notes"] for _, counts in most])
     instruments.set(xlabel="notes")
 
-    splits.barh(list(summary["splits"])[::-1], [of["hours"] for of in summary["splits"].values()][::-1])
+    splits.barh(list(summary["splits"])[::-1], [counts["hours"] for counts in summary["splits"].values()][::-1])
     splits.set(xlabel="hours")
     figure.savefig(path, dpi=110)

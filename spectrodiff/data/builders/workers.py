@@ -42,7 +42,7 @@ def parallel_map(function: Callable[[Item], Result], items: Iterable[Item], work
         yield from map(function, items)
         return
     items = iter(items)
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_serve)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
     try:
         queue = collections.deque(pool.submit(function, item) for item in itertools.islice(items, 3 * workers))
         while queue:
@@ -54,7 +54,7 @@ def parallel_map(function: Callable[[Item], Result], items: Iterable[Item], work
         pool.shutdown(cancel_futures=True)
 
 
-def _serve() -> None:
+def _end_with_parent() -> None:
     """Ends a worker when its parent was killed, and keeps it silent when the parent is interrupted."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()

@@ -5,9 +5,9 @@ DATA_DIR/rendered is a plain folder of recordings and MIDI files, as `folder.Fol
     audio/NAME.flac   16 kHz mono, 16 bit        splits.csv    a row per piece: split, source, length, programs
     midi/NAME.mid     the notes that were played recipe.json   every parameter, and the licences of the sources
 
-and holds the dataset that is made of them. Piece number i depends on (seed, i) only: its notes to the tick, its audio
-as closely as FluidSynth repeats itself. So a killed run continues where it stopped, more hours add pieces and rebuild
-the dataset, and the number of workers changes nothing.
+It also holds the dataset that is made of them. Piece number i depends on (seed, i) only: its notes exactly, its audio
+as far as FluidSynth is deterministic. So a run that was killed continues where it stopped, more hours add pieces and
+rebuild the dataset, and the number of workers does not change the pieces.
 """
 
 import contextlib
@@ -143,7 +143,7 @@ class _PieceMaker:
     def __call__(self, index: int) -> RenderedPiece:
         rng = np.random.default_rng([self.recipe.seed, index])
         source, notes = self._draw(rng)
-        with tempfile.TemporaryDirectory() as folder:  # MIDI rounds times to ticks: play those
+        with tempfile.TemporaryDirectory() as folder:  # MIDI rounds times to ticks, and the audio should have these
             path = pathlib.Path(folder, "piece.mid")
             write_midi(notes, path)
             notes, midi = read_midi(path), path.read_bytes()
@@ -165,6 +165,7 @@ class _PieceMaker:
         return RenderedPiece(row, flac.getvalue(), midi)
 
     def _draw(self, rng: np.random.Generator) -> tuple[str, Notes]:
+        """Returns the name of a random source piece, and a variation of an excerpt of it."""
         weights = self.recipe.weights
         for _ in range(20):
             kind = sources.SOURCES[rng.choice(list(weights), p=list(weights.values()))]

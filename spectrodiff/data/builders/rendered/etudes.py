@@ -73,7 +73,7 @@ def _part(rng: np.random.Generator, keys: np.ndarray, seconds: float) -> list[tu
     return events
 
 
-# A style returns the next few chords, each a list of indices of the `n` pitches.
+# Each style returns the next few chords of a phrase, as lists of indices into the `n` pitches of the scale.
 def _scale(rng, n):
     first, length = rng.integers(n), rng.integers(4, 16)
     return [[abs((first + i) % (2 * n - 2) - (n - 1))] for i in range(length)]  # reflected at both ends

@@ -184,7 +184,10 @@ def _band(name: str, path: pathlib.Path) -> None:
 
 
 def with_melody(band: Notes, rng: np.random.Generator, beat: float) -> Notes:
-    """Returns the band with, in three of four cases, a random melody of chord notes, which accompaniments lack."""
+    """Returns the band, in three of four cases with a random melody of notes of its chords, as MMA plays only chords.
+
+    `beat` is the duration of a beat in seconds.
+    """
     low, high = etudes.RANGES[program := int(rng.choice([p for p in etudes.RANGES if p != 32]))]
     low, high = max(low, 52), min(high, 88)
     chordal = ~band.is_drum & (band.program // 8 != 4)
