@@ -2,6 +2,7 @@
 
 # ruff: noqa: E402 (spectrodiff is imported after the hook that checks it)
 
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -32,10 +33,13 @@ import pytest
 from flax import nnx
 from inputs import OURS, PAPER, make_corpus
 
+import spectrodiff.synthesizer
 from spectrodiff.models.spectrogram_model import SpectrogramModel
 from spectrodiff.pretrained.kinds import SPECTROGRAM
 from spectrodiff.pretrained.native import save
 from spectrodiff.synthesizer import Synthesizer
+from spectrodiff.training import heldout
+from spectrodiff.vocoder.griffin_lim import GriffinLim
 
 # No deadline: a first example may wait for imports, and machines may be busy. In CI the same examples on every run: a
 # rare one should fail where somebody is looking.
@@ -49,6 +53,15 @@ def no_config_is_left():
     """gin's bindings are the process's: what a test's own commands bound would reach the tests after it."""
     yield
     gin.clear_config()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_griffin_lim():
+    """Where no vocoder is asked for, Griffin-Lim plays with a single iteration: unoptimised, it takes long."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (heldout, spectrodiff.synthesizer):
+            patch.setattr(module, "GriffinLim", functools.partial(GriffinLim, iterations=1, solver_iterations=1))
+        yield
 
 
 @pytest.fixture(scope="session")
