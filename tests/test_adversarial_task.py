@@ -1,5 +1,4 @@
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from spectrodiff.training.adversarial import AdversarialTask
 from spectrodiff.training.audio import mel_of
 from spectrodiff.training.evaluators import CropBaseline, CropError, CropGallery
 from spectrodiff.training.optimizers import adversarial
-from spectrodiff.training.steps import Others, make_train_step
+from spectrodiff.training.steps import Others
 from spectrodiff.training.vocoder import VocoderTask
 from spectrodiff.vocoder.discriminator import DiscriminatorConfig
 from spectrodiff.vocoder.generator import GeneratorConfig, receptive_frames
@@ -98,17 +97,14 @@ def assert_trees_close(ours, theirs):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5 * largest)
 
 
-def test_generator_and_discriminators_use_their_own_learning_rates(task, model, batch):
+def test_generator_and_discriminators_use_their_own_learning_rates(model, gradients):
     """The first step of Adam changes each parameter with a gradient by its learning rate."""
     rates = {"generator": 1e-3, "discriminators": 3e-3}
     optimizer = adversarial(rates["generator"], rates["discriminators"])
-    graph, params, frozen = states.split(model)
-    step = make_train_step(functools.partial(nnx.merge, graph), task.loss, optimizer, jax.random.key(0))
-    before = jax.tree.map(np.asarray, params)
-    state, metrics = step(states.create(jax.tree.map(jnp.copy, params), frozen, optimizer), batch)
-    moved = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - b).max(), state.params, before)
+    params = states.split(model)[1]
+    updates, _ = jax.jit(optimizer.update)(gradients, optimizer.init(params), params)
+    moved = jax.tree.map(lambda update: np.abs(update).max(), updates)
     assert {side: max(jax.tree.leaves(moved[side])) for side in rates} == pytest.approx(rates, rel=1e-2)
-    assert metrics["skipped"] == 0
 
 
 def test_evaluation_and_export_use_the_generator_alone(task, model, tmp_path):

@@ -19,13 +19,13 @@ if sys.argv[1] == "keep":
     keep_freed_memory()
 import jax, jax.numpy as jnp
 
-step = jax.jit(lambda x: jnp.tanh(x @ x.T) @ x)  # with a temporary of 64 MiB
+step = jax.jit(lambda x: (x @ x.T) @ x)  # with a temporary of 64 MiB
 x, counts = jnp.ones((4096, 128)), []
-for _ in range(14):
+for _ in range(8):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     step(x).block_until_ready()
     counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(round(statistics.median(counts[5:])))
+print(round(statistics.median(counts[3:])))
 """
 
 
