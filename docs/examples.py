@@ -1,7 +1,9 @@
-"""Renders docs/audio/*.ogg and docs/images/example.png, which README.md shows, from the demo weights.
+"""Renders the sounds and the picture of README.md and docs/vocoders.md: docs/audio/*.ogg and docs/images/example.png.
 
 For each of three example files, NAME.ogg is the first seconds as the demo weights play them, and NAME_soundfont.ogg the
-same notes by FluidSynth and a General MIDI SoundFont, equally loud. `python docs/examples.py`, or `make examples`.
+same notes by FluidSynth and a General MIDI SoundFont. For one of them, NAME_VOCODER.ogg is the SoundFont's audio after
+it has been converted to a log-mel and back by a vocoder. All files of an example are equally loud.
+`python docs/examples.py`, or `make examples`.
 """
 
 import pathlib
@@ -12,16 +14,19 @@ import numpy as np
 from spectrodiff import InputError, Synthesizer
 from spectrodiff.audio.files import write_audio
 from spectrodiff.audio.loudness import integrated_loudness, loudness_gain, true_peak
+from spectrodiff.audio.mel import log_mel_on_host
 from spectrodiff.data.soundfont import play
 from spectrodiff.mel_sampler import RELEASE_SECONDS
 from spectrodiff.notes.midi import read_midi
 from spectrodiff.notes.sequence import Notes
 from spectrodiff.plot import plot_piece
+from spectrodiff.pretrained.vocoders import find_vocoder
 
 DOCS = pathlib.Path(__file__).parent
 EXAMPLES = DOCS.parent / "examples"
 NAMES = ("bach_prelude", "corelli_grave", "band")
-PICTURE = "band"  # the example in the picture: it has several instruments, and drums
+SHOWN = "band"  # in the picture and through all vocoders: it has several instruments, and drums
+VOCODERS = ("griffin_lim", "demo", "melgan")
 SECONDS = 16.0  # of music, after which sounds decay for RELEASE_SECONDS
 
 
@@ -49,13 +54,19 @@ def main() -> None:
     for name in NAMES:
         volume = synthesizer.config.tokenizer.channel_volume
         notes = beginning(read_midi(EXAMPLES / f"{name}.mid", channel_volume=volume))
-        sampled = play(notes, tail=RELEASE_SECONDS)
         mels = list(synthesizer.mels(notes, progress=True))
-        rendered, sampled = equally_loud(np.concatenate(list(synthesizer.vocoder.stream(mels))), sampled)
-        write_audio(DOCS / "audio" / f"{name}.ogg", rendered)
-        write_audio(DOCS / "audio" / f"{name}_soundfont.ogg", sampled)
-        if name == PICTURE:
-            plot_piece(DOCS / "images" / "example.png", notes, np.concatenate(mels), rendered)
+        signals = {
+            name: np.concatenate(list(synthesizer.vocoder.stream(mels))),
+            f"{name}_soundfont": (recorded := play(notes, tail=RELEASE_SECONDS)),
+        }
+        if name == SHOWN:
+            true_mel = log_mel_on_host(recorded)
+            signals |= {f"{name}_{vocoder}": find_vocoder(vocoder)(true_mel) for vocoder in VOCODERS}
+        signals = dict(zip(signals, equally_loud(*signals.values()), strict=True))
+        for stem, signal in signals.items():
+            write_audio(DOCS / "audio" / f"{stem}.ogg", signal)
+        if name == SHOWN:
+            plot_piece(DOCS / "images" / "example.png", notes, np.concatenate(mels), signals[name])
 
 
 if __name__ == "__main__":
