@@ -29,6 +29,7 @@ print(round(statistics.median(counts[3:])))
 """
 
 
+@pytest.mark.trial
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such settings")
 def test_kept_memory_avoids_page_faults_of_temporaries():
     kept, given_back = (int(finish(start_python("-c", FAULTS, what))) for what in ("keep", "give back"))

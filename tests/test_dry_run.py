@@ -66,6 +66,7 @@ def test_indivisible_batch_raises_input_error(train_arguments):
         dry_run(**train_arguments, accumulate=3)
 
 
+@pytest.mark.trial
 def test_dry_run_needs_no_workdir_and_uses_virtual_devices():
     """It runs in a process of its own, as JAX fixes the number of devices when it starts."""
     flags = ["train", "--gin_file", "tiny.gin", "--gin_param", "SpectrogramTask.batch_size = 4", "--dry_run"]

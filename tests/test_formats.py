@@ -140,7 +140,7 @@ def test_our_melgan_takes_precedence_over_onnx(onnx_vocoder_file):
 # ---- memory
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 @pytest.mark.skipif(not pathlib.Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
 @pytest.mark.parametrize("kind", FORMATS)
 def test_loading_needs_little_more_memory_than_the_parameters(tmp_path, kind):

@@ -273,6 +273,7 @@ for point, patch in points.items():
 """
 
 
+@pytest.mark.trial
 def test_run_killed_at_any_point_is_resumed(toys, tmp_path, reference_contents, monkeypatch):
     done = subprocess.run(
         [sys.executable, "-c", KILLS, toys, tmp_path / "data"], cwd=ROOT, capture_output=True, text=True, check=True

@@ -133,6 +133,7 @@ def test_seed_and_start_determine_the_batches(mixture):
     assert not same(whole[:1], whole[1:2])
 
 
+@pytest.mark.trial
 def test_worker_count_does_not_change_the_batches(mixture):
     assert same(take(mixture, 1, ResidentLoader(stride=48, workers=2)), take(mixture, 1))
 

@@ -49,7 +49,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 def test_results_are_ordered_and_killed_workers_raise_input_error(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(PROGRAM)
