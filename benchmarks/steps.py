@@ -3,10 +3,8 @@
 python benchmarks/steps.py --checkpoint demo_diffusion runs/eps/export --data_dir data --plot steps.png
 
 The weights are sampled on held-out windows, each after the true window before it. L1 is that of log-mels in nats, which
-favours smooth samples; roughness is relative to that of the true mels, so that 1 is right. Weights that predict eps, as
-the paper's, come from
-
-python train.py --gin_file configs/demo_diffusion.gin --gin_param "Process.objective = @Eps()" --workdir runs/eps
+favours smooth samples; roughness is relative to that of the true mels, so that 1 is right.
+docs/results.md has the command that trained `runs/eps`, whose weights predict eps as the paper's do.
 """
 
 import argparse
