@@ -148,7 +148,7 @@ def test_show_windows_has_true_and_sampled_mels_and_audio(windows):
         "heldout_mel/0": (128, 256 + 4 + 256, 3),
         "heldout_mel/1": (128, 100 + 4 + 100, 3),
     }
-    vocoder = GriffinLim()
+    vocoder = heldout.GriffinLim()
     np.testing.assert_array_equal(sounds["heldout_audio/1_true"], vocoder(unscale_mel(two["target"][1, :100])))
     np.testing.assert_array_equal(sounds["heldout_audio/0_sampled"], vocoder(unscale_mel(sampled[0])))
     np.testing.assert_allclose(sounds["heldout_audio/1_sampled"], 0.0, atol=1e-3)
