@@ -58,7 +58,7 @@ def no_config_is_left():
 
 @pytest.fixture(scope="module", autouse=True)
 def survivors_are_not_garbage():
-    """Excludes what earlier modules left from garbage collection, which took a tenth of the time of all tests."""
+    """Excludes what earlier modules left from garbage collection, which would go through it each time."""
     gc.collect()
     gc.freeze()
 

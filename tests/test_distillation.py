@@ -57,12 +57,17 @@ def losses(task, checkpoint):
     return jax.jit(lambda state: task.loss(nnx.merge(graph, state), batch, jax.random.key(0), others))(state)
 
 
-def test_copy_of_the_teacher_has_zero_loss_for_one_substep(corpus, teacher, monkeypatch):
+@pytest.mark.parametrize("steps", [1, 2])
+def test_copy_of_the_teacher_has_zero_loss_for_one_substep(corpus, teacher, steps, monkeypatch):
     """Clipping is off: an untrained teacher exceeds the range, and only its outputs would be clipped."""
     monkeypatch.setattr(TextureDecoder, "_range", lambda self: (-1e3, 1e3))
-    value, metrics = losses(make_task(corpus, teacher, student_config(2), substeps=1), teacher)
-    assert metrics.keys() == {"step_1_loss", "step_2_loss"}
+    value, metrics = losses(make_task(corpus, teacher, student_config(steps), substeps=1), teacher)
+    assert metrics.keys() == {f"step_{number + 1}_loss" for number in range(steps)}
     assert float(value) < 1e-8
+
+
+def test_copy_of_the_teacher_has_a_loss_for_more_substeps(corpus, teacher, monkeypatch):
+    monkeypatch.setattr(TextureDecoder, "_range", lambda self: (-1e3, 1e3))
     value, metrics = losses(make_task(corpus, teacher, student_config(2), substeps=3), teacher)
     assert all(float(loss) > 0.01 for loss in (value, *metrics.values()))
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from inputs import jitted
 
 from spectrodiff.audio.mel import log_mel_on_host
 from spectrodiff.data.augmentation import Augmentation
@@ -26,6 +27,7 @@ from spectrodiff.training.steps import Others
 from spectrodiff.training.vocoder import VocoderTask, gradient_scales
 from spectrodiff.vocoder.generator import Generator, GeneratorConfig
 from spectrodiff.vocoder.griffin_lim import GriffinLim
+from spectrodiff.vocoder.losses import spectral_losses
 from spectrodiff.vocoder.refiner import Refiner, RefinerConfig
 from spectrodiff.vocoder.streaming import MelGAN
 
@@ -94,9 +96,20 @@ def task(corpus, tmp_path_factory):
 
 
 def test_initial_losses_equal_those_of_griffin_lim(task):
-    weights = states.split(task.build(nnx.Rngs(0)))
+    stream = task.batches(seed=0)
+    batch = jax.tree.map(jnp.asarray, next(stream))
+    stream.close()
+    inner = slice(task.margin * 320, (task.margin + 8) * 320)
+    audio, excitation = (jnp.asarray(batch[name][:, inner]) for name in ("audio", "excitation"))
+    model = task.build(nnx.Rngs(0))
+    value, terms = jitted(lambda *given: task.loss(*given, jax.random.key(0), ALONE))(model, batch)
+    expected = jax.jit(spectral_losses)(excitation, audio)
+    assert float(value) == pytest.approx(float(sum(expected.values())), rel=1e-4)
+    for name in expected:
+        assert float(terms[name]) == pytest.approx(float(expected[name]), rel=1e-4)
+    weights = states.split(model)
     heldout, baseline = (evaluator(task, weights).figures for evaluator in (CropError(), CropBaseline()))
-    for name in task.loss_weights:
+    for name in expected:
         assert heldout[f"heldout_{name}"] == pytest.approx(baseline[f"griffin_lim_{name}"], rel=1e-4)
         assert baseline[f"griffin_lim_{name}"] < baseline[f"silence_{name}"]
 

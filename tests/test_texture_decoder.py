@@ -112,6 +112,18 @@ def test_mean_gets_no_gradient_from_the_texture_loss(model, model_inputs):
     assert largest["mean", "mean_decoder"] > 0.0
 
 
+@pytest.mark.parametrize(("mean_weight", "texture_weight"), [(0.5, 2.0), (0.5, 0.0), (0.0, 2.0)])
+def test_loss_is_the_weighted_sum_of_mean_and_texture(model_inputs, mean_weight, texture_weight):
+    """With a weight of 0 the texture is not computed."""
+    decoder = dataclasses.replace(DECODER, mean_weight=mean_weight, texture_weight=texture_weight)
+    model = SpectrogramModel(dataclasses.replace(CONFIG, decoder=decoder), rngs=nnx.Rngs(0))
+    evaluate = jitted(lambda decoder, *inputs: decoder.loss(*inputs, jnp.ones((2, 256), bool), jax.random.key(2)))
+    loss, terms = evaluate(model.decoder, encode(model, *model_inputs), model_inputs[1])
+    assert terms.keys() == ({"mean_loss", "texture_loss"} if texture_weight else {"mean_loss"})
+    expected = mean_weight * terms["mean_loss"] + texture_weight * terms.get("texture_loss", 0.0)
+    assert float(loss.mean()) == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_texture_crops_include_the_preceding_frames(model_inputs):
     """Without noise the first input plane is the residual, from which the position of the crop follows."""
     model = SpectrogramModel(
