@@ -102,8 +102,8 @@ def _dry_run(options) -> None:
         raise InputError(f"--devices is {options.devices}; choose 1 to {_MOST_DEVICES}")
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", options.devices)
-    # For CPUs, XLA by default orders operations for parallelism, and keeps the activations of many blocks at once even
-    # with remat. For accelerators it orders them to save memory. XLA ends a process that sets a flag it does not know.
+    # XLA's default order of operations for CPUs favours parallelism at the price of memory; remat then saves next to
+    # nothing. XLA ends a process that sets a flag it does not know, hence the versions.
     if importlib.metadata.version("jaxlib").startswith(("0.10.", "0.11.")):
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"--xla_cpu_enable_concurrency_optimized_scheduler=false {flags}"

@@ -68,7 +68,7 @@ def dry_run(
 
     The arguments are those of `training.loop.train`, of which others are ignored. The memory is what XLA's buffer
     assignment for this backend reports: on virtual CPU devices, that of an accelerator can differ, since XLA fuses and
-    schedules differently there.
+    schedules differently there. `spectrodiff train --dry_run` asks XLA for an order of operations that saves memory.
 
     Raises:
       InputError: the task's batches are only known when data is read, or the batch does not fit the devices.
