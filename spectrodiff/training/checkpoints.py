@@ -10,6 +10,7 @@ import pathlib
 import shutil
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -33,15 +34,17 @@ def _quietly() -> Iterator[None]:
     """Suppresses the messages on stderr of coroutines and futures that a failed restoration leaves behind."""
     hook, log = sys.unraisablehook, logging.getLogger("asyncio")
     sys.unraisablehook, log.disabled = lambda _: None, True
-    try:
-        yield
-    except Exception as error:
-        for raised in filter(None, (error, error.__cause__, error.__context__)):
-            traceback.clear_frames(raised.__traceback__)  # frames keep the coroutines alive
-        gc.collect()
-        raise
-    finally:
-        sys.unraisablehook, log.disabled = hook, False
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        try:
+            yield
+        except Exception as error:
+            for raised in filter(None, (error, error.__cause__, error.__context__)):
+                traceback.clear_frames(raised.__traceback__)  # frames keep the coroutines alive
+            gc.collect()
+            raise
+        finally:
+            sys.unraisablehook, log.disabled = hook, False
 
 
 def _items(state: TrainState) -> dict[str, dict]:
