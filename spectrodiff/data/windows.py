@@ -14,7 +14,8 @@ from spectrodiff.config import WINDOW_FRAMES
 from spectrodiff.data.augmentation import OFF, Augmentation
 from spectrodiff.data.pieces import Piece, open_piece
 from spectrodiff.errors import InputError
-from spectrodiff.notes.tokenizer import NoteTokenizer, Timeline
+from spectrodiff.notes.timeline import Timeline
+from spectrodiff.notes.tokenizer import NoteTokenizer
 
 SILENCE = -1.0  # the scaled log-mel of silence
 _TRIES = 20  # pieces to try for an example

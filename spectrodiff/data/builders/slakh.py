@@ -18,7 +18,7 @@ from spectrodiff.data.builders.reading import find_root, fit, join, lengthen, pl
 from spectrodiff.data.recordings import SPLITS, Entry, Recording, Stem
 from spectrodiff.errors import InputError
 from spectrodiff.notes.midi import read_midi
-from spectrodiff.notes.tokenizer import SLAKH_PROGRAMS
+from spectrodiff.notes.timeline import SLAKH_PROGRAMS
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, if installed, is five times as fast
 # Slakh's patches have 34 classes besides drums, represented by SLAKH_PROGRAMS. A program's class is that of the nearest
