@@ -1,8 +1,8 @@
 """Log-mel error of samples on held-out windows and whole pieces, with that of trivial predictions, and a picture.
 
 Errors are log-mel L1 in nats; roughness is relative to that of the true mels, so that below 1 a model blurs in time.
-The flux is the mean absolute change of the log-mel from frame to frame; at the borders of windows, relative to all
-other frames, it should be near that of the true mels at the same frames, or there are seams.
+The flux is the mean absolute change of the log-mel from frame to frame; where windows meet or are cross-faded, relative
+to all other frames, it should be near that of the true mels at the same frames, or there are seams.
 
 python benchmarks/heldout.py --checkpoint demo --dataset rendered --plot heldout.png
 """
@@ -87,9 +87,10 @@ def described(sampling) -> str:
 def whole_pieces(sampler: MelSampler, recordings: list[Recording]) -> tuple[float, float, float, float]:
     """Error, roughness and flux over all frames of pieces, when every window's context is the sampled window before.
 
-    The flux at borders of windows, relative to other frames, is returned for the sampled and for the true mels.
+    The flux where windows meet, relative to other frames, is returned for the sampled and for the true mels.
     """
     errors, roughness, borders, others = [], [], [], []
+    overlap = sampler.config.decoder.sampling.overlap
     for place, song in sampler.songs((recording.notes, 0) for recording in recordings):
         true = scale_mel(log_mel_on_host(recordings[place].audio))
         frames = min(len(song.mel), len(true))
@@ -97,7 +98,10 @@ def whole_pieces(sampler: MelSampler, recordings: list[Recording]) -> tuple[floa
         errors.append(heldout.NATS * np.abs(mels[0] - mels[1]).mean(-1))
         roughness.append([frames * heldout.roughness(mel[None], np.ones((1, frames), bool)) for mel in mels])
         flux = np.abs(np.diff(mels, axis=1)).mean(-1)
-        at_border = np.arange(1, frames) % WINDOW_FRAMES == 0
+        since_start = np.arange(1, frames) % (WINDOW_FRAMES - overlap)
+        at_border = (
+            (overlap // 2 <= since_start) & (since_start <= overlap) & (np.arange(1, frames) >= WINDOW_FRAMES - overlap)
+        )
         borders.append(flux[:, at_border])
         others.append(flux[:, ~at_border])
     sampled, true = np.sum(roughness, axis=0)

@@ -60,7 +60,8 @@ class MelSampler:
       tokenizer: the tokenizer that the model was trained with.
 
     The methods' keyword arguments `sampling` are the options of the decoder: `steps`, `sampler` and `guidance` of a
-    diffusion decoder, `dither` of an autoregressive one. Missing options, and None, take the defaults of `config`.
+    diffusion decoder, `dither` of an autoregressive one, and `overlap` of all of them (see `SongSampling`). Missing
+    options, and None, take the defaults of `config`.
     """
 
     def __init__(self, model: SpectrogramModel, config: SpectrogramConfig):
@@ -123,8 +124,7 @@ class MelSampler:
         Raises:
           InputError: a window has too many notes, or an option or the seed is out of range.
         """
-        self.sampling(**sampling)
-        song = _Song(self, notes, seed, keep=False)
+        song = _Song(self, notes, seed, self.sampling(**sampling).overlap, keep=False)
 
         def windows() -> Iterator[Mel]:
             for _ in tqdm(range(song.windows_left), desc="synthesizing", unit="window", disable=not progress):
@@ -145,7 +145,7 @@ class MelSampler:
         Raises:
           InputError: a window has too many notes, or an option or a seed is out of range.
         """
-        self.sampling(**sampling)
+        overlap = self.sampling(**sampling).overlap
         if not is_whole(batch):
             raise InputError(f"batch is {batch}; choose 1 or more")
         waiting, active, compiled, rows = enumerate(pieces), [], set(), 0
@@ -156,7 +156,7 @@ class MelSampler:
                     if not isinstance(piece, tuple) or len(piece) != 2:
                         raise InputError(f"pieces are pairs of notes and seed, but one is a {type(piece).__name__}")
                     notes, seed = piece
-                    active.append((index, _Song(self, notes, seed, keep=True)))
+                    active.append((index, _Song(self, notes, seed, overlap, keep=True)))
                 if not active:
                     return
                 rows = rows or -(-len(active) // self._devices) * self._devices
@@ -166,7 +166,7 @@ class MelSampler:
                 for _, song in active:
                     if bucket in compiled:
                         song.compute_seconds += spent
-                        song.music_seconds += WINDOW_FRAMES / FRAMES_PER_SECOND
+                        song.music_seconds += (WINDOW_FRAMES - overlap) / FRAMES_PER_SECOND
                 compiled.add(bucket)
                 if bar.total is not None:
                     bar.total = max(bar.total, bar.n + len(active))  # the number of windows may be an estimate
@@ -174,9 +174,21 @@ class MelSampler:
                 yield from ((index, song.sampled) for index, song in active if not song.windows_left)
                 active = [(index, song) for index, song in active if song.windows_left]
 
-    def num_windows(self, notes: Notes) -> int:
+    def thin(self, notes: Notes, **sampling: Any) -> tuple[Notes, int]:
+        """Returns a song without the quietest notes of windows with too many, and the number of notes left out."""
+        overlap = self.sampling(**sampling).overlap
+        thinned, dropped = self.tokenizer.thin(self._with_release(notes), overlap)
+        return dataclasses.replace(thinned, total_time=notes.total_time), dropped
+
+    def num_windows(self, notes: Notes, **sampling: Any) -> int:
         """Returns the number of windows in which a song is sampled; raises InputError if one has too many notes."""
-        return _Song(self, notes, seed=0, keep=False).windows_left
+        return _Song(self, notes, 0, self.sampling(**sampling).overlap, keep=False).windows_left
+
+    def _with_release(self, notes: Notes) -> Notes:
+        """Returns the notes with RELEASE_SECONDS of silence after them."""
+        if self.config.tokenizer.ghost_ties:  # a window after the last note would have notes
+            return notes
+        return dataclasses.replace(notes, total_time=notes.total_time + RELEASE_SECONDS)
 
     def _advance(self, songs: list["_Song"], rows: int, sampling: dict[str, Any]) -> int:
         """Samples the next window of each song in a batch of `rows`, and returns the number of tokens they have."""
@@ -210,17 +222,18 @@ def _window_keys(seed: UInt32[Array, ""], index: UInt32[Array, ""]) -> Key[Array
 class _Song:
     """A song that is being sampled: its windows of tokens, the latest mel and, with `keep`, a file of all its mels."""
 
-    def __init__(self, sampler: MelSampler, notes: Notes, seed: int, keep: bool):
+    def __init__(self, sampler: MelSampler, notes: Notes, seed: int, overlap: int, keep: bool):
         check_seed(seed)
         check_notes(notes)
         frames = (notes.total_time + RELEASE_SECONDS) * FRAMES_PER_SECOND
         self._frames = int(np.ceil(round(frames, 6)))  # a rounding error must not add a frame, and with it a window
-        if not sampler.config.tokenizer.ghost_ties:  # with ghost ties, a window after the last note would have notes
-            notes = dataclasses.replace(notes, total_time=notes.total_time + RELEASE_SECONDS)
-        windows = sampler.tokenizer.encode(notes)[: -(-self._frames // WINDOW_FRAMES)]
-        self._windows = [sampler._bucketed(tokens) for tokens in windows]
+        self._hop = WINDOW_FRAMES - overlap
+        notes = sampler._with_release(notes)
+        count = 1 + max(0, -(-(self._frames - WINDOW_FRAMES) // self._hop))
+        self._windows = [sampler._bucketed(tokens) for tokens in sampler.tokenizer.encode(notes, overlap)[:count]]
         self._seed, self._index = seed, 0
-        self._context = np.zeros((WINDOW_FRAMES, MEL_BINS), np.float32)
+        self._before = np.zeros((0, MEL_BINS), np.float32)  # the frames before the next window, scaled, and
+        self._overlapping = self._before  # those of the latest window that overlap with it
         self._file = tempfile.TemporaryFile() if keep else None  # noqa: SIM115 (lives as long as the mel)
         self.latest: Mel | None = None
         self.compute_seconds = self.music_seconds = 0.0
@@ -232,14 +245,22 @@ class _Song:
     @property
     def next_inputs(self) -> tuple:
         """The tokens, context and context mask of the next window, and the song's seed and the window's index."""
-        context_mask = np.full(WINDOW_FRAMES, self._index > 0)
-        return self._windows[self._index], self._context, context_mask, self._seed, self._index
+        valid = len(self._before)
+        context = np.pad(self._before, ((0, WINDOW_FRAMES - valid), (0, 0)))
+        return self._windows[self._index], context, np.arange(WINDOW_FRAMES) < valid, self._seed, self._index
 
     def add(self, scaled: Mel) -> None:
-        """Appends the scaled mel of the next window."""
-        self._context = scaled
-        self.latest = np.asarray(unscale_mel(scaled))[: self._frames - self._index * WINDOW_FRAMES]
+        """Appends the scaled mel of the next window, but for frames that the window after it will change."""
+        overlap = len(self._overlapping)
+        weight = np.clip(2 * (np.arange(overlap) + 0.5) / max(1, overlap) - 1, 0, 1)[:, None]
+        faded = (1 - weight) * self._overlapping + weight * scaled[:overlap]
+        scaled = np.concatenate([faded.astype(np.float32), scaled[overlap:]])
+        first = self._index * self._hop
         self._index += 1
+        self._before = np.concatenate([self._before, scaled[: self._hop]])[-WINDOW_FRAMES:]
+        self._overlapping = scaled[self._hop :]
+        final = scaled[: self._hop] if self.windows_left else scaled
+        self.latest = np.asarray(unscale_mel(final))[: self._frames - first]
         if self._file is not None:
             self._file.write(self.latest.tobytes())
 

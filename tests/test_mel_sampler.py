@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 from inputs import OURS, random_notes
 
+from spectrodiff.audio.mel import scale_mel
 from spectrodiff.diffusion.samplers import STEPS
 from spectrodiff.errors import InputError
 from spectrodiff.mel_sampler import MelSampler
@@ -156,6 +157,52 @@ def test_overfull_window_raises_input_error_and_thinning_fixes_it(sampler, sampl
     assert dropped > 0
     stream_mels(sampler, thinned)
     assert len(sample_calls) == 3
+
+
+# ---- overlap
+
+
+@pytest.mark.parametrize("seconds", [0.5, 4.12, 4.13, 8.9, 8.94, 13.99, 34.84])
+def test_overlapping_windows_cover_the_song(sampler, sample_calls, seconds):
+    """Each window but the last yields 240 frames, and its context is what the windows before it yielded."""
+    scaled = np.asarray(scale_mel(np.concatenate(mels := stream_mels(sampler, hits(5, 0.0, seconds), overlap=16))))
+    assert len(scaled) == np.ceil(round(seconds * 50, 6)) + 50
+    assert [len(mel) for mel in mels[:-1]] == [240] * (len(mels) - 1)
+    assert len(mels) == len(sample_calls) == 1 + max(0, np.ceil((len(scaled) - 256) / 240))
+    for index, call in enumerate(sample_calls):
+        known = scaled[max(0, 240 * index - 256) : 240 * index]
+        assert call.mask.sum() == len(known)
+        np.testing.assert_allclose(call.context[0, : len(known)], known, atol=1e-5)
+
+
+def test_overlapping_windows_are_cross_faded_over_the_second_half(sampler, sample_calls):
+    """The stub's first window is 0 everywhere, and the second 0.01."""
+    scaled = np.asarray(scale_mel(np.concatenate(stream_mels(sampler, hits(5, 0.0, 6.0), overlap=16))))[:, 0]
+    np.testing.assert_allclose(scaled[:248], 0.0, atol=1e-6)
+    np.testing.assert_allclose(scaled[248:256], 0.01 * (np.arange(8) + 0.5) / 8, atol=1e-6)
+    np.testing.assert_allclose(scaled[256:], 0.01, atol=1e-6)
+
+
+def test_overlapping_windows_have_the_notes_of_their_own_times(sampler, sample_calls):
+    stream_mels(sampler, PIECE, overlap=56)
+    timeline = sampler.tokenizer.timeline(dataclasses.replace(PIECE, total_time=PIECE.total_time + 1.0))
+    for index, call in enumerate(sample_calls):
+        tokens = np.asarray(call.tokens[0])
+        np.testing.assert_array_equal(tokens[tokens > 0], sampler.tokenizer.window(timeline, 200 * index))
+
+
+def test_thinning_fits_overlapping_windows(sampler, sample_calls):
+    crowd = random_notes(1, seconds=10.0, voices=60, drums=3000)
+    thinned, dropped = sampler.thin(crowd, overlap=100)
+    assert dropped > 0
+    assert thinned.total_time == crowd.total_time
+    assert len(stream_mels(sampler, thinned, overlap=100)) == sampler.num_windows(thinned, overlap=100) == 4
+
+
+@pytest.mark.parametrize("overlap", [-1, 129, 1.5, True])
+def test_impossible_overlap_raises_input_error(sampler, overlap):
+    with pytest.raises(InputError, match="overlap is"):
+        sampler.stream(PIECE, overlap=overlap)
 
 
 # ---- options

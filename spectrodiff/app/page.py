@@ -216,7 +216,7 @@ class Page(gr.Blocks):
             yield _message("Loading the weights", folder), *no_files
             synthesizer = load(checkpoint, None if vocoder == _OWN else vocoder)
             notes = arrange(song.notes_for(synthesizer.config.tokenizer.channel_volume), rows)
-            notes, dropped = synthesizer.tokenizer.thin(notes)
+            notes, dropped = synthesizer.mel_sampler.thin(notes)
             thinned = f"dropped the {dropped} quietest notes of over-full windows" if dropped else ""
             remarks = filter(None, (song.remarks, replacements(notes, synthesizer.tokenizer), thinned))
             said = {"remarks": "; ".join(remarks)}

@@ -25,6 +25,11 @@ def add_rendering_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="standard deviation of the noise added to an autoregressive decoder's frames (default: the checkpoint's)",
     )
+    sampling.add_argument(
+        "--overlap",
+        type=int,
+        help="frames of 20 ms by which windows overlap, to be cross-faded (default: the checkpoint's)",
+    )
     sampling.add_argument("--seed", type=int, default=0, help="the same seed gives the same audio (default: 0)")
     notes = parser.add_argument_group("notes")
     notes.add_argument(

@@ -118,7 +118,7 @@ def _synthesize_folder(options) -> None:
     for out, midi in tqdm(missing.items(), "reading", unit="file", delay=2.0, leave=False):
         try:
             notes = _read(options, synthesizer, midi, out)
-            windows[out] = synthesizer.mel_sampler.num_windows(notes)
+            windows[out] = synthesizer.mel_sampler.num_windows(notes, **_sampling(options))
         except InputError as error:
             tqdm.write(f"spectrodiff: {error}", file=sys.stderr)
     # They are read again when they are rendered, as the notes of thousands of files would fill the memory.
@@ -174,7 +174,7 @@ def _load(options):
 
 
 def _sampling(options) -> dict:
-    return {name: getattr(options, name) for name in ("sampler", "steps", "guidance", "dither")}
+    return {name: getattr(options, name) for name in ("sampler", "steps", "guidance", "dither", "overlap")}
 
 
 def _read(options, synthesizer, midi, out, again: bool = False):
@@ -201,7 +201,7 @@ def _read(options, synthesizer, midi, out, again: bool = False):
     if replaced := replacements(notes, synthesizer.tokenizer):
         tell(f"{midi}: {replaced}")
     if options.on_overflow == "thin":
-        notes, dropped = synthesizer.tokenizer.thin(notes)
+        notes, dropped = synthesizer.mel_sampler.thin(notes, **_sampling(options))
         if dropped:
             tell(f"{midi}: dropped the {dropped} quietest notes of over-full windows", sys.stdout)
     return notes

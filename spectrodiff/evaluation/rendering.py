@@ -230,7 +230,7 @@ def render(
     def pieces() -> Iterator[tuple[Notes, int]]:
         for place, index in enumerate(order):
             song = songs[index]
-            notes, dropped = synthesizer.tokenizer.thin(song.notes)
+            notes, dropped = synthesizer.mel_sampler.thin(song.notes, **sampling)
             begun[place] = song, dropped
             yield notes, song_seed(seed, song.name)
 

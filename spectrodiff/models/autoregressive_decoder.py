@@ -15,7 +15,7 @@ from spectrodiff.config import WINDOW_FRAMES, ModelConfig, check_whole
 from spectrodiff.diffusion.process import masked_mean
 from spectrodiff.diffusion.samplers import Keys
 from spectrodiff.errors import InputError
-from spectrodiff.models.decoder import Conditioning, DecoderConfig, KVCache, Metrics
+from spectrodiff.models.decoder import Conditioning, DecoderConfig, KVCache, Metrics, SongSampling
 from spectrodiff.models.layers import MLP, Attention, Dense, KeyValue, Positions, dropout, remat, rms_norm
 
 _MAX_COMPONENTS = 1024
@@ -24,7 +24,7 @@ _MIN_STD, _STD_RANGE = 0.1, 0.9  # standard deviations of a mixture are in [0.1,
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class AutoregressiveSamplingConfig:
+class AutoregressiveSamplingConfig(SongSampling):
     """The sampling options of an autoregressive decoder.
 
     `dither` is the standard deviation of Gaussian noise that is added to each frame before the next one is generated,
@@ -34,6 +34,7 @@ class AutoregressiveSamplingConfig:
     dither: float = 0.0
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0.0 <= self.dither < math.inf:
             raise InputError(f"dither is {self.dither!r}; choose 0 or more")
 

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from spectrodiff.config import Choice, ModelConfig, from_dict, to_dict
+from spectrodiff.config import WINDOW_FRAMES, Choice, ModelConfig, check_whole, from_dict, to_dict
 from spectrodiff.diffusion.samplers import Keys
 from spectrodiff.errors import InputError
 from spectrodiff.models.layers import KeyValue
 
 Metrics = dict[str, Float[Array, ""]]
+_MAX_OVERLAP = WINDOW_FRAMES // 2
 
 
 class Conditioning(NamedTuple):
@@ -87,8 +88,17 @@ class Decoder(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class NoSampling:
-    """The sampling config of a decoder whose sampling has no options."""
+class SongSampling:
+    """The sampling options that all decoders have, which are those of how a song's windows are joined.
+
+    Each window begins `overlap` frames before the end of the one before. In the second half of these frames the two are
+    cross-faded, so that there is no jump. In the paper windows do not overlap.
+    """
+
+    overlap: int = dataclasses.field(default=0, kw_only=True)
+
+    def __post_init__(self):
+        check_whole(self, 0, _MAX_OVERLAP, "overlap")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +110,7 @@ class DecoderConfig(Choice, abc.ABC):
 
     mean: float = 0.0
     std: float = 1.0
-    sampling: NoSampling = NoSampling()  # subclasses override its type
+    sampling: SongSampling = SongSampling()  # subclasses override its type
 
     def __post_init__(self):
         if not math.isfinite(self.mean):
@@ -131,6 +141,6 @@ class DecoderConfig(Choice, abc.ABC):
         options = to_dict(self.sampling)
         if unknown := sorted(asked.keys() - options.keys()):
             raise InputError(
-                f"the {self.kind} decoder has no {' or '.join(unknown)}; its options are {', '.join(options) or 'none'}"
+                f"the {self.kind} decoder has no {' or '.join(unknown)}; its options are {', '.join(options)}"
             )
         return dataclasses.replace(self, sampling=from_dict(type(self.sampling), options | asked, "options"))

@@ -19,7 +19,7 @@ from spectrodiff.diffusion.process import Process
 from spectrodiff.diffusion.samplers import STEPS, Keys, sample, standard_normal
 from spectrodiff.diffusion.schedule import LOGSNR_BOUND, NoiseLevel, Schedule, time_at
 from spectrodiff.errors import InputError
-from spectrodiff.models.decoder import Conditioning, DecoderConfig, KVCache, Metrics
+from spectrodiff.models.decoder import Conditioning, DecoderConfig, KVCache, Metrics, SongSampling
 from spectrodiff.models.layers import MLP, Attention, Dense, KeyValue, Positions, dropout, remat, rms_norm, sinusoids
 
 _NOISE_PERIOD = 2e4  # times in [0, 1) are scaled to [0, 2e4), the longest period of the embedding (released code)
@@ -29,7 +29,7 @@ _MAX_GUIDANCE = 20.0
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class SamplingConfig:
+class SamplingConfig(SongSampling):
     """The sampling options of a diffusion decoder. With a guidance weight of 1, there is no guidance.
 
     Guidance applies at log-SNRs within `guidance_interval`; steps outside it take one evaluation instead of two.
@@ -41,6 +41,7 @@ class SamplingConfig:
     guidance_interval: Sequence[float] = (-LOGSNR_BOUND, LOGSNR_BOUND)
 
     def __post_init__(self):
+        super().__post_init__()
         object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))  # a list if read from JSON
         check_choice(self, "sampler", STEPS)
         check_whole(self, 1, _MAX_STEPS, "steps")

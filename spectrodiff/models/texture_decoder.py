@@ -23,7 +23,7 @@ from spectrodiff.diffusion.process import Process, masked_mean
 from spectrodiff.diffusion.samplers import STEPS, Keys, one_step_target, sample, standard_normal
 from spectrodiff.diffusion.schedule import LOGSNR_BOUND, EvenLogSNR, LogNormal, NoiseLevel
 from spectrodiff.errors import InputError
-from spectrodiff.models.decoder import Conditioning, DecoderConfig, Metrics
+from spectrodiff.models.decoder import Conditioning, DecoderConfig, Metrics, SongSampling
 from spectrodiff.models.diffusion_decoder import DiffusionConfig, DiffusionDecoder
 from spectrodiff.models.unet import UNet
 
@@ -35,13 +35,14 @@ _FRACTION_AT_START = 0.25
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class TextureSamplingConfig:
+class TextureSamplingConfig(SongSampling):
     """The sampling options of a texture decoder: an update rule and its number of steps, where 0 samples the mean."""
 
     sampler: str = "dpmpp"
     steps: int = 8
 
     def __post_init__(self):
+        super().__post_init__()
         check_choice(self, "sampler", STEPS)
         check_whole(self, 0, 1000, "steps")
 

@@ -55,20 +55,22 @@ class NoteTokenizer:
         """
         return self.encode(read_midi(path, channel_volume=self.config.channel_volume))
 
-    def encode(self, notes: Notes) -> Int32[np.ndarray, "windows n"]:
+    def encode(self, notes: Notes, overlap: int = 0) -> Int32[np.ndarray, "windows n"]:
         """Returns the tokens of a piece, int32 [windows, config.max_tokens], one row for each 5.12 s.
 
-        The tokens of a row end with EOS (1) and are padded with 0. `vocabulary` defines their meaning.
+        The tokens of a row end with EOS (1) and are padded with 0. `vocabulary` defines their meaning. Each window
+        begins `overlap` frames before the end of the one before.
 
         Raises:
           InputError: a window needs more than `config.max_tokens` tokens and `on_overflow` is "error", or `notes` are
             not notes, such as `read_midi` returns.
         """
         if self.on_overflow == "thin":
-            notes, _ = self.thin(notes)
+            notes, _ = self.thin(notes, overlap)
         timeline = self.timeline(notes)
-        tokens = np.full((self.num_windows(notes.total_time), self.config.max_tokens), PAD, np.int32)
-        for row, start_frame in zip(tokens, range(0, timeline.frames, WINDOW_FRAMES), strict=True):
+        starts = _window_starts(timeline.frames, overlap)
+        tokens = np.full((len(starts), self.config.max_tokens), PAD, np.int32)
+        for row, start_frame in zip(tokens, starts, strict=True):
             window = self.window(timeline, start_frame)
             row[: len(window)] = window
         return tokens
@@ -78,7 +80,7 @@ class NoteTokenizer:
 
         A piece that ends exactly on a frame gets another frame, as in the published code.
         """
-        return -(-num_frames(total_time) // WINDOW_FRAMES)
+        return len(_window_starts(num_frames(total_time), 0))
 
     def timeline(self, notes: Notes) -> Timeline:
         """Returns the events of a piece, from which its windows are cut.
@@ -107,17 +109,17 @@ class NoteTokenizer:
         sounding, events = (part[~np.isin(timeline.note[part], quiet)] for part in (sounding, events))
         return self._tokens(timeline, sounding, events, start_frame)
 
-    def thin(self, notes: Notes) -> tuple[Notes, int]:
+    def thin(self, notes: Notes, overlap: int = 0) -> tuple[Notes, int]:
         """Returns the piece without the quietest notes of windows that overflow, and the number of notes left out.
 
-        Of notes of equal velocity, the shortest is left out first.
+        The windows are those of `encode`. Of notes of equal velocity, the shortest is left out first.
         """
         check_notes(notes)
         kept = np.arange(len(notes), dtype=np.int32)
         while True:
             timeline = self.timeline(notes.select(kept))
             quiet = set()
-            for start_frame in range(0, timeline.frames, WINDOW_FRAMES):
+            for start_frame in _window_starts(timeline.frames, overlap):
                 sounding, events = self._contents(timeline, start_frame, WINDOW_FRAMES)
                 quiet.update(self._quietest(timeline, sounding, events, start_frame).tolist())
             if not quiet:
@@ -247,6 +249,11 @@ class NoteTokenizer:
         columns = np.array(sorted(notes), np.int32).reshape(-1, 6).T
         start, end = columns[:2] / STEPS_PER_SECOND
         return Notes(start, end, *columns[2:5], columns[5] > 0, total_time=float(end.max(initial=0.0)))
+
+
+def _window_starts(frames: int, overlap: int) -> range:
+    """Returns the first frames of the windows of a piece, of which there is at least one."""
+    return range(0, max(1, frames - overlap), WINDOW_FRAMES - overlap)
 
 
 def _changes(values: Int[np.ndarray, " n"], before: int) -> Int[np.ndarray, " changes"]:
