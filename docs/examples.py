@@ -26,7 +26,7 @@ DOCS = pathlib.Path(__file__).parent
 EXAMPLES = DOCS.parent / "examples"
 NAMES = ("bach_prelude", "corelli_grave", "band")
 SHOWN = "band"  # in the picture and through all vocoders: it has several instruments, and drums
-VOCODERS = ("griffin_lim", "demo", "melgan")
+VOCODERS = ("griffin_lim", "refiner", "melgan")
 SECONDS = 16.0  # of music, after which sounds decay for RELEASE_SECONDS
 
 

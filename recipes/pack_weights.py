@@ -1,8 +1,8 @@
 """Packs what training exported as weights of the package: in float16, with the card of its run.
 
-python recipes/pack_weights.py runs/melgan_gan/export spectrodiff/pretrained/weights/melgan
+python recipes/pack_weights.py runs/melgan_gan/export spectrodiff/pretrained/weights/new
 
-After that `--vocoder melgan` finds it, or `--checkpoint NAME` a spectrogram model. Write a README.md beside it:
+After that `--vocoder new` finds it, or `--checkpoint new` a spectrogram model. Write a README.md beside it:
 licence, data, training, held-out figures, limits.
 """
 

@@ -153,7 +153,7 @@ def test_packaged_refiner_is_not_exported(task, tmp_path):
     config = dataclasses.replace(SMALL, refiner="demo")
     dataclasses.replace(task, config=config).save(tmp_path, Generator(config, rngs=nnx.Rngs(0)), {})
     assert not REFINER.exists_in(tmp_path)
-    assert find_vocoder(tmp_path).griffin_lim.identity() == find_vocoder("demo").identity()
+    assert find_vocoder(tmp_path).griffin_lim.identity() == find_vocoder("refiner").identity()
 
 
 def test_packaged_generator_is_found_by_name(task, tmp_path, monkeypatch):

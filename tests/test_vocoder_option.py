@@ -116,10 +116,12 @@ def test_demo_uses_the_vocoder_option(folder, checkpoint):
     assert np.abs(ours - theirs).max() > 0.01
 
 
-def test_demo_vocoder_is_griffin_lim_with_a_refiner():
-    for vocoder in (find_vocoder("demo"), Synthesizer.from_pretrained("demo").vocoder):
-        assert isinstance(vocoder, GriffinLim)
-        assert vocoder.refiner is not None
+def test_demo_vocoder_is_a_melgan_that_corrects_griffin_lim():
+    own = Synthesizer.from_pretrained("demo").vocoder
+    assert isinstance(own, MelGAN)
+    assert own.griffin_lim.identity() == find_vocoder("refiner").identity() != GriffinLim().identity()
+    for name in ("demo", "melgan"):
+        assert find_vocoder(name).identity() == own.identity()
     assert Synthesizer.from_pretrained("demo", "griffin_lim").vocoder.refiner is None
 
 

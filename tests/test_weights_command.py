@@ -213,7 +213,7 @@ def test_conversion_to_diffusers_reports_lost_settings(tmp_path, capsys):
     native.write(tmp_path / "ours", kinds.SPECTROGRAM, ARRAYS, config, {"steps": 5})
     converted(tmp_path / "ours", tmp_path / "theirs", "diffusers")
     _, line = capsys.readouterr().out.splitlines()
-    defaults = '{"sampler": "ddim", "steps": 7, "guidance": 3.0, "guidance_interval": [-20.0, 20.0]}'
+    defaults = '{"overlap": 0, "sampler": "ddim", "steps": 7, "guidance": 3.0, "guidance_interval": [-20.0, 20.0]}'
     assert f'its sampling defaults {defaults} and its card {{"steps": 5}}' in line
     write_weights(tmp_path / "plain", "spectrodiff", CONFIG, ARRAYS)
     converted(tmp_path / "plain", tmp_path / "others", "diffusers")

@@ -18,8 +18,8 @@ from spectrodiff.app.song import Limits, Song, arrange, general_midi, instrument
 from spectrodiff.errors import InputError
 from spectrodiff.notes.instruments import replacements
 from spectrodiff.pretrained.hub import packaged_weights
-from spectrodiff.pretrained.kinds import SPECTROGRAM, vocoder_kind
-from spectrodiff.pretrained.vocoders import GRIFFIN_LIM, find_vocoder
+from spectrodiff.pretrained.kinds import SPECTROGRAM
+from spectrodiff.pretrained.vocoders import GRIFFIN_LIM, find_vocoder, packaged_vocoders
 
 _HERE = pathlib.Path(__file__).parent
 _OWN = "of the checkpoint"
@@ -52,8 +52,7 @@ class Options:
 
     @property
     def vocoder_choices(self) -> list[str]:
-        packaged = (name for name, folder in packaged_weights().items() if vocoder_kind(folder))
-        return list(dict.fromkeys((_OWN, *self.vocoders, *packaged, GRIFFIN_LIM)))
+        return list(dict.fromkeys((_OWN, *self.vocoders, *packaged_vocoders(), GRIFFIN_LIM)))
 
 
 class Page(gr.Blocks):

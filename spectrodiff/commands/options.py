@@ -11,7 +11,7 @@ def add_rendering_options(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument(
         "--vocoder",
-        help="griffin_lim, demo, a folder that training exported, an .onnx file or the folder of a SavedModel "
+        help="demo, refiner, griffin_lim, a folder that training exported, an .onnx file or the folder of a SavedModel "
         "(default: the checkpoint's)",
     )
     sampling = parser.add_argument_group("sampling")

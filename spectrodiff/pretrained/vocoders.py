@@ -7,7 +7,7 @@ import pathlib
 from spectrodiff.errors import InputError
 from spectrodiff.files import as_path
 from spectrodiff.pretrained.hub import find_checkpoint, packaged_weights
-from spectrodiff.pretrained.kinds import MELGAN, REFINER, vocoder_kind
+from spectrodiff.pretrained.kinds import MELGAN, REFINER, Kind, vocoder_kind
 from spectrodiff.pretrained.native import load
 from spectrodiff.vocoder import saved_model
 from spectrodiff.vocoder.griffin_lim import GriffinLim
@@ -16,12 +16,15 @@ from spectrodiff.vocoder.saved_model import SavedModelVocoder
 from spectrodiff.vocoder.streaming import MelGAN, Vocoder
 
 GRIFFIN_LIM = "griffin_lim"
+# Names of the networks in the demo's folder. Its vocoder is the MelGAN, which corrects Griffin-Lim with the refiner.
+_OF_DEMO = {"melgan": MELGAN, "refiner": REFINER}
 
 
 def find_vocoder(vocoder: str | os.PathLike) -> Vocoder:
-    """Returns a vocoder: `griffin_lim`, that of weights in the package (`demo`), or the one at a path.
+    """Returns a vocoder: `griffin_lim`, one in the package by its name, or the one at a path.
 
-    A path is an .onnx file, the folder of a SavedModel, or a folder into which training exported a vocoder.
+    Those in the package are `demo`, which is also called `melgan`, and `refiner`, Griffin-Lim with its refiner. A path
+    is an .onnx file, the folder of a SavedModel, or a folder into which training exported a vocoder.
 
     Raises:
       InputError: `vocoder` is none of these, or cannot be read.
@@ -33,25 +36,33 @@ def find_vocoder(vocoder: str | os.PathLike) -> Vocoder:
         return OnnxVocoder(path)
     if (path / saved_model.FILE).is_file():
         return SavedModelVocoder(path)
+    packaged = packaged_vocoders()
+    if str(vocoder) in packaged:
+        return _load_vocoder(*packaged[str(vocoder)])
     with contextlib.suppress(InputError):
-        path = find_vocoder_weights(vocoder)
+        path = find_checkpoint(vocoder)
     if (trained := trained_vocoder(path)) is not None:
         return trained
-    names = ", ".join([GRIFFIN_LIM, *packaged_vocoders()])
+    names = ", ".join([GRIFFIN_LIM, *packaged])
     raise InputError(
         f"no vocoder {str(vocoder)!r}: give {names}, an .onnx file, the folder of a SavedModel, or a folder into which "
         "training exported a vocoder"
     )
 
 
-def packaged_vocoders() -> dict[str, pathlib.Path]:
-    """Returns the folders of the vocoders in this package, by name."""
-    return {name: folder for name, folder in packaged_weights().items() if vocoder_kind(folder)}
+def packaged_vocoders() -> dict[str, tuple[pathlib.Path, Kind]]:
+    """Returns the folders and kinds of the vocoders in this package, by name."""
+    folders = packaged_weights()
+    found = {name: (folder, kind) for name, folder in folders.items() if (kind := vocoder_kind(folder))}
+    demo = folders.get("demo")
+    return found | {name: (demo, kind) for name, kind in _OF_DEMO.items() if demo and kind.exists_in(demo)}
 
 
 def find_vocoder_weights(checkpoint: str | os.PathLike) -> pathlib.Path:
     """Returns the folder of a vocoder in this package by its name, or else what `find_checkpoint` returns."""
-    return packaged_vocoders().get(str(checkpoint)) or find_checkpoint(checkpoint)
+    if found := packaged_vocoders().get(str(checkpoint)):
+        return found[0]
+    return find_checkpoint(checkpoint)
 
 
 def trained_vocoder(folder: str | os.PathLike) -> Vocoder | None:
@@ -64,8 +75,10 @@ def trained_vocoder(folder: str | os.PathLike) -> Vocoder | None:
       InputError: it cannot be read.
     """
     kind = vocoder_kind(folder)
-    if kind is None:
-        return None
+    return None if kind is None else _load_vocoder(folder, kind)
+
+
+def _load_vocoder(folder: str | os.PathLike, kind: Kind) -> Vocoder:
     network, config = load(folder, kind)
     if kind is MELGAN and config.corrects:
         here = os.fspath(folder) if REFINER.exists_in(folder) else config.refiner
