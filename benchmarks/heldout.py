@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument(
         "--pieces", type=int, default=8, help="pieces to sample in full, each window given the sampled previous one"
     )
+    parser.add_argument("--overlap", type=int, help="of the windows of whole pieces (default: the checkpoint's)")
     parser.add_argument("--plot", help="picture of five windows, true, mean and sampled")
     options = parser.parse_args()
 
@@ -70,7 +71,7 @@ def main() -> None:
     chosen = np.linspace(0, len(records) - 1, min(len(records), options.pieces)).astype(int)
     recordings = [decode(part[index]) for part, index in (records[i] for i in chosen)]
     if recordings:
-        error, roughness, flux, true_flux = whole_pieces(sampler, recordings)
+        error, roughness, flux, true_flux = whole_pieces(sampler, recordings, options.overlap)
         row(f"{len(recordings)} whole pieces", error, roughness)
         row("flux at borders, sampled", flux)
         row("flux at borders, true", true_flux)
@@ -84,14 +85,16 @@ def described(sampling) -> str:
     return ", ".join(f"{name} {value}" for name, value in to_dict(sampling).items()) or "sampled"
 
 
-def whole_pieces(sampler: MelSampler, recordings: list[Recording]) -> tuple[float, float, float, float]:
+def whole_pieces(
+    sampler: MelSampler, recordings: list[Recording], overlap: int | None
+) -> tuple[float, float, float, float]:
     """Error, roughness and flux over all frames of pieces, when every window's context is the sampled window before.
 
     The flux where windows meet, relative to other frames, is returned for the sampled and for the true mels.
     """
     errors, roughness, borders, others = [], [], [], []
-    overlap = sampler.config.decoder.sampling.overlap
-    for place, song in sampler.songs((recording.notes, 0) for recording in recordings):
+    overlap = sampler.sampling(overlap=overlap).overlap
+    for place, song in sampler.songs(((recording.notes, 0) for recording in recordings), overlap=overlap):
         true = scale_mel(log_mel_on_host(recordings[place].audio))
         frames = min(len(song.mel), len(true))
         mels = np.stack([mel[:frames] for mel in (np.asarray(scale_mel(song.mel)), true)])

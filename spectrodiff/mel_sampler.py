@@ -1,4 +1,4 @@
-"""Sampling of the log-mels of songs from notes: window by window, each conditioned on the previous one."""
+"""Sampling of the log-mels of songs from notes: window by window, each conditioned on the frames before it."""
 
 import dataclasses
 import numbers
@@ -43,7 +43,7 @@ class SampledSong(NamedTuple):
     """A song's unscaled log-mel, and the time that sampling it took.
 
     The mel is a memory map of an unnamed temporary file. `compute_seconds` is the time spent on the song's windows and
-    `music_seconds` their duration, both without windows that had to wait for compilation.
+    `music_seconds` the music that they add, both without windows that had to wait for compilation.
     """
 
     mel: Mel
@@ -175,13 +175,22 @@ class MelSampler:
                 active = [(index, song) for index, song in active if song.windows_left]
 
     def thin(self, notes: Notes, **sampling: Any) -> tuple[Notes, int]:
-        """Returns a song without the quietest notes of windows with too many, and the number of notes left out."""
+        """Returns a song without the quietest notes of windows with too many, and the number of notes left out.
+
+        Raises:
+          InputError: `notes` are not notes, or an option is out of range.
+        """
+        check_notes(notes)
         overlap = self.sampling(**sampling).overlap
         thinned, dropped = self.tokenizer.thin(self._with_release(notes), overlap)
         return dataclasses.replace(thinned, total_time=notes.total_time), dropped
 
     def num_windows(self, notes: Notes, **sampling: Any) -> int:
-        """Returns the number of windows in which a song is sampled; raises InputError if one has too many notes."""
+        """Returns the number of windows in which a song is sampled.
+
+        Raises:
+          InputError: one has too many notes, or an option is out of range.
+        """
         return _Song(self, notes, 0, self.sampling(**sampling).overlap, keep=False).windows_left
 
     def _with_release(self, notes: Notes) -> Notes:
@@ -232,8 +241,9 @@ class _Song:
         count = 1 + max(0, -(-(self._frames - WINDOW_FRAMES) // self._hop))
         self._windows = [sampler._bucketed(tokens) for tokens in sampler.tokenizer.encode(notes, overlap)[:count]]
         self._seed, self._index = seed, 0
-        self._before = np.zeros((0, MEL_BINS), np.float32)  # the frames before the next window, scaled, and
-        self._overlapping = self._before  # those of the latest window that overlap with it
+        nothing = np.zeros((0, MEL_BINS), np.float32)
+        self._before = nothing  # the context of the next window, scaled
+        self._overlapping = nothing  # the frames of the latest window that the next one will change
         self._file = tempfile.TemporaryFile() if keep else None  # noqa: SIM115 (lives as long as the mel)
         self.latest: Mel | None = None
         self.compute_seconds = self.music_seconds = 0.0
@@ -252,6 +262,7 @@ class _Song:
     def add(self, scaled: Mel) -> None:
         """Appends the scaled mel of the next window, but for frames that the window after it will change."""
         overlap = len(self._overlapping)
+        # The weight of the new window is 0 in the first half of the overlap, and rises to 1 in the second.
         weight = np.clip(2 * (np.arange(overlap) + 0.5) / max(1, overlap) - 1, 0, 1)[:, None]
         faded = (1 - weight) * self._overlapping + weight * scaled[:overlap]
         scaled = np.concatenate([faded.astype(np.float32), scaled[overlap:]])

@@ -172,6 +172,20 @@ def test_sampled_replaces_sampling_options_of_a_decoder():
             some.sampled(**asked)
 
 
+def test_sampling_options_of_a_decoder_have_an_overlap():
+    @dataclasses.dataclass(frozen=True)
+    class WithoutOverlap(DecoderConfig):
+        kind = "without_overlap"
+        sampling: TokenizerConfig = TokenizerConfig()
+
+        def build(self, model, *, rngs):
+            raise NotImplementedError
+
+    assert DiffusionConfig().sampled(overlap=8).sampling.overlap == 8
+    with pytest.raises(InputError, match="subclass of SongSampling"):
+        WithoutOverlap()
+
+
 def test_zero_context_layers_are_valid_without_context():
     assert ModelConfig(with_context=False, context_layers=0).context_layers == 0
 

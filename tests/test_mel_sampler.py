@@ -151,7 +151,7 @@ def test_bucket_grows_with_the_number_of_notes(our_model, monkeypatch):
 
 def test_overfull_window_raises_input_error_and_thinning_fixes_it(sampler, sample_calls):
     crowd = random_notes(1, seconds=10.0, voices=60, drums=3000)
-    with pytest.raises(InputError, match=r"window \d .*\b2048\b"):
+    with pytest.raises(InputError, match=r"window at .*\b2048\b"):
         stream_mels(sampler, crowd)
     thinned, dropped = sampler.tokenizer.thin(crowd)
     assert dropped > 0
@@ -197,6 +197,27 @@ def test_thinning_fits_overlapping_windows(sampler, sample_calls):
     assert dropped > 0
     assert thinned.total_time == crowd.total_time
     assert len(stream_mels(sampler, thinned, overlap=100)) == sampler.num_windows(thinned, overlap=100) == 4
+
+
+@pytest.mark.parametrize("overlap", [1, 15, 128])
+def test_songs_in_a_batch_overlap_as_in_a_stream(sampler, overlap):
+    pieces = [random_notes(seed, seconds=seconds) for seed, seconds in enumerate((12.0, 3.0, 7.0))]
+    for index, song in sampler.songs([(notes, 5) for notes in pieces], batch=2, overlap=overlap, **FAST):
+        streamed = np.concatenate(stream_mels(sampler, pieces[index], seed=5, overlap=overlap))
+        np.testing.assert_allclose(song.mel, streamed, atol=1e-3)
+
+
+def test_ghost_ties_limit_overlapping_windows_too(our_model, monkeypatch):
+    config = dataclasses.replace(OURS, tokenizer=dataclasses.replace(OURS.tokenizer, ghost_ties=True))
+    sampler = MelSampler(our_model, config)
+    monkeypatch.setattr(sampler, "_sample", lambda weights, tokens, context, *_: jnp.asarray(context))
+    for seconds, frames in ((1.0, 100), (5.0, 256), (9.0, 496)):
+        assert sum(len(mel) for mel in stream_mels(sampler, hits(5, 0.0, seconds), overlap=16)) == frames
+
+
+@pytest.mark.parametrize(("name", "overlap"), [("demo", 16), ("demo_student", 16), ("demo_diffusion", 0)])
+def test_packaged_weights_have_their_overlap(name, overlap):
+    assert MelSampler.from_pretrained(name).sampling().overlap == overlap
 
 
 @pytest.mark.parametrize("overlap", [-1, 129, 1.5, True])

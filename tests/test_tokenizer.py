@@ -410,7 +410,7 @@ def dense_notes(count, start=6.0):
 
 def test_overfull_window_raises_input_error():
     notes = dense_notes(2000)
-    with pytest.raises(InputError, match=r"window 1 at 5\.12 s .*2048"):
+    with pytest.raises(InputError, match=r"window at 5\.12 s .*2048"):
         NoteTokenizer().encode(notes)
     with pytest.raises(InputError, match="thin"):
         NoteTokenizer().encode(notes)

@@ -17,7 +17,7 @@ from spectrodiff.errors import InputError
 from spectrodiff.notes.midi import write_midi
 from spectrodiff.pretrained.kinds import MELGAN
 from spectrodiff.pretrained.native import save
-from spectrodiff.pretrained.vocoders import find_vocoder
+from spectrodiff.pretrained.vocoders import find_vocoder, packaged_vocoders
 from spectrodiff.synthesizer import Synthesizer
 from spectrodiff.vocoder.generator import Generator, GeneratorConfig
 from spectrodiff.vocoder.griffin_lim import GriffinLim
@@ -123,6 +123,23 @@ def test_demo_vocoder_is_a_melgan_that_corrects_griffin_lim():
     for name in ("demo", "melgan"):
         assert find_vocoder(name).identity() == own.identity()
     assert Synthesizer.from_pretrained("demo", "griffin_lim").vocoder.refiner is None
+
+
+def test_first_window_of_the_demo_yields_audio():
+    """It has 240 frames, as the next one overlaps with it."""
+    taken = []
+
+    def windows():
+        for seed in range(3):
+            taken.append(seed)
+            yield np.random.default_rng(seed).normal(-5, 1, (240, 128)).astype(np.float32)
+
+    assert len(next(find_vocoder("demo").stream(windows()))) == 96 * 320
+    assert taken == [0]
+
+
+def test_names_of_packaged_vocoders():
+    assert list(packaged_vocoders()) == ["demo", "melgan", "refiner"]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from spectrodiff.errors import InputError
 from spectrodiff.notes.instruments import replacements
 from spectrodiff.pretrained.hub import packaged_weights
 from spectrodiff.pretrained.kinds import SPECTROGRAM
-from spectrodiff.pretrained.vocoders import GRIFFIN_LIM, find_vocoder, packaged_vocoders
+from spectrodiff.pretrained.vocoders import GRIFFIN_LIM, find_vocoder
 
 _HERE = pathlib.Path(__file__).parent
 _OWN = "of the checkpoint"
@@ -52,7 +52,7 @@ class Options:
 
     @property
     def vocoder_choices(self) -> list[str]:
-        return list(dict.fromkeys((_OWN, *self.vocoders, *packaged_vocoders(), GRIFFIN_LIM)))
+        return list(dict.fromkeys((_OWN, *self.vocoders, "demo", "refiner", GRIFFIN_LIM)))
 
 
 class Page(gr.Blocks):

@@ -2,7 +2,6 @@
 // Gradio calls this with `element`, `props` (song: the notes; value: the progress of the rendering) and `watch`.
 const RATE = 16000; // samples a second
 const FRAMES = 50; // of the mel, a second
-const WINDOW = 5.12; // seconds of a picture of the mel; the last may be shorter
 const DELAY = 0.06; // seconds from scheduling audio to hearing it
 
 const find = (selector) => element.querySelector(selector);
@@ -54,10 +53,12 @@ function drawRoll() {
 
 function drawMel() {
   const [pen, width, height] = sized(mel);
-  drawn.forEach((picture, i) => {
-    const x = ((i * WINDOW) / total()) * width;
-    pen.drawImage(picture, x, 0, (picture.naturalWidth / FRAMES / total()) * width + 0.5, height);
-  });
+  let x = 0;
+  for (const picture of drawn) {
+    const wide = (picture.naturalWidth / FRAMES / total()) * width;
+    pen.drawImage(picture, x, 0, wide + 0.5, height);
+    x += wide;
+  }
 }
 
 function show() {

@@ -55,6 +55,7 @@ def _add_systems(group) -> None:
         type=float,
         help="standard deviation of the noise added to an autoregressive decoder's frames (default: the checkpoint's)",
     )
+    group.add_argument("--overlap", type=int, help="as for synthesize (default: the checkpoint's)")
     group.add_argument("--seed", type=int, default=0, help="the same seed gives the same songs (default: 0)")
 
 
@@ -130,6 +131,7 @@ def _evaluate(options) -> None:
                 "steps": cell.steps,
                 "guidance": cell.guidance,
                 "dither": options.dither,
+                "overlap": options.overlap,
             },
             seed=options.seed,
             seconds=options.seconds,

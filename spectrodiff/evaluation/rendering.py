@@ -220,7 +220,7 @@ def render(
     """Renders the `chosen` songs, `batch` of them at once, the longest first, and yields each when it is finished.
 
     Up to rounding, the mel of a song is that of `synthesizer.mels` with `song_seed(seed, name)`. Notes are dropped from
-    windows with too many tokens; see `NoteTokenizer.thin`.
+    windows with too many tokens; see `MelSampler.thin`.
 
     Raises:
       InputError: a record is damaged, or the model's mel has values that are not finite.

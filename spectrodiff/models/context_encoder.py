@@ -1,4 +1,4 @@
-"""The context encoder, which encodes the spectrogram of the previous window."""
+"""The context encoder, which encodes the spectrogram before the window."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from spectrodiff.models.layers import Dense, Encoder, Positions
 
 
 class ContextEncoder(nnx.Module):
-    """A transformer encoder of the previous window's frames, whose positions count back from the end of that window."""
+    """A transformer encoder of the frames before the window, whose positions count back from the last of them."""
 
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
         self.dtype = cfg.dtype

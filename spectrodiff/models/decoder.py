@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import gin
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -25,8 +26,8 @@ class Conditioning(NamedTuple):
 
     `encoded` has the outputs of the note encoder and then those of the context encoder, with a mask over both. `sketch`
     is the note roll's estimate of the mel, normalised as the decoder's target is, or None without a note roll.
-    `context` is the scaled log-mel of the previous window, whose valid frames come first; `context_mask` is true for
-    them.
+    `context` is the scaled log-mel of up to 256 frames before the window, which come first; `context_mask` is true
+    for them.
     """
 
     encoded: Float[Array, "b n d"]
@@ -87,9 +88,10 @@ class Decoder(Protocol):
         """
 
 
+@gin.register
 @dataclasses.dataclass(frozen=True)
 class SongSampling:
-    """The sampling options that all decoders have, which are those of how a song's windows are joined.
+    """The base class of sampling options, with those that every decoder has: how the windows of a song are joined.
 
     Each window begins `overlap` frames before the end of the one before. In the second half of these frames the two are
     cross-faded, so that there is no jump. In the paper windows do not overlap.
@@ -105,7 +107,8 @@ class SongSampling:
 class DecoderConfig(Choice, abc.ABC):
     """The config of a decoder: its architecture, its training and its default sampling options.
 
-    The decoder models normalised mels x = (scaled mel - mean) / std. `sampling` is a frozen dataclass of the options.
+    The decoder models normalised mels x = (scaled mel - mean) / std. `sampling` has the options, in a frozen dataclass
+    derived from `SongSampling`.
     """
 
     mean: float = 0.0
@@ -113,6 +116,8 @@ class DecoderConfig(Choice, abc.ABC):
     sampling: SongSampling = SongSampling()  # subclasses override its type
 
     def __post_init__(self):
+        if not isinstance(self.sampling, SongSampling):
+            raise InputError(f"sampling is {self.sampling!r}; its class has to be a subclass of SongSampling")
         if not math.isfinite(self.mean):
             raise InputError(f"mean is {self.mean!r}; choose a finite number")
         if not 0 < self.std < math.inf:

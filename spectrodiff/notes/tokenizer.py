@@ -56,10 +56,10 @@ class NoteTokenizer:
         return self.encode(read_midi(path, channel_volume=self.config.channel_volume))
 
     def encode(self, notes: Notes, overlap: int = 0) -> Int32[np.ndarray, "windows n"]:
-        """Returns the tokens of a piece, int32 [windows, config.max_tokens], one row for each 5.12 s.
+        """Returns the tokens of a piece, int32 [windows, config.max_tokens], one row for each window of 5.12 s.
 
-        The tokens of a row end with EOS (1) and are padded with 0. `vocabulary` defines their meaning. Each window
-        begins `overlap` frames before the end of the one before.
+        The tokens of a row end with EOS (1) and are padded with 0. `vocabulary` defines their meaning. A window begins
+        where the one before ends, or `overlap` frames earlier.
 
         Raises:
           InputError: a window needs more than `config.max_tokens` tokens and `on_overflow` is "error", or `notes` are
@@ -76,7 +76,7 @@ class NoteTokenizer:
         return tokens
 
     def num_windows(self, total_time: float) -> int:
-        """Returns the number of windows of a piece of `total_time` seconds.
+        """Returns the number of windows, without overlap, of a piece of `total_time` seconds.
 
         A piece that ends exactly on a frame gets another frame, as in the published code.
         """
@@ -100,10 +100,9 @@ class NoteTokenizer:
         if len(tokens) <= self.config.max_tokens:
             return tokens
         if self.on_overflow == "error":
-            name = f"window {start_frame // frames}" if start_frame % frames == 0 else "the window"
             raise InputError(
-                f"too many notes: {name} at {start_frame / FRAMES_PER_SECOND:.2f} s needs {len(tokens)} tokens, over "
-                f"the limit of {self.config.max_tokens}; use --on_overflow thin to drop its quietest notes"
+                f"too many notes: the window at {start_frame / FRAMES_PER_SECOND:.2f} s needs {len(tokens)} tokens, "
+                f"over the limit of {self.config.max_tokens}; use --on_overflow thin to drop its quietest notes"
             )
         quiet = self._quietest(timeline, sounding, events, start_frame)
         sounding, events = (part[~np.isin(timeline.note[part], quiet)] for part in (sounding, events))
@@ -196,10 +195,10 @@ class NoteTokenizer:
     def decode(self, tokens: Int[np.ndarray, "windows n"]) -> Notes:
         """Returns the notes that windows of tokens represent. Tokens that are invalid in their place are skipped.
 
-        Decoding what `encode` returned gives the original notes, except that times are rounded to 10 ms (the least
-        length of a note, and the length of drum hits), velocities to the loudest of their bin, and programs by the
-        program map; that the silence after the last note is lost; and that of several overlapping notes of one program
-        and pitch, the ends may be exchanged.
+        Decoding what `encode` returned (without overlap) gives the original notes, except that times are rounded to
+        10 ms (the least length of a note, and the length of drum hits), velocities to the loudest of their bin, and
+        programs by the program map; that the silence after the last note is lost; and that of several overlapping notes
+        of one program and pitch, the ends may be exchanged.
 
         Raises:
           InputError: `tokens` are not an array of integers [windows, n].

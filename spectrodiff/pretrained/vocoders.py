@@ -55,7 +55,8 @@ def packaged_vocoders() -> dict[str, tuple[pathlib.Path, Kind]]:
     folders = packaged_weights()
     found = {name: (folder, kind) for name, folder in folders.items() if (kind := vocoder_kind(folder))}
     demo = folders.get("demo")
-    return found | {name: (demo, kind) for name, kind in _OF_DEMO.items() if demo and kind.exists_in(demo)}
+    parts = {name: (demo, kind) for name, kind in _OF_DEMO.items() if demo and kind.exists_in(demo)}
+    return found | {name: part for name, part in parts.items() if name not in found}
 
 
 def find_vocoder_weights(checkpoint: str | os.PathLike) -> pathlib.Path:
@@ -92,4 +93,4 @@ def find_griffin_lim(refiner: str) -> GriffinLim:
     Raises:
       InputError: there is no such checkpoint, or it has no refiner.
     """
-    return GriffinLim(load(find_checkpoint(refiner), REFINER)[0] if refiner else None)
+    return GriffinLim(load(find_vocoder_weights(refiner), REFINER)[0] if refiner else None)

@@ -49,7 +49,7 @@ class GriffinLim:
 
     @property
     def chunk(self) -> int:
-        """The number of frames in a chunk: two chunks and the frames needed after them are a window of the model."""
+        """The number of frames in a chunk: two chunks and the frames needed after them are a window of 256 frames."""
         return (WINDOW_FRAMES - AFTER - self.receptive_field) // 2
 
     @functools.cached_property

@@ -116,11 +116,12 @@ def check_mel(mel: Mel) -> Float[np.ndarray, "t m"]:
 class MelGAN:
     """A vocoder around a trained generator, with chunks that overlap by its receptive field.
 
-    A piece is padded with silence, so that its audio does not depend on the size of chunks. A generator with the
-    excitation "griffin_lim" needs `griffin_lim`, the vocoder whose audio it corrects.
+    A piece is padded with silence, so that its audio does not depend on the size of chunks. By default, the first chunk
+    can be corrected as soon as Griffin-Lim has made a chunk of its own. A generator with the excitation "griffin_lim"
+    needs `griffin_lim`, the vocoder whose audio it corrects.
     """
 
-    def __init__(self, generator: Generator, chunk: int = 128, griffin_lim: Vocoder | None = None):
+    def __init__(self, generator: Generator, chunk: int = 96, griffin_lim: Vocoder | None = None):
         self.chunk, self.cfg, self.griffin_lim = chunk, generator.cfg, griffin_lim
         self.receptive_field = receptive_frames(generator.cfg)
         graph, self.weights = nnx.split(generator)
@@ -132,6 +133,13 @@ class MelGAN:
         """Returns audio; raises InputError for a mel that is empty, of another shape, or not a log-mel."""
         return np.concatenate(list(self.stream([mel])))
 
+    def _prepare(self) -> None:
+        """Compiles the program of `stream`, or loads it from JAX's cache."""
+        frames = self.chunk + 2 * self.receptive_field
+        mel = jax.ShapeDtypeStruct((frames, MEL_BINS), jnp.float32)
+        excitation = () if self.griffin_lim is None else (jax.ShapeDtypeStruct((frames * HOP,), jnp.float32),)
+        self._decode.lower(self.weights, mel, jnp.int32(0), *excitation).compile()
+
     def stream(self, mels: Iterable[Mel]) -> Iterator[Audio]:
         """Yields audio as soon as a chunk and the frames it needs after it have arrived.
 
@@ -139,7 +147,7 @@ class MelGAN:
         of its own.
         """
         sizes = (self.receptive_field, self.chunk, self.receptive_field)
-        mels, mels_again = itertools.tee(mels)
+        mels, mels_again = itertools.tee(prepared_meanwhile(mels, self._prepare))
         windows = overlapping_chunks(mels, *sizes)
         if self.griffin_lim is None:
             excitations = itertools.repeat(())
@@ -147,7 +155,8 @@ class MelGAN:
             made = (audio.reshape(-1, HOP) for audio in self.griffin_lim.stream(mels_again))
             excitations = ((window.reshape(-1),) for window, _ in _overlapping(made, np.zeros(HOP, np.float32), *sizes))
         del mels_again  # without Griffin-Lim, it would keep all mels
-        for index, ((window, frames), excitation) in enumerate(zip(windows, excitations, strict=False)):
+        # Griffin-Lim comes first, so that its programs are loaded while the first mel is sampled.
+        for index, (excitation, (window, frames)) in enumerate(zip(excitations, windows, strict=False)):
             first = jnp.int32(index * self.chunk - self.receptive_field)
             audio = np.asarray(self._decode(self.weights, window, first, *excitation))
             yield audio[self.receptive_field * HOP :][: frames * HOP]
