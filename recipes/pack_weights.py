@@ -14,14 +14,14 @@ from spectrodiff.errors import InputError
 from spectrodiff.pretrained.kinds import KINDS
 from spectrodiff.pretrained.native import build, read, save, shapes_of
 
-LARGEST = 10e6  # bytes of a network
+LARGEST = 15e6  # bytes of a network
 
 
 def pack(source: pathlib.Path, destination: pathlib.Path) -> None:
     """Writes the networks in the folder `source` to `destination` in float16.
 
     Raises:
-      InputError: there is none, one cannot be read or written, or takes more than 10 MB.
+      InputError: there is none, one cannot be read or written, or takes more than 15 MB.
     """
     kinds = [kind for kind in KINDS.values() if kind.exists_in(source)]
     if not kinds:
