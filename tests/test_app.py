@@ -307,7 +307,8 @@ def open_page(browser, site):
 
 
 def session_files(site):
-    return [path for path in pathlib.Path(site._folder.name).rglob("*") if path.is_file()]
+    # `os.walk` passes over folders that are removed meanwhile.
+    return [pathlib.Path(folder, name) for folder, _, names in os.walk(site._folder.name) for name in names]
 
 
 def wait_until(condition, seconds=20.0):
