@@ -117,4 +117,4 @@ def test_vocoder_loads_weights_of_the_same_config_only(tmp_path):
     with pytest.raises(InputError, match=r"vocoder is GeneratorConfig\(channels=16"):
         VocoderTask(config=GeneratorConfig(channels=32)).load(str(tmp_path))
     with pytest.raises(InputError, match=r"vocoder\.json is missing"):
-        VocoderTask(config=config).load("demo")
+        VocoderTask(config=config).load("demo_student")

@@ -19,7 +19,7 @@ from spectrodiff.models.layers import Buffer
 from spectrodiff.models.spectrogram_model import SpectrogramConfig, SpectrogramModel
 from spectrodiff.pretrained.arrays import save_arrays
 from spectrodiff.pretrained.hub import find_checkpoint
-from spectrodiff.pretrained.kinds import KINDS, MELGAN, REFINER, SPECTROGRAM, vocoder_kind
+from spectrodiff.pretrained.kinds import KINDS, MELGAN, SPECTROGRAM, vocoder_kind
 from spectrodiff.pretrained.native import flatten, load, read, save
 from spectrodiff.vocoder.generator import Generator, GeneratorConfig
 
@@ -212,7 +212,7 @@ def test_bundled_checkpoints_are_readable():
     assert config.decoder.kind == "texture"
     assert config.decoder.mean_decoder.process.objective == X0()
     assert "decoder.texture.leave.kernel" in arrays
-    assert vocoder_kind(folder) is REFINER
+    assert vocoder_kind(folder) is MELGAN
 
 
 def test_unknown_version_or_field_raises_input_error(folder):
