@@ -24,6 +24,7 @@ import numpy as np
 
 from spectrodiff.commands.train import read_config
 from spectrodiff.training import loop
+from spectrodiff.training.task import Task
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
     training(options.steps)
 
 
-def alone(task: loop.Task, examples: int) -> None:
+def alone(task: Task, examples: int) -> None:
     """Measures the data pipeline alone, while it reads records and again when most of them are cached."""
     batches = task.batches(seed=0)
     size = len(next(iter(next(batches).values())))

@@ -110,6 +110,37 @@ def test_midi_file_is_read_before_the_weights(songs, tmp_path, monkeypatch, caps
     assert "notes.txt" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(("--overlap", "999"), "overlap is 999"), (("--batch", "0"), "batch is 0"), (("--seed", "-1"), "seed is -1")],
+)
+def test_refused_option_leaves_no_folder(songs, tmp_path, capsys, options, message):
+    with pytest.raises(SystemExit) as stopped:
+        run(songs, tmp_path / "new" / "out", *options)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_output_folder_may_not_be_named_like_audio(songs, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(songs, tmp_path / "song.wav")
+    assert "song.wav would become a folder" in capsys.readouterr().err
+    assert not (tmp_path / "song.wav").exists()
+
+
+def test_format_is_refused_for_one_file(songs, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(songs / "song0.mid", tmp_path / "a.wav", "--format", "flac")
+    assert "the suffix of --out" in capsys.readouterr().err
+
+
+def test_folder_in_place_of_an_audio_file_is_named(songs, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(songs / "song0.mid", tmp_path)
+    assert f"{tmp_path}: it is a folder" in capsys.readouterr().err
+
+
 def test_folder_without_midi_files_is_an_error(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     with pytest.raises(SystemExit):

@@ -19,7 +19,7 @@ from spectrodiff.errors import InputError
 from spectrodiff.notes.instruments import replacements
 from spectrodiff.pretrained.hub import packaged_weights
 from spectrodiff.pretrained.kinds import SPECTROGRAM
-from spectrodiff.pretrained.vocoders import GRIFFIN_LIM, find_vocoder
+from spectrodiff.pretrained.vocoders import GRIFFIN_LIM, find_vocoder, packaged_vocoders
 
 _HERE = pathlib.Path(__file__).parent
 _OWN = "of the checkpoint"
@@ -52,7 +52,8 @@ class Options:
 
     @property
     def vocoder_choices(self) -> list[str]:
-        return list(dict.fromkeys((_OWN, *self.vocoders, "demo", "refiner", GRIFFIN_LIM)))
+        packaged = (name for name in packaged_vocoders() if name != "melgan")  # another name of that of the demo
+        return list(dict.fromkeys((_OWN, *self.vocoders, *packaged, GRIFFIN_LIM)))
 
 
 class Page(gr.Blocks):

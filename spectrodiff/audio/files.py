@@ -74,6 +74,8 @@ def check_audio_path(path: str | os.PathLike, seconds: float = 0.0) -> None:
     """Checks, before long work, that `seconds` of audio can be written to `path`; raises InputError if not."""
     path = local_path(path)
     if path.suffix.lower() not in FORMATS:
+        if path.is_dir():
+            raise InputError(f"cannot write {path}: it is a folder; name a file in it, such as {path / 'song.wav'}")
         raise InputError(f"cannot write {path}: give it one of the suffixes {', '.join(FORMATS)}")
     size = round(2 * SAMPLE_RATE * seconds) if path.suffix.lower() == ".wav" else 0  # the other formats are compressed
     check_writable(path, size)

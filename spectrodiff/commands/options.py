@@ -11,8 +11,8 @@ def add_rendering_options(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument(
         "--vocoder",
-        help="demo, refiner, griffin_lim, a folder that training exported, an .onnx file or the folder of a SavedModel "
-        "(default: the checkpoint's)",
+        help="demo (also called melgan), refiner, griffin_lim, a folder that training exported, an .onnx file or the "
+        "folder of a SavedModel (default: the checkpoint's)",
     )
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument("--steps", type=int, help="sampling steps (default: the checkpoint's)")

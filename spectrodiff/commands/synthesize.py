@@ -34,11 +34,15 @@ def _add_synthesize(commands) -> None:
     files.add_argument("--plot", help="also write a plot of notes, mel and waveform (.png, .pdf or .svg)")
     files.add_argument("--mel_out", help="also write the unscaled log-mel into an .npz file, as `mel` [frames, 128]")
     folders = parser.add_argument_group("folders of MIDI files")
-    folders.add_argument("--batch", type=int, default=4, help="songs of a folder to render at once (default: 4)")
+    folders.add_argument(
+        "--batch",
+        type=int,
+        default=4,
+        help="songs of a folder to render at once; the audio differs slightly with it (default: 4)",
+    )
     folders.add_argument(
         "--format",
         choices=("wav", "flac", "ogg", "mp3"),
-        default="wav",
         help="format of the audio files of a folder (default: wav)",
     )
     add_rendering_options(parser)
@@ -66,8 +70,11 @@ def _synthesize(options) -> None:
     from spectrodiff.plot import check_plot_path
 
     if local_path(options.midi).is_dir():
-        _synthesize_folder(options)
+        with _folder(options.out) as folder:
+            _synthesize_folder(options, folder)
         return
+    if options.format:
+        raise InputError("--format is for a folder of MIDI files; for one file, the suffix of --out chooses the format")
     check_audio_path(options.out)
     if options.plot:
         check_plot_path(options.plot)
@@ -83,16 +90,17 @@ def _demo(options) -> None:
     from spectrodiff.notes.midi import read_midi
 
     midis = sorted(packaged("examples").glob("*.mid")) if options.midi is None else options.midi
-    by_name = _outputs(map(pathlib.Path, midis), _folder(options.out), ".wav")
-    for midi in midis:
-        read_midi(midi)  # before the weights, which take seconds
-    synthesizer = _load(options)
-    for out, midi in by_name.items():
-        _render(options, synthesizer, midi, out, out.with_suffix(".png"), None)
+    with _folder(options.out) as folder:
+        by_name = _outputs(map(pathlib.Path, midis), folder, ".wav")
+        for midi in midis:
+            read_midi(midi)  # before the weights, which take seconds
+        synthesizer = _load(options)
+        for out, midi in by_name.items():
+            _render(options, synthesizer, midi, out, out.with_suffix(".png"), None)
 
 
-def _synthesize_folder(options) -> None:
-    """Renders the files of a folder, several at once; files that fail are reported and do not stop the others."""
+def _synthesize_folder(options, folder: pathlib.Path) -> None:
+    """Renders MIDI files into `folder`, several at once; files that fail are reported and do not stop the others."""
     if options.plot or options.mel_out:
         raise InputError("--plot and --mel_out are for one MIDI file; leave them out for a folder")
     if options.batch < 1:
@@ -110,7 +118,7 @@ def _synthesize_folder(options) -> None:
         raise InputError(f"{options.midi} holds no MIDI files ({', '.join(MIDI)})")
     if folders := sum(path.is_dir() for path in inside):
         print(f"{options.midi}: not searched for MIDI files: folders in it ({folders})", file=sys.stderr, flush=True)
-    wanted = _outputs(midis, _folder(options.out), f".{options.format}")
+    wanted = _outputs(midis, folder, f".{options.format or 'wav'}")
     missing = {out: midi for out, midi in wanted.items() if not out.exists()}
     if len(missing) < len(wanted):
         print(f"{len(wanted) - len(missing)} of {len(wanted)} files are in {options.out} already", flush=True)
@@ -137,16 +145,26 @@ def _synthesize_folder(options) -> None:
         raise InputError(f"{failed} of {len(wanted)} files could not be rendered; the lines above say why")
 
 
-def _folder(path: str) -> pathlib.Path:
-    """Returns the folder at `path`, which is made if it does not exist."""
+@contextlib.contextmanager
+def _folder(path: str) -> Iterator[pathlib.Path]:
+    """Provides the folder at `path`, which is made if it does not exist, and removed again if it stays empty."""
+    from spectrodiff.audio.files import FORMATS
     from spectrodiff.files import local_path
 
     folder = local_path(path)
+    if folder.suffix.lower() in FORMATS and not folder.is_dir():
+        raise InputError(f"{folder} would become a folder of audio files; give --out a name without {folder.suffix}")
     try:
+        made = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
-    return folder
+    try:
+        yield folder
+    finally:
+        with contextlib.suppress(OSError):  # it is not empty
+            for each in made:
+                each.rmdir()
 
 
 def _outputs(midis: Iterable[pathlib.Path], folder: pathlib.Path, suffix: str) -> dict[pathlib.Path, pathlib.Path]:

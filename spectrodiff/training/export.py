@@ -8,7 +8,7 @@ from flax import nnx
 from spectrodiff.errors import InputError
 from spectrodiff.training.adaptation import Adaptation, everything
 from spectrodiff.training.checkpoints import Checkpoints
-from spectrodiff.training.loop import Task
+from spectrodiff.training.task import Task
 
 
 def export(

@@ -3,12 +3,11 @@
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import gin
 import jax
-import numpy as np
 import optax
 from flax import nnx
 from tqdm import tqdm
@@ -25,35 +24,10 @@ from spectrodiff.training.metric_writer import MetricWriter
 from spectrodiff.training.preemption import preemption
 from spectrodiff.training.report import write_report
 from spectrodiff.training.sharding import check_batch, distribute, make_mesh, replicated, shard_batch, shardings
-from spectrodiff.training.steps import Loss, Others, make_train_step
+from spectrodiff.training.steps import Others, make_train_step
 from spectrodiff.training.summaries import divergence_message, mean_metrics, one_line
+from spectrodiff.training.task import Task
 from spectrodiff.training.throughput import ThroughputMeter, mesh_peak_flops
-
-
-@runtime_checkable
-class Task(Protocol):
-    """A training task: a model, its data and its loss."""
-
-    loss: Loss
-    dtype: str  # dtype of the model's activations
-
-    def build(self, rngs: nnx.Rngs) -> nnx.Module:
-        """Builds the model with newly initialised parameters."""
-
-    def load(self, checkpoint: str) -> nnx.Module:
-        """Builds the model with the parameters of a checkpoint, given by name or folder."""
-
-    def frozen_modules(self) -> Mapping[str, nnx.Module]:
-        """Returns modules that the loss uses but that are not trained or saved, such as a teacher."""
-
-    def batches(self, seed: int, start: int = 0) -> Iterator[dict[str, Any]]:
-        """Yields batches indefinitely, starting at example number `start`. They contain the arrays of `SOURCE`."""
-
-    def sources(self, source: dict[str, np.ndarray]) -> list[str]:
-        """Returns a readable description of the source of each example, given the arrays of `SOURCE`."""
-
-    def save(self, folder: pathlib.Path, model: nnx.Module, card: dict) -> None:
-        """Exports a trained model to `folder`, with the model card `card`."""
 
 
 @gin.configurable

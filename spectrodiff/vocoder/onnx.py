@@ -58,13 +58,12 @@ def open_session(path: str | os.PathLike, what: str):
     Raises:
       InputError: there is no such file, it is not ONNX, or onnxruntime is not installed.
     """
+    if not pathlib.Path(path).is_file():
+        raise InputError(f"there is no file {path}; name an ONNX {what}")
     try:
         import onnxruntime
     except ImportError as error:
         raise InputError(f'{path} needs onnxruntime: pip install "spectrodiff[onnx]"') from error
-
-    if not pathlib.Path(path).is_file():
-        raise InputError(f"there is no file {path}; name an ONNX {what}")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are raised as well
     try:
