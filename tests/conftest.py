@@ -4,7 +4,6 @@
 
 import functools
 import gc
-import importlib.metadata
 import importlib.util
 import os
 import pathlib
@@ -15,18 +14,18 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parent.parent / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Nearly all programs run once, on little data, and would take longer to compile than to run. Without optimised machine
-# code and without the newer of XLA's two ways to make it, one that samples a small network is compiled in 0.4 s instead
-# of 2.4. XLA ends a process that sets a flag it does not know: these are known to jaxlib 0.10 and 0.11, and perhaps not
-# to the XLA that TensorFlow brings.
+# code and (below) without the newer of XLA's two ways to make it, one that samples a small network is compiled in 0.4 s
+# instead of 2.4.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-known = importlib.metadata.version("jaxlib").startswith(("0.10.", "0.11."))
-if known and not importlib.util.find_spec("tensorflow"):
-    flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-    os.environ["XLA_FLAGS"] = f"{flags} {os.environ.get('XLA_FLAGS', '')}"
 
 from jaxtyping import install_import_hook
 
 install_import_hook("spectrodiff", "beartype.beartype")
+
+from spectrodiff.commands.common import set_xla_flags
+
+if not importlib.util.find_spec("tensorflow"):  # the XLA that TensorFlow brings may not know these
+    set_xla_flags("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1")
 
 import gin
 import hypothesis

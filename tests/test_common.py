@@ -3,6 +3,7 @@
 import ctypes
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import types
 
@@ -10,7 +11,7 @@ import jax
 import pytest
 from processes import finish, start_python
 
-from spectrodiff.commands.common import computes_on_cpu, keep_compiled_programs, keep_freed_memory
+from spectrodiff.commands.common import computes_on_cpu, keep_compiled_programs, keep_freed_memory, set_xla_flags
 
 FAULTS = """
 import resource, statistics, sys
@@ -75,6 +76,14 @@ def test_compilation_cache_threshold_respects_the_environment(asked, kept, monke
         assert getattr(jax.config, name) == kept
     finally:
         jax.config.update(name, before)
+
+
+@pytest.mark.parametrize(("version", "flags"), [("0.10.2", "--ours=1 --theirs=2"), ("0.99.0", "--theirs=2")])
+def test_xla_flags_are_set_for_known_versions_only(version, flags, monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    monkeypatch.setenv("XLA_FLAGS", "--theirs=2")
+    set_xla_flags("--ours=1")
+    assert os.environ["XLA_FLAGS"] == flags
 
 
 @pytest.mark.parametrize(("platforms", "settings"), [("cpu", 3), ("cuda", 0), ("tpu,cpu", 0)])

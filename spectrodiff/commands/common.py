@@ -42,6 +42,15 @@ def keep_compiled_programs() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
 
 
+def set_xla_flags(*flags: str) -> None:
+    """Sets flags of XLA, if this version of jaxlib is known to have them: XLA ends a process that sets one it has not.
+
+    Flags that XLA_FLAGS sets already keep their values. Call it before JAX initializes its devices.
+    """
+    if importlib.metadata.version("jaxlib").startswith(("0.10.", "0.11.")):
+        os.environ["XLA_FLAGS"] = " ".join((*flags, os.environ.get("XLA_FLAGS", "")))
+
+
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # of mallopt, from glibc's malloc.h
 
 

@@ -2,16 +2,14 @@
 
 import argparse
 import functools
-import importlib.metadata
 import io
-import os
 import pathlib
 import re
 import typing
 from collections.abc import Sequence
 from typing import Any
 
-from spectrodiff.commands.common import keep_compiled_programs, keep_freed_memory, packaged
+from spectrodiff.commands.common import keep_compiled_programs, keep_freed_memory, packaged, set_xla_flags
 from spectrodiff.config import misfit
 from spectrodiff.errors import InputError, reason
 
@@ -103,10 +101,8 @@ def _dry_run(options) -> None:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", options.devices)
     # XLA's default order of operations for CPUs favours parallelism at the price of memory; remat then saves next to
-    # nothing. XLA ends a process that sets a flag it does not know, hence the versions.
-    if importlib.metadata.version("jaxlib").startswith(("0.10.", "0.11.")):
-        flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"--xla_cpu_enable_concurrency_optimized_scheduler=false {flags}"
+    # nothing.
+    set_xla_flags("--xla_cpu_enable_concurrency_optimized_scheduler=false")
     read_config(options.gin_file, options.gin_param)
     from spectrodiff.training.dry_run import dry_run
 
