@@ -1,6 +1,7 @@
 """The command line of spectrodiff: one subcommand a module of `spectrodiff.commands`."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 
@@ -61,17 +62,30 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _as_typed(message: str, arguments: Sequence[str]) -> str:
+    """Returns an error message in which the options that were typed are named with their dashes, such as --steps.
+
+    Errors are raised by functions that are also called from Python, and name parameters: "seed is -1; choose ...", of
+    sampling "options: steps is 0; choose ..." and "the texture decoder has no guidance; its options are ...".
+    """
+    for option in {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}:
+        name = re.escape(option.removeprefix("--"))
+        message = re.sub(rf"^(?:options: )?{name}(?= is )|\b{name}\b(?=.*; its options are )", option, message)
+    return message
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a subcommand; what the user can mend ends as one line on stderr and exit status 2."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show is no reason to stop
             stream.reconfigure(errors="backslashreplace")
-    parser = make_parser()
-    options = parser.parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = make_parser().parse_args(arguments)
     try:
         options.run(options)
     except InputError as error:
-        print("spectrodiff:", str(error).splitlines()[0], file=sys.stderr)  # what follows is gin's account of calls
+        line = str(error).splitlines()[0]  # what follows is gin's account of calls
+        print("spectrodiff:", _as_typed(line, arguments), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("spectrodiff: interrupted", file=sys.stderr)

@@ -124,7 +124,7 @@ def test_midi_file_longer_than_max_minutes_is_an_error(midi_error, folder):
         *note_messages(500)[1:],
     )
     message = midi_error("long.mid")
-    assert "240 minutes" in message
+    assert "lasts 240.0 min, over the limit of 60 min" in message
     assert "--max_minutes" in message
 
 
@@ -140,16 +140,18 @@ def test_too_many_notes_in_a_window_are_an_error(midi_error, folder):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--steps", "0"], "steps is 0"),
-        (["--steps", "100000"], "steps is 100000"),
+        (["--steps", "0"], "spectrodiff: --steps is 0; choose 1 to 1000"),
+        (["--steps=100000"], "spectrodiff: --steps is 100000;"),
         (["--steps", "many"], "argument --steps"),
         (["--steps", "2.5"], "argument --steps"),
-        (["--guidance", "-1"], "guidance is -1.0"),
-        (["--guidance", "nan"], "guidance is nan"),
+        (["--guidance", "-1"], "spectrodiff: --guidance is -1.0;"),
+        (["--guidance", "nan"], "spectrodiff: --guidance is nan;"),
         (["--guidance", "strong"], "argument --guidance"),
-        (["--seed", "-1"], "seed is -1"),
+        (["--overlap", "300"], "spectrodiff: --overlap is 300;"),
+        (["--dither", "0.1"], "spectrodiff: the diffusion decoder has no --dither; its options are "),
+        (["--seed", "-1"], "spectrodiff: --seed is -1;"),
         (["--seed", "99999999999999999999"], "seed is 99999999999999999999"),
-        (["--sampler", "euler"], "sampler is 'euler'"),
+        (["--sampler", "euler"], "spectrodiff: --sampler is 'euler';"),
         (["--on_overflow", "ignore"], "argument --on_overflow"),
         (["--level", "loud"], "argument --level"),
         (["--level", "raw", "--normalize"], "argument --normalize"),

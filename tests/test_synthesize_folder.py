@@ -1,6 +1,8 @@
 """`spectrodiff synthesize` with a folder of MIDI files."""
 
 import dataclasses
+import io
+import sys
 
 import numpy as np
 import pytest
@@ -48,7 +50,7 @@ def test_existing_files_are_not_rendered_again(songs, tmp_path, capsys):
     run(songs, tmp_path / "out", "--format", "flac")
     assert (tmp_path / "out" / "song1.flac").read_bytes() == b"done"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"song0.flac", "song1.flac", "song2.flac"}
-    assert "1 of 3 files are in" in capsys.readouterr().out
+    assert ": 1 of 3 files" in capsys.readouterr().out
 
 
 def test_bad_files_are_reported_and_others_rendered(songs, tmp_path, capsys):
@@ -63,6 +65,17 @@ def test_bad_files_are_reported_and_others_rendered(songs, tmp_path, capsys):
     assert "bad.mid" in lines[0]
     assert "too many notes" in lines[1]
     assert "2 of 5 files" in lines[2]
+
+
+def test_messages_are_not_on_the_line_of_the_progress_bar(songs, tmp_path, monkeypatch):
+    """As on a terminal, where a carriage return goes back to the beginning of the line."""
+    terminal = io.StringIO()
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, terminal)
+    run(songs, tmp_path / "out")
+    shown = [line.rpartition("\r")[2] for line in terminal.getvalue().split("\n")]
+    assert sum(line.startswith(str(tmp_path / "out" / "song")) for line in shown) == 3
+    assert sum("rendering: 100%" in line for line in shown) == 1
 
 
 def test_progress_bar_counts_the_windows_of_all_songs(songs, tmp_path, capsys):

@@ -71,7 +71,7 @@ def read_song(path: str | os.PathLike, limits: Limits) -> Song:
         notes = read_midi(path, channel_volume=True, tell=remarks.append)
         if notes.total_time > 60 * limits.minutes:
             minutes = notes.total_time / 60
-            raise InputError(f"{path} lasts {minutes:.1f} minutes, over the limit of {limits.minutes:g} minutes")
+            raise InputError(f"{path} lasts {minutes:.1f} min, over the limit of {limits.minutes:g} min")
         without_volume = read_midi(path, channel_volume=False)
     except InputError as error:
         raise InputError(str(error).replace(str(path), path.name)) from error

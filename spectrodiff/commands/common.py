@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import importlib.metadata
 import importlib.util
+import io
 import os
 import pathlib
 
@@ -17,6 +18,14 @@ def packaged(name: str) -> pathlib.Path:
     """
     installed = _PACKAGE / name
     return installed if installed.is_dir() else _PACKAGE.parent / name
+
+
+def say(line: str, file: io.TextIOBase | None = None) -> None:
+    """Prints a line at once, on a line of its own where a progress bar is shown; to stdout by default."""
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode(file):
+        print(line, file=file, flush=True)
 
 
 def compilation_cache() -> pathlib.Path:

@@ -59,7 +59,7 @@ def _doctor(options) -> None:
         if part.remedy:
             print(f"{'':<9}{'':<{width + 2}}{part.remedy}")
     missing = sum(not part.found for part in parts)
-    print(f"{missing} optional parts are missing" if missing else "nothing is missing")
+    print(f"optional parts that are missing: {missing}" if missing else "nothing is missing")
 
 
 def _versions(*distributions: str) -> str | None:

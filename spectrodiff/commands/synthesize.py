@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 
-from spectrodiff.commands.common import keep_compiled_programs, packaged
+from spectrodiff.commands.common import keep_compiled_programs, packaged, say
 from spectrodiff.commands.options import add_rendering_options
 from spectrodiff.errors import InputError
 
@@ -121,28 +121,29 @@ def _synthesize_folder(options, folder: pathlib.Path) -> None:
     wanted = _outputs(midis, folder, f".{options.format or 'wav'}")
     missing = {out: midi for out, midi in wanted.items() if not out.exists()}
     if len(missing) < len(wanted):
-        print(f"{len(wanted) - len(missing)} of {len(wanted)} files are in {options.out} already", flush=True)
+        print(f"already in {options.out}: {len(wanted) - len(missing)} of {len(wanted)} files", flush=True)
     synthesizer, windows = _load(options), {}
     for out, midi in tqdm(missing.items(), "reading", unit="file", delay=2.0, leave=False):
         try:
             notes = _read(options, synthesizer, midi, out)
             windows[out] = synthesizer.mel_sampler.num_windows(notes, **_sampling(options))
         except InputError as error:
-            tqdm.write(f"spectrodiff: {error}", file=sys.stderr)
+            say(f"spectrodiff: {error}", sys.stderr)
     # They are read again when they are rendered, as the notes of thousands of files would fill the memory.
     pieces = ((_read(options, synthesizer, missing[out], out, again=True), options.seed) for out in windows)
     total, order = sum(windows.values()), list(windows)
     songs = synthesizer.mel_sampler.songs(pieces, batch=options.batch, windows=total, **_sampling(options))
-    for place, song in songs:
-        out = order[place]
-        with AudioSpool(out.parent) as spool:
-            for chunk in synthesizer.vocoder.stream([song.mel]):
-                spool.write(chunk)
-            with replacing(out) as temporary:
-                spool.save(temporary, options.level)
-        print(f"{out}: {spool.samples / SAMPLE_RATE:.1f} s of audio", flush=True)
+    with contextlib.closing(songs):  # ends the progress bar before an error is printed
+        for place, song in songs:
+            out = order[place]
+            with AudioSpool(out.parent) as spool:
+                for chunk in synthesizer.vocoder.stream([song.mel]):
+                    spool.write(chunk)
+                with replacing(out) as temporary:
+                    spool.save(temporary, options.level)
+            say(f"{out}: {spool.samples / SAMPLE_RATE:.1f} s of audio")
     if failed := len(missing) - len(windows):
-        raise InputError(f"{failed} of {len(wanted)} files could not be rendered; the lines above say why")
+        raise InputError(f"could not render {failed} of {len(wanted)} files; the lines above say why")
 
 
 @contextlib.contextmanager
@@ -207,12 +208,12 @@ def _read(options, synthesizer, midi, out, again: bool = False):
 
     def tell(line: str, file=sys.stderr) -> None:
         if not again:
-            print(line, file=file, flush=True)
+            say(line, file)
 
     notes = read_midi(midi, channel_volume=synthesizer.config.tokenizer.channel_volume, tell=tell)
     if notes.total_time > 60 * options.max_minutes:
         raise InputError(
-            f"{midi} lasts {notes.total_time / 60:.0f} minutes, over the limit of {options.max_minutes:g}; "
+            f"{midi} lasts {notes.total_time / 60:.1f} min, over the limit of {options.max_minutes:g} min; "
             "raise --max_minutes"
         )
     check_audio_path(out, notes.total_time)

@@ -115,7 +115,8 @@ class Folder:
         """Prints the number of pairs, the files without a partner, and the pairs that look suspicious."""
         splits = collections.Counter(entry.split for entry in entries)
         counts = ", ".join(f"{splits[split]} {split}" for split in SPLITS if splits[split])
-        print(f"{folder} holds {len(entries)} pairs of audio and MIDI: {counts}")
+        pairs = "1 pair" if len(entries) == 1 else f"{len(entries)} pairs"
+        print(f"{folder} holds {pairs} of audio and MIDI: {counts}")
         found = find_pairs(folder)
         for path in found.unpaired:
             print(f"{path} has no {'audio' if path.suffix.lower() in MIDI else 'MIDI'} of its name: left out")
@@ -175,7 +176,7 @@ def _as_text(name: str) -> str:
 def _conversion_advice(unreadable: Sequence[pathlib.Path]) -> str:
     suffixes = ", ".join(sorted({path.suffix.lower() for path in unreadable}))
     count, first = len(unreadable), unreadable[0]
-    return f"{count} files of formats that cannot be read ({suffixes}), such as {first}: convert them to wav"
+    return f"files of formats that cannot be read ({suffixes}): {count}, such as {first}; convert them to wav"
 
 
 def split_by_name(names: Iterable[str]) -> dict[str, str]:
