@@ -9,6 +9,7 @@ from jaxtyping import Float
 from spectrodiff.audio.mel import FRAMES_PER_SECOND, LOG_CEILING, LOG_FLOOR, SAMPLE_RATE
 from spectrodiff.errors import InputError
 from spectrodiff.files import check_writable, replacing
+from spectrodiff.notes.instruments import program_name
 from spectrodiff.notes.midi import Notes
 
 _FORMATS = (".png", ".pdf", ".svg")
@@ -26,7 +27,7 @@ def check_plot_path(path: str | os.PathLike) -> None:
 def plot_piece(
     path: str | os.PathLike, notes: Notes, mel: Float[np.ndarray, "t m"], audio: Float[np.ndarray, " s"]
 ) -> None:
-    """Plots the piano roll (a colour per program, drums as crosses), unscaled log-mel and waveform of a piece.
+    """Plots the piano roll (a colour per instrument, drums as crosses), unscaled log-mel and waveform of a piece.
 
     Raises:
       InputError: `path` is no .png, .pdf or .svg, or cannot be written.
@@ -37,13 +38,13 @@ def plot_piece(
     figure = Figure(figsize=(12, 7), layout="constrained")
     roll, spectrogram, waveform = figure.subplots(3, 1, sharex=True, height_ratios=(3, 4, 1.2))
 
-    for order, program in enumerate(np.unique(notes.program[~notes.is_drum])):
+    for order, program in enumerate(np.unique(notes.program[~notes.is_drum]).tolist()):
         these = ~notes.is_drum & (notes.program == program)
-        colour, label = f"C{order % 10}", f"program {program}"
+        colour, label = f"C{order % 10}", program_name(program)
         roll.hlines(notes.pitch[these], notes.start[these], notes.end[these], colour, linewidth=3, label=label)
     if notes.is_drum.any():
         roll.plot(notes.start[notes.is_drum], notes.pitch[notes.is_drum], "kx", markersize=4, label="drums")
-    figure.legend(loc="outside right upper", fontsize="small")
+    figure.legend(loc="outside upper left", ncols=5, fontsize="small", frameon=False)
     roll.set_ylabel("MIDI pitch")
 
     seconds = len(mel) / FRAMES_PER_SECOND

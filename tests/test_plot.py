@@ -47,9 +47,9 @@ def plot_lines(tmp_path, monkeypatch):
     return draw
 
 
-def test_each_program_has_its_own_colour(plot_lines):
+def test_each_instrument_has_its_own_colour_and_name(plot_lines):
     calls = plot_lines(random_notes(3, seconds=6.0, programs=(0, 10, 40)))
-    assert [label for label, _, _ in calls] == ["program 0", "program 10", "program 40"]
+    assert [label for label, _, _ in calls] == ["Acoustic Grand Piano (0)", "Music Box (10)", "Violin (40)"]
     assert len({colour for _, colour, _ in calls}) == 3
 
 

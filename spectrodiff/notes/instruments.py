@@ -12,7 +12,7 @@ def program_name(program: int) -> str:
     """Returns the name of a MIDI program in General MIDI with its number from 0, such as "Cello (42)"."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import pretty_midi  # 0.2 s, which a piece without replaced instruments need not spend
+        import pretty_midi  # 0.2 s, which most pieces need not spend
     return f"{pretty_midi.program_to_instrument_name(program)} ({program})"
 
 
