@@ -2,7 +2,7 @@
 
 python recipes/train_demo.py --out runs/first                                  everything, with the default limits
 python recipes/train_demo.py --out runs/first --carried runs/before            goes on from a copy of an earlier --out
-python recipes/train_demo.py --out runs/try --hours 0.05 --configs tiny melgan --minutes 1 1    whether all of it runs
+python recipes/train_demo.py --out runs/try --hours 0.2 --configs tiny melgan --minutes 1 1     whether all of it runs
 
 Renders the corpus on all cores, then trains each of `--configs` for its `--minutes`, with the corpus in the memory of
 the accelerator. State and averaged weights are written to OUT/CONFIG every two minutes, and the same command continues

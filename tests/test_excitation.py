@@ -16,6 +16,7 @@ from spectrodiff.data.augmentation import Augmentation
 from spectrodiff.data.dataset import open_dataset
 from spectrodiff.data.mixture import Mixture
 from spectrodiff.data.recordings import decode
+from spectrodiff.data.resident_audio import ResidentAudioLoader
 from spectrodiff.errors import InputError
 from spectrodiff.pretrained.kinds import MELGAN, REFINER
 from spectrodiff.pretrained.native import read, save, write
@@ -112,6 +113,23 @@ def test_initial_losses_equal_those_of_griffin_lim(task):
     for name in expected:
         assert heldout[f"heldout_{name}"] == pytest.approx(baseline[f"griffin_lim_{name}"], rel=1e-4)
         assert baseline[f"griffin_lim_{name}"] < baseline[f"silence_{name}"]
+
+
+def test_resident_crops_match_recordings_and_their_excitation(task, corpus):
+    """Both columns are rounded to 16 bits, and have the same gain."""
+    task = dataclasses.replace(
+        task, batch_size=8, augmentation=Augmentation(gain_db=(-6.0, -6.0)), loader=ResidentAudioLoader()
+    )
+    batch = jax.device_get(next(task.batches(seed=0)))
+    records = list(open_dataset(corpus, "rendered")["train"])
+    crops = ExcitedCrops(task.frames, griffin_lim=task.griffin_lim, folder=pathlib.Path(task.excitation_dir))
+    gain = 10 ** (-6 / 20)
+    for index, ((_, record), start) in enumerate(zip(batch["record"], batch["start"].tolist(), strict=True)):
+        piece, _ = crops.read(records[record])
+        expected = piece.read(320 * start, len(batch["audio"][index]))
+        for name, column in zip(("audio", "excitation"), expected.T, strict=True):
+            np.testing.assert_allclose(batch[name][index], gain * column, atol=2**-15)
+    assert min(np.abs(batch[name]).max() for name in ("audio", "excitation")) > 1e-3
 
 
 def test_gradient_scales_are_norms_of_weighted_gradients():

@@ -8,8 +8,14 @@ import subprocess
 import sys
 import time
 
+import gin
+import jax
 import pytest
+from flax import nnx
 from safetensors.numpy import load_file
+
+from spectrodiff.commands.train import read_config
+from spectrodiff.training.steps import Others
 
 PATH = pathlib.Path(__file__).parent.parent / "recipes" / "train_demo.py"
 
@@ -94,6 +100,21 @@ def test_failing_command_ends_the_script_and_its_time_counts(script, tmp_path):
         script.run(["-c", "import sys; sys.exit(3)"], spent)
     assert ended.value.code == 3
     assert script.Spent(tmp_path / "minutes.json", "tiny").minutes == spent.minutes > 0.0
+
+
+@pytest.mark.parametrize("config", ["demo_wide", "melgan", "melgan_gan"])
+def test_configs_can_compute_their_loss_from_resident_batches(script, corpus, tmp_path, config):
+    quick = ["SpectrogramTask.batch_size = 2", "ResidentLoader.workers = 1", "GeneratorConfig.refiner = ''"]
+    folders = [f"Mixture.data_dir = '{corpus}'"]
+    folders += [f"{task}.excitation_dir = '{tmp_path}'" for task in ("VocoderTask", "AdversarialTask")]
+    read_config([f"configs/{config}.gin"], [*script.BINDINGS, *quick, *folders])
+    task = gin.get_bindings("train")["task"]
+
+    def loss(batch):
+        model = task.build(nnx.Rngs(0))
+        return task.loss(model, batch, jax.random.key(0), Others(lambda: model, {}))[0]
+
+    assert jax.eval_shape(loss, next(task.batches(seed=0))).shape == ()
 
 
 @pytest.mark.trial

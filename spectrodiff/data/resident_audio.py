@@ -15,7 +15,6 @@ from spectrodiff.audio.mel import EXTRA_FRAMES, HOP
 from spectrodiff.data.augmentation import Augmentation
 from spectrodiff.data.crops import Crops
 from spectrodiff.data.mixture import Mixture
-from spectrodiff.data.pieces import open_piece
 from spectrodiff.data.pipeline import check_stream
 from spectrodiff.data.resident import over_records
 from spectrodiff.errors import InputError
@@ -24,9 +23,12 @@ _FULL_SCALE = 2**15  # of 16-bit audio
 
 
 class Audio(NamedTuple):
-    """The audio of all records, each padded to the length of a crop at least, sorted by dataset; cut into frames."""
+    """The audio of all records, each padded to the length of a crop at least, sorted by dataset; cut into frames.
 
-    samples: Int[Array, "frames hop"]  # int16
+    The columns are those of the pieces: the recording and, for `ExcitedCrops`, the audio of Griffin-Lim.
+    """
+
+    samples: Int[Array, "frames columns hop"]  # int16
     first: Int[Array, " records"]  # first frame of each record
     length: Int[Array, " records"]  # number of frames of each record, without padding
     places: Int[Array, " records"]  # number of frames of each record that a crop may start at
@@ -38,7 +40,8 @@ class Audio(NamedTuple):
 class ResidentAudioLoader:
     """Keeps the audio of a corpus in 16 bits on the device, and draws batches of crops there.
 
-    Records are decoded by `workers` processes (by default one per core). An hour takes 115 MB.
+    Records are decoded by `workers` processes (by default one per core), or in this one if Griffin-Lim has to run on
+    the device for them. An hour takes 115 MB, and as much again for the audio of Griffin-Lim.
     """
 
     workers: int | None = None
@@ -68,38 +71,40 @@ class ResidentAudioLoader:
         if jax.process_count() > 1:
             raise InputError("resident audio is for one process; use Loader")
         parts, shares = mixture.training()
-        jobs = [(part, which, index) for which, part in enumerate(parts) for index in range(len(part))]
-        frames = examples.frames + EXTRA_FRAMES
-        audio = _join(over_records(_decode, jobs, self.workers), frames)
-        return _draw(jax.device_put(audio), shares, frames, examples.augmentation.gain_db, batch_size, seed, start)
+        jobs = [(part, which, index, examples) for which, part in enumerate(parts) for index in range(len(part))]
+        workers = 1 if examples.reads_on_device else self.workers
+        audio = _join(over_records(_decode, jobs, workers), examples.frames + EXTRA_FRAMES)
+        return _draw(jax.device_put(audio), shares, examples, batch_size, seed, start)
 
 
 def _decode(job: tuple) -> tuple[np.ndarray, int, int]:
-    """Returns a record's audio, int16 [n], and the numbers of its dataset and of itself."""
-    part, which, index = job
-    piece = open_piece(part[index])
-    audio = np.rint(piece.read(0, piece.samples) * _FULL_SCALE)
+    """Returns a record's audio, int16 [columns, n], and the numbers of its dataset and of itself."""
+    part, which, index, examples = job
+    piece, _ = examples.read(part[index])
+    audio = np.rint(np.atleast_2d(piece.read(0, piece.samples).T) * _FULL_SCALE)
     return np.clip(audio, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16), which, index
 
 
 def _join(decoded: Iterator[tuple], frames: int) -> Audio:
     """Returns the audio of all records, each of which has room for a crop of `frames`."""
-    columns, at = ([], [], [], [], []), 0
+    fields, at = ([], [], [], [], []), 0
     for audio, which, index in decoded:
-        length = -(-len(audio) // HOP)
+        columns, samples = audio.shape
+        length = -(-samples // HOP)
         count = max(frames, length)
-        padded = np.pad(audio, (0, count * HOP - len(audio))).reshape(count, HOP)
-        places = max(1, (len(audio) - frames * HOP) // HOP)
-        for column, value in zip(columns, (padded, at, length, places, (which, index)), strict=True):
-            column.append(value)
+        padded = np.pad(audio, ((0, 0), (0, count * HOP - samples))).reshape(columns, count, HOP).swapaxes(0, 1)
+        places = max(1, (samples - frames * HOP) // HOP)
+        for field, value in zip(fields, (padded, at, length, places, (which, index)), strict=True):
+            field.append(value)
         at += count
-    return Audio(np.concatenate(columns[0]), *(np.array(column, np.int32) for column in columns[1:]))
+    return Audio(np.concatenate(fields[0]), *(np.array(field, np.int32) for field in fields[1:]))
 
 
 def _draw(
-    audio: Audio, shares: np.ndarray, frames: int, gain_db: tuple[float, float], batch_size: int, seed: int, start: int
+    audio: Audio, shares: np.ndarray, examples: Crops, batch_size: int, seed: int, start: int
 ) -> Iterator[dict[str, jax.Array]]:
-    """Yields batches of random crops of `frames` frames."""
+    """Yields batches of random crops."""
+    frames, gain_db = examples.frames + EXTRA_FRAMES, examples.augmentation.gain_db
     lengths, datasets = np.asarray(audio.length), np.asarray(audio.record[:, 0])
     counts = jnp.array([lengths[datasets == dataset].sum() for dataset in range(len(shares))])
     ends, begins = jnp.cumsum(audio.length), jnp.cumsum(counts) - counts
@@ -114,9 +119,11 @@ def _draw(
         number = jnp.searchsorted(ends, anywhere, side="right")
         since = jax.random.randint(keys[2], size, 0, audio.places[number])
         cut = functools.partial(jax.lax.dynamic_slice_in_dim, audio.samples, slice_size=frames)
-        crops = jax.vmap(cut)(audio.first[number] + since).reshape(batch_size, -1).astype(jnp.float32) / _FULL_SCALE
+        cut_frames = jax.vmap(cut)(audio.first[number] + since)  # [batch, frames, columns, hop]
+        columns = jnp.moveaxis(cut_frames, 2, 0).reshape(-1, batch_size, frames * HOP).astype(jnp.float32) / _FULL_SCALE
         gain = 10.0 ** (jax.random.uniform(keys[3], (batch_size, 1), minval=gain_db[0], maxval=gain_db[1]) / 20)
-        return {"audio": gain * crops, "record": audio.record[number], "start": since}
+        crops = {name: gain * column for name, column in zip(examples.names, columns, strict=True)}
+        return {**crops, "record": audio.record[number], "start": since}
 
     step = start // batch_size
     while True:

@@ -7,8 +7,7 @@ as a whole and as in synthesis, and kept in a folder.
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -34,6 +33,8 @@ class ExcitedCrops(Crops):
 
     griffin_lim: GriffinLim = GriffinLim()
     folder: pathlib.Path = pathlib.Path("griffin_lim")
+    names: ClassVar[tuple[str, ...]] = ("audio", "excitation")
+    reads_on_device: ClassVar[bool] = True
 
     def read(self, record: dict[str, Any]) -> tuple[Piece, int]:
         """Returns the piece of a record, whose `read` returns two columns: the recording and its excitation."""
@@ -46,12 +47,6 @@ class ExcitedCrops(Crops):
             return np.stack([audio, excitation[start : start + len(audio)].astype(np.float32)], axis=1)
 
         return dataclasses.replace(piece, read=read), piece.size
-
-    def draw(self, candidates: Iterator[Piece], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Returns a crop of the first candidate."""
-        example = super().draw(candidates, rng)
-        audio, excitation = example["audio"].T
-        return example | {"audio": audio, "excitation": excitation}
 
     def _excitation(self, piece: Piece, path: pathlib.Path) -> Float[np.ndarray, " s"]:
         """Returns the audio of Griffin-Lim, mapped from its file, which is written if it is missing or damaged."""
