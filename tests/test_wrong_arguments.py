@@ -126,7 +126,7 @@ def test_tokens_may_be_nested_lists():
 @pytest.mark.parametrize(
     ("audio", "message"),
     [
-        ("song.wav", "not a path: read the file by spectrodiff.audio.files.read_audio"),
+        ("song.wav", "not a path: read the file by spectrodiff.read_audio"),
         (None, "of floats, but this one is of object"),
         (np.zeros((2, 3200), np.float32), r"one channel, but this one is \[2, 3200\]: .*audio\.mean\(axis=0\)$"),
         (np.zeros((3200, 2), np.float32), r"one channel, but this one is \[3200, 2\]: .*audio\.mean\(axis=1\)$"),

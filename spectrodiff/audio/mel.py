@@ -57,7 +57,7 @@ def check_audio(audio: Float[Array | np.ndarray, " s"]) -> Float[Array | np.ndar
       InputError: it is not; the message says what it is, and what to do.
     """
     if isinstance(audio, str | os.PathLike):
-        raise InputError("audio is an array [samples], not a path: read the file by spectrodiff.audio.files.read_audio")
+        raise InputError("audio is an array [samples], not a path: read the file by spectrodiff.read_audio")
     if not isinstance(audio, jax.Array):
         try:
             audio = np.asarray(audio)

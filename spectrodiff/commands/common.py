@@ -39,7 +39,11 @@ _WORTH_KEEPING = 0.1  # seconds that compiling a program takes at least; loading
 
 
 def keep_compiled_programs() -> None:
-    """Caches compiled programs on disk, so that only the first run compiles them."""
+    """Caches compiled programs on disk, so that only the first run compiles them.
+
+    They are in ~/.cache/spectrodiff/jax, or in the folder that JAX_COMPILATION_CACHE_DIR names. Call it before anything
+    is compiled.
+    """
     import jax
 
     if not jax.config.jax_compilation_cache_dir:

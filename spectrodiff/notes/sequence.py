@@ -46,7 +46,7 @@ def check_notes(notes: Notes) -> None:
     if not isinstance(notes, Notes):
         raise InputError(
             f"notes are wanted, such as read_midi returns, but this is of the type {type(notes).__name__}; a MIDI file "
-            "is read by spectrodiff.notes.midi.read_midi"
+            "is read by spectrodiff.read_midi"
         )
 
 
