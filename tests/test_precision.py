@@ -1,6 +1,7 @@
 """The `dtype` and `remat` settings, which change how a model is computed but not its parameters."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -60,14 +61,29 @@ def relative_distance(a, b):
     return np.linalg.norm(a - b) / np.linalg.norm(a)
 
 
-def equations(jaxpr):
-    """The equations of a jaxpr and of those nested in it, as (name, types of the inputs)."""
+def nested(jaxpr):
+    """The equations of a jaxpr and of those nested in it."""
     for equation in jaxpr.eqns:
-        yield equation.primitive.name, [str(x.aval.dtype) for x in equation.invars]
+        yield equation
         for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
             inner = getattr(inner, "jaxpr", inner)
             if hasattr(inner, "eqns"):
-                yield from equations(inner)
+                yield from nested(inner)
+
+
+def equations(jaxpr):
+    """The equations of a jaxpr and of those nested in it, as (name, types of the inputs)."""
+    return ((equation.primitive.name, [str(x.aval.dtype) for x in equation.invars]) for equation in nested(jaxpr))
+
+
+def sampling_jaxpr(config):
+    options = config.decoder.sampled(steps=2, guidance=2.0).options()
+
+    def sample(*arrays):
+        model = SpectrogramModel(config, rngs=nnx.Rngs(0))
+        return model.decoder.sample(model.encode(*arrays, FRAMES), FRAMES, KEYS, options)
+
+    return jax.make_jaxpr(sample)(*model_inputs(config)).jaxpr
 
 
 @pytest.fixture(params=[PAPER, OURS], ids=["paper", "ours"])
@@ -100,6 +116,26 @@ def test_float32_model_uses_no_bfloat16(config):
     assert not any("bfloat16" in types for _, types in equations(jaxpr_of(config)))
 
 
+def test_training_and_sampling_use_no_64_bits_and_no_host(config):
+    """The types are those of all intermediate values; a callback would wait for the host within a step."""
+    for jaxpr in (jaxpr_of(config), sampling_jaxpr(config)):
+        found = list(nested(jaxpr))
+        types = {str(x.aval.dtype) for equation in found for x in (*equation.invars, *equation.outvars)}
+        assert "float32" in types
+        assert not [name for name in types if "64" in name or "128" in name]
+        assert not [e.primitive.name for e in found if re.search("callback|infeed|outfeed", e.primitive.name)]
+
+
+def test_default_matmul_precision_applies_to_every_product(config):
+    """On accelerators JAX's default rounds float32 products; JAX_DEFAULT_MATMUL_PRECISION changes that for all."""
+    loss, params = loss_of(config)
+    with jax.default_matmul_precision("highest"):
+        traced = nested(jax.make_jaxpr(jax.grad(loss, has_aux=True))(params).jaxpr)
+        found = [equation.params["precision"] for equation in traced if equation.primitive.name == "dot_general"]
+    assert len(found) > 50
+    assert set(found) == {(jax.lax.Precision.HIGHEST,) * 2}
+
+
 def test_mels_sampled_in_bfloat16_are_close_to_float32():
     """`remat` is on as well, and has no effect on sampling."""
 
@@ -130,13 +166,14 @@ def test_remat_does_not_change_outputs_and_gradients():
 
 
 def test_remat_reduces_memory_for_the_backward_pass():
-    stored_bytes = []
+    stored_bytes, scores = [], 3 * 2 * TOKENS**2  # of three examples and two heads
     for remat in (False, True):
         layers = {"note_layers": 3, "context_layers": 3, "decoder_layers": 3}
         loss, params = loss_of(with_options(PAPER, **layers, dtype="bfloat16", remat=remat))
         backward = jax.eval_shape(lambda params, loss=loss: jax.vjp(loss, params, has_aux=True)[1], params)
         stored_bytes.append(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(backward)))
-    assert stored_bytes[1] < stored_bytes[0] / 3  # attention weights are stored in neither case
+        assert max(leaf.size for leaf in jax.tree.leaves(backward)) < scores  # attention weights are never stored
+    assert stored_bytes[1] < stored_bytes[0] / 3
 
 
 def test_attention_gradients_match_finite_differences():

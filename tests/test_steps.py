@@ -60,6 +60,19 @@ def test_step_applies_the_gradient_and_updates_the_ema(line):
     assert float(state.ema["slope"][0]) == pytest.approx(0.1 * 2.0 + 0.9 * slope)  # decay (1 + 0) / (10 + 0)
 
 
+def test_step_donates_its_state_and_transfers_nothing(line):
+    """A batch that is on the device already, such as one of a resident corpus, stays there."""
+    make, step = line
+    state, batch = make(), jax.device_put(BATCH)
+    step(make(), batch)  # compiled, with its constants on the device
+    with jax.transfer_guard("disallow"):
+        step(state, batch)
+        with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+            step(make(), jax.tree.map(np.asarray, BATCH))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(batch))
+
+
 def test_ema_decay_warms_up_to_the_given_value(line):
     make, step = line
     state = make()
