@@ -6,7 +6,8 @@ python recipes/train_demo.py --out runs/try --hours 0.2 --configs tiny melgan --
 
 Renders the corpus on all cores, then trains each of `--configs` for its `--minutes`, with the corpus in the memory of
 the accelerator. State and averaged weights are written to OUT/CONFIG every two minutes, and the same command continues
-what was stopped or killed; minutes count over all calls. Held-out figures are printed in the end.
+what was stopped or killed; minutes count over all calls, and include the reading of the corpus. Held-out figures are
+printed in the end.
 """
 
 import argparse
