@@ -1,3 +1,4 @@
+import importlib.util
 import subprocess
 import sys
 
@@ -5,11 +6,12 @@ import gin
 import jax
 import pytest
 from flax import nnx
+from jax.experimental import topologies
 
 from spectrodiff.commands.train import read_config
 from spectrodiff.errors import InputError
 from spectrodiff.training import state as states
-from spectrodiff.training.dry_run import dry_run, largest_arrays
+from spectrodiff.training.dry_run import dry_run, largest_arrays, tpu_devices
 
 PROGRAM = """
 %fused_computation (p: f32[512,512]) -> f32[512,512] {
@@ -64,6 +66,27 @@ def test_tasks_without_a_fixed_batch_raise_input_error(train_arguments):
 def test_indivisible_batch_raises_input_error(train_arguments):
     with pytest.raises(InputError, match="multiple of"):
         dry_run(**train_arguments, accumulate=3)
+
+
+def test_missing_tpu_compiler_raises_input_error(monkeypatch):
+    def without_libtpu(topology, platform):
+        raise RuntimeError("JAX TPU support not installed; cannot generate TPU topology.")
+
+    monkeypatch.setattr(topologies, "get_topology_desc", without_libtpu)
+    with pytest.raises(InputError, match=r"v5p:2x2x2.*pip install 'jax\[tpu\]'"):
+        tpu_devices("v5p:2x2x2")
+
+
+@pytest.mark.trial
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
+@pytest.mark.parametrize(("topology", "said"), [("v5e:2x4", "on 8 devices"), ("v0:1", "cannot compile for the TPU")])
+def test_dry_run_compiles_for_tpus_that_are_not_there(topology, said):
+    flags = ["train", "--gin_file", "tiny.gin", "--gin_param", "SpectrogramTask.batch_size = 8", "--dry_run"]
+    done = subprocess.run(
+        [sys.executable, "-m", "spectrodiff", *flags, "--tpu", topology], capture_output=True, text=True, timeout=600
+    )
+    assert said in done.stdout + done.stderr
+    assert done.returncode == (0 if "devices" in said else 2)
 
 
 @pytest.mark.trial

@@ -27,6 +27,7 @@ def add(commands) -> None:
             "train --gin_file demo.gin --workdir runs/demo",
             'train --gin_file small.gin --gin_param "train.steps = 1000" --workdir runs/small',
             "train --gin_file base.gin --dry_run --devices 8",
+            "train --gin_file base.gin --dry_run --tpu v5p:2x2x2",
         ],
         usage="%(prog)s --gin_file GIN_FILE --workdir WORKDIR [options]",
     )
@@ -48,6 +49,11 @@ def add(commands) -> None:
         help="compile the training step without data, print its memory, operations and largest arrays, and stop",
     )
     dry.add_argument("--devices", type=int, default=1, help="virtual devices of the dry run, on the CPU (default: 1)")
+    dry.add_argument(
+        "--tpu",
+        metavar="TOPOLOGY",
+        help="TPUs of the dry run instead, such as v5p:2x2x2; needs no TPU, but the package libtpu",
+    )
     several = parser.add_argument_group("several processes")
     several.add_argument(
         "--distributed",
@@ -104,10 +110,11 @@ def _dry_run(options) -> None:
     # nothing.
     set_xla_flags("--xla_cpu_enable_concurrency_optimized_scheduler=false")
     read_config(options.gin_file, options.gin_param)
-    from spectrodiff.training.dry_run import dry_run
+    from spectrodiff.training.dry_run import dry_run, tpu_devices
 
+    devices = tpu_devices(options.tpu) if options.tpu else None
     print("compiling; large models take minutes", flush=True)
-    print(dry_run(**gin.get_bindings("train")))
+    print(dry_run(**gin.get_bindings("train"), devices=devices))
 
 
 def _train(options) -> None:

@@ -3,16 +3,19 @@
 import dataclasses
 import functools
 import math
+import os
 import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import optax
 from flax import nnx
+from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
-from spectrodiff.errors import InputError
+from spectrodiff.errors import InputError, reason
 from spectrodiff.training import state as states
 from spectrodiff.training.adaptation import Adaptation, everything
 from spectrodiff.training.flops import step_flops
@@ -25,6 +28,13 @@ _LARGEST = 8  # the number of arrays that are listed
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?(\S+) .*\{$")
 _ARRAY = re.compile(r"^\s+(?:ROOT )?%?\S+ = (\w+)\[([\d,]+)\]\S* (?!parameter|get-tuple-element|bitcast)")
 _OPERATION = re.compile(r'op_name="([^"]*)"')
+_LIBTPU = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # processes may compile at the same time
+    # Otherwise libtpu looks for a TPU and its hosts, and prints at length that there are none.
+    "TPU_ACCELERATOR_TYPE": "v5p-8",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,28 +65,48 @@ class DryRun:
         return "\n".join(lines)
 
 
+def tpu_devices(topology: str) -> list[jax.Device]:
+    """Returns the devices of a slice of TPUs, such as "v5p:2x2x2", for which programs can be compiled without it.
+
+    Raises:
+      InputError: libtpu, which has the compiler, is not installed, or it does not know such a slice.
+    """
+    for name, value in _LIBTPU.items():
+        os.environ.setdefault(name, value)
+    try:
+        return topologies.get_topology_desc(topology, platform="tpu").devices
+    except RuntimeError as error:
+        message = reason(error)
+        if "not installed" in message:
+            message = "its compiler is in the package libtpu: pip install 'jax[tpu]'"
+        raise InputError(f"cannot compile for the TPU slice {topology!r}: {message}") from error
+
+
 def dry_run(
     *,
     task: Any,
     optimizer: optax.GradientTransformation,
+    devices: Sequence[jax.Device] | None = None,
     accumulate: int = 1,
     model_parallel: int = 1,
     adaptation: Adaptation | None = None,
     **_: Any,
 ) -> DryRun:
-    """Compiles the training step of `task` for all devices of this process; nothing is allocated or computed.
+    """Compiles the training step of `task` for `devices`, by default all of this process; nothing is computed.
 
-    The arguments are those of `training.loop.train`, of which others are ignored. The memory is what XLA's buffer
-    assignment for this backend reports: on virtual CPU devices, that of an accelerator can differ, since XLA fuses and
-    schedules differently there. `spectrodiff train --dry_run` asks XLA for an order of operations that saves memory.
+    The other arguments are those of `training.loop.train`, of which some are ignored. The memory is what XLA's buffer
+    assignment for these devices reports: for virtual CPU devices, that of an accelerator can differ, since XLA fuses
+    and schedules differently there. `spectrodiff train --dry_run` asks XLA for an order of operations that saves
+    memory.
 
     Raises:
-      InputError: the task's batches are only known when data is read, or the batch does not fit the devices.
+      InputError: the task's batches are only known when data is read, the batch cannot be divided over the devices, or
+        the step takes more memory than they have.
     """
     if not hasattr(task, "batch_shapes"):
         raise InputError(f"a dry run is for spectrogram models; {type(task).__name__} has no fixed batch")
     adaptation = everything() if adaptation is None else adaptation
-    mesh, batch = make_mesh(model_parallel), task.batch_shapes()
+    mesh, batch = make_mesh(model_parallel, devices), task.batch_shapes()
     size = len(batch["tokens"])
     check_batch(size, mesh, accumulate)
 
@@ -98,7 +128,12 @@ def dry_run(
     batch = placed(batch, jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec("data")), batch))
     step = make_train_step(merge, task.loss, optimizer, jax.random.key(0), accumulate=accumulate, shardings=layout)
     start = time.perf_counter()
-    compiled = step.lower(state, batch).compile()
+    try:
+        compiled = step.lower(state, batch).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise InputError(f"the step does not fit its devices: {reason(error)}") from error
     seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
     return DryRun(

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -20,17 +21,20 @@ RULES = (
 )
 
 
-def make_mesh(model: int = 1) -> Mesh:
-    """Returns a mesh of all devices of all processes with the axes `data` and `model`; the latter has size `model`.
+def make_mesh(model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns a mesh of `devices` with the axes `data` and `model`; the latter has size `model`.
+
+    The default is all devices of all processes.
 
     Raises:
       InputError: `model` does not divide the number of devices of a process.
     """
-    local = jax.local_device_count()
+    devices = jax.devices() if devices is None else devices
+    local = sum(device.process_index == devices[0].process_index for device in devices)
     if model < 1 or local % model:
         raise InputError(f"train.model_parallel is {model}; choose a divisor of {local}, the devices of a process")
     # Not jax.make_mesh, which rejects hosts without an interconnect and may place a `model` group on several hosts.
-    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    devices = sorted(devices, key=lambda device: (device.process_index, device.id))
     return Mesh(np.array(devices).reshape(-1, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 
 
