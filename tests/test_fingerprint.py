@@ -35,7 +35,7 @@ def make_griffin_lim(seed=0, iterations=16, **changes):
 
 
 def test_different_vocoders_have_different_identities():
-    vocoders = [GriffinLim(), GriffinLim(iterations=8), GriffinLim(momentum=0.5)]
+    vocoders = [GriffinLim(), GriffinLim(iterations=8), GriffinLim(momentum=0.5), GriffinLim(freedom=0.5)]
     vocoders += [
         make_griffin_lim(),
         make_griffin_lim(seed=1),
@@ -50,7 +50,7 @@ def test_different_vocoders_have_different_identities():
     identities = [vocoder.identity() for vocoder in vocoders]
     assert len(set(identities)) == len(vocoders)
     kinds = [identity.rpartition(" ")[0] for identity in identities]
-    assert kinds == 3 * ["GriffinLim"] + 4 * ["GriffinLim with refiner"] + 3 * ["MelGAN"]
+    assert kinds == 4 * ["GriffinLim"] + 4 * ["GriffinLim with refiner"] + 3 * ["MelGAN"]
 
 
 def test_equal_weights_have_equal_identities():

@@ -6,7 +6,8 @@ from flax import nnx
 from spectrodiff.audio.mel import LOG_FLOOR, log_mel, mel_matrix
 from spectrodiff.errors import InputError
 from spectrodiff.vocoder.griffin_lim import GriffinLim
-from spectrodiff.vocoder.refiner import Refiner, RefinerConfig, match_mel, receptive_frames, spread_over_bins
+from spectrodiff.vocoder.magnitudes import match_mel
+from spectrodiff.vocoder.refiner import Refiner, RefinerConfig, receptive_frames, spread_over_bins
 from spectrodiff.vocoder.stft import BINS, FINE
 
 TINY = RefinerConfig(width=16, layers=2, kernel=5)

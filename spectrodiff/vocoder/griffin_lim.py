@@ -2,7 +2,8 @@
 
 Magnitudes are estimated by a trained `Refiner`, or from the mel without any weights. Their frames are FINE_HOP samples
 apart instead of HOP, and determine the phases much better. The first phases follow the peaks of the magnitudes;
-Griffin-Lim iterations improve them.
+Griffin-Lim iterations improve them. They also improve the magnitudes, which are only an estimate, while the mel is
+known (joint estimation, as Masuyama et al. 2023, with other updates).
 """
 
 import dataclasses
@@ -19,13 +20,15 @@ from jaxtyping import Array, Complex, Float, Int32
 from spectrodiff.audio.mel import FFT_SIZE, HOP, MAGNITUDE_RANGE, MEL_BINS, WINDOW
 from spectrodiff.config import WINDOW_FRAMES
 from spectrodiff.fingerprint import fingerprint
-from spectrodiff.vocoder.magnitudes import interpolate, solve_magnitude
+from spectrodiff.vocoder.magnitudes import interpolate, match_mel, solve_magnitude
 from spectrodiff.vocoder.refiner import Refiner, receptive_frames
 from spectrodiff.vocoder.stft import BINS, FINE, FINE_HOP, Magnitude, Spectrum, istft, stft
 from spectrodiff.vocoder.streaming import Audio, Mel, overlapping_chunks, prepared_meanwhile
 
 BEFORE, AFTER = 4, 8  # mel frames before and after a chunk that are inverted together with it
 FADE = 2 * HOP  # samples over which a chunk is cross-faded from the continuation of the one before
+_REACH = 2.0  # nats by which magnitudes may leave the estimate, so that a spectrum of zeros does not explode
+_MATCHING = 3  # iterations of `match_mel`, in each iteration of Griffin-Lim
 RADIANS = 2 * np.pi * np.arange(BINS) / FFT_SIZE  # per sample, of each FFT bin
 
 
@@ -33,14 +36,16 @@ RADIANS = 2 * np.pi * np.arange(BINS) / FFT_SIZE  # per sample, of each FFT bin
 class GriffinLim:
     """A deterministic vocoder: unscaled log-mel [t, MEL_BINS] to audio [t * HOP].
 
-    Without a refiner it needs no training. On rendered piano, strings and rock, 16 iterations from phases that follow
-    the spectral peaks were as accurate as 60 from random phases; more iterations only blur attacks.
+    Without a refiner it needs no training. `freedom`, from 0 to 1, is that of the magnitudes in the iterations: 0 keeps
+    the estimated ones, and 1 keeps only their mel. It is not used with a refiner whose magnitudes need not agree with
+    the mel (`RefinerConfig.agreement` 0).
     """
 
     refiner: Refiner | None = None
-    iterations: int = 16
+    iterations: int = 32
     solver_iterations: int = 30
     momentum: float = 0.99  # Perraudin et al. 2013
+    freedom: float = 0.7
 
     @property
     def receptive_field(self) -> int:
@@ -54,7 +59,7 @@ class GriffinLim:
 
     @functools.cached_property
     def _magnitudes(self) -> tuple[Callable[..., Magnitude], Any]:
-        """A pair (function, first argument), where the function computes the magnitudes of a mel.
+        """A pair (function, first argument), where the function estimates the magnitudes of a mel.
 
         The jitted function's other arguments are an unscaled log-mel [t, m] and the indices [n] of STFT frames. It
         returns the magnitudes of these, [n, BINS].
@@ -64,6 +69,12 @@ class GriffinLim:
         graph, weights = nnx.split(self.refiner)
         return jax.jit(lambda weights, mel, rows: nnx.merge(graph, weights).magnitudes(mel)[rows]), weights
 
+    @property
+    def _settings(self) -> tuple[int, float, float]:
+        """The last arguments of `invert`."""
+        fixed = self.refiner is not None and not self.refiner.cfg.agreement
+        return self.iterations, self.momentum, 0.0 if fixed else self.freedom
+
     def _prepare(self) -> None:
         """Compiles the programs of `stream`, or loads them from JAX's cache."""
         magnitudes, argument = self._magnitudes
@@ -72,7 +83,8 @@ class GriffinLim:
         known = jax.ShapeDtypeStruct((BEFORE * HOP + FADE,), jnp.float32)
         lowered = magnitudes.lower(argument, mel, jax.ShapeDtypeStruct((frames * FINE,), jnp.int32))
         lowered.compile()
-        invert.lower(lowered.out_info, known, known, self.iterations, self.momentum).compile()
+        mel = jax.ShapeDtypeStruct((frames, MEL_BINS), jnp.float32)
+        invert.lower(lowered.out_info, mel, known, known, *self._settings).compile()
 
     def __call__(self, mel: Mel) -> Audio:
         """Returns audio; raises InputError for a mel that is empty, of another shape, or not a log-mel."""
@@ -101,13 +113,14 @@ class GriffinLim:
                 chunk_rows = np.maximum(rows, rows[BEFORE * FINE])
                 chunk_hold = np.where(hold < 1.0, 0.0, hold).astype(np.float32)
             magnitude = magnitudes(argument, window, chunk_rows)
-            audio = np.asarray(invert(magnitude, known, chunk_hold, self.iterations, self.momentum))
+            mel = window[chunk_rows[::FINE] // FINE]
+            audio = np.asarray(invert(magnitude, mel, known, chunk_hold, *self._settings))
             yield audio[BEFORE * HOP :][: frames * HOP]
             known = audio[self.chunk * HOP :][: len(known)]
 
     def identity(self) -> str:
         """Returns a fingerprint of the refiner's weights and config and of the settings; see `Vocoder`."""
-        settings = (self.iterations, self.solver_iterations, self.momentum)
+        settings = (self.iterations, self.solver_iterations, self.momentum, self.freedom)
         if self.refiner is None:
             return f"GriffinLim {fingerprint(nnx.State({}), *settings)}"
         return f"GriffinLim with refiner {fingerprint(self.refiner, self.refiner.cfg, *settings)}"
@@ -119,21 +132,35 @@ def _smooth_magnitudes(iterations: int, mel: Float[Array, "t m"], rows: Int32[Ar
     return jnp.exp(interpolate(jnp.log(jnp.maximum(magnitude, MAGNITUDE_RANGE[0]))))[rows]
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
+@functools.partial(jax.jit, static_argnums=(4, 5, 6))
 def invert(
-    magnitude: Magnitude, known: Float[Array, " k"], hold: Float[Array, " k"], iterations: int, momentum: float
+    magnitude: Magnitude,
+    mel: Float[Array, "t m"],
+    known: Float[Array, " k"],
+    hold: Float[Array, " k"],
+    iterations: int,
+    momentum: float,
+    freedom: float,
 ) -> Float[Array, " s"]:
     """Returns audio whose STFT has approximately the magnitudes [n, f]; it has n * FINE_HOP samples.
 
     The first k samples are the average of `known`, with weights `hold` from 0 to 1, and the reconstruction. `known` is
     at least BEFORE * HOP samples long, from which the first phases continue.
 
-    This is fast Griffin-Lim (Perraudin et al. 2013): an iteration projects on spectra with these magnitudes, then on
-    consistent spectra, and extrapolates the change by `momentum`.
+    This is fast Griffin-Lim (Perraudin et al. 2013): an iteration projects on spectra with the target's magnitudes,
+    then on consistent spectra, and extrapolates the change by `momentum`. With `freedom` above 0, the target is not
+    `magnitude` but the geometric mean of that and of the magnitudes so far, whose share is `freedom`, scaled so that
+    the log-mel of every FINE-th frame is `mel`, t = n / FINE. Otherwise `mel` is not used.
     """
 
+    def target(spectrum: Spectrum) -> Magnitude:
+        if not freedom:
+            return magnitude
+        change = jnp.log(jnp.abs(spectrum) + 1e-9) - jnp.log(magnitude + 1e-9)
+        return match_mel(magnitude * jnp.exp(freedom * jnp.clip(change, -_REACH, _REACH)), mel, _MATCHING)
+
     def audio_of(spectrum: Spectrum) -> Float[Array, " s"]:
-        audio = istft(magnitude * spectrum / (jnp.abs(spectrum) + 1e-12))
+        audio = istft(target(spectrum) * spectrum / (jnp.abs(spectrum) + 1e-12))
         return audio.at[: len(known)].set(hold * known + (1.0 - hold) * audio[: len(known)])
 
     def iterate(carry, _):
@@ -141,8 +168,8 @@ def invert(
         consistent = stft(audio_of(spectrum))
         return (consistent, consistent + momentum * (consistent - previous)), None
 
-    spectrum = jnp.exp(1j * peak_phases(magnitude, stft(known[: BEFORE * HOP])))
-    (_, spectrum), _ = jax.lax.scan(iterate, (magnitude * spectrum, spectrum), length=iterations)
+    spectrum = magnitude * jnp.exp(1j * peak_phases(magnitude, stft(known[: BEFORE * HOP])))
+    (_, spectrum), _ = jax.lax.scan(iterate, (spectrum, spectrum), length=iterations)
     return audio_of(spectrum)[: len(magnitude) * FINE_HOP]
 
 

@@ -28,6 +28,16 @@ def solve_magnitude(
     return jax.lax.scan(improve, start, length=iterations)[0]
 
 
+def match_mel(magnitude: Float[Array, "n f"], mel: Float[Array, "t m"], iterations: int) -> Float[Array, "n f"]:
+    """Returns the magnitudes multiplied by smooth factors, so that the mel of every FINE-th frame is `mel`.
+
+    The log factors of the frames in between are interpolated.
+    """
+    own = magnitude[::FINE] + 1e-9
+    solved = solve_magnitude(jnp.exp(mel), own, iterations=iterations)
+    return magnitude * jnp.exp(interpolate(jnp.log(solved + 1e-9) - jnp.log(own)))
+
+
 def interpolate(frames: Float[Array, "t f"]) -> Float[Array, "n f"]:
     """Returns n = FINE * t frames, linearly interpolated from each frame to the next; the last frame is repeated."""
     following = jnp.concatenate([frames[1:], frames[-1:]])

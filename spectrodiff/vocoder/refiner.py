@@ -17,7 +17,7 @@ from spectrodiff.audio.mel import MAGNITUDE_RANGE, MEL_BINS, mel_matrix, scale_m
 from spectrodiff.config import MAX_LAYERS, MAX_SIZE, check_whole
 from spectrodiff.errors import InputError
 from spectrodiff.vocoder.layers import Dense
-from spectrodiff.vocoder.magnitudes import interpolate, solve_magnitude
+from spectrodiff.vocoder.magnitudes import match_mel
 from spectrodiff.vocoder.stft import BINS, FINE
 
 _EXPANSION = 2  # of a block's MLP
@@ -114,13 +114,3 @@ def spread_over_bins(mel: Float[Array, "b t m"]) -> Float[Array, "b t f"]:
     matrix = mel_matrix().astype(np.float32)
     level = (jnp.exp(mel) / (matrix.sum(0) + 1e-9)) @ matrix.T / (matrix.sum(1) + 1e-9)
     return jnp.log(level + MAGNITUDE_RANGE[0])
-
-
-def match_mel(magnitude: Float[Array, "n f"], mel: Float[Array, "t m"], iterations: int) -> Float[Array, "n f"]:
-    """Returns the magnitudes multiplied by smooth factors, so that the mel of every FINE-th frame is `mel`.
-
-    The log factors of the frames in between are interpolated.
-    """
-    own = magnitude[::FINE] + 1e-9
-    solved = solve_magnitude(jnp.exp(mel), own, iterations=iterations)
-    return magnitude * jnp.exp(interpolate(jnp.log(solved + 1e-9) - jnp.log(own)))
