@@ -101,6 +101,7 @@ def _evaluate(options) -> None:
     from spectrodiff.evaluation.report import joined, markdown
     from spectrodiff.files import local_path
     from spectrodiff.mel_sampler import check_seed
+    from spectrodiff.pretrained.formats import open_checkpoint
     from spectrodiff.pretrained.hub import find_checkpoint
     from spectrodiff.synthesizer import Synthesizer
 
@@ -110,8 +111,11 @@ def _evaluate(options) -> None:
     local_path(options.workdir)
     check_seed(options.seed)
     records = open_dataset(options.data_dir, options.dataset)[options.split]
-    for checkpoint in options.checkpoint:  # before any work is done
-        find_checkpoint(checkpoint)
+    cells = grid(options.checkpoint, options.steps or [None], options.guidance or [None])
+    given = {name: getattr(options, name) for name in ("sampler", "dither", "overlap")}
+    decoders = {name: open_checkpoint(find_checkpoint(name)).config.decoder for name in options.checkpoint}
+    for cell in cells:  # before any work is done
+        decoders[cell.checkpoint].sampled(**given, steps=cell.steps, guidance=cell.guidance)
     soundfont, remarks = find_soundfont(options.soundfont, records.dataset)
     embeddings = [find_embedding(name) for name in dict.fromkeys(options.embedding)]
     transcriber = None if options.no_transcription else find_transcriber(options.transcriber)
@@ -126,13 +130,7 @@ def _evaluate(options) -> None:
             embeddings,
             transcriber,
             checkpoint=cell.checkpoint,
-            sampling={
-                "sampler": options.sampler,
-                "steps": cell.steps,
-                "guidance": cell.guidance,
-                "dither": options.dither,
-                "overlap": options.overlap,
-            },
+            sampling=given | {"steps": cell.steps, "guidance": cell.guidance},
             seed=options.seed,
             seconds=options.seconds,
             limit=options.limit,
@@ -144,7 +142,6 @@ def _evaluate(options) -> None:
             examples=options.examples,
         )
 
-    cells = grid(options.checkpoint, options.steps or [None], options.guidance or [None])
     if len(cells) == 1:
         found = run(cells[0], options.workdir)
         table = markdown(found) if found else ""

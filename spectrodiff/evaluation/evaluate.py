@@ -169,7 +169,7 @@ def evaluate(
     remarks = list(remarks)
     if transcriber is None:
         installed = all(map(importlib.util.find_spec, ("basic_pitch", "onnxruntime", "mir_eval")))
-        needed = "" if installed else "; to do so needs basic-pitch, onnxruntime and mir_eval"
+        needed = "" if installed else ": see basic-pitch and eval in what spectrodiff doctor prints"
         remarks.append(f"No notes were transcribed{needed}.")
     if stems and not len(parts):
         remarks.append("There are no stems that a single family plays.")

@@ -156,7 +156,7 @@ def footnotes(results: dict[str, Any]) -> list[str]:
         "intervals over songs. FAD∞ is extrapolated to endlessly many frames. All other columns compare each song with "
         "its own true audio.",
         "A song of other music has the distribution of music: it shows which columns measure that and no more.",
-        f"s/s: seconds of work for a second of audio, {batches} songs at once, without each program's first window.",
+        f"s/s: seconds of work for a second of audio (songs at once: {batches}), without each program's first window.",
     ]
     licences = [f"{name}: {model['licence']}" for name, model in results["embeddings"].items()]
     lines.append(f"Embeddings and licences of their weights: {', '.join(licences)}.")
