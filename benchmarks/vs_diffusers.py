@@ -89,6 +89,9 @@ def compare(options: argparse.Namespace, folder: str) -> None:
         for task, seconds in tasks.items():
             spread = f"{min(seconds):.2f} to {max(seconds):.2f}"
             print(f"{name:>7}  {task:<18} {statistics.median(seconds):7.2f} s  ({spread})")
+        if "window" in tasks:
+            window, encoders = (statistics.median(tasks[task]) for task in ("window", "encoders"))
+            print(f"{name:>7}  a step             {(window - encoders) / options.steps:7.3f} s  (the rest of a window)")
         print(f"{name:>7}  peak memory        {memory[name]:7.0f} MB")
     task = next(iter(times["theirs"]))
     theirs, ours = (statistics.median(times[name][task]) for name in ("theirs", "ours"))
