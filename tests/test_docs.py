@@ -11,6 +11,7 @@ import mido
 import pytest
 from parsers import parsers
 
+import spectrodiff
 from spectrodiff.cli import make_parser
 from spectrodiff.commands.train import read_config
 from spectrodiff.pretrained import hub
@@ -66,6 +67,15 @@ def test_pages_have_commands_code_and_flags_to_check():
     assert sum(len(list(commands(page))) for page in PAGES) > 20
     assert sum(len(blocks(page, "python")) for page in PAGES) > 5
     assert sum(code.startswith("--") for page in PAGES for code in inline_code(page)) > 20
+
+
+def test_readme_has_at_most_1000_words():
+    assert len((ROOT / "README.md").read_text().split()) <= 1000
+
+
+def test_reference_has_all_public_names():
+    lines = (ROOT / "docs" / "reference.md").read_text().splitlines()
+    assert {f"::: spectrodiff.{name}" for name in spectrodiff.__all__} <= set(lines)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
