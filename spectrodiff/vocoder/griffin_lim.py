@@ -27,6 +27,7 @@ from spectrodiff.vocoder.streaming import Audio, Mel, overlapping_chunks, prepar
 
 BEFORE, AFTER = 4, 8  # mel frames before and after a chunk that are inverted together with it
 FADE = 2 * HOP  # samples over which a chunk is cross-faded from the continuation of the one before
+_ONSET = 16  # samples over which a piece fades in, against a click if it starts with an attack
 _REACH = 2.0  # nats by which magnitudes may leave the estimate, so that a spectrum of zeros does not explode
 _MATCHING = 3  # iterations of `match_mel`, in each iteration of Griffin-Lim
 RADIANS = 2 * np.pi * np.arange(BINS) / FFT_SIZE  # per sample, of each FFT bin
@@ -115,7 +116,8 @@ class GriffinLim:
             magnitude = magnitudes(argument, window, chunk_rows)
             mel = window[chunk_rows[::FINE] // FINE]
             audio = np.asarray(invert(magnitude, mel, known, chunk_hold, *self._settings))
-            yield audio[BEFORE * HOP :][: frames * HOP]
+            inner = audio[BEFORE * HOP :][: frames * HOP]
+            yield inner if index else inner * np.minimum(np.arange(len(inner), dtype=np.float32) / _ONSET, 1.0)
             known = audio[self.chunk * HOP :][: len(known)]
 
     def identity(self) -> str:
