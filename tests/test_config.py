@@ -48,7 +48,7 @@ def test_json_stores_the_kind_of_decoder():
 def test_unknown_fields_are_named_with_their_path():
     values = to_dict(OURS)
     values["model"]["colour"] = "red"
-    with pytest.raises(InputError, match=r"weights\.json\.model has the unknown field 'colour'"):
+    with pytest.raises(InputError, match=r"weights\.json\.model .*'colour'"):
         from_dict(SpectrogramConfig, values, "weights.json")
 
 
@@ -71,47 +71,47 @@ def test_fields_missing_from_older_files_get_the_default():
         ("model", None, 3, r"\.model is 3"),
         ("model", None, None, r"\.model is None"),
         ("tokenizer", None, [], r"\.tokenizer is \[\]"),
-        ("model", "width", "32", r"\.model\.width is '32', which is no int"),
-        ("model", "width", 32.0, r"\.model\.width is 32\.0, which is no int"),
-        ("model", "width", 1e12, r"\.model\.width is 1000000000000\.0, which is no int"),
+        ("model", "width", "32", r"\.model\.width is '32'.* int"),
+        ("model", "width", 32.0, r"\.model\.width is 32\.0.* int"),
+        ("model", "width", 1e12, r"\.model\.width is 1000000000000\.0.* int"),
         ("model", "width", 10**12, r"\.model: width is 1000000000000"),
         ("model", "width", 0, r"\.model: width is 0"),
         ("model", "mlp_width", -3, r"\.model: mlp_width is -3"),
-        ("model", "heads", None, r"\.model\.heads is None, which is no int"),
-        ("model", "heads", True, r"\.model\.heads is True, which is no int"),
-        ("model", "note_layers", "1", r"\.model\.note_layers is '1', which is no int"),
+        ("model", "heads", None, r"\.model\.heads is None.* int"),
+        ("model", "heads", True, r"\.model\.heads is True.* int"),
+        ("model", "note_layers", "1", r"\.model\.note_layers is '1'.* int"),
         ("model", "note_layers", 10**6, r"\.model: note_layers is 1000000"),
         ("model", "context_layers", 0, r"\.model: context_layers is 0"),
-        ("model", "vocabulary_rows", "1536", r"\.model\.vocabulary_rows is '1536', which is no int"),
+        ("model", "vocabulary_rows", "1536", r"\.model\.vocabulary_rows is '1536'.* int"),
         ("model", "tokens_per_note", 0, r"\.model: tokens_per_note is 0"),
-        ("model", "with_context", 1, r"\.model\.with_context is 1, which is no bool"),
+        ("model", "with_context", 1, r"\.model\.with_context is 1.* bool"),
         ("model", "dropout", 1.0, r"\.model: dropout is 1\.0"),
         ("model", "dropout", float("nan"), r"\.model: dropout is nan"),
-        ("model", "dropout", True, r"\.model\.dropout is True, which is no float"),
-        ("tokenizer", "velocity_bins", "1", r"\.tokenizer\.velocity_bins is '1', which is no int"),
-        ("tokenizer", "velocity_bins", None, r"\.tokenizer\.velocity_bins is None, which is no int"),
+        ("model", "dropout", True, r"\.model\.dropout is True.* float"),
+        ("tokenizer", "velocity_bins", "1", r"\.tokenizer\.velocity_bins is '1'.* int"),
+        ("tokenizer", "velocity_bins", None, r"\.tokenizer\.velocity_bins is None.* int"),
         ("tokenizer", "velocity_bins", 0, r"\.tokenizer: velocity_bins is 0"),
         ("tokenizer", "velocity_bins", 128, r"\.tokenizer: velocity_bins is 128"),
         ("tokenizer", "program_map", "slakhs", r"\.tokenizer: program_map is 'slakhs'"),
         ("tokenizer", "max_tokens", 1, r"\.tokenizer: max_tokens is 1"),
-        ("tokenizer", "own_programs", [128], r"\.tokenizer: own_programs has 128"),
-        ("tokenizer", "own_programs", ["98"], r"\.tokenizer\.own_programs is \['98'\], which is no Sequence"),
+        ("tokenizer", "own_programs", [128], r"\.tokenizer: own_programs .*128"),
+        ("tokenizer", "own_programs", ["98"], r"\.tokenizer\.own_programs is \['98'\].* Sequence"),
         ("decoder", None, "diffusion", r"\.decoder is 'diffusion'"),
-        ("decoder", "kind", "y", r"\.decoder has the kind 'y'"),
-        ("decoder", "kind", None, r"\.decoder has the kind None"),
-        ("decoder", "prediction", "v", r"\.decoder has the unknown field 'prediction'"),
-        ("decoder", "std", "a", r"\.decoder\.std is 'a', which is no float"),
+        ("decoder", "kind", "y", r"\.decoder .*\bkind 'y'"),
+        ("decoder", "kind", None, r"\.decoder .*\bkind None"),
+        ("decoder", "prediction", "v", r"\.decoder .*'prediction'"),
+        ("decoder", "std", "a", r"\.decoder\.std is 'a'.* float"),
         ("decoder", "std", 0, r"\.decoder: std is 0\.0"),
         ("decoder", "std", float("inf"), r"\.decoder: std is inf"),
         ("decoder", "mean", float("nan"), r"\.decoder: mean is nan"),
         ("decoder", "condition_drop", 1.0, r"\.decoder: condition_drop is 1\.0"),
         ("decoder.process", None, [], r"\.decoder\.process is \[\]"),
-        ("decoder.process.objective", "kind", "y", r"\.decoder\.process\.objective has the kind 'y'"),
-        ("decoder.sampling", "steps", "x", r"\.decoder\.sampling\.steps is 'x', which is no int"),
+        ("decoder.process.objective", "kind", "y", r"\.decoder\.process\.objective .*\bkind 'y'"),
+        ("decoder.sampling", "steps", "x", r"\.decoder\.sampling\.steps is 'x'.* int"),
         ("decoder.sampling", "steps", 0, r"\.decoder\.sampling: steps is 0"),
         ("decoder.sampling", "sampler", "euler", r"\.decoder\.sampling: sampler is 'euler'"),
         ("decoder.sampling", "guidance", float("nan"), r"\.decoder\.sampling: guidance is nan"),
-        ("decoder.sampling", "dither", 0.1, r"\.decoder\.sampling has the unknown field 'dither'"),
+        ("decoder.sampling", "dither", 0.1, r"\.decoder\.sampling .*'dither'"),
     ],
 )  # fmt: skip
 def test_invalid_values_are_named_with_their_path(part, field, value, message):
@@ -127,11 +127,11 @@ def test_invalid_values_are_named_with_their_path(part, field, value, message):
     ("values", "message"),
     [
         ({"components": -1}, r": components is -1"),
-        ({"components": 2.0}, r"\.components is 2\.0, which is no int"),
-        ({"condition_drop": 0.1}, r" has the unknown field 'condition_drop'"),
+        ({"components": 2.0}, r"\.components is 2\.0.* int"),
+        ({"condition_drop": 0.1}, r" .*'condition_drop'"),
         ({"sampling": {"dither": -0.1}}, r"\.sampling: dither is -0\.1"),
         ({"sampling": {"dither": float("nan")}}, r"\.sampling: dither is nan"),
-        ({"sampling": {"steps": 3}}, r"\.sampling has the unknown field 'steps'"),
+        ({"sampling": {"steps": 3}}, r"\.sampling .*'steps'"),
         ({"std": -1.0}, r": std is -1\.0"),
     ],
 )
@@ -163,10 +163,10 @@ def test_sampled_replaces_sampling_options_of_a_decoder():
     assert AutoregressiveConfig(components=2).sampled(dither=0.1) == dithered
     for some, asked, message in (
         (decoder, {"steps": 0}, r"^options: steps is 0"),
-        (decoder, {"steps": 2.5}, r"^options\.steps is 2\.5, which is no int$"),
-        (decoder, {"dither": 0.1}, r"^the diffusion decoder has no dither"),
-        (dithered, {"steps": 3}, r"^the autoregressive decoder has no steps"),
-        (dithered, {"steps": 3, "guidance": 1.0}, r"^the autoregressive decoder has no guidance or steps"),
+        (decoder, {"steps": 2.5}, r"^options\.steps is 2\.5.* int$"),
+        (decoder, {"dither": 0.1}, r"\bdiffusion\b.*\bdither\b"),
+        (dithered, {"steps": 3}, r"\bautoregressive\b.*\bsteps\b"),
+        (dithered, {"steps": 3, "guidance": 1.0}, r"\bautoregressive\b.*\bguidance\b.*\bsteps\b"),
     ):
         with pytest.raises(InputError, match=message):
             some.sampled(**asked)
@@ -182,7 +182,7 @@ def test_sampling_options_of_a_decoder_have_an_overlap():
             raise NotImplementedError
 
     assert DiffusionConfig().sampled(overlap=8).sampling.overlap == 8
-    with pytest.raises(InputError, match="subclass of SongSampling"):
+    with pytest.raises(InputError, match="SongSampling"):
         WithoutOverlap()
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -98,11 +99,9 @@ def test_missing_dataset_lists_the_existing_ones(writable_copy):
     for name in ("theirs", "half", "ours/2.0.0"):
         with pytest.raises(InputError) as error:
             open_dataset(writable_copy, name)
-        assert str(error.value) == (
-            f"no dataset {name!r} in {writable_copy} (there: ours); "
-            f"make it with `spectrodiff prepare {name.split('/')[0]} --data_dir {writable_copy}`"
-        )
-    with pytest.raises(InputError, match=r"no dataset 'ours' in /nope \(there: none\)"):
+        command = f"`spectrodiff prepare {name.split('/')[0]} --data_dir {writable_copy}`"
+        assert re.search(rf"{name!r} in {writable_copy} .*\bours\b.*{command}$", str(error.value))
+    with pytest.raises(InputError, match=r"'ours' in /nope "):
         open_dataset("/nope", "ours")
 
 
@@ -114,14 +113,14 @@ def test_missing_split_lists_the_existing_ones(prepared_data_dir):
 def test_dataset_with_other_features_raises_input_error(writable_copy):
     features = writable_copy / "ours" / "1.0.0" / "features.json"
     features.write_text(features.read_text().replace('"notes"', '"labels"'))
-    with pytest.raises(InputError, match="no notes"):
+    with pytest.raises(InputError, match=r"ours/1\.0\.0 .*\bnotes$"):
         open_dataset(writable_copy, "ours")
 
 
 @pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
 def test_damaged_metadata_raises_input_error(writable_copy, name):
     (writable_copy / "ours" / "1.0.0" / name).write_text("{")
-    with pytest.raises(InputError, match=r"cannot read the dataset in .*1\.0\.0: "):
+    with pytest.raises(InputError, match=r"ours/1\.0\.0: "):
         open_dataset(writable_copy, "ours")
 
 
@@ -130,7 +129,7 @@ def test_missing_shard_is_named(writable_copy):
     shard.unlink()
     dataset = open_dataset(writable_copy, "ours")
     assert len(dataset["train"]) == 3
-    with pytest.raises(InputError, match=f"{shard.name} is missing"):
+    with pytest.raises(InputError, match=f"{shard.name} "):
         dataset["test"]
 
 

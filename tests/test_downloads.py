@@ -19,13 +19,13 @@ def test_weights_at_a_url_are_downloaded_once_and_cached(tmp_path, monkeypatch):
     assert (folder / "variables" / "numbers").read_bytes() == b"12"
     (tmp_path / "1.tar.gz").unlink()
     assert fetched(address) == folder
-    with pytest.raises(InputError, match=r"cannot get file:.*1\.tar\.gz\?new: "):
+    with pytest.raises(InputError, match=r"file:.*1\.tar\.gz\?new: "):
         fetched(f"{address}?new")
     (tmp_path / "clap.onnx").write_bytes(b"one file")
     assert fetched((tmp_path / "clap.onnx").as_uri()).read_bytes() == b"one file"
     assert fetched(str(tmp_path / "there")) == tmp_path / "there"
     with tarfile.open(tmp_path / "2.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "clap.onnx", "../clap.onnx")
-    with pytest.raises(InputError, match=r"cannot get .*2\.tar\.gz: .*outside"):
+    with pytest.raises(InputError, match=r"2\.tar\.gz: .*outside"):
         fetched((tmp_path / "2.tar.gz").as_uri())
     assert len(list((tmp_path / "cache" / "spectrodiff" / "downloads").iterdir())) == 2

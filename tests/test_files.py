@@ -60,20 +60,20 @@ def test_replaced_files_get_default_permissions(tmp_path, umask, monkeypatch):
 
 
 def test_unwritable_paths_raise_input_error(tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="is a folder; name a file"):
+    with pytest.raises(InputError, match=f" {tmp_path}: "):
         check_writable(tmp_path)
-    with pytest.raises(InputError, match=r"folder .*nowhere does not exist"):
+    with pytest.raises(InputError, match=r"song\.wav: .*/nowhere "):
         check_writable(tmp_path / "nowhere" / "song.wav")
     check_writable(tmp_path / "song.wav")
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # as root has permission everywhere
-    with pytest.raises(InputError, match="no permission"):
+    with pytest.raises(InputError, match=rf"song\.wav: .* {tmp_path}$"):
         check_writable(tmp_path / "song.wav")
     assert os.listdir(tmp_path) == []
 
 
 def test_too_long_file_names_raise_input_error(tmp_path):
     for name in ("x" * 256, "é" * 128):
-        with pytest.raises(InputError, match=r"^cannot write .*File name too long"):
+        with pytest.raises(InputError, match=f"{name}.*File name too long"):
             check_writable(tmp_path / name)
 
 
@@ -130,7 +130,7 @@ def test_urls_raise_input_error(tmp_path, monkeypatch, address, kind):
         lambda path: write_json(path, 1),
         lambda path: replacing_folder(path).__enter__(),
     ):
-        with pytest.raises(InputError, match=f"^{address.split(':')[0]}://.* is an address") as caught:
+        with pytest.raises(InputError, match=f"^{address.split(':')[0]}://") as caught:
             use(kind(address))
         assert "\n" not in str(caught.value)
     assert os.listdir(tmp_path) == []
@@ -170,7 +170,7 @@ def test_failed_replacing_folder_leaves_nothing(tmp_path, error):
 def test_invalid_folder_paths_raise_input_error(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "song.mid").touch()
-    places = {"full": "is there already", "no/out": "cannot make", "x" * 300: "cannot make", "\0": "cannot make"}
+    places = {"full": "/full ", "no/out": "/no/out: ", "x" * 300: "File name too long", "\0": "\0: "}
     for name, message in places.items():
         with pytest.raises(InputError, match=message), replacing_folder(tmp_path / name):
             pytest.fail("it was made")

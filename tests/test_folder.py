@@ -103,7 +103,7 @@ def test_names_are_normalized_to_composed_unicode(tmp_path):
     assert (entry.name, entry.split) == ("Caf\u00e9/Lied", "test")
     assert len(Folder().read(entry).notes) == len(RECORDINGS[0].notes)
     shutil.copy(tmp_path / "Cafe\u0301/Lied.wav", tmp_path / "Caf\u00e9/Lied.wav")
-    with pytest.raises(InputError, match="are both called"):
+    with pytest.raises(InputError, match=r"Lied\.wav .*Lied\.wav .*'Caf\u00e9/Lied'"):
         entry_names(tmp_path)
 
 
@@ -131,9 +131,9 @@ def test_other_suffixes_are_read_or_reported(tmp_path, capsys):
     (tmp_path / "four.wma").touch()
     assert entry_names(tmp_path) == ["one", "two"]
     lines = report_lines(capsys, tmp_path)
-    assert f"{tmp_path}/three.mid has no audio of its name: left out" in lines
-    (line,) = [line for line in lines if "cannot be read" in line]
-    assert line.startswith("files of formats that cannot be read (.m4a, .wma): 2, such as ")
+    assert any(line.startswith(f"{tmp_path}/three.mid ") for line in lines)
+    (line,) = [line for line in lines if ".m4a" in line]
+    assert "(.m4a, .wma): 2, " in line
 
 
 def test_folder_of_unreadable_formats_raises_input_error(tmp_path):
@@ -153,14 +153,14 @@ def test_two_audio_files_with_one_name_raise_input_error(pairs_folder):
 @pytest.mark.parametrize("where", ["audio", "midi"])
 def test_subfolder_with_only_audio_or_midi_raises_input_error(tmp_path, where):
     write_pair(tmp_path / "audio/a.wav", tmp_path / "midi/a.mid", RECORDINGS[0])
-    counts = {"audio": "1 audio and 0 MIDI", "midi": "0 audio and 1 MIDI"}[where]
-    with pytest.raises(InputError, match=f"{where} .*{counts} files"):
+    counts = {"audio": "1 audio .*0 MIDI", "midi": "0 audio .*1 MIDI"}[where]
+    with pytest.raises(InputError, match=f"{where} .*{counts}"):
         entry_names(tmp_path / where)
 
 
 def test_missing_folder_raises_input_error(pairs_folder):
     for path in (pairs_folder / "nope", pairs_folder / "song0.wav"):
-        with pytest.raises(InputError, match=f"{path} is not a folder"):
+        with pytest.raises(InputError, match=f"^{path} "):
             entry_names(path)
 
 
@@ -217,28 +217,28 @@ def test_splits_csv_in_the_folder_is_used(pairs_folder):
 @pytest.mark.parametrize(
     ("rows", "why"),
     [
-        ("name\nsong9\n", r"names 'song9'.*own\b"),
-        ("name,split\nsong0,train\nsong0,test\n", "names 'song0' twice; remove one of the lines"),
-        ("name,split\nsong0,dev\n", "gives 'song0' the split 'dev'"),
-        ("name,program\nsong0,128\n", "gives 'song0' the program '128'"),
-        ("name,program\nsong0,violin\n", "gives 'song0' the program 'violin'"),
-        ("file,split\nsong0,train\n", "has no column name"),
+        ("name\nsong9\n", r"'song9'.*own\b"),
+        ("name,split\nsong0,train\nsong0,test\n", "'song0' twice"),
+        ("name,split\nsong0,dev\n", "'song0' .*split 'dev'"),
+        ("name,program\nsong0,128\n", "'song0' .*program '128'"),
+        ("name,program\nsong0,violin\n", "'song0' .*program 'violin'"),
+        ("file,split\nsong0,train\n", r"\bcolumn name\b"),
     ],
 )
 def test_invalid_csv_raises_input_error(pairs_folder, rows, why):
     (pairs_folder / "splits.csv").write_text(rows)
-    with pytest.raises(InputError, match=rf"splits\.csv {why}"):
+    with pytest.raises(InputError, match=rf"splits\.csv .*{why}"):
         entry_names(pairs_folder)
 
 
 def test_missing_csv_raises_input_error(pairs_folder):
-    with pytest.raises(InputError, match=r"cannot read .*nope\.csv as a table"):
+    with pytest.raises(InputError, match=r"nope\.csv "):
         Folder(csv=str(pairs_folder / "nope.csv")).entries(pairs_folder)
 
 
 @pytest.mark.parametrize("name", ["Violin", "my violin", "1st", ""])
 def test_invalid_dataset_names_raise_input_error(name):
-    with pytest.raises(InputError, match="a dataset cannot be called "):
+    with pytest.raises(InputError, match=f"dataset .* {name!r}: "):
         Folder(name=name)
 
 
@@ -252,10 +252,9 @@ def test_changed_files_change_their_entries(pairs_folder):
 def test_report_of_a_valid_folder(pairs_folder, capsys):
     splits = [entry.split for entry in Folder().entries(pairs_folder)]
     counts = ", ".join(f"{splits.count(split)} {split}" for split in ("train", "validation", "test") if split in splits)
-    assert report_lines(capsys, pairs_folder) == [
-        f"{pairs_folder} holds 3 pairs of audio and MIDI: {counts}",
-        "0 of 3 pairs look suspicious",
-    ]
+    first, last = report_lines(capsys, pairs_folder)
+    assert re.match(rf"{pairs_folder} .*\b3 pairs .*: {counts}$", first)
+    assert last.startswith("0 of 3 pairs ")
 
 
 def test_report_names_suspicious_pairs(tmp_path, capsys):
@@ -280,24 +279,20 @@ def test_report_names_suspicious_pairs(tmp_path, capsys):
     (tmp_path / "words.mid").write_text("la la la")
 
     first, *lines, last = report_lines(capsys, tmp_path)
-    assert first.startswith(f"{tmp_path} holds 9 pairs of audio and MIDI: ")
-    assert lines[:2] == [
-        f"{tmp_path}/audio/noise.wav has no MIDI of its name: left out",
-        f"{tmp_path}/midi/text.mid has no audio of its name: left out",
-    ]
+    assert re.match(rf"{tmp_path} .*\b9 pairs ", first)
+    left_out = [line.split(" has ")[0] for line in lines[:2]]
+    assert left_out == [f"{tmp_path}/audio/noise.wav", f"{tmp_path}/midi/text.mid"]
     problems = dict(line.split(": ", 1) for line in lines[2:])
     assert problems.keys() == {*cases, "corrupt", "words"} - {"good"}
-    assert last == f"{len(problems)} of 9 pairs look suspicious"
-    assert problems["corrupt"].startswith(f"cannot read {tmp_path}/corrupt.wav as audio")
-    assert problems["words"].startswith(f"{tmp_path}/words.mid is not a MIDI file")
+    assert last.startswith(f"{len(problems)} of 9 pairs ")
+    assert f" {tmp_path}/corrupt.wav " in problems["corrupt"]
+    assert problems["words"].startswith(f"{tmp_path}/words.mid ")
     for name, side in (("late", "before"), ("early", "after")):
-        assert re.match(
-            rf"the sound comes 0\.(28|30|32) s {side} the notes \(onsets correlate by 0\.\d", problems[name]
-        )
+        assert re.match(rf".* 0\.(28|30|32) s {side} .*\b0\.\d", problems[name])
     ends = recording.notes.end
-    assert problems["long"].startswith(f"the notes end at {ends.max():.1f} s, the audio at 7.0 s")
+    assert re.match(rf".*\b{ends.max():.1f} s\b.*\b7\.0 s\b", problems["long"])
     seconds = len(recording.audio) / SAMPLE_RATE
-    assert problems["short"].startswith(f"the notes end at {ends[ends < 4].max():.1f} s, the audio at {seconds:.1f} s")
+    assert re.match(rf".*\b{ends[ends < 4].max():.1f} s\b.*\b{seconds:.1f} s\b", problems["short"])
     for name in ("other", "silent"):
         assert problems[name].startswith("the sound hardly has the onsets of the notes (they correlate by "), problems[
             name
@@ -307,12 +302,12 @@ def test_report_names_suspicious_pairs(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
-        (lambda folder: (folder / "song1.wav").write_bytes(b"RIFF" + b"\7" * 99), r"cannot read .*song1\.wav as audio"),
+        (lambda folder: (folder / "song1.wav").write_bytes(b"RIFF" + b"\7" * 99), r"song1\.wav "),
         (lambda folder: (folder / "song1.mid").write_bytes(b"MThd" + b"\7" * 99), r"song1\.mid .*MIDI"),
         (lambda folder: (folder / "song1.mid").write_bytes(b""), r"song1\.mid is empty"),
         (
             lambda folder: soundfile.write(folder / "song1.wav", RECORDINGS[1].audio[:16000], 16000),
-            r"song1\.mid does not fit its audio: a note begins at \d\.\d s, the audio ends at 1\.0 s",
+            r"song1\.mid .*\b\d\.\d s\b.*\b1\.0 s",
         ),
     ],
 )

@@ -49,6 +49,6 @@ def test_circular_macros_terminate(read_text):
     "text", ["x", "x =", "x = (", "T5Config:\nx = 3", "  x = [3", "x = y z", "x = '", "\0", "x = " + "(" * 5000, "?"]
 )
 def test_invalid_gin_raises_input_error(read_text, text):
-    with pytest.raises(InputError, match=r"^cannot read .*config\.gin: .+") as error:
+    with pytest.raises(InputError, match=r"config\.gin: .+") as error:
         read_text(text)
     assert "\n" not in str(error.value)

@@ -179,12 +179,12 @@ def test_long_file_with_many_notes_is_read(midi):
         (b"PK\3\4" + raw(NOTE + END), "is a zip archive"),
         (raw(NOTE + END)[:-6], "cut short"),
         (raw(NOTE + END)[:13], "cut short"),
-        (raw(NOTE + END, declared=2), "cut short: its header counts 2 tracks, of which 1 are there"),
+        (raw(NOTE + END, declared=2), r"\b2 tracks\b.*\b1\b"),
         (raw(NOTE + bytes([0, 0xFF, 0x01, 100, 65])), "cut short"),
-        (raw(NOTE + bytes([0, 0xF4, 0]) + END), "0xf4 is no event"),
+        (raw(NOTE + bytes([0, 0xF4, 0]) + END), "0xf4"),
         (raw(bytes([0, 60, 80]) + NOTE + END), "begins with data of no event"),
         (raw(bytes([0x80, 0x80, 0x80, 0x80]) + NOTE + END), "a number in it has over four bytes"),
-        (raw(NOTE + bytes([0xFF, 0xFF, 0xFF, 0x7F, 0x90, 60, 80]) + END), "ends after 75 hours"),
+        (raw(NOTE + bytes([0xFF, 0xFF, 0xFF, 0x7F, 0x90, 60, 80]) + END), r"\b75 hours"),
         (raw(NOTE + END, division=0xE028), "SMPTE"),
         (raw(NOTE + END, division=0xE700), "SMPTE"),
         (raw(NOTE + END, division=0), "no ticks to a beat"),
@@ -210,11 +210,11 @@ def test_smpte_time_division_ignores_tempo(tmp_path, format_, second):
 
 
 def test_missing_file_or_folder_raises_input_error(tmp_path):
-    with pytest.raises(InputError, match=r"missing\.mid does not exist"):
+    with pytest.raises(InputError, match=r"missing\.mid "):
         read_midi(tmp_path / "missing.mid")
-    with pytest.raises(InputError, match="is a folder"):
+    with pytest.raises(InputError, match=f"^{tmp_path} "):
         read_midi(tmp_path)
-    with pytest.raises(InputError, match="cannot read"):
+    with pytest.raises(InputError, match=r"x{300}"):
         read_midi(tmp_path / ("x" * 300))
 
 
@@ -261,8 +261,8 @@ def test_adjacent_and_zero_length_notes_survive_writing(tmp_path):
 
 def test_unwritable_path_raises_input_error(tmp_path):
     notes = make_notes((0.0, 0.5, 60, 80, 0), total_time=0.5)
-    with pytest.raises(InputError, match="cannot write"):
+    with pytest.raises(InputError, match=r"none/out\.mid: "):
         write_midi(notes, tmp_path / "none" / "out.mid")
-    with pytest.raises(InputError, match="cannot write"):
+    with pytest.raises(InputError, match=f" {tmp_path}: "):
         write_midi(notes, tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -56,7 +56,7 @@ def test_single_name_and_duplicates_are_accepted(data_dir):
 def test_heldout_lists_datasets_that_have_the_split(data_dir):
     (part,) = Mixture(data_dir, ("small", "large")).heldout("validation")
     assert (part.dataset, part.split) == ("small", "validation")
-    with pytest.raises(InputError, match="no records in a 'test' split"):
+    with pytest.raises(InputError, match="'test' split"):
         Mixture(data_dir, ("small", "large")).heldout("test")
 
 
@@ -95,19 +95,19 @@ def test_missing_dataset_raises_input_error(data_dir):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weights": {}}, "names no dataset"),
-        ({"weights": ()}, "names no dataset"),
-        ({"weights": {"a": 0.0}}, "names no dataset"),
-        ({"weights": {"a": 1.0, "b": -1.0}}, r"has -1\.0 for 'b'"),
-        ({"weights": {"a": float("nan")}}, "has nan for 'a'"),
-        ({"weights": {"a": float("inf")}}, "has inf for 'a'"),
+        ({"weights": {}}, r"^Mixture\.weights .*\bdataset\b"),
+        ({"weights": ()}, r"^Mixture\.weights .*\bdataset\b"),
+        ({"weights": {"a": 0.0}}, r"^Mixture\.weights .*\bdataset\b"),
+        ({"weights": {"a": 1.0, "b": -1.0}}, r"-1\.0 .*'b'"),
+        ({"weights": {"a": float("nan")}}, "nan .*'a'"),
+        ({"weights": {"a": float("inf")}}, "inf .*'a'"),
         (
             {"weights": {"a": 1.0}, "programs": {"b": 3}},
-            r"Mixture\.programs names 'b', which is not in Mixture\.weights",
+            r"Mixture\.programs .*'b'.*Mixture\.weights",
         ),
         (
             {"weights": "a", "programs": {"a": 128}},
-            r"Mixture\.programs has 128 for 'a'",
+            r"Mixture\.programs .*\b128 .*'a'",
         ),
         ({"temperature": 0.0}, r"Mixture\.temperature is 0\.0"),
         ({"temperature": float("nan")}, r"Mixture\.temperature is nan"),

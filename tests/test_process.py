@@ -143,16 +143,16 @@ def test_kind_distinguishes_classes_with_the_same_fields():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"objective": {"kind": "y"}}, r"\.objective has the kind 'y'"),
-        ({"objective": {"gamma": 5.0}}, r"\.objective has the kind None"),
-        ({"objective": {"kind": ["v"]}}, r"\.objective has the kind \['v'\]"),
+        ({"objective": {"kind": "y"}}, r"\.objective .*\bkind 'y'"),
+        ({"objective": {"gamma": 5.0}}, r"\.objective .*\bkind None"),
+        ({"objective": {"kind": ["v"]}}, r"\.objective .*\bkind \['v'\]"),
         ({"objective": "v"}, r"\.objective is 'v'"),
-        ({"objective": {"kind": "eps", "gamma": 5.0}}, r"\.objective has the unknown field 'gamma'"),
-        ({"objective": {"kind": "preconditioned", "std": "a"}}, r"\.objective\.std is 'a', which is no float"),
+        ({"objective": {"kind": "eps", "gamma": 5.0}}, r"\.objective .*'gamma'"),
+        ({"objective": {"kind": "preconditioned", "std": "a"}}, r"\.objective\.std is 'a'.* float"),
         ({"objective": {"kind": "preconditioned", "std": 0}}, r"\.objective: Preconditioned\.std is 0\.0"),
-        ({"levels": {"kind": "karras"}}, r"\.levels has the kind 'karras'"),
-        ({"schedule": {"kind": "eps"}}, r"\.schedule has the kind 'eps'"),
-        ({"schedule": {"kind": "karras", "low": 9.0}}, r"\.schedule: a schedule runs from log-SNR 9\.0 to 8\.0"),
+        ({"levels": {"kind": "karras"}}, r"\.levels .*\bkind 'karras'"),
+        ({"schedule": {"kind": "eps"}}, r"\.schedule .*\bkind 'eps'"),
+        ({"schedule": {"kind": "karras", "low": 9.0}}, r"\.schedule: .*log-SNR 9\.0 .*8\.0"),
     ],
 )
 def test_invalid_process_raises_one_line_input_error(values, message):

@@ -126,15 +126,15 @@ def test_gin_defaults_do_not_apply_to_older_weights(weights):
         (
             {96: 14},
             {"program_map": "midi_class"},
-            "program 96 cannot be new, 97 is played as it",
+            r"program 96\b.*\b97\b",
         ),
-        ({24: 14}, {"program_map": "slakh"}, "program 24 cannot be new, 25 is played as it"),
-        ({90: 14}, {"program_map": "slakh"}, "new program 90 would be played as 88"),
+        ({24: 14}, {"program_map": "slakh"}, r"program 24\b.*\b25\b"),
+        ({90: 14}, {"program_map": "slakh"}, r"program 90\b.*\b88\b"),
         ({98: 14}, {"program_map": "flat"}, r"program 98 .*'flat'"),
         ({98: 98}, {}, r"\b98\b.* 98\b"),
-        ({98: 99, 99: 8}, {}, "new program 98 cannot begin as 99"),
-        ({98: 128}, {}, "new_programs have 128"),
-        ({-1: 8}, {}, "new_programs have -1"),
+        ({98: 99, 99: 8}, {}, r"program 98\b.*\b99\b"),
+        ({98: 128}, {}, r"new_programs .*\b128\b"),
+        ({-1: 8}, {}, r"new_programs .*-1\b"),
     ],
 )
 def test_invalid_new_programs_raise_input_error(new, options, message):
@@ -146,5 +146,5 @@ def test_invalid_new_programs_raise_input_error(new, options, message):
 
 def test_weights_without_programs_raise_input_error(weights):
     folder, _ = weights(program_map="flat")
-    with pytest.raises(InputError, match="without programs"):
+    with pytest.raises(InputError, match="program_map 'flat'"):
         task(program_map="full").load(folder)

@@ -89,7 +89,7 @@ def test_agreement_reduces_the_mel_error():
 
 
 @pytest.mark.parametrize(
-    ("values", "message"), [({"layers": 90}, "receptive field of over 100 frames"), ({"agreement": -1}, "0")]
+    ("values", "message"), [({"layers": 90}, r"\b90 layers\b.*\b100 frames"), ({"agreement": -1}, "0")]
 )
 def test_invalid_config_raises_input_error(values, message):
     with pytest.raises(InputError, match=message):
@@ -97,7 +97,7 @@ def test_invalid_config_raises_input_error(values, message):
 
 
 def test_even_kernel_raises_input_error():
-    with pytest.raises(InputError, match="odd number"):
+    with pytest.raises(InputError, match="kernel is 4"):
         RefinerConfig(kernel=4)
 
 

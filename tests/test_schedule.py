@@ -134,12 +134,12 @@ def test_karras_matches_equation_5():
     ("build", "message"),
     [
         (lambda: UniformTime(0.0), r"^UniformTime\.power is 0\.0"),
-        (lambda: UniformTime(float("nan")), r"^UniformTime\.power is nan; "),
-        (lambda: LogNormal(std=0.0), r"^LogNormal has mean 2\.4 and std 0\.0"),
-        (lambda: LogNormal(mean=float("inf")), r"^LogNormal has mean inf"),
-        (lambda: EvenLogSNR(5.0, 5.0), r"^a schedule runs from log-SNR 5\.0 to 5\.0"),
-        (lambda: EvenLogSNR(-21.0), r"from log-SNR -21\.0 to"),
-        (lambda: Karras(high=float("nan")), r"to nan"),
+        (lambda: UniformTime(float("nan")), r"^UniformTime\.power is nan\b"),
+        (lambda: LogNormal(std=0.0), r"^LogNormal .*mean 2\.4 .*std 0\.0"),
+        (lambda: LogNormal(mean=float("inf")), r"^LogNormal .*mean inf"),
+        (lambda: EvenLogSNR(5.0, 5.0), r"log-SNR 5\.0 .*5\.0"),
+        (lambda: EvenLogSNR(-21.0), r"log-SNR -21\.0 "),
+        (lambda: Karras(high=float("nan")), r"log-SNR .*\bnan\b"),
         (lambda: Karras(rho=0.0), r"^Karras\.rho is 0\.0"),
     ],
 )

@@ -100,7 +100,7 @@ def test_attributes_set_by_a_pickle_do_not_affect_later_files(path):
         rebuild, b"(" + value("storage") + named("torch", "FloatStorage") + value("0") + value("cpu") + value(1) + b"tQ"
     )
     write_archive(path, state({"a": short}), ONE)
-    with pytest.raises(InputError, match="cannot read weights"):
+    with pytest.raises(InputError, match=r"weights\.bin: .*torch\.save"):
         TorchArrays(path)
 
 
@@ -111,18 +111,18 @@ def test_attributes_set_by_a_pickle_do_not_affect_later_files(path):
 )  # fmt: skip
 def test_tensor_outside_its_storage_raises_input_error(path, offset, shape, strides):
     write_archive(path, state({"a.weight": tensor("0", "FloatStorage", offset, shape, strides)}), ONE)
-    with pytest.raises(InputError, match=r"^cannot read parameter a\.weight of .*weights\.bin: "):
+    with pytest.raises(InputError, match=r"parameter a\.weight .*weights\.bin: "):
         TorchArrays(path)["a.weight"]
 
 
 def test_missing_or_damaged_storage_raises_input_error(path):
     write_archive(path, state({"a": tensor("7", "FloatStorage", 0, (1,), (1,))}), ONE)
-    with pytest.raises(InputError, match=r"^cannot read parameter a of .*weights\.bin: "):
+    with pytest.raises(InputError, match=r"parameter a .*weights\.bin: "):
         TorchArrays(path)["a"]
     write_torch(path, ARRAYS)
     content = path.read_bytes()
     path.write_bytes(content.replace(ARRAYS["decoder_norm.weight"].tobytes(), bytes(20)))
-    with pytest.raises(InputError, match=r"^cannot read parameter decoder_norm.weight of .*CRC"):
+    with pytest.raises(InputError, match=r"parameter decoder_norm.weight .*CRC"):
         TorchArrays(path)["decoder_norm.weight"]
 
 
@@ -131,7 +131,7 @@ def test_truncated_file_raises_input_error(path, share):
     write_torch(path, ARRAYS)
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(InputError, match=r"^cannot read weights .*weights\.bin: "):
+    with pytest.raises(InputError, match=r"weights\.bin: .*torch\.save"):
         TorchArrays(path)
 
 
@@ -139,7 +139,7 @@ def test_truncated_file_raises_input_error(path, share):
 def test_damaged_pickle_raises_input_error(path, pickled):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", pickled)
-    with pytest.raises(InputError, match=r"^cannot read weights .*weights\.bin: "):
+    with pytest.raises(InputError, match=r"weights\.bin: .*torch\.save"):
         TorchArrays(path)
 
 
@@ -147,6 +147,6 @@ def test_other_archive_or_missing_file_raises_input_error(path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("song.mid", b"")
     for _ in range(2):
-        with pytest.raises(InputError, match=r"^cannot read weights .*weights\.bin: "):
+        with pytest.raises(InputError, match=r"weights\.bin: .*torch\.save"):
             TorchArrays(path)
         path.unlink(missing_ok=True)

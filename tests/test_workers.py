@@ -54,8 +54,6 @@ def test_results_are_ordered_and_killed_workers_raise_input_error(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(PROGRAM)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [
-        " ".join(str(abs(item)) for item in range(-20, 10)),
-        "3 2 1 0 1 2 3",
-        "a process was killed, probably for lack of memory: try again with fewer --workers",
-    ]
+    *results, error = done.stdout.splitlines()
+    assert results == [" ".join(str(abs(item)) for item in range(-20, 10)), "3 2 1 0 1 2 3"]
+    assert "--workers" in error
