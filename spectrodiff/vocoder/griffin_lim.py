@@ -20,7 +20,7 @@ from jaxtyping import Array, Complex, Float, Int32
 from spectrodiff.audio.mel import FFT_SIZE, HOP, MAGNITUDE_RANGE, MEL_BINS, WINDOW
 from spectrodiff.config import WINDOW_FRAMES
 from spectrodiff.fingerprint import fingerprint
-from spectrodiff.vocoder.magnitudes import interpolate, match_mel, solve_magnitude
+from spectrodiff.vocoder.magnitudes import interpolate, mel_correction, solve_magnitude
 from spectrodiff.vocoder.refiner import Refiner, receptive_frames
 from spectrodiff.vocoder.stft import BINS, FINE, FINE_HOP, Magnitude, Spectrum, istft, stft
 from spectrodiff.vocoder.streaming import Audio, Mel, overlapping_chunks, prepared_meanwhile
@@ -29,7 +29,7 @@ BEFORE, AFTER = 4, 8  # mel frames before and after a chunk that are inverted to
 FADE = 2 * HOP  # samples over which a chunk is cross-faded from the continuation of the one before
 _ONSET = 16  # samples over which a piece fades in, against a click if it starts with an attack
 _REACH = 2.0  # nats by which magnitudes may leave the estimate, so that a spectrum of zeros does not explode
-_MATCHING = 3  # iterations of `match_mel`, in each iteration of Griffin-Lim
+_MATCHING = 3  # iterations of `mel_correction`, in each iteration of Griffin-Lim
 RADIANS = 2 * np.pi * np.arange(BINS) / FFT_SIZE  # per sample, of each FFT bin
 
 
@@ -155,14 +155,18 @@ def invert(
     the log-mel of every FINE-th frame is `mel`, t = n / FINE. Otherwise `mel` is not used.
     """
 
-    def target(spectrum: Spectrum) -> Magnitude:
+    estimate = jnp.log(magnitude + 1e-9)
+
+    def gains(spectrum: Spectrum) -> Magnitude:
+        """Returns the target's magnitudes divided by those of the spectrum."""
+        level = 0.5 * jnp.log(jnp.square(spectrum.real) + jnp.square(spectrum.imag) + 1e-18)
         if not freedom:
-            return magnitude
-        change = jnp.log(jnp.abs(spectrum) + 1e-9) - jnp.log(magnitude + 1e-9)
-        return match_mel(magnitude * jnp.exp(freedom * jnp.clip(change, -_REACH, _REACH)), mel, _MATCHING)
+            return jnp.exp(estimate - level)
+        target = estimate + freedom * jnp.clip(level - estimate, -_REACH, _REACH)
+        return jnp.exp(target + mel_correction(jnp.exp(target[::FINE]), mel, _MATCHING) - level)
 
     def audio_of(spectrum: Spectrum) -> Float[Array, " s"]:
-        audio = istft(target(spectrum) * spectrum / (jnp.abs(spectrum) + 1e-12))
+        audio = istft(gains(spectrum) * spectrum)
         return audio.at[: len(known)].set(hold * known + (1.0 - hold) * audio[: len(known)])
 
     def iterate(carry, _):

@@ -29,13 +29,18 @@ def solve_magnitude(
 
 
 def match_mel(magnitude: Float[Array, "n f"], mel: Float[Array, "t m"], iterations: int) -> Float[Array, "n f"]:
-    """Returns the magnitudes multiplied by smooth factors, so that the mel of every FINE-th frame is `mel`.
+    """Returns the magnitudes multiplied by smooth factors, so that the log-mel of every FINE-th frame is `mel`."""
+    return magnitude * jnp.exp(mel_correction(magnitude[::FINE], mel, iterations))
 
-    The log factors of the frames in between are interpolated.
+
+def mel_correction(magnitude: Float[Array, "t f"], mel: Float[Array, "t m"], iterations: int) -> Float[Array, "n f"]:
+    """Returns the logarithms of the factors by which magnitudes have to be multiplied, so that their log-mel is `mel`.
+
+    `magnitude` is every FINE-th frame of them. The log factors of the frames in between are interpolated.
     """
-    own = magnitude[::FINE] + 1e-9
-    solved = solve_magnitude(jnp.exp(mel), own, iterations=iterations)
-    return magnitude * jnp.exp(interpolate(jnp.log(solved + 1e-9) - jnp.log(own)))
+    magnitude = magnitude + 1e-9
+    solved = solve_magnitude(jnp.exp(mel), magnitude, iterations=iterations)
+    return interpolate(jnp.log(solved + 1e-9) - jnp.log(magnitude))
 
 
 def interpolate(frames: Float[Array, "t f"]) -> Float[Array, "n f"]:
