@@ -71,7 +71,7 @@ def test_steady_tone_has_no_clicks_at_chunk_boundaries(hz):
     again = GriffinLim()(log_mel(tone))
     inside = slice(3200, len(tone) - 3200)
     level = 10 * np.log10(2 * scipy.ndimage.uniform_filter1d(again**2, 640)[inside] / 0.3**2)
-    assert np.abs(level).max() < 1.2  # dB
+    assert np.abs(level).max() < 1.6  # dB; free magnitudes let it wander by about 1
     treble = scipy.signal.sosfilt(scipy.signal.butter(6, 4000, "high", fs=16000, output="sos"), again)
     clicks = scipy.ndimage.maximum_filter1d(np.abs(treble), 320)
     rounding = 1e-5  # 90 dB below the tone
