@@ -147,13 +147,13 @@ def test_rules_split_abstract_models():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: only("decodr"), r"only\.pattern 'decodr' matches the name of no parameter; .*decoder\.blocks"),
-        (lambda: lora("scale"), r"lora\.pattern 'scale' matches the name of no matrix"),
-        (lambda: only("("), r"only\.pattern '\(' is no regular expression: missing \)"),
+        (lambda: only("decodr"), r"only\.pattern 'decodr' .*decoder\.blocks"),
+        (lambda: lora("scale"), r"lora\.pattern 'scale' "),
+        (lambda: only("("), r"only\.pattern '\(' .*: missing \)"),
         (lambda: lora(rank=0), r"lora\.rank is 0"),
         (lambda: lora(scale=float("nan")), r"lora\.scale is nan"),
-        (lambda: lora(programs=(128,)), "the programs whose embeddings train have 128"),
-        (lambda: only("decoder", programs=(-1,)), "have -1"),
+        (lambda: lora(programs=(128,)), r"\bprograms .*\b128\b"),
+        (lambda: only("decoder", programs=(-1,)), r"\bprograms .*-1\b"),
     ],
 )
 def test_invalid_rules_raise_input_error(make, message, paper_model):
@@ -162,7 +162,7 @@ def test_invalid_rules_raise_input_error(make, message, paper_model):
 
 
 def test_program_rows_need_a_network_with_programs():
-    with pytest.raises(InputError, match="this network has no embeddings of programs"):
+    with pytest.raises(InputError, match="`programs`"):
         only("kernel", programs=(3,)).split(Dense(2, 3, rngs=nnx.Rngs(0)), nnx.Rngs(0))
 
 

@@ -85,5 +85,5 @@ def test_loss_uses_the_mel_of_the_batch(task, batches):
 
 
 def test_crops_longer_than_a_window_raise_input_error(task):
-    with pytest.raises(InputError, match="257 frames, and a predicted mel has 256 at most"):
+    with pytest.raises(InputError, match=r"\b257 frames.*\b256\b"):
         dataclasses.replace(task, crop_frames=255).batches(0)

@@ -85,13 +85,13 @@ def test_checkpoint_of_another_model_raises_input_error(tmp_path):
 
 def test_unwritable_workdir_raises_input_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write to workdir"):
+    with pytest.raises(InputError, match=r"workdir .*/file/run: "):
         Checkpoints(tmp_path / "file" / "run", 2)
 
 
 def test_url_as_workdir_creates_no_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="s3://bucket/run is an address"):
+    with pytest.raises(InputError, match=r"^s3://bucket/run "):
         Checkpoints(pathlib.Path("s3://bucket/run"), 2)
     assert os.listdir() == []
 
@@ -148,9 +148,9 @@ def test_damaged_checkpoint_falls_back_to_the_previous_one(saved_run, tmp_path, 
     assert (int(state.step), place["examples"]) == (2, 20)
     said = capfd.readouterr()
     aside, then = said.out.splitlines()
-    assert "step 3 is damaged" in aside
+    assert "step 3 " in aside
     assert str(workdir / "damaged_checkpoint_3") in aside
-    assert then == "going on from step 2"
+    assert then.endswith(" step 2")
     assert "Traceback" not in said.err
     assert (workdir / "damaged_checkpoint_3").is_dir()
     checkpoints.save(3, state._replace(step=jnp.int32(3)), {"examples": 30, "seed": 7})  # the step can be saved again
@@ -168,7 +168,7 @@ def test_two_damaged_checkpoints_fall_back_to_the_first(saved_run, tmp_path, cap
     assert int(checkpoints.restore(abstract(WIDTH))[0].step) == 1
     *aside, then = capsys.readouterr().out.splitlines()
     assert [line.split(" is ")[0] for line in aside] == ["the checkpoint of step 3", "the checkpoint of step 2"]
-    assert then == "going on from step 1"
+    assert then.endswith(" step 1")
     assert checkpoints.newest == 1
     checkpoints.close()
 
@@ -182,7 +182,7 @@ def test_no_checkpoint_is_moved_if_all_are_damaged(saved_run, tmp_path):
         checkpoints.restore(abstract(WIDTH))
     assert "\n" not in str(caught.value)
     assert sorted(checkpoints.manager.all_steps()) == [1, 2, 3]
-    with pytest.raises(InputError, match=r"step 3 in .* does not fit this config"):
+    with pytest.raises(InputError, match=r"step 3 in .*\bconfig\b"):
         Checkpoints(shutil.copytree(saved_run, tmp_path / "other"), 3).restore(abstract(WIDTH + 2))
     assert sorted(os.listdir(tmp_path / "other")) == ["checkpoints"]
     like = abstract(WIDTH)
@@ -202,7 +202,7 @@ def test_damage_prints_nothing_to_stderr(saved_run, tmp_path):
     arguments = [os.path.dirname(__file__), str(tmp_path / "0"), str(tmp_path / "1")]
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
     assert done.stderr == ""
-    assert done.stdout.count("going on from step 2") == 2
+    assert done.stdout.count(" step 2\n") == 2
 
 
 def test_run_with_a_damaged_checkpoint_ends_with_the_same_weights(tmp_path, capsys):

@@ -159,12 +159,12 @@ def test_other_folder_is_refused_naming_the_homepage(name, tmp_path):
 def test_missing_file_pattern_is_named(tmp_path):
     shutil.rmtree(writer.write_musicnet(tmp_path) / "test_labels")
     message = input_error_of(lambda: corpus("musicnet").entries(tmp_path / "musicnet"))
-    assert "it has no test_labels/*.csv;" in message
+    assert "test_labels/*.csv" in message
 
 
 def test_unknown_corpora_and_options_list_the_known_ones():
-    assert input_error_of(lambda: corpus("maestr")).endswith(f"choose one of {', '.join(CORPORA)}")
-    assert input_error_of(lambda: corpus("slakh", mixes=3)).endswith("it has submixes, seed, skip_known_bad")
+    assert input_error_of(lambda: corpus("maestr")).endswith(", ".join(CORPORA))
+    assert input_error_of(lambda: corpus("slakh", mixes=3)).endswith(" submixes, seed, skip_known_bad")
     assert input_error_of(lambda: corpus("maestro", seed=3)).endswith("it has none")
 
 
@@ -195,7 +195,7 @@ def test_notes_shortly_after_the_end_are_dropped():
 
 def test_notes_long_after_the_end_are_an_error():
     message = input_error_of(lambda: reading.fit(one_note(3.25, 5.0), silent_audio(2.0), LABELS))
-    assert message.startswith("labels.csv does not fit its audio: a note begins at 3.2 s, the audio ends at 2.0 s")
+    assert re.match(r"labels\.csv .*\b3\.2 s\b.*\b2\.0 s", message)
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def test_maestro_notes_are_extended_by_the_pedal(tmp_path):
 def test_groove_splits_and_general_midi_drums(corpus_roots, caplog):
     kind = corpus("groove")
     entries = kind.entries(corpus_roots["groove"])
-    assert caplog.messages == ["groove: left out 1 of 4 pieces without audio"]
+    assert [line.split(" of 4 ")[0].split()[-1] for line in caplog.messages] == ["1"]
     heard = dict(itertools.islice(writer.GROOVE.items(), 3))
     assert {entry.name: entry.split for entry in entries} == {
         name.replace("/", "_"): split for name, (split, _) in heard.items()
@@ -421,13 +421,13 @@ def test_urmp_missing_part_is_an_error(tmp_path):
     root = writer.write_urmp(tmp_path)
     (root / "03_Dance_fl_cl" / "AuSep_2_cl_03_Dance.wav").unlink()
     message = reading_error(root, "urmp", "03_Dance_fl_cl")
-    assert message.startswith(f"{root / '03_Dance_fl_cl'} holds 1 AuSep_*.wav, and 2 of the codes vn, va, ")
+    assert re.match(rf"{root / '03_Dance_fl_cl'} .*\b1 AuSep_\*\.wav.*\b2 .*\bvn, va, ", message)
 
 
 def test_urmp_unknown_instrument_is_an_error(tmp_path):
     root = writer.write_urmp(tmp_path)
     (root / "03_Dance_fl_cl").rename(root / "03_Dance_fl_kazoo")
-    assert "holds 2 AuSep_*.wav, and 0 of the codes vn, " in reading_error(root, "urmp", "03_Dance_fl_kazoo")
+    assert re.search(r"\b2 AuSep_\*\.wav.*\b0 .*\bvn, ", reading_error(root, "urmp", "03_Dance_fl_kazoo"))
 
 
 def test_urmp_instruments_come_from_the_folder_name(tmp_path):
@@ -507,7 +507,7 @@ def test_slakh_song_without_audio_is_an_error(tmp_path):
     metadata = song / "metadata.yaml"
     metadata.write_text(metadata.read_text().replace("audio_rendered: true", "audio_rendered: false"))
     shutil.rmtree(song / "stems")
-    assert reading_error(root, "slakh", "Track00003") == f"{song} holds no audio in stems/; unpack the song again"
+    assert re.match(rf"{song} .*\bstems/", reading_error(root, "slakh", "Track00003"))
 
 
 def test_slakh_submixes_are_subsets_of_a_song(corpus_roots):

@@ -176,20 +176,20 @@ def test_settings_unknown_to_diffusers_are_refused(tmp_path, part, options):
 def test_note_roll_is_refused(tmp_path):
     model = dataclasses.replace(MODEL, compact_notes=True, note_roll=True)
     config = SpectrogramConfig(CONFIG.tokenizer, model, DiffusionConfig(process=Process(X0())))
-    with pytest.raises(InputError, match=r"^these weights have (compact_notes|note_roll) = True"):
+    with pytest.raises(InputError, match=r"\b(compact_notes|note_roll) = True"):
         diffusers.write(tmp_path, config, {}, with_vocoder=False)
 
 
 @pytest.mark.parametrize(
     ("decoder", "message"),
     [
-        (DiffusionConfig(process=Process(V())), "predict v, but diffusers knows only eps$"),
-        (AutoregressiveConfig(), r"have kind = 'autoregressive'.*'diffusion'$"),
+        (DiffusionConfig(process=Process(V())), r"\bv\b.*\bdiffusers\b.*\beps$"),
+        (AutoregressiveConfig(), r"\bkind = 'autoregressive'.*'diffusion'$"),
     ],
     ids=["v", "autoregressive"],
 )
 def test_other_decoders_and_predictions_are_refused(tmp_path, decoder, message):
-    with pytest.raises(InputError, match=f"^these weights {message}"):
+    with pytest.raises(InputError, match=message):
         diffusers.write(tmp_path, dataclasses.replace(CONFIG, decoder=decoder), {}, with_vocoder=False)
     assert list(tmp_path.iterdir()) == []
 
@@ -200,26 +200,26 @@ def test_other_decoders_and_predictions_are_refused(tmp_path, decoder, message):
 @pytest.mark.parametrize(
     ("stack", "values", "message"),
     [
-        ("notes_encoder", {"d_model": 64}, "has d_model 64.* 32"),
-        ("continuous_encoder", {"num_heads": 4}, "has num_heads 4.* 3"),
-        ("decoder", {"max_decoder_noise_time": 2000.0}, "has max_decoder_noise_time 2000.0, but this"),
-        ("decoder", {"targets_length": 128}, "has targets_length 128.* 256"),
-        ("continuous_encoder", {"input_dims": 80}, "has input_dims 80.* 128"),
-        ("notes_encoder", {"feed_forward_proj": "relu"}, "has feed_forward_proj 'relu', but this"),
-        ("notes_encoder", {"vocab_size": "1536"}, "has vocab_size '1536'; expected 1 to 1048576"),
-        ("decoder", {"num_layers": 0}, "has num_layers 0; expected 1 to"),
-        ("decoder", {"d_kv": None}, "has d_kv None; expected 1 to"),
-        ("decoder", {"d_model": 1e20}, r"has d_model 1e\+20; expected 1 to"),
-        ("decoder", {"d_model": 10**20}, "has d_model 1" + "0" * 20 + "; expected 1 to"),
-        ("decoder", {"num_heads": True}, "has num_heads True; expected 1 to"),
-        *[("decoder", {"dropout_rate": rate}, f"has dropout_rate {rate!r}; expected a number from 0 to below 1")
+        ("notes_encoder", {"d_model": 64}, "d_model 64.* 32"),
+        ("continuous_encoder", {"num_heads": 4}, "num_heads 4.* 3"),
+        ("decoder", {"max_decoder_noise_time": 2000.0}, "max_decoder_noise_time 2000.0"),
+        ("decoder", {"targets_length": 128}, "targets_length 128.* 256"),
+        ("continuous_encoder", {"input_dims": 80}, "input_dims 80.* 128"),
+        ("notes_encoder", {"feed_forward_proj": "relu"}, "feed_forward_proj 'relu'"),
+        ("notes_encoder", {"vocab_size": "1536"}, "vocab_size '1536'.* 1048576"),
+        ("decoder", {"num_layers": 0}, "num_layers 0"),
+        ("decoder", {"d_kv": None}, "d_kv None"),
+        ("decoder", {"d_model": 1e20}, r"d_model 1e\+20"),
+        ("decoder", {"d_model": 10**20}, "d_model 1" + "0" * 20),
+        ("decoder", {"num_heads": True}, "num_heads True"),
+        *[("decoder", {"dropout_rate": rate}, f"dropout_rate {rate!r}")
           for rate in ("0.1", float("nan"), 7, -1, True)],
-        ("notes_encoder", {"is_decoder": True}, "has is_decoder True.* False"),
+        ("notes_encoder", {"is_decoder": True}, "is_decoder True.* False"),
     ],
 )  # fmt: skip
 def test_config_of_another_network_raises_input_error(folder, stack, values, message):
     edit_config(folder, stack, **values)
-    with pytest.raises(InputError, match=rf"{stack}.config\.json {message}"):
+    with pytest.raises(InputError, match=rf"{stack}.config\.json .*{message}"):
         diffusers.read(folder)
 
 
@@ -241,16 +241,16 @@ def test_other_pipeline_class_is_named(folder):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"prediction_type": "v_prediction"}, "has prediction_type 'v_prediction'.* 'epsilon'"),
-        ({"beta_schedule": "linear"}, "has beta_schedule 'linear'.* 'squaredcos_cap_v2'"),
-        (None, "has beta_schedule 'linear', but this"),
+        ({"prediction_type": "v_prediction"}, "prediction_type 'v_prediction'.* 'epsilon'"),
+        ({"beta_schedule": "linear"}, "beta_schedule 'linear'.* 'squaredcos_cap_v2'"),
+        (None, "beta_schedule 'linear'"),
     ],
 )
 def test_other_scheduler_settings_raise_input_error(folder, values, message):
     """The last case, without settings, has the library's default schedule; without the file ours is assumed."""
     path = folder / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps({} if values is None else json.loads(path.read_text()) | values))
-    with pytest.raises(InputError, match=rf"scheduler_config\.json {message}"):
+    with pytest.raises(InputError, match=rf"scheduler_config\.json .*{message}"):
         diffusers.read(folder)
     path.unlink()
     assert diffusers.read(folder)[0] == CONFIG
@@ -269,8 +269,8 @@ def test_missing_or_damaged_config_is_named(folder, content):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda a: a.pop("spec_out.weight"), r"lacks parameter decoder\.spec_out\.weight$"),
-        (lambda a: a.update(bias=np.zeros(1, np.float32)), r"has the unknown parameter decoder\.bias$"),
+        (lambda a: a.pop("spec_out.weight"), r"parameter decoder\.spec_out\.weight$"),
+        (lambda a: a.update(bias=np.zeros(1, np.float32)), r"parameter decoder\.bias$"),
     ],
     ids=["missing", "extra"],
 )
@@ -284,14 +284,14 @@ def test_missing_or_unknown_parameters_are_named(folder, kind, edit, message):
 
 def test_weights_of_missing_layers_are_named(folder):
     edit_config(folder, "notes_encoder", num_layers=3)
-    with pytest.raises(InputError, match=r"lacks parameter notes_encoder\.encoders\.2\."):
+    with pytest.raises(InputError, match=r"parameter notes_encoder\.encoders\.2\."):
         diffusers.read(folder)
 
 
 def test_missing_or_truncated_safetensors_are_named(folder):
     path = folder / "continuous_encoder" / WEIGHTS
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match=rf"^cannot read weights .*continuous_encoder.{WEIGHTS}: "):
+    with pytest.raises(InputError, match=rf"continuous_encoder.{WEIGHTS}: "):
         diffusers.read(folder)
     path.unlink()
     with pytest.raises(InputError, match=rf"continuous_encoder .*{WEIGHTS}.*diffusion_pytorch_model\.bin$"):

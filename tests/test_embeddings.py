@@ -102,9 +102,9 @@ def test_unknown_embedding_lists_the_known_ones(tmp_path):
         find_embedding("mfcc")
     with pytest.raises(InputError, match=r"no saved_model\.pb"):
         find_embedding(f"vggish={tmp_path}")
-    with pytest.raises(InputError, match="give musicnn"):
+    with pytest.raises(InputError, match=r"'trill='.*\bmusicnn\b"):
         find_embedding("trill=")
-    with pytest.raises(InputError, match="there is no file"):
+    with pytest.raises(InputError, match=r"none\.onnx"):
         find_embedding(f"clap={tmp_path / 'none.onnx'}")
     assert isinstance(find_embedding("musicnn"), Musicnn)
 
@@ -179,7 +179,7 @@ def test_saved_model_input_is_padded_to_whole_seconds(write_saved_model, name, d
 def test_saved_model_of_another_kind_raises_input_error(write_saved_model):
     with pytest.raises(InputError, match=r"vggish.*16000.*\[1, 64\]"):
         find_embedding(f"vggish={write_saved_model('vggish', dims=64)}")
-    with pytest.raises(InputError, match="is no trill model: "):
+    with pytest.raises(InputError, match=" trill model: "):
         find_embedding(f"trill={write_saved_model('vggish')}")
-    with pytest.raises(InputError, match="is no vggish model: "):
+    with pytest.raises(InputError, match=" vggish model: "):
         find_embedding(f"vggish={write_saved_model('trill')}")

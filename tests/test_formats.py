@@ -75,9 +75,9 @@ def test_parameters_with_wrong_shapes_are_named(folder, name):
     shape = ARRAYS[name].shape
     write_weights(folder.with_name("wrong"), folder.name, CONFIG, {**ARRAYS, name: ARRAYS[name][:-1]})
     found = open_checkpoint(folder.with_name("wrong"))
-    message = f"parameter {name} has shape {(shape[0] - 1, shape[1])}, expected {shape}"
+    found_shape, wanted = re.escape(str((shape[0] - 1, shape[1]))), re.escape(str(shape))
     for take in (found.build, found.specs):
-        with pytest.raises(InputError, match=f"wrong: {re.escape(message)}$"):
+        with pytest.raises(InputError, match=rf"wrong: .*\b{name} .*{found_shape}.*{wanted}$"):
             take()
 
 
@@ -90,7 +90,7 @@ def test_too_small_embedding_table_raises_input_error(tmp_path, rows):
 
 
 def test_empty_folder_raises_input_error(tmp_path):
-    with pytest.raises(InputError, match="holds no weights"):
+    with pytest.raises(InputError, match=f"^{tmp_path} .*weights"):
         open_checkpoint(tmp_path)
 
 

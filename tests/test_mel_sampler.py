@@ -222,7 +222,7 @@ def test_packaged_weights_have_their_overlap(name, overlap):
 
 @pytest.mark.parametrize("overlap", [-1, 129, 1.5, True])
 def test_impossible_overlap_raises_input_error(sampler, overlap):
-    with pytest.raises(InputError, match="overlap is"):
+    with pytest.raises(InputError, match=f"overlap is {overlap}"):
         sampler.stream(PIECE, overlap=overlap)
 
 
@@ -259,14 +259,14 @@ def test_song_length_and_guidance_do_not_recompile(sampler):
     [
         ({"steps": 0}, "steps is 0"),
         ({"steps": 1001}, "steps is 1001"),
-        ({"steps": 2.5}, r"steps is 2\.5, which is no int"),
+        ({"steps": 2.5}, r"steps is 2\.5.* int"),
         ({"guidance": -0.1}, r"guidance is -0.1"),
         ({"guidance": 20.5}, "guidance is 20.5"),
         ({"guidance": float("nan")}, "guidance is nan"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**32}, "seed is 4294967296"),
         ({"sampler": "euler"}, "sampler is 'euler'"),
-        ({"dither": 0.1}, "the diffusion decoder has no dither"),
+        ({"dither": 0.1}, r"\bdiffusion\b.*\bdither\b"),
     ],
 )
 def test_invalid_options_raise_input_error(sampler, sample_calls, option, message):
@@ -282,13 +282,13 @@ def test_invalid_options_raise_input_error(sampler, sample_calls, option, messag
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"steps": 20}, r"^the autoregressive decoder has no steps"),
+        ({"steps": 20}, r"\bautoregressive\b.*\bsteps\b"),
         (
             {"steps": 20, "guidance": 2.0},
-            r"^the autoregressive decoder has no guidance or steps",
+            r"\bautoregressive\b.*\bguidance\b.*\bsteps\b",
         ),
         ({"dither": -0.1}, r"^options: dither is -0\.1"),
-        ({"dither": "much"}, r"^options\.dither is 'much', which is no float$"),
+        ({"dither": "much"}, r"^options\.dither is 'much'.* float$"),
     ],
 )
 def test_autoregressive_decoder_rejects_diffusion_options(frame_sampler, option, message):

@@ -103,8 +103,8 @@ def change_shape(arrays):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (remove_parameter, "lacks .*decoder.out.kernel"),
-        (add_parameter, "unknown .*decoder.in.kernel"),
+        (remove_parameter, r"parameter decoder\.out\.kernel$"),
+        (add_parameter, r"parameter decoder\.in\.kernel$"),
         (change_shape, r"decoder.out.kernel.*\(31, 128\).*\(32, 128\)"),
     ],
 )
@@ -139,7 +139,7 @@ def test_invalid_config_file_raises_input_error(folder, text):
 
 
 def test_folder_without_a_model_raises_input_error(tmp_path):
-    with pytest.raises(InputError, match=r"not a spectrodiff checkpoint.*spectrogram\.json"):
+    with pytest.raises(InputError, match=r"spectrogram\.json"):
         load(tmp_path, SPECTROGRAM)
 
 
@@ -190,11 +190,11 @@ def test_version_1_diffusion_settings_are_converted(folder, values, decoder):
     [
         ({"diffusion": {"prediction": "y"}}, "kind 'y'"),
         ({"diffusion": {"prediction": 3}}, "kind 3"),
-        ({"diffusion": {"colour": "red"}}, "unknown field 'colour'"),
-        ({"diffusion": 3}, "unknown field 'diffusion'"),
-        ({"sampling": []}, "unknown field 'sampling'"),
+        ({"diffusion": {"colour": "red"}}, "field 'colour'"),
+        ({"diffusion": 3}, "field 'diffusion'"),
+        ({"sampling": []}, "field 'sampling'"),
         ({"sampling": {"steps": 0}}, "steps is 0"),
-        ({"model": {"colour": "red"}}, "unknown field 'colour'"),
+        ({"model": {"colour": "red"}}, "field 'colour'"),
         ([], "is \\[\\]"),
     ],
 )

@@ -131,7 +131,7 @@ def test_invalid_mel_raises_input_error(path, mel):
 
 @pytest.mark.parametrize("content", [b"", bytes(1000), b"no model" * 100, decoder().SerializeToString()[:-1000]])
 def test_invalid_onnx_file_raises_input_error(load_error, content):
-    assert "bad.onnx, is it a whole ONNX file? [ONNXRuntimeError]" in load_error(content)
+    assert all(part in load_error(content) for part in ("bad.onnx", "[ONNXRuntimeError]"))
 
 
 @pytest.mark.parametrize(
@@ -139,18 +139,18 @@ def test_invalid_onnx_file_raises_input_error(load_error, content):
     [
         (
             model_with_inputs((FLOAT, (1, "frames", 80))),
-            "its inputs are input0 tensor(float)[1, 'frames', 80] and its outputs audio",
+            "input0 tensor(float)[1, 'frames', 80]",
         ),
-        (model_with_inputs((FLOAT, (2, "frames", 128))), "its inputs are input0 tensor(float)[2, 'frames', 128]"),
-        (model_with_inputs((FLOAT, ("frames", 128))), "its inputs are input0 tensor(float)['frames', 128]"),
-        (model_with_inputs((DOUBLE, (1, "frames", 128))), "its inputs are input0 tensor(double)[1, 'frames', 128]"),
+        (model_with_inputs((FLOAT, (2, "frames", 128))), "input0 tensor(float)[2, 'frames', 128]"),
+        (model_with_inputs((FLOAT, ("frames", 128))), "input0 tensor(float)['frames', 128]"),
+        (model_with_inputs((DOUBLE, (1, "frames", 128))), "input0 tensor(double)[1, 'frames', 128]"),
         (
             model_with_inputs((FLOAT, (1, "frames", 128)), (FLOAT, (1,))),
-            "128], input1 tensor(float)[1] and its outputs audio",
+            "input1 tensor(float)[1]",
         ),
         (decoder(outputs=["audio", "bent"]), "bent tensor(float)"),
-        (decoder((1, 2 * OVERLAP, 128)), "decodes exactly 64 frames at a time, at least 65 are needed"),
-        (decoder(hop=160), "it returns 46080 samples for 288 frames, not 92160"),
+        (decoder((1, 2 * OVERLAP, 128)), "64 frames"),
+        (decoder(hop=160), "46080 samples"),
     ],
 )
 def test_model_with_wrong_inputs_or_outputs_raises_input_error(load_error, model, message):
@@ -161,12 +161,12 @@ def test_model_that_fails_at_run_time_raises_input_error(load_error):
     model = decoder()
     model.graph.initializer.append(numpy_helper.from_array(np.array([7, 7]), "sizes"))
     model.graph.node[-1].CopyFrom(helper.make_node("Reshape", ["waves", "sizes"], ["audio"]))
-    assert "cannot decode a float32 mel [1, 288, 128]" in load_error(model)
+    assert "float32 mel [1, 288, 128]" in load_error(model)
 
 
 def test_missing_file_or_folder_raises_input_error(tmp_path):
     for path in (tmp_path / "no.onnx", tmp_path):
-        with pytest.raises(InputError, match=f"no file {path}"):
+        with pytest.raises(InputError, match=f" {path}; "):
             OnnxVocoder(path)
 
 

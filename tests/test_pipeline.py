@@ -177,7 +177,7 @@ def test_cached_pieces_are_not_read_again(mixture):
 
 
 def test_overfull_windows_raise_input_error_naming_the_setting(windows):
-    with pytest.raises(InputError, match=r"raise SpectrogramTask\.tokens"):
+    with pytest.raises(InputError, match=r"SpectrogramTask\.tokens"):
         next(windows(batch_size=1, tokens=4))
 
 
@@ -187,7 +187,7 @@ def test_overfull_windows_raise_input_error_naming_the_setting(windows):
         ({"batch_size": 0}, "batch size is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"start": -4}, "start is -4"),
-        ({"process_index": 0, "process_count": 3}, "choose a multiple of 3, the number of processes"),
+        ({"process_index": 0, "process_count": 3}, r"batch size is 4\b.*\b3\b"),
     ],
 )
 def test_invalid_batch_options_raise_input_error(mixture, options, message):
@@ -210,5 +210,5 @@ def test_invalid_loader_settings_raise_input_error(options, message):
 
 
 def test_missing_dataset_raises_input_error(tmp_path):
-    with pytest.raises(InputError, match=r"no dataset 'rendered' in .*there: none"):
+    with pytest.raises(InputError, match=f"'rendered' in {tmp_path} "):
         Loader().batches(Mixture(str(tmp_path)), PieceNumbers(), batch_size=4, seed=0)

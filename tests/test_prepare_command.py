@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -85,7 +86,7 @@ def test_command_options_are_passed_to_the_corpus(tmp_path, own_pairs, error_lin
     metadata = json.loads((tmp_path / "slakh/1.0.0/metadata.json").read_text())
     assert metadata["options"] == {"submixes": 2, "seed": 3, "skip_known_bad": True}
     message = error_line("slakh", "--manual_dir", root, "--data_dir", tmp_path)
-    assert "slakh/1.0.0 was prepared with submixes 2, not 0: delete it, or name another --data_dir" in message
+    assert re.search(r"slakh/1\.0\.0 .*\bsubmixes 2\b.* 0\b.*--data_dir", message)
     table = tmp_path / "table.csv"
     table.write_text("name,split\nsong0,test\nsong1,train\n")
     run("folder", "--manual_dir", own_pairs, "--data_dir", tmp_path, "--csv", table, "--name", "mine")
@@ -97,13 +98,13 @@ def test_known_bad_recordings_are_skipped_and_listed(tmp_path, capsys):
     (root / "train" / "Track00001").rename(root / "train" / "Track00385")
     run("slakh", "--manual_dir", root, "--data_dir", tmp_path / "data")
     printed = capsys.readouterr().out
-    assert "left out: 1, known to be bad; --no-skip_known_bad keeps them\n" in printed
-    assert "Track00385 S00: its notes are not audible" in printed
+    assert re.search(r": 1\b.*--no-skip_known_bad", printed)
+    assert "Track00385 S00: " in printed
     assert json.loads((tmp_path / "data/slakh/1.0.0/metadata.json").read_text())["known_bad"].keys() == {
         "Track00385 S00"
     }
     run("slakh", "--manual_dir", root, "--data_dir", tmp_path / "all", "--no-skip_known_bad")
-    assert "known to be bad" not in capsys.readouterr().out
+    assert "--no-skip_known_bad" not in capsys.readouterr().out
 
 
 @needs_synth
@@ -118,29 +119,28 @@ def test_rendered_corpus_is_prepared(tmp_path, capsys, monkeypatch):
 
 
 def test_missing_or_wrong_manual_dir_raises_input_error(tmp_path, error_line):
-    assert "prepare maestro needs --manual_dir, the folder of the corpus; it comes from https://magenta" in error_line(
-        "maestro", "--data_dir", tmp_path
-    )
-    assert error_line("folder", "--data_dir", tmp_path).endswith("needs --manual_dir, the folder of the corpus")
-    assert "is not the folder of maestro" in error_line("maestro", "--data_dir", tmp_path, "--manual_dir", tmp_path)
-    assert "cannot read" in error_line("maestro", "--data_dir", tmp_path, "--manual_dir", tmp_path / "nope")
+    assert re.search("maestro .*--manual_dir.* https://magenta", error_line("maestro", "--data_dir", tmp_path))
+    assert re.search("folder .*--manual_dir", error_line("folder", "--data_dir", tmp_path))
+    wrong = error_line("maestro", "--data_dir", tmp_path, "--manual_dir", tmp_path)
+    assert re.search(rf"{tmp_path} .*\bmaestro\b", wrong)
+    assert f"{tmp_path}/nope" in error_line("maestro", "--data_dir", tmp_path, "--manual_dir", tmp_path / "nope")
     assert not list(tmp_path.iterdir())
 
 
 def test_subfolder_of_a_corpus_raises_input_error(tmp_path, error_line):
     root = writer.write_groove(tmp_path / "unpacked")
     message = error_line("groove", "--data_dir", tmp_path / "data", "--manual_dir", root / "drummer1")
-    assert f"drummer1 is only a part of groove: name {root}" in message
+    assert re.search(rf"drummer1 .*\bgroove\b.*{root}", message)
 
 
 def test_bad_recording_raises_input_error_unless_skip_bad(tmp_path, own_pairs, error_line, capsys):
     (own_pairs / "song0.wav").write_bytes(b"noise")
     message = error_line("folder", "--manual_dir", own_pairs, "--data_dir", tmp_path)
-    assert "song0.wav as audio" in message
-    assert message.endswith("(--skip_bad leaves out what cannot be used)")
+    assert "song0.wav " in message
+    assert "(--skip_bad " in message
     run("folder", "--manual_dir", own_pairs, "--data_dir", tmp_path, "--skip_bad")
     printed = capsys.readouterr().out
-    assert "skipped: 1; to have them once they are fixed, delete the dataset first" in printed
+    assert "skipped: 1;" in printed
     assert "song0: cannot read" in printed.splitlines()[-1]
 
 
@@ -149,11 +149,11 @@ def test_invalid_options_print_one_error_line(tmp_path, own_pairs, error_line):
     assert "workers is 0" in error_line("folder", *common, "--workers", 0)
     assert "workers is -1" in error_line("rendered", "--data_dir", tmp_path, "--workers", -1)
     assert "slakh's submixes is -1" in error_line("slakh", *common, "--submixes", -1)
-    assert "a dataset cannot be called 'My Songs'" in error_line("folder", *common, "--name", "My Songs")
+    assert "'My Songs'" in error_line("folder", *common, "--name", "My Songs")
     assert "invalid choice: 'nope'" in error_line("nope", *common)
-    assert "cannot write in" in error_line("folder", "--manual_dir", own_pairs, "--data_dir", own_pairs / "song0.wav")
+    assert "song0.wav" in error_line("folder", "--manual_dir", own_pairs, "--data_dir", own_pairs / "song0.wav")
     shutil.rmtree(own_pairs)
-    assert "own_pairs is not a folder" in error_line("folder", *common)
+    assert "own_pairs " in error_line("folder", *common)
 
 
 def test_help_does_not_import_heavy_packages():

@@ -148,13 +148,13 @@ def test_workdir_of_another_run_raises_input_error(tmp_path):
     with pytest.raises(InputError, match=r"run .*steps 2.* 4"):
         dataclasses.replace(RUN, sampling=OPTIONS | {"steps": 4}).claim(tmp_path / "run")
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot make the folder"):
+    with pytest.raises(InputError, match=f" {tmp_path}/file: "):
         RUN.claim(tmp_path / "file")
 
 
 def test_remote_workdir_raises_input_error(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="gs://bucket/run is an address"):
+    with pytest.raises(InputError, match=r"^gs://bucket/run "):
         RUN.claim(pathlib.Path("gs://bucket/run"))
     assert os.listdir() == []
 

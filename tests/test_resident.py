@@ -187,9 +187,9 @@ def test_overfull_first_windows_are_replaced_by_others(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"augmentation": Augmentation(gain_db=(-1.0, 1.0))}, "a resident corpus cannot be augmented"),
-        ({"audio": True}, "a resident corpus cannot be augmented"),
-        ({"tokens": 1}, r"no window of at most 1 tokens; raise SpectrogramTask\.tokens"),
+        ({"augmentation": Augmentation(gain_db=(-1.0, 1.0))}, r"\bresident\b.*\bLoader$"),
+        ({"audio": True}, r"\bresident\b.*\bLoader$"),
+        ({"tokens": 1}, r"\b1 tokens\b.*SpectrogramTask\.tokens"),
         ({"seed": -1}, "seed is -1"),
         ({"batch_size": 0}, "batch size is 0"),
     ],

@@ -88,19 +88,19 @@ def test_repeated_note_is_struck_again():
 
 @needs_synth
 def test_missing_or_invalid_soundfont_raises_input_error(tmp_path):
-    with pytest.raises(InputError, match=r"no SoundFont.*apt-get install"):
+    with pytest.raises(InputError, match=r"none\.sf2: apt-get install"):
         play(notes((0, 1, 60, 100, 0)), tmp_path / "none.sf2")
     (tmp_path / "bad.sf2").write_bytes(b"no font")
-    with pytest.raises(InputError, match="cannot read"):
+    with pytest.raises(InputError, match=r"bad\.sf2"):
         play(notes((0, 1, 60, 100, 0)), tmp_path / "bad.sf2")
 
 
 def test_missing_binding_and_library_raise_different_errors(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "fluidsynth", None)
-    with pytest.raises(InputError, match=r"Python binding: pip install --no-deps pyfluidsynth$"):
+    with pytest.raises(InputError, match=r"pip install --no-deps pyfluidsynth$"):
         require_fluidsynth(SOUNDFONT)
     (tmp_path / "fluidsynth.py").write_text('raise ImportError("Couldn\'t find the FluidSynth library.")\n')
     monkeypatch.delitem(sys.modules, "fluidsynth")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(InputError, match=r"system library.*apt-get install libfluidsynth3, .*brew install"):
+    with pytest.raises(InputError, match=r"apt-get install libfluidsynth3, .*brew install"):
         require_fluidsynth(SOUNDFONT)

@@ -106,12 +106,10 @@ def test_misaligned_pieces_are_listed_as_suspicious(tmp_path):
     write_json(folder / "metadata.json", {"skipped": {}})
     summary = summarize(folder)
     assert summary["suspicious"].keys() == {piece.name for piece in pieces[:12]}
-    assert all(
-        re.match(r"the sound comes 0\.(28|30|32) s before the notes", why) for why in summary["suspicious"].values()
-    )
+    assert all(re.match(r".* 0\.(28|30|32) s before ", why) for why in summary["suspicious"].values())
     text = table(summary)
-    assert "suspicious: 12 of 14 pieces (the first 10 here, all in summary.json)\n" in text
-    assert text.count("the sound comes") == 10
+    assert re.search(r"suspicious: 12 of 14 .*\b10\b.*\bsummary\.json", text)
+    assert len(re.findall(r" 0\.(?:28|30|32) s before ", text)) == 10
 
 
 def test_summary_of_an_earlier_version_is_printed(summary):

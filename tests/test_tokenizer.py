@@ -420,7 +420,7 @@ def test_exactly_full_window_is_accepted():
     notes = dense_notes(300)
     needed = max(len(tokens) for tokens in windows(notes))
     assert windows(notes, max_tokens=needed) == windows(notes)
-    with pytest.raises(InputError, match=f"needs {needed} tokens"):
+    with pytest.raises(InputError, match=rf"\b{needed} tokens"):
         windows(notes, max_tokens=needed - 1)
 
 

@@ -100,7 +100,7 @@ def test_program_maps_limit_which_notes_match():
         for programs in ("flat", "midi_class", "full")
     }
     assert found == {"flat": 3, "midi_class": 2, "full": 1}
-    with pytest.raises(InputError, match="flat, midi_class or full"):
+    with pytest.raises(InputError, match=r"\bflat\b.*\bmidi_class\b.*\bfull\b.*'all'"):
         score_notes(transcribed, written, "all")
 
 

@@ -80,7 +80,7 @@ def test_vocoder_folder_is_recognised_as_saved_model(tmp_path, monkeypatch):
     """Its error without TensorFlow shows that the format is recognised."""
     (tmp_path / "saved_model.pb").touch()
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(InputError, match="needs TensorFlow"):
+    with pytest.raises(InputError, match=r"spectrodiff\[tf\]"):
         find_vocoder(str(tmp_path))
 
 
@@ -145,10 +145,10 @@ def test_names_of_packaged_vocoders():
 @pytest.mark.parametrize(
     ("vocoder", "message"),
     [
-        ("nope", "no vocoder 'nope': give griffin_lim, "),
-        ("nope.onnx", "there is no file nope.onnx; "),
-        ("{}/bad.onnx", "bad.onnx, is it a whole ONNX file? "),
-        ("{}", "no vocoder '{}': give "),
+        ("nope", "'nope': "),
+        ("nope.onnx", " nope.onnx; "),
+        ("{}/bad.onnx", "/bad.onnx"),
+        ("{}", "'{}': "),
     ],
 )
 def test_invalid_vocoder_option_prints_one_error_line(folder, checkpoint, capfd, vocoder, message):

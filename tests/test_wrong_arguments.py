@@ -28,8 +28,8 @@ def disable_type_checks():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seed": 0.5}, "seed is 0.5; choose an integer from 0 to 4294967295"),
-        ({"seed": None}, "seed is None; choose an integer"),
+        ({"seed": 0.5}, "seed is 0.5.* 4294967295"),
+        ({"seed": None}, "seed is None"),
         ({"seed": "1"}, "seed is '1'"),
         ({"seed": True}, "seed is True"),
         ({"seed": 2**32}, "seed is 4294967296"),
@@ -37,7 +37,7 @@ def disable_type_checks():
         ({"steps": 2.5}, "steps is 2.5"),
         ({"guidance": "strong"}, "guidance is 'strong'"),
         ({"sampler": 3}, "sampler is 3"),
-        ({"speed": 2}, "no speed; its options are"),
+        ({"speed": 2}, r"\bspeed\b"),
     ],
 )
 @pytest.mark.parametrize("method", ["__call__", "stream", "mels"])
@@ -48,7 +48,7 @@ def test_invalid_synthesis_options_raise_input_error(synthesizer, method, option
 
 @pytest.mark.parametrize("midi", [None, 5, b"song.mid", ["song.mid"], TOKENS])
 def test_invalid_midi_argument_raises_input_error(synthesizer, midi):
-    with pytest.raises(InputError, match=f"a path is a str .* of the type {type(midi).__name__}$"):
+    with pytest.raises(InputError, match=rf"\bos\.PathLike\b.* {type(midi).__name__}$"):
         synthesizer(midi)
 
 
@@ -61,23 +61,23 @@ def test_invalid_midi_argument_raises_input_error(synthesizer, midi):
 )
 @pytest.mark.parametrize("path", [5, NOTES, b"demo"])
 def test_invalid_path_argument_raises_input_error(call, path):
-    with pytest.raises(InputError, match=f"a path is a str .* of the type {type(path).__name__}$"):
+    with pytest.raises(InputError, match=rf"\bos\.PathLike\b.* {type(path).__name__}$"):
         call(path)
 
 
 @pytest.mark.parametrize("method", ["encode", "thin", "timeline"])
 @pytest.mark.parametrize("notes", ["x.mid", None, TOKENS])
 def test_invalid_tokenizer_notes_raise_input_error(method, notes):
-    with pytest.raises(InputError, match=f"notes are wanted.* of the type {type(notes).__name__}; .*read_midi$"):
+    with pytest.raises(InputError, match=f"^notes .* {type(notes).__name__}; .*read_midi$"):
         getattr(tokenizer, method)(notes)
 
 
 @pytest.mark.parametrize(
     ("pieces", "options", "message"),
     [
-        ([("song.mid", 0)], {}, "notes are wanted"),
-        (["song.mid"], {}, "pieces are pairs of notes and seed, but one is a str"),
-        ([NOTES], {}, "pieces are pairs of notes and seed, but one is a Notes"),
+        ([("song.mid", 0)], {}, r"^notes .* str; .*read_midi"),
+        (["song.mid"], {}, r"^pieces .* str$"),
+        ([NOTES], {}, r"^pieces .* Notes$"),
         ([(NOTES, 0.5)], {}, "seed is 0.5"),
         ([(NOTES, 0)], {"batch": 2.5}, "batch is 2.5"),
     ],
@@ -88,14 +88,14 @@ def test_invalid_sampler_pieces_raise_input_error(synthesizer, pieces, options, 
 
 
 def test_invalid_sampler_notes_raise_input_error(synthesizer):
-    with pytest.raises(InputError, match="notes are wanted"):
+    with pytest.raises(InputError, match=r"^notes .* str; .*read_midi"):
         synthesizer.mel_sampler.stream("song.mid")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"config": "full"}, "config is 'full'; give a TokenizerConfig"),
+        ({"config": "full"}, "config is 'full'.*TokenizerConfig"),
         ({"on_overflow": 3}, "on_overflow is 3"),
     ],
 )
@@ -109,9 +109,9 @@ def test_invalid_tokenizer_options_raise_input_error(options, message):
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        ("x.mid", r"tokens are integers \[windows, tokens\], but these are \[\] of <U5"),
-        (TOKENS[0], r"but these are \[2048\] of int32"),
-        (TOKENS.astype(float), "of float64"),
+        ("x.mid", r"\[windows, tokens\].*\[\] of <U5"),
+        (TOKENS[0], r"\[windows, tokens\].*\[2048\] of int32"),
+        (TOKENS.astype(float), r"\[windows, tokens\].* float64"),
     ],
 )
 def test_invalid_tokens_raise_input_error(tokens, message):
@@ -126,24 +126,24 @@ def test_tokens_may_be_nested_lists():
 @pytest.mark.parametrize(
     ("audio", "message"),
     [
-        ("song.wav", "not a path: read the file by spectrodiff.read_audio"),
-        (None, "of floats, but this one is of object"),
-        (np.zeros((2, 3200), np.float32), r"one channel, but this one is \[2, 3200\]: .*audio\.mean\(axis=0\)$"),
-        (np.zeros((3200, 2), np.float32), r"one channel, but this one is \[3200, 2\]: .*audio\.mean\(axis=1\)$"),
-        (np.zeros((1, 2, 3200), np.float32), r"one channel, but this one is \[1, 2, 3200\]$"),
-        (np.float32(0), r"one channel, but this one is \[\]$"),
-        (np.zeros(3200, np.int16), r"int16: convert to float between -1 and 1 \(divide by 32768\)$"),
-        (np.zeros(3200, np.uint8), "uint8: convert to float between -1 and 1$"),
-        (MONO * 1j, "of floats, but this one is of complex64"),
-        (np.where(np.arange(3200) == 7, np.nan, MONO), r"not numbers \(first at sample 7\)"),
-        (np.where(np.arange(3200) == 8, np.inf, MONO), r"not numbers \(first at sample 8\)"),
+        ("song.wav", r"spectrodiff\.read_audio"),
+        (None, r"\[samples\].* object"),
+        (np.zeros((2, 3200), np.float32), r"\[samples\].* \[2, 3200\]: .*audio\.mean\(axis=0\)$"),
+        (np.zeros((3200, 2), np.float32), r"\[samples\].* \[3200, 2\]: .*audio\.mean\(axis=1\)$"),
+        (np.zeros((1, 2, 3200), np.float32), r"\[samples\].* \[1, 2, 3200\]$"),
+        (np.float32(0), r"\[samples\].* \[\]$"),
+        (np.zeros(3200, np.int16), r"\bint16\b.*\b32768\b"),
+        (np.zeros(3200, np.uint8), r"\buint8\b.*-1 .*1$"),
+        (MONO * 1j, r"\[samples\].* complex64"),
+        (np.where(np.arange(3200) == 7, np.nan, MONO), r"\bsample 7\b"),
+        (np.where(np.arange(3200) == 8, np.inf, MONO), r"\bsample 8\b"),
         ([[0.0], [0.0, 0.0]], r"an array \[samples\], but this is none"),
     ],
 )
 def test_invalid_audio_raises_input_error(audio, message, tmp_path):
     with pytest.raises(InputError, match=message):
         spectrodiff.log_mel(audio)
-    with pytest.raises(InputError, match=f"^cannot write .*a.wav: .*{message}"):
+    with pytest.raises(InputError, match=rf"a\.wav: .*{message}"):
         write_audio(tmp_path / "a.wav", audio)
     assert not list(tmp_path.iterdir())
 
@@ -152,9 +152,9 @@ def test_invalid_audio_raises_input_error(audio, message, tmp_path):
     ("mel", "message"),
     [
         ("song.npz", r"an array \[frames, 128\], but this is none"),
-        (None, r"an array \[frames, 128\], but this one is \[\]"),
-        (MONO, r"an array \[frames, 128\], but this one is \[3200\]"),
-        (np.full((128, 20), -5.0), r"an array \[frames, 128\], but this one is \[128, 20\]"),
+        (None, r"\[frames, 128\].* \[\]"),
+        (MONO, r"\[frames, 128\].* \[3200\]"),
+        (np.full((128, 20), -5.0), r"\[frames, 128\].* \[128, 20\]"),
     ],
 )
 def test_invalid_vocoder_mel_raises_input_error(synthesizer, mel, message):
