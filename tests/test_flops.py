@@ -77,7 +77,7 @@ UNCOUNTABLE = {
 @pytest.mark.parametrize("name", UNCOUNTABLE)
 def test_uncountable_operations_give_a_warning_and_no_flops(name, capsys):
     """`count_flops` raises; `step_flops`, which training uses, prints a line and returns None."""
-    with pytest.raises(ValueError, match=f"cannot count the operations of a {name}"):
+    with pytest.raises(ValueError, match=rf"\b{name}\b"):
         count_flops(UNCOUNTABLE[name], X, W)
     assert step_flops(UNCOUNTABLE[name], X, W) is None
     (line,) = capsys.readouterr().err.splitlines()

@@ -146,10 +146,10 @@ def test_other_recipe_in_the_same_folder_raises_input_error(pieces):
 @pytest.mark.parametrize(
     ("recorded", "why"),
     [
-        ({"soundfont_sha256": "0" * 64}, "rendered with soundfont_sha256 0000.*and here that is .*: install the same"),
+        ({"soundfont_sha256": "0" * 64}, "soundfont_sha256 0000"),
         (
             {"pieces_to_draw_from": {"etude": 99}},
-            r"pieces_to_draw_from {'etude': 99}, and here that is {'etude': 100000}",
+            r"pieces_to_draw_from {'etude': 99}.*{'etude': 100000}",
         ),
     ],
 )
@@ -175,7 +175,7 @@ def test_missing_program_raises_input_error(tmp_path, monkeypatch):
 
 def test_folder_of_pieces_as_data_dir_raises_input_error(tmp_path):
     (tmp_path / "recipe.json").write_text("{}")
-    with pytest.raises(InputError, match="the folder above"):
+    with pytest.raises(InputError, match=f"^{tmp_path} "):
         corpus.prepare_rendered(tmp_path, hours=1.0)
 
 
@@ -188,7 +188,7 @@ def test_unwritable_data_dir_raises_input_error(tmp_path):
 @needs_synth
 def test_clipping_mix_raises_input_error(tmp_path):
     loud = corpus.Recipe(weights={"etude": 1.0}, min_seconds=6.0, max_seconds=6.0, gain=10.0)
-    with pytest.raises(InputError, match="lower"):
+    with pytest.raises(InputError, match=r"\bgain 10\.0"):
         corpus.render_pieces(tmp_path, HOURS, loud, workers=1)
     assert not list((tmp_path / "audio").iterdir())
 
@@ -197,6 +197,6 @@ def test_clipping_mix_raises_input_error(tmp_path):
     ("hours", "programs"), [(0.0, "family"), (-1.0, "family"), (float("nan"), "family"), (1.0, "all")]
 )
 def test_invalid_settings_raise_input_error(tmp_path, hours, programs):
-    with pytest.raises(InputError, match="must be"):
+    with pytest.raises(InputError, match=rf"^hours .* {hours}$|^programs .* '{programs}'$"):
         corpus.render_pieces(tmp_path, hours, corpus.Recipe(programs=programs))
     assert not list(tmp_path.iterdir())

@@ -118,19 +118,20 @@ def test_uncallable_model_raises_input_error(tf, tmp_path):
 
 
 def test_fixed_length_model_raises_input_error(save_decoder):
-    assert "cannot decode a float32 mel [1, 288, 128]" in load_error(save_decoder(frames=256))
+    assert "float32 mel [1, 288, 128]" in load_error(save_decoder(frames=256))
 
 
 def test_other_hop_size_raises_input_error(save_decoder):
-    assert "it returns 46080 samples for 288 frames, not 92160" in load_error(save_decoder(hop=160))
+    error = load_error(save_decoder(hop=160))
+    assert all(part in error for part in ("46080 samples", "288 frames", "92160"))
 
 
 def test_folder_without_saved_model_raises_input_error(tmp_path):
-    assert "there is no saved_model.pb in" in load_error(tmp_path)
-    assert "there is no saved_model.pb in" in load_error(tmp_path / "nowhere")
+    assert f"saved_model.pb in {tmp_path};" in load_error(tmp_path)
+    assert f"saved_model.pb in {tmp_path}/nowhere;" in load_error(tmp_path / "nowhere")
 
 
 def test_missing_tensorflow_raises_input_error(tmp_path, monkeypatch):
     (tmp_path / "saved_model.pb").touch()
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    assert load_error(tmp_path).endswith('needs TensorFlow: pip install "spectrodiff[tf]"')
+    assert load_error(tmp_path).endswith('TensorFlow: pip install "spectrodiff[tf]"')

@@ -89,13 +89,13 @@ def test_heldout_recordings_need_two_seconds(task, tmp_path):
         if samples == 32000:
             assert task_of_length.heldout.shape == (1, 32000)
         else:
-            with pytest.raises(InputError, match="no validation recording of of31999 lasts two seconds"):
+            with pytest.raises(InputError, match=r"\bof31999\b"):
                 _ = task_of_length.heldout
 
 
 def test_crops_shorter_than_the_loss_window_raise_input_error(task):
     assert dataclasses.replace(task, crop_frames=7).crop_frames == 7
-    with pytest.raises(InputError, match="need 7 frames or more"):
+    with pytest.raises(InputError, match=r"^crop_frames is 6\b.*\b7 frames"):
         dataclasses.replace(task, crop_frames=6)
 
 
