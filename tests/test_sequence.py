@@ -14,7 +14,7 @@ def test_importing_note_seq_in_threads_restores_stdout():
     sys.setswitchinterval(1e-6)
     try:
         for _ in range(50):
-            sequence.import_note_seq.cache_clear()
+            sequence.import_silently.cache_clear()
             threads = [threading.Thread(target=sequence.import_note_seq) for _ in range(8)]
             for thread in threads:
                 thread.start()

@@ -1,21 +1,14 @@
 """Names of instruments, and the instruments of a piece that a model replaces by others."""
 
-import contextlib
-import io
-import warnings
-
 import numpy as np
 
-from spectrodiff.notes.sequence import Notes
+from spectrodiff.notes.sequence import Notes, import_silently
 from spectrodiff.notes.tokenizer import NoteTokenizer
 
 
 def program_name(program: int) -> str:
     """Returns the name of a MIDI program in General MIDI with its number from 0, such as "Cello (42)"."""
-    # pyfluidsynth, which pretty_midi imports, prints messages if CI is set.
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        import pretty_midi  # 0.2 s, which most pieces need not spend
+    pretty_midi = import_silently("pretty_midi")  # 0.2 s, which most pieces need not spend
     return f"{pretty_midi.program_to_instrument_name(program)} ({program})"
 
 

@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import functools
+import importlib
 import io
 import threading
+import types
 import warnings
 
 import numpy as np
@@ -51,12 +53,16 @@ def check_notes(notes: Notes) -> None:
 
 
 @functools.cache
-def import_note_seq():
-    """Imports and returns the module `note_seq`, without the messages that its import prints."""
+def import_silently(name: str) -> types.ModuleType:
+    """Imports and returns a module that imports pyfluidsynth or pydub, without the messages that these print."""
     with _IMPORTING, warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.filterwarnings("ignore", message=".*ffmpeg")  # pydub, which nothing here uses
-        import note_seq  # takes a second or more; pyfluidsynth, which it imports, prints messages if CI is set
-    return note_seq
+        warnings.simplefilter("ignore")  # pydub warns of ffmpeg, which nothing here uses
+        return importlib.import_module(name)  # pyfluidsynth prints messages if CI is set
+
+
+def import_note_seq() -> types.ModuleType:
+    """Imports and returns the module `note_seq`, which takes a second or more the first time."""
+    return import_silently("note_seq")
 
 
 def to_note_sequence(notes: Notes) -> bytes:
