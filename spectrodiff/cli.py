@@ -1,7 +1,9 @@
 """The command line of spectrodiff: one subcommand a module of `spectrodiff.commands`."""
 
 import argparse
+import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -83,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = make_parser().parse_args(arguments)
     try:
         options.run(options)
+        sys.stdout.flush()
     except InputError as error:
         line = str(error).splitlines()[0]  # what follows is gin's account of calls
         print("spectrodiff:", _as_typed(line, arguments), file=sys.stderr)
@@ -90,3 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("spectrodiff: interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # as in `spectrodiff doctor | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        print("spectrodiff: broken pipe", file=sys.stderr)
+        sys.exit(128 + signal.SIGPIPE)

@@ -4,6 +4,7 @@ import ast
 import importlib.metadata
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 
@@ -75,3 +76,11 @@ def test_doctor_imports_no_heavy_package_but_jax():
     loaded = done.stdout.splitlines()[-1].split()
     assert "jax" in loaded
     assert {"flax", "orbax", "note_seq", "tensorflow", "onnxruntime", "tensorflow_datasets"}.isdisjoint(loaded)
+
+
+def test_reader_that_stops_reading_ends_the_command_without_a_traceback():
+    command = [sys.executable, "-u", "-m", "spectrodiff", "doctor"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        running.stdout.close()
+        assert running.stderr.read().count("\n") == 1
+        assert running.wait(60) == 128 + signal.SIGPIPE

@@ -124,6 +124,14 @@ def test_midi_file_is_read_before_the_weights(songs, tmp_path, monkeypatch, caps
     assert "notes.txt" in capsys.readouterr().err
 
 
+def test_batch_is_checked_for_a_single_file_too(songs, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run(songs / "song0.mid", tmp_path / "a.wav", "--batch", "0")
+    assert stopped.value.code == 2
+    assert "batch" in capsys.readouterr().err
+    assert not (tmp_path / "a.wav").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [(("--overlap", "999"), "overlap is 999"), (("--batch", "0"), "batch is 0"), (("--seed", "-1"), "seed is -1")],

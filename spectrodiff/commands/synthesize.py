@@ -69,6 +69,8 @@ def _synthesize(options) -> None:
     from spectrodiff.notes.midi import read_midi
     from spectrodiff.plot import check_plot_path
 
+    if options.batch < 1:
+        raise InputError(f"batch is {options.batch}; choose 1 or more")
     if local_path(options.midi).is_dir():
         with _folder(options.out) as folder:
             _synthesize_folder(options, folder)
@@ -103,8 +105,6 @@ def _synthesize_folder(options, folder: pathlib.Path) -> None:
     """Renders MIDI files into `folder`, several at once; files that fail are reported and do not stop the others."""
     if options.plot or options.mel_out:
         raise InputError("--plot and --mel_out are for one MIDI file; leave them out for a folder")
-    if options.batch < 1:
-        raise InputError(f"batch is {options.batch}; choose 1 or more")
     from tqdm import tqdm
 
     from spectrodiff.audio.mel import SAMPLE_RATE
