@@ -127,8 +127,13 @@ class MelSampler:
         song = _Song(self, notes, seed, self.sampling(**sampling).overlap, keep=False)
 
         def windows() -> Iterator[Mel]:
-            for _ in tqdm(range(song.windows_left), desc="synthesizing", unit="window", disable=not progress):
-                self._advance([song], 1, sampling)
+            upcoming = None
+            for index in tqdm(range(song.windows_left), desc="synthesizing", unit="window", disable=not progress):
+                mels, _ = upcoming or self._start([song], 1, sampling)
+                song.add(np.asarray(mels[0]))
+                # JAX samples the next window while the caller, such as a vocoder, uses this one; but the first sound is
+                # not to wait for anything else.
+                upcoming = self._start([song], 1, sampling) if index and song.windows_left else None
                 yield song.latest
 
         return windows()
@@ -161,7 +166,9 @@ class MelSampler:
                     return
                 rows = rows or -(-len(active) // self._devices) * self._devices
                 start = time.perf_counter()
-                bucket = self._advance([song for _, song in active], rows, sampling)
+                mels, bucket = self._start([song for _, song in active], rows, sampling)
+                for (_, song), mel in zip(active, np.asarray(mels), strict=False):
+                    song.add(mel)
                 spent = (time.perf_counter() - start) / len(active)
                 for _, song in active:
                     if bucket in compiled:
@@ -199,17 +206,17 @@ class MelSampler:
             return notes
         return dataclasses.replace(notes, total_time=notes.total_time + RELEASE_SECONDS)
 
-    def _advance(self, songs: list["_Song"], rows: int, sampling: dict[str, Any]) -> int:
-        """Samples the next window of each song in a batch of `rows`, and returns the number of tokens they have."""
+    def _start(self, songs: list["_Song"], rows: int, sampling: dict[str, Any]) -> tuple[jax.Array, int]:
+        """Starts to sample the next window of each song, in a batch of `rows`.
+
+        Returns their scaled mels [rows, 256, 128], which JAX may still be computing, and the number of their tokens.
+        """
         filled = songs + songs[-1:] * (rows - len(songs))  # a constant batch size, so that nothing is recompiled
         tokens, contexts, masks, seeds, indices = zip(*(song.next_inputs for song in filled), strict=True)
         bucket = max(map(len, tokens))
         tokens = np.stack([np.pad(some, (0, bucket - len(some))) for some in tokens])
         keys = _window_keys(np.uint32(seeds), np.uint32(indices))
-        mels = self.sample_windows(tokens, np.stack(contexts), np.stack(masks), keys, **sampling)
-        for song, mel in zip(songs, np.asarray(mels), strict=False):
-            song.add(mel)
-        return bucket
+        return self.sample_windows(tokens, np.stack(contexts), np.stack(masks), keys, **sampling), bucket
 
     def _bucketed(self, tokens: Int32[np.ndarray, " n"]) -> Int32[np.ndarray, " bucket"]:
         """Pads a window's tokens to a bucket size, and further if it has more notes than compact notes admit there."""

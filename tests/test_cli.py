@@ -7,6 +7,7 @@ import shutil
 import types
 
 import gin
+import jax.numpy as jnp
 import mido
 import numpy as np
 import pyloudnorm
@@ -233,7 +234,7 @@ def output_args(folder):
 
 
 def silent_windows(tokens, context, *_, **__):
-    return context
+    return jnp.asarray(context)
 
 
 def raising(error):
@@ -250,7 +251,7 @@ def test_interrupt_exits_with_130_and_keeps_old_files(error_of, folder, fast_loa
 
 
 def test_nan_output_is_an_error(error_of, folder, fast_loading, output_args, monkeypatch):
-    monkeypatch.setattr(fast_loading.mel_sampler, "sample_windows", lambda tokens, context, *_, **__: context * np.nan)
+    monkeypatch.setattr(fast_loading.mel_sampler, "sample_windows", lambda tokens, context, *_, **__: jnp.asarray(context * np.nan))
     assert "not a number" in error_of("synthesize", "--midi", folder / "song.mid", *output_args)
 
 

@@ -22,8 +22,8 @@ def test_output_has_one_channel(network):
 def test_unfolding_inverts_folding_into_patches():
     planes = jax.random.normal(jax.random.key(2), (2, 8, 128, 1))
     folded = _folded(planes, 2)
-    assert folded.shape == (2, 4, 64, 4)
-    np.testing.assert_array_equal(folded[0, 1, 3], planes[0, 2:4, 6:8].ravel())
+    assert folded.shape == (2, 64, 4, 4)
+    np.testing.assert_array_equal(folded[0, 3, 1], planes[0, 2:4, 6:8].ravel())
     np.testing.assert_array_equal(_unfolded(folded, 2), planes[..., 0])
 
 

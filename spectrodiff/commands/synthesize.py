@@ -240,18 +240,12 @@ def _render(options, synthesizer, midi, out, plot, mel_out) -> None:
     from spectrodiff.plot import plot_piece
 
     notes = _read(options, synthesizer, midi, out)
-    start, sampling_time, kept = time.perf_counter(), 0.0, []
+    start, kept = time.perf_counter(), []
 
     def mels() -> Iterator:
-        nonlocal sampling_time
         windows = synthesizer.mels(notes, seed=options.seed, progress=True, **_sampling(options))
         with contextlib.closing(windows):
-            while True:
-                begin = time.perf_counter()
-                mel = next(windows, None)
-                sampling_time += time.perf_counter() - begin
-                if mel is None:
-                    return
+            for mel in windows:
                 if plot or mel_out:
                     kept.append(mel)
                 yield mel
@@ -269,8 +263,4 @@ def _render(options, synthesizer, midi, out, plot, mel_out) -> None:
                 plot_piece(files.enter_context(replacing(plot)), notes, np.concatenate(kept), audio)
             spool.save(files.enter_context(replacing(out)), options.level)
     length = spool.samples / SAMPLE_RATE
-    print(
-        f"{out}: {length:.1f} s of audio in {seconds:.1f} s ({length / seconds:.1f}x realtime; "
-        f"spectrogram {sampling_time:.1f} s, vocoder {seconds - sampling_time:.1f} s)",
-        flush=True,
-    )
+    print(f"{out}: {length:.1f} s of audio in {seconds:.1f} s ({length / seconds:.1f}x realtime)", flush=True)
