@@ -13,6 +13,7 @@ from spectrodiff.audio.mel import (
     log_mel,
     log_mel_on_host,
     log_mels,
+    mel_frequencies,
     mel_matrix,
     scale_mel,
     unscale_mel,
@@ -110,6 +111,7 @@ def test_empty_audio_gives_zero_frames():
 def test_mel_matrix_matches_tensorflow_and_librosa():
     np.testing.assert_allclose(mel_matrix(), tensorflow_mel_matrix(), atol=1e-9)
     centres = librosa.mel_frequencies(130, fmin=0.0, fmax=8000.0, htk=True)[1:-1]
+    np.testing.assert_allclose(mel_frequencies(), centres, rtol=1e-9)
     np.testing.assert_allclose(np.argmax(mel_matrix(), axis=0) * 15.625, centres, atol=8.0)  # half an FFT bin
     inner = (np.arange(513) * 15.625 >= centres[0]) & (np.arange(513) * 15.625 <= centres[-1])
     np.testing.assert_allclose(mel_matrix()[inner].sum(axis=1), 1.0, atol=1e-12)

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 from inputs import OURS, jitted, windows_of
 
+from spectrodiff.audio.mel import mel_frequencies
 from spectrodiff.config import from_dict, to_dict
 from spectrodiff.data.mixture import Mixture
 from spectrodiff.diffusion.objective import Preconditioned
@@ -52,9 +53,10 @@ def encode(model, *model_inputs):
 sampler_of = functools.cache(window_sampler)  # traces each program once
 
 
-def sampled(model, model_inputs, steps, keys=KEYS):
+def sampled(model, model_inputs, steps, keys=KEYS, tone_temperature=1.0):
     graph, *weights = nnx.split(model)
-    options = dataclasses.replace(DECODER, sampling=TextureSamplingConfig(steps=steps)).options()
+    sampling = TextureSamplingConfig(steps=steps, tone_temperature=tone_temperature)
+    options = dataclasses.replace(DECODER, sampling=sampling).options()
     return np.asarray(sampler_of(graph)(weights, *model_inputs, keys, options))
 
 
@@ -81,6 +83,14 @@ def test_one_step_matches_one_evaluation_of_the_network(model, model_inputs):
     )
     x0 = objective.to_x0(output, z, level, mean)
     np.testing.assert_allclose(sampled(model, model_inputs, 1), np.clip(-0.3 + 0.375 * x0, -1.0, 1.0), atol=1e-4)
+
+
+def test_tone_temperature_scales_the_texture_below_1500_hz(model, model_inputs):
+    mean, whole, half = (sampled(model, model_inputs, *options) for options in ((0,), (2,), (2, KEYS, 0.5)))
+    low = mel_frequencies() < 1500.0
+    assert 40 < low.sum() < 60
+    np.testing.assert_array_equal(half[..., ~low], whole[..., ~low])
+    np.testing.assert_allclose(half[..., low], (0.5 * (mean + whole))[..., low], atol=1e-5)
 
 
 def test_textures_depend_on_the_keys_only(model, model_inputs):

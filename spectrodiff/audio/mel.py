@@ -9,7 +9,7 @@ import os
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float64
 
 from spectrodiff.errors import InputError, reason
 
@@ -31,6 +31,17 @@ def hann(size: int) -> Float[np.ndarray, " size"]:
     return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
 
 
+def _mel(hz: float | Float64[np.ndarray, " f"]) -> float | Float64[np.ndarray, " f"]:
+    """Returns frequencies on the HTK mel scale."""
+    return 2595.0 * np.log10(1.0 + hz / 700.0)
+
+
+def mel_frequencies() -> Float64[np.ndarray, " m"]:
+    """Returns the centres of the mel bins in Hz, equally spaced in mels between 0 Hz and half the sample rate."""
+    centres = np.linspace(0.0, _mel(SAMPLE_RATE / 2), MEL_BINS + 2)[1:-1]
+    return 700.0 * (10.0 ** (centres / 2595.0) - 1.0)
+
+
 def mel_matrix(fft_size: int = FFT_SIZE, mel_bins: int = MEL_BINS) -> Float[np.ndarray, "f {mel_bins}"]:
     """Returns the weights from the fft_size // 2 + 1 magnitudes of an FFT to mel bins, float64.
 
@@ -38,12 +49,8 @@ def mel_matrix(fft_size: int = FFT_SIZE, mel_bins: int = MEL_BINS) -> Float[np.n
     axis, as in `tf.signal.linear_to_mel_weight_matrix`. DC has no weight; the weights of a bin between the outermost
     peaks sum to 1.
     """
-
-    def mel(hz):
-        return 2595.0 * np.log10(1.0 + hz / 700.0)
-
-    bins = mel(np.linspace(0.0, SAMPLE_RATE / 2, fft_size // 2 + 1))[:, None]
-    edges = np.linspace(0.0, mel(SAMPLE_RATE / 2), mel_bins + 2)
+    bins = _mel(np.linspace(0.0, SAMPLE_RATE / 2, fft_size // 2 + 1))[:, None]
+    edges = np.linspace(0.0, _mel(SAMPLE_RATE / 2), mel_bins + 2)
     lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
     matrix = np.maximum(0.0, np.minimum((bins - lower) / (centre - lower), (upper - bins) / (upper - centre)))
     matrix[0] = 0.0

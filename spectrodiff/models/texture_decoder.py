@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from spectrodiff.audio.mel import mel_frequencies
 from spectrodiff.config import MAX_SIZE, WINDOW_FRAMES, ModelConfig, check_choice, check_whole, is_whole
 from spectrodiff.diffusion.objective import Preconditioned, clipped
 from spectrodiff.diffusion.process import Process, masked_mean
@@ -31,27 +32,41 @@ _CONTEXT_FRAMES = 16  # frames before the window that the U-Net has as context
 # The fraction of training crops that begin where the window does, after the context. Of uniformly random crops of 64
 # frames, only one in 193 would.
 _FRACTION_AT_START = 0.25
+_TONES_BELOW = 1500.0  # Hz
 
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class TextureSamplingConfig(SongSampling):
-    """The sampling options of a texture decoder: an update rule and its number of steps, where 0 samples the mean."""
+    """The sampling options of a texture decoder: an update rule and its number of steps, where 0 samples the mean.
+
+    The sampled texture is multiplied by `tone_temperature` in mel bins below 1.5 kHz, where most tones lie. What the
+    U-Net does not know of a tone it makes up as noise, so that with less than 1 tones are cleaner, and more of their
+    beats are missing.
+    """
 
     sampler: str = "dpmpp"
     steps: int = 8
+    tone_temperature: float = 1.0
 
     def __post_init__(self):
         super().__post_init__()
         check_choice(self, "sampler", STEPS)
         check_whole(self, 0, 1000, "steps")
+        if not 0.0 <= self.tone_temperature <= 1.0:
+            raise InputError(f"tone_temperature is {self.tone_temperature}; choose 0 to 1")
 
 
 class TextureOptions(NamedTuple):
-    """The sampling options as a pytree: update rule and log-SNR of each step, both None if the sample is the mean."""
+    """The sampling options as a pytree.
+
+    They are the update rule, the log-SNR of each step, and the factor of the texture in each mel bin; all are None if
+    the sample is the mean.
+    """
 
     step: jax.tree_util.Partial | None
     logsnrs: Float[Array, " steps"] | None
+    factors: Float[Array, " m"] | None
 
 
 @gin.register
@@ -100,9 +115,10 @@ class TextureConfig(DecoderConfig):
 
     def options(self) -> TextureOptions:
         if self.sampling.steps == 0:
-            return TextureOptions(None, None)
+            return TextureOptions(None, None, None)
         step = jax.tree_util.Partial(STEPS[self.sampling.sampler])
-        return TextureOptions(step, self.process.schedule(self.sampling.steps))
+        factors = jnp.where(mel_frequencies() < _TONES_BELOW, self.sampling.tone_temperature, 1.0)
+        return TextureOptions(step, self.process.schedule(self.sampling.steps), factors)
 
 
 class TextureCache(NamedTuple):
@@ -209,7 +225,7 @@ class TextureDecoder(nnx.Module):
         network, process = functools.partial(self, cache), self.config.process
         teacher_network, teacher_process = functools.partial(teacher, cache), teacher.config.process
         denoise = clipped(teacher_process.denoiser(teacher_network, cache.mean), *self._range())
-        logsnrs, (step, teacher_logsnrs) = self.config.options().logsnrs, teacher.config.options()
+        logsnrs, (step, teacher_logsnrs, _) = self.config.options().logsnrs, teacher.config.options()
         unused_keys = jax.random.split(noise_key, len(x0))  # ddim and dpmpp are deterministic
 
         def target_at(index, z):
@@ -267,12 +283,14 @@ class TextureDecoder(nnx.Module):
         self, conditioning: Conditioning, frames: int, keys: Keys, options: TextureOptions
     ) -> Float[Array, "b {frames} m"]:
         """See `Decoder.sample`. The mean is computed once, and the U-Net is evaluated once per step."""
-        mean, std = self.config.mean, self.config.std
+        shift, std = self.config.mean, self.config.std
         if options.step is None:
-            return mean + std * jnp.clip(self.mean(conditioning, frames), *self._range())
+            return shift + std * jnp.clip(self.mean(conditioning, frames), *self._range())
         process, cache = self.config.process, self.cache(conditioning)
         denoise = clipped(process.denoiser(functools.partial(self, cache), cache.mean), *self._range())
         noise_keys, step_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
         noise = standard_normal(noise_keys, cache.mean)
         start = process.objective.start(noise, NoiseLevel(options.logsnrs[0]), cache.mean)
-        return mean + std * sample(denoise, options.step, options.logsnrs, start, step_keys)
+        sampled = sample(denoise, options.step, options.logsnrs, start, step_keys)
+        texture = sampled - jnp.clip(cache.mean, *self._range())
+        return shift + std * (sampled + (options.factors - 1.0) * texture)
