@@ -149,6 +149,7 @@ def test_too_many_notes_in_a_window_are_an_error(midi_error, folder):
         (["--guidance", "strong"], "argument --guidance"),
         (["--overlap", "300"], "spectrodiff: --overlap is 300;"),
         (["--dither", "0.1"], " --dither; "),
+        (["--tone_temperature", "0.5"], " --tone_temperature; "),
         (["--seed", "-1"], "spectrodiff: --seed is -1;"),
         (["--seed", "99999999999999999999"], "seed is 99999999999999999999"),
         (["--sampler", "euler"], "spectrodiff: --sampler is 'euler';"),

@@ -51,6 +51,11 @@ def _add_systems(group) -> None:
         help="weight of classifier-free guidance, 1 is none (default: the checkpoint's)",
     )
     group.add_argument(
+        "--tone_temperature",
+        type=float,
+        help="factor of the sampled texture below 1.5 kHz (default: the checkpoint's)",
+    )
+    group.add_argument(
         "--dither",
         type=float,
         help="standard deviation of the noise added to an autoregressive decoder's frames (default: the checkpoint's)",
@@ -112,7 +117,7 @@ def _evaluate(options) -> None:
     check_seed(options.seed)
     records = open_dataset(options.data_dir, options.dataset)[options.split]
     cells = grid(options.checkpoint, options.steps or [None], options.guidance or [None])
-    given = {name: getattr(options, name) for name in ("sampler", "dither", "overlap")}
+    given = {name: getattr(options, name) for name in ("sampler", "dither", "overlap", "tone_temperature")}
     decoders = {name: open_checkpoint(find_checkpoint(name)).config.decoder for name in options.checkpoint}
     for cell in cells:  # before any work is done
         decoders[cell.checkpoint].sampled(**given, steps=cell.steps, guidance=cell.guidance)

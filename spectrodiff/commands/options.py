@@ -30,6 +30,12 @@ def add_rendering_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         help="frames of 20 ms by which windows overlap, to be cross-faded (default: the checkpoint's)",
     )
+    sampling.add_argument(
+        "--tone_temperature",
+        type=float,
+        help="factor of the sampled texture below 1.5 kHz, from 0 to 1, for a decoder of mean and texture: with less, "
+        "tones are cleaner, and further from recordings by the Fréchet distance (default: the checkpoint's)",
+    )
     sampling.add_argument("--seed", type=int, default=0, help="the same seed gives the same audio (default: 0)")
     notes = parser.add_argument_group("notes")
     notes.add_argument(

@@ -193,7 +193,8 @@ def _load(options):
 
 
 def _sampling(options) -> dict:
-    return {name: getattr(options, name) for name in ("sampler", "steps", "guidance", "dither", "overlap")}
+    names = ("sampler", "steps", "guidance", "dither", "overlap", "tone_temperature")
+    return {name: getattr(options, name) for name in names}
 
 
 def _read(options, synthesizer, midi, out, again: bool = False):
