@@ -19,7 +19,8 @@ def add(commands) -> None:
         ],
         usage="%(prog)s --workdir WORKDIR [options]",
     )
-    _add_systems(parser.add_argument_group("models and sampling"))
+    _add_models(parser.add_argument_group("models"))
+    _add_sampling(parser.add_argument_group("sampling"))
     _add_songs(parser.add_argument_group("songs"))
     _add_measures(parser.add_argument_group("measures"))
     report = parser.add_argument_group("report")
@@ -33,7 +34,7 @@ def add(commands) -> None:
     parser.set_defaults(run=_evaluate)
 
 
-def _add_systems(group) -> None:
+def _add_models(group) -> None:
     group.add_argument(
         "--checkpoint",
         nargs="+",
@@ -42,6 +43,9 @@ def _add_systems(group) -> None:
         "all their combinations are evaluated and joined in one table",
     )
     group.add_argument("--vocoder", help="as for synthesize (default: the checkpoint's)")
+
+
+def _add_sampling(group) -> None:
     group.add_argument("--steps", type=int, nargs="+", help="sampling steps (default: the checkpoint's)")
     group.add_argument("--sampler", help="ddpm, ddim or dpmpp (default: the checkpoint's)")
     group.add_argument(
