@@ -20,7 +20,7 @@ from spectrodiff.data.resident_audio import ResidentAudioLoader
 from spectrodiff.errors import InputError
 from spectrodiff.pretrained.kinds import MELGAN, REFINER
 from spectrodiff.pretrained.native import read, save, write
-from spectrodiff.pretrained.vocoders import find_vocoder
+from spectrodiff.pretrained.vocoders import find_griffin_lim, find_vocoder
 from spectrodiff.training import state as states
 from spectrodiff.training.evaluators import CropBaseline, CropError
 from spectrodiff.training.excitation import ExcitedCrops
@@ -91,9 +91,16 @@ def test_unwritable_excitation_dir_raises_input_error(records, tmp_path):
 
 @pytest.fixture(scope="module")
 def task(corpus, tmp_path_factory):
+    """Without a refiner, its Griffin-Lim has a single iteration."""
     made = str(tmp_path_factory.mktemp("excitation"))
     options = {"batch_size": 2, "crop_frames": 8, "heldout_crops": 2, "excitation_dir": made}
-    return VocoderTask(Mixture(str(corpus)), config=SMALL, **options)
+
+    def find(refiner):
+        return find_griffin_lim(refiner) if refiner else FAST
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("spectrodiff.training.vocoder.find_griffin_lim", find)
+        yield VocoderTask(Mixture(str(corpus)), config=SMALL, **options)
 
 
 def test_initial_losses_equal_those_of_griffin_lim(task):
