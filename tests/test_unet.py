@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from spectrodiff.models.unet import UNet, _folded, _unfolded
+from spectrodiff.models.unet import UNet, _folded, _unfolded, convolve
 
 PLANES = jax.random.normal(jax.random.key(0), (2, 16, 128, 3))
 
@@ -13,6 +13,18 @@ PLANES = jax.random.normal(jax.random.key(0), (2, 16, 128, 3))
 def network():
     graph, state = nnx.split(UNet(3, (4, 8), blocks=1, rngs=nnx.Rngs(0)))
     return jax.jit(lambda planes, logsnr: nnx.merge(graph, state)(planes, logsnr))
+
+
+def test_gradients_of_a_convolution_equal_automatic_ones():
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, kernel = jax.random.normal(keys[0], (3, 6, 10, 4)), jax.random.normal(keys[1], (3, 3, 4, 5))
+    slope = jax.random.normal(keys[2], (3, 6, 10, 5))
+
+    def plain(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    for ours, theirs in zip(jax.vjp(convolve, x, kernel)[1](slope), jax.vjp(plain, x, kernel)[1](slope), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)
 
 
 def test_output_has_one_channel(network):
