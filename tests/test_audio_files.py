@@ -5,6 +5,7 @@ import pytest
 import soundfile
 
 from spectrodiff.audio.files import READABLE, UNREADABLE, check_audio_path, read_audio, write_audio
+from spectrodiff.audio.loudness import LOUDNESS, SAMPLE_PEAK, integrated_loudness
 from spectrodiff.errors import InputError
 
 
@@ -132,6 +133,17 @@ def test_failed_write_leaves_no_file(tmp_path, name):
     with pytest.raises(InputError, match=f"{tmp_path / name}: "):
         write_audio(tmp_path / name, tone(16000).astype(np.float32))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_write_audio_brings_quiet_audio_to_a_level(tmp_path):
+    quiet = (0.01 * tone(32000)).astype(np.float32)
+    write_audio(tmp_path / "peak.wav", quiet, level="peak")
+    write_audio(tmp_path / "loudness.wav", quiet, level="loudness")
+    assert np.abs(read_audio(tmp_path / "peak.wav")).max() == pytest.approx(SAMPLE_PEAK, abs=1e-3)
+    assert integrated_loudness([read_audio(tmp_path / "loudness.wav")]) == pytest.approx(LOUDNESS, abs=0.05)
+    with pytest.raises(InputError, match="loud"):
+        write_audio(tmp_path / "other.wav", quiet, level="loud")
+    assert not (tmp_path / "other.wav").exists()
 
 
 def test_write_audio_refuses_nan(tmp_path):

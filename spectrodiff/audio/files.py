@@ -7,6 +7,7 @@ import numpy as np
 import soundfile
 from jaxtyping import Float
 
+from spectrodiff.audio.loudness import level_gain
 from spectrodiff.audio.mel import SAMPLE_RATE, check_audio
 from spectrodiff.errors import InputError, reason
 from spectrodiff.files import check_writable, local_path, replacing
@@ -81,13 +82,15 @@ def check_audio_path(path: str | os.PathLike, seconds: float = 0.0) -> None:
     check_writable(path, size)
 
 
-def write_audio(path: str | os.PathLike, audio: Float[np.ndarray, " s"]) -> None:
+def write_audio(path: str | os.PathLike, audio: Float[np.ndarray, " s"], level: str = "raw") -> None:
     """Writes mono audio [samples] at SAMPLE_RATE as wav, flac (both 16-bit), ogg or mp3, by the suffix of `path`.
 
-    Audio that peaks above 1 is scaled down to a peak of 1. An existing file is replaced once the new one is complete.
+    `level` is "raw" (audio that peaks above 1 is scaled down to a peak of 1), "peak" or, as the command line writes
+    files, "loudness"; see `audio.loudness.level_gain`. An existing file is replaced once the new one is complete.
 
     Raises:
-      InputError: the suffix is another one, the place cannot be written, or the audio is not what `check_audio` wants.
+      InputError: the suffix or the level is another one, the place cannot be written, or the audio is not what
+        `check_audio` wants.
     """
     path = local_path(path)
     check_audio_path(path)
@@ -96,9 +99,9 @@ def write_audio(path: str | os.PathLike, audio: Float[np.ndarray, " s"]) -> None
         audio = np.asarray(check_audio(audio), np.float32)
     except InputError as error:
         raise InputError(f"cannot write {path}: {error}") from error
-    audio = audio / max(1.0, np.abs(audio).max(initial=0.0))
+    gain = level_gain(level, float(np.abs(audio).max(initial=0.0)), lambda: [audio])
     with replacing(path) as temporary:
         try:
-            soundfile.write(os.fsencode(temporary), audio, SAMPLE_RATE, format=kind, subtype=subtype)
+            soundfile.write(os.fsencode(temporary), np.float32(gain) * audio, SAMPLE_RATE, format=kind, subtype=subtype)
         except soundfile.SoundFileError as error:
             raise InputError(f"cannot write {path}: {error}") from error

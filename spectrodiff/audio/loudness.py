@@ -3,12 +3,13 @@
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from jaxtyping import Float
 
 from spectrodiff.audio.mel import SAMPLE_RATE
+from spectrodiff.errors import InputError
 
 LEVELS = ("loudness", "peak", "raw")
 LOUDNESS = -16.0  # LUFS: what AES TD1008 recommends for music that is streamed
@@ -69,6 +70,26 @@ def true_peak(blocks: Iterable[Float[np.ndarray, " s"]]) -> float:
         peak = max(peak, float(np.abs(fine).max(initial=0.0)))
         before = signal[-2 * _REACH :]
     return peak
+
+
+def level_gain(level: str, peak: float, blocks: Callable[[], Iterable[Float[np.ndarray, " s"]]]) -> float:
+    """Returns the factor that brings audio to one of LEVELS.
+
+    `raw` is the audio as it is, scaled down to a peak of 1 only if it is above. `peak` is a peak of SAMPLE_PEAK.
+    `loudness` is the integrated loudness LOUDNESS, or less, so that the true peak is at most TRUE_PEAK. `peak` is the
+    audio's largest absolute value, and `blocks` returns an iterator of the audio, mono at SAMPLE_RATE.
+
+    Raises:
+      InputError: there is no such level.
+    """
+    match level:
+        case "raw":
+            return 1.0 / max(1.0, peak)
+        case "peak":
+            return SAMPLE_PEAK / max(peak, 1e-6)
+        case "loudness":
+            return loudness_gain(integrated_loudness(blocks()), true_peak(blocks()))
+    raise InputError(f"level is {level!r}; choose one of {', '.join(LEVELS)}")
 
 
 def loudness_gain(loudness: float, peak: float) -> float:

@@ -10,7 +10,7 @@ import soundfile
 from jaxtyping import Float
 
 from spectrodiff.audio.files import FORMATS
-from spectrodiff.audio.loudness import LEVELS, SAMPLE_PEAK, integrated_loudness, loudness_gain, true_peak
+from spectrodiff.audio.loudness import level_gain
 from spectrodiff.audio.mel import SAMPLE_RATE
 from spectrodiff.errors import InputError
 
@@ -61,22 +61,11 @@ class AudioSpool:
             yield np.frombuffer(block, np.float32)
 
     def gain(self, level: str) -> float:
-        """Returns the factor that brings the audio to one of LEVELS.
-
-        `raw` is the audio as it is, scaled down to a peak of 1 only if it is above. `peak` is a peak of SAMPLE_PEAK.
-        `loudness` is the integrated loudness LOUDNESS, or less, so that the true peak is at most TRUE_PEAK.
-        """
-        match level:
-            case "raw":
-                return 1.0 / max(1.0, self.peak)
-            case "peak":
-                return SAMPLE_PEAK / max(self.peak, 1e-6)
-            case "loudness":
-                return loudness_gain(integrated_loudness(self.blocks()), true_peak(self.blocks()))
-        raise InputError(f"level is {level!r}; choose one of {', '.join(LEVELS)}")
+        """Returns the factor that brings the audio to a level that `level_gain` describes."""
+        return level_gain(level, self.peak, self.blocks)
 
     def save(self, path: str | os.PathLike, level: str = "raw") -> None:
-        """Writes the audio, at a level that `gain` describes, to a file whose suffix determines its format.
+        """Writes the audio, at a level that `level_gain` describes, to a file whose suffix determines its format.
 
         Raises:
           InputError: the file cannot be written, or there is no such level.
