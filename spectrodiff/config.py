@@ -144,6 +144,8 @@ class ModelConfig:
         check_whole(self, 1, MAX_SIZE, "tokens_per_note")
         check_whole(self, 1, MAX_LAYERS, "note_layers", "decoder_layers")
         check_whole(self, int(self.with_context), MAX_LAYERS, "context_layers")
+        if self.width < 4 or self.width % 2:  # half sines and half cosines of two frequencies or more
+            raise InputError(f"width is {self.width}; choose an even number from 4 on")
         if not is_fraction(self.dropout):
             raise InputError(f"dropout is {self.dropout!r}; choose a number from 0 to below 1")
         check_choice(self, "dtype", DTYPES)

@@ -280,11 +280,14 @@ class _Song:
         final = scaled[: self._hop] if self.windows_left else scaled
         self.latest = np.asarray(unscale_mel(final))[: self._frames - first]
         if self._file is not None:
-            self._file.write(self.latest.tobytes())
+            try:
+                self._file.write(self.latest.tobytes())
+                self._file.flush()
+            except OSError as error:
+                raise InputError(f"cannot store the mel while it is sampled: {error.strerror or error}") from error
 
     @property
     def sampled(self) -> SampledSong:
         """The finished song. Its file is deleted with the mel."""
-        self._file.flush()
         mel = np.memmap(self._file, np.float32, "r").reshape(-1, MEL_BINS)
         return SampledSong(mel, self.compute_seconds, self.music_seconds)

@@ -275,16 +275,6 @@ def test_invalid_input_is_a_one_line_error(unsharded, data_args, tmp_path, capsy
     assert not (tmp_path / "new").exists()
 
 
-def test_run_of_a_version_without_overlap_counts_as_one_with_overlap_0(unsharded, data_args, tmp_path, capsys):
-    shutil.copytree(unsharded, tmp_path / "run")
-    run = json.loads((unsharded / "run.json").read_text())
-    del run["sampling"]["overlap"]
-    (tmp_path / "run" / "run.json").write_text(json.dumps(run))
-    there = (*data_args, *FAST, "--workdir", tmp_path / "run")
-    evaluate(*there)
-    assert "overlap 0, not 16" in error_of(capsys, *there, "--overlap", "16")
-
-
 def test_vocoder_is_identified_by_weights_rather_than_path(unsharded, data_args, tmp_path, capsys):
     """Other weights at the same path are refused, the same weights at another path are accepted."""
     config = GeneratorConfig(channels=16, dilations=(1,))

@@ -89,7 +89,7 @@ def test_sampling_options_default_to_the_config(task, weights):
     assert MelError()(with_config(task, own), weights) == as_said
     assert MelError(sampling={"steps": 1, "guidance": 1.0})(task, weights) != as_said
     with pytest.raises(InputError, match=r"diffusion decoder .*dither"):
-        MelError(sampling={"dither": 0.1})(task, weights)
+        MelError(sampling={"dither": 0.1}).check(task)
 
 
 def test_gallery_has_true_and_sampled_mels_and_audio(task, weights):
@@ -159,7 +159,7 @@ def test_loss_by_time_ignores_dropout_and_training_levels(v_task):
 
 def test_loss_by_time_refuses_autoregressive_decoders(autoregressive):
     with pytest.raises(InputError) as error:
-        LossByTime()(*autoregressive)
+        LossByTime().check(autoregressive[0])
     assert "HeldoutLoss" in str(error.value)
     assert "\n" not in str(error.value)
 

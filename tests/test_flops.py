@@ -1,6 +1,7 @@
 """FLOPs against counts by hand, XLA's counts of convolutions, and formulas for whole models."""
 
 import json
+import time
 
 import jax
 import jax.numpy as jnp
@@ -118,6 +119,14 @@ def test_throughput_meter_omits_unknown_utilisation(flops, figures):
     assert "utilisation" not in speed.read(1, 4)
     speed.flops = flops
     assert speed.read(1, 4).keys() == {"examples_per_second", "waiting"} | figures
+
+
+def test_throughput_meter_does_not_count_pauses():
+    speed = ThroughputMeter(peak=1e9)
+    with speed.paused():
+        time.sleep(0.5)
+    time.sleep(0.01)
+    assert speed.read(1, 4)["examples_per_second"] > 4 / 0.4
 
 
 def test_step_flops_are_three_times_the_loss():

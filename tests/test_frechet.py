@@ -55,7 +55,7 @@ def test_merged_parts_equal_the_whole(cuts, offset, dtype):
     parts = np.split(frames, sorted(cuts))
     one_by_one = Gaussian.empty(5)
     for part in parts:
-        one_by_one = one_by_one.update(part)
+        one_by_one = pool([one_by_one, Gaussian.of(part)])
     assert_gaussians_close(one_by_one, whole)
     assert_gaussians_close(pool([Gaussian.of(part) for part in reversed(parts)]), whole)
 
@@ -114,7 +114,7 @@ def test_too_few_frames_warn_or_give_none():
 
 def test_nan_frames_raise_input_error():
     with pytest.raises(InputError, match="not numbers"):
-        Gaussian.empty(2).update(np.array([[0.0, np.nan]]))
+        Gaussian.of(np.array([[0.0, np.nan]]))
 
 
 def test_distance_increases_with_noise():

@@ -92,11 +92,13 @@ def test_finished_run_trains_no_further_and_keeps_its_config(task, uninterrupted
         train_spectrogram(uninterrupted, dataclasses.replace(task, config=PAPER))
 
 
-def test_time_limit_of_zero_saves_a_checkpoint_at_step_0(tmp_path):
+def test_time_limit_ends_the_run_as_its_last_step_does(tmp_path):
     task = Line()
     fit(tmp_path, task, 5, stop_after_minutes=1e-9)
-    assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["0"]
+    assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["1"]
     assert len(task.saved) == 1
+    with pytest.raises(InputError, match="stop_after_minutes"):
+        fit(tmp_path, task, 5, stop_after_minutes=0.0)
 
 
 class InterruptedLine(Line):
@@ -343,3 +345,20 @@ def test_periodic_export_also_saves_a_checkpoint(tmp_path):
     assert len(task.saved) == 4  # after each of the four steps before it stopped
     assert "4" in {folder.name for folder in (tmp_path / "checkpoints").iterdir()}
     assert not fit(tmp_path / "unhurried", InterruptedLine(3), 7, export_minutes=60.0)
+
+
+def test_evaluator_that_cannot_evaluate_the_task_ends_the_run_before_anything_else(tmp_path):
+    class Choosy:
+        every = 1000
+
+        def check(self, task):
+            raise InputError("choosy")
+
+        def __call__(self, task, weights):
+            raise AssertionError
+
+    task = Line()
+    with pytest.raises(InputError, match="choosy"):
+        fit(tmp_path / "run", task, 1, evaluators=[Choosy()])
+    assert not (tmp_path / "run").exists()
+    assert not task.started

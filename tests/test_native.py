@@ -8,15 +8,14 @@ from flax import nnx
 from inputs import OURS, PAPER
 from safetensors.numpy import load_file
 
-from spectrodiff.config import to_dict
-from spectrodiff.diffusion.objective import X0, Eps, Preconditioned, V
+from spectrodiff.diffusion.objective import X0, Preconditioned
 from spectrodiff.diffusion.process import Process
 from spectrodiff.diffusion.schedule import Karras, LogNormal
 from spectrodiff.errors import InputError
 from spectrodiff.models.autoregressive_decoder import AutoregressiveConfig, AutoregressiveSamplingConfig
-from spectrodiff.models.diffusion_decoder import DiffusionConfig, SamplingConfig
+from spectrodiff.models.diffusion_decoder import DiffusionConfig
 from spectrodiff.models.layers import Buffer
-from spectrodiff.models.spectrogram_model import SpectrogramConfig, SpectrogramModel
+from spectrodiff.models.spectrogram_model import SpectrogramModel
 from spectrodiff.pretrained.arrays import save_arrays
 from spectrodiff.pretrained.hub import find_checkpoint
 from spectrodiff.pretrained.kinds import KINDS, MELGAN, SPECTROGRAM, vocoder_kind
@@ -128,8 +127,8 @@ def test_truncated_or_missing_file_raises_input_error(folder):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "{}", '{"format_version": 1, "config": []}', '{"format_version": 1, "config": {"model": 3}}',
-     '{"format_version": 1, "config": {}, "card": 3}', "[" * 200_000],
+    ["", "{", "[]", "{}", '{"format_version": 2, "config": []}', '{"format_version": 2, "config": {"model": 3}}',
+     '{"format_version": 2, "config": {}, "card": 3}', "[" * 200_000],
     ids=["empty", "cut", "list", "nothing", "config a list", "model a number", "card a number", "deep"],
 )  # fmt: skip
 def test_invalid_config_file_raises_input_error(folder, text):
@@ -143,64 +142,23 @@ def test_folder_without_a_model_raises_input_error(tmp_path):
         load(tmp_path, SPECTROGRAM)
 
 
-# ---- format version 1, which had only diffusion decoders, with three objectives and the sampling options beside
-
-VERSION_1 = {
-    "tokenizer": {"velocity_bins": 32, "program_map": "full", "max_tokens": 2048, "ghost_ties": False},
-    "model": {**to_dict(OURS.model)},
-    "diffusion": {"prediction": "x0", "mean": -0.3, "std": 0.375},
-    "sampling": {"sampler": "ddim", "steps": 8, "guidance": 1.0},
-}
-del VERSION_1["model"]["mask_padding"]
-
-
-def read_version_1(folder, values):
-    """Replaces the config by one of format version 1 with these values, and reads the checkpoint."""
-    (folder / CONFIG).write_text(json.dumps({"format_version": 1, "config": values, "card": {"steps": 7}}))
-    return read(folder, SPECTROGRAM)
-
-
-def test_version_1_config_gives_the_same_model(tmp_path, our_model):
-    save(tmp_path, SPECTROGRAM, our_model, OURS, {})
-    config, arrays, card = read_version_1(tmp_path, VERSION_1)
-    sampling = SamplingConfig("ddim", 8, 1.0)
-    assert config == dataclasses.replace(OURS, decoder=dataclasses.replace(OURS.decoder, sampling=sampling))
-    assert card == {"steps": 7}
-    loaded, _ = load(tmp_path, SPECTROGRAM)
-    assert nnx.graphdef(loaded.note_encoder) == nnx.graphdef(our_model.note_encoder)
-    assert arrays.keys() == arrays_of(loaded).keys() == arrays_of(our_model).keys()
-
-
-@pytest.mark.parametrize(
-    ("values", "decoder"),
-    [
-        ({}, DiffusionConfig()),
-        ({"diffusion": {}}, DiffusionConfig()),
-        ({"diffusion": {"prediction": "eps"}}, DiffusionConfig(process=Process(Eps()))),
-        ({"diffusion": {"prediction": "v", "std": 0.5}}, DiffusionConfig(std=0.5, process=Process(V(gamma=5.0)))),
-        ({"sampling": {"steps": 3}}, DiffusionConfig(sampling=SamplingConfig(steps=3))),
-    ],
-)
-def test_version_1_diffusion_settings_are_converted(folder, values, decoder):
-    assert read_version_1(folder, values)[0] == SpectrogramConfig(decoder=decoder)
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"diffusion": {"prediction": "y"}}, "kind 'y'"),
-        ({"diffusion": {"prediction": 3}}, "kind 3"),
-        ({"diffusion": {"colour": "red"}}, "field 'colour'"),
-        ({"diffusion": 3}, "field 'diffusion'"),
-        ({"sampling": []}, "field 'sampling'"),
-        ({"sampling": {"steps": 0}}, "steps is 0"),
+        ({"decoder": {"kind": "fourier"}}, "kind 'fourier'"),
+        ({"decoder": {"kind": 3}}, "kind 3"),
+        ({"decoder": {"kind": "diffusion", "colour": "red"}}, "field 'colour'"),
+        ({"decoder": 3}, "decoder is 3"),
+        ({"decoder": {"kind": "diffusion", "sampling": []}}, "sampling is \\[\\]"),
+        ({"decoder": {"kind": "diffusion", "sampling": {"steps": 0}}}, "steps is 0"),
         ({"model": {"colour": "red"}}, "field 'colour'"),
         ([], "is \\[\\]"),
     ],
 )
-def test_invalid_version_1_settings_raise_input_error(folder, values, message):
+def test_invalid_settings_raise_input_error(folder, values, message):
+    (folder / CONFIG).write_text(json.dumps({"format_version": 2, "config": values}))
     with pytest.raises(InputError, match=f"spectrogram\\.json.*{message}"):
-        read_version_1(folder, values)
+        read(folder, SPECTROGRAM)
 
 
 def test_bundled_checkpoints_are_readable():

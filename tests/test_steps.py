@@ -187,8 +187,8 @@ def test_frozen_module_weights_are_program_arguments(parts):
     assert float(metrics["loss"]) == pytest.approx((2.0 - total) ** 2, rel=1e-4)
     assert float(state.params["slope"][0]) == pytest.approx(2.0 - RATE * 2 * (2.0 - total), rel=1e-4)
     np.testing.assert_array_equal(teacher.kernel[...], Teacher(256).kernel[...])  # neither trained nor donated
-    doubled = jax.tree.map(lambda x: 2 * x, step.keywords["others_state"])
-    _, metrics = step.func(new_state(optimizer, params, buffers), BATCH, others_state=doubled)
+    doubled = step._replace(others_state=jax.tree.map(lambda x: 2 * x, step.others_state))
+    _, metrics = doubled(new_state(optimizer, params, buffers), BATCH)
     assert float(metrics["loss"]) == pytest.approx((2.0 - 2 * total) ** 2, rel=1e-4)
-    assert step.func._cache_size() == 1
-    assert len(step.func.lower(new_state(optimizer, params, buffers), BATCH, **step.keywords).as_text()) < 50_000
+    assert step.jitted._cache_size() == 1
+    assert len(step.lower(new_state(optimizer, params, buffers), BATCH).as_text()) < 50_000

@@ -137,7 +137,7 @@ def test_overlapping_chunks_start_on_a_fixed_grid():
         (np.zeros((5, 80), np.float32), r"\[5, 80\]"),
         (np.full((5, 128), np.nan, np.float32), "not a number"),
         (jnp.full((5, 128), np.inf), "not a number"),
-        (np.full((5, 128), 0.5, np.float32), "unscaled log of magnitudes"),  # scaled to [-1, 1]
+        (np.full((10, 128), 0.5, np.float32), "unscaled log of magnitudes"),  # scaled to [-1, 1]
         (np.full((5, 128), -23.0, np.float32), "from -23 to -23"),  # log power or decibels
         (np.full((5, 128), 300.0, np.float32), "to 8 at most"),  # linear magnitudes
     ],

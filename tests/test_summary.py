@@ -112,11 +112,6 @@ def test_misaligned_pieces_are_listed_as_suspicious(tmp_path):
     assert len(re.findall(r" 0\.(?:28|30|32) s before ", text)) == 10
 
 
-def test_summary_of_an_earlier_version_is_printed(summary):
-    earlier = {name: value for name, value in summary.items() if name not in ("suspicious", "known_bad")}
-    assert table(earlier) == table({**summary, "suspicious": {}, "known_bad": {}})
-
-
 def test_summary_is_saved_beside_the_dataset(prepared, summary, monkeypatch):
     assert json.loads((prepared / "summary.json").read_text()) == summary
     picture = imread(prepared / "summary.png")

@@ -45,7 +45,7 @@ def add_rendering_options(parser: argparse.ArgumentParser) -> None:
         help="a window with too many notes is an error, or loses its quietest ones (default: error)",
     )
     notes.add_argument("--max_minutes", type=float, default=60.0, help="refuse longer pieces (default: 60)")
-    level = parser.add_argument_group("level of the audio").add_mutually_exclusive_group()
+    level = parser.add_argument_group("level of the audio")
     level.add_argument(
         "--level",
         choices=("loudness", "peak", "raw"),
@@ -53,4 +53,3 @@ def add_rendering_options(parser: argparse.ArgumentParser) -> None:
         help="loudness: -16 LUFS (ITU-R BS.1770), or less, so that the true peak is at most -1 dBFS; peak: a peak of "
         "0.9; raw: as the model was trained, scaled only where it would clip (default: loudness)",
     )
-    level.add_argument("--normalize", action="store_const", const="peak", dest="level", help=argparse.SUPPRESS)

@@ -58,14 +58,6 @@ class Gaussian:
         deviations = frames - mean
         return cls(len(frames), mean, deviations.T @ deviations)
 
-    def update(self, frames: Frames) -> "Gaussian":
-        """Returns the statistics of these frames and `frames` together; raises InputError as `of` does."""
-        return self.merge(Gaussian.of(frames))
-
-    def merge(self, other: "Gaussian") -> "Gaussian":
-        """Returns the statistics of these frames and those of `other` together."""
-        return pool([self, other])
-
     @property
     def covariance(self) -> Float64[np.ndarray, "d d"]:
         """The covariance with divisor count - 1, as is common; the published evaluation has the divisor count."""

@@ -38,9 +38,6 @@ SYSTEMS = {
 }
 _MIN_NOISE_RMS = 1e-3  # of the white noise, for true audio that is silent
 
-# Settings that the run.json of an earlier version lacks, with the values that they had then.
-_ADDED_LATER = {"overlap": 0}
-
 Mel = Float[np.ndarray, "_t m"]
 Spent = tuple[float, float]  # seconds of computing, and seconds of the audio that was made in them
 
@@ -80,7 +77,7 @@ class Run:
         if not path.exists():
             write_json(path, ours)
             return
-        theirs = _ADDED_LATER | named_settings(read_json(path))
+        theirs = named_settings(read_json(path))
         for name, value in named_settings(ours).items():
             if theirs.get(name) != value:
                 raise InputError(

@@ -100,8 +100,12 @@ class TextureConfig(DecoderConfig):
             raise InputError(f"a texture's objective is {self.process.objective.kind}; choose Preconditioned")
         check_whole(self, 1, _CONTEXT_FRAMES, "patch")
         multiple = self.patch * 2 ** (len(self.channels) - 1)
-        fits = is_whole(self.crop_frames, 1, WINDOW_FRAMES) and self.crop_frames % multiple == 0
-        if not fits or _CONTEXT_FRAMES % multiple:
+        if _CONTEXT_FRAMES % multiple:
+            raise InputError(
+                f"patch is {self.patch} and channels has {len(self.channels)} scales, which divide frames by "
+                f"{multiple}, but the context has {_CONTEXT_FRAMES}; choose fewer scales or a smaller patch"
+            )
+        if not is_whole(self.crop_frames, 1, WINDOW_FRAMES) or self.crop_frames % multiple:
             raise InputError(
                 f"crop_frames is {self.crop_frames}; choose a multiple of {multiple} up to {WINDOW_FRAMES}"
             )

@@ -21,6 +21,10 @@ _NEEDED = [
 ]
 
 
+class UnknownCheckpointError(InputError):
+    """There is no checkpoint of a name."""
+
+
 def packaged_weights() -> dict[str, pathlib.Path]:
     """Returns the folders of the weights that are part of this package, by name."""
     return {folder.name: folder for folder in sorted(_WEIGHTS.glob("*/")) if folder.is_dir()}
@@ -32,7 +36,8 @@ def find_checkpoint(checkpoint: str | os.PathLike) -> pathlib.Path:
     `hf://owner/name` is downloaded once; without a network the downloaded copy is used.
 
     Raises:
-      InputError: `checkpoint` is none of these, or cannot be downloaded.
+      UnknownCheckpointError: `checkpoint` is none of these.
+      InputError: it cannot be downloaded, or is the folder of a run.
     """
     if str(checkpoint).startswith(_HUB):
         return _download(str(checkpoint))
@@ -51,7 +56,9 @@ def find_checkpoint(checkpoint: str | os.PathLike) -> pathlib.Path:
                 f"use spectrodiff export {path.parent} NEW"
             )
     known = f"one of {', '.join(packaged)}, or " if packaged else ""
-    raise InputError(f"no checkpoint {str(checkpoint)!r}: give {known}a folder of weights, or hf://owner/name")
+    raise UnknownCheckpointError(
+        f"no checkpoint {str(checkpoint)!r}: give {known}a folder of weights, or hf://owner/name"
+    )
 
 
 def _download(name: str) -> pathlib.Path:

@@ -14,10 +14,9 @@ from spectrodiff.errors import InputError
 from spectrodiff.files import write_json
 from spectrodiff.models.layers import Buffer
 from spectrodiff.pretrained.arrays import SafetensorsArrays, checked, save_arrays
-from spectrodiff.pretrained.kinds import SPECTROGRAM, Kind
+from spectrodiff.pretrained.kinds import Kind
 
 FORMAT_VERSION = 2
-_MOVED = ("diffusion", "sampling")  # fields of a config of version 1 that are now in its decoder
 
 
 def flatten(state: nnx.State) -> dict[str, np.ndarray]:
@@ -97,21 +96,9 @@ def read(folder: pathlib.Path, kind: Kind) -> tuple[Any, Mapping[str, np.ndarray
         card = {**description.get("card", {})}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{folder} is not a spectrodiff checkpoint: {path.name} is missing or damaged") from error
-    if version not in (1, FORMAT_VERSION):
+    if version != FORMAT_VERSION:
         raise InputError(f"{path} has format version {version}, this spectrodiff reads {FORMAT_VERSION}: upgrade it")
-    if version == 1 and kind is SPECTROGRAM:
-        values = _upgraded(values)
     return from_dict(kind.config, values, str(path)), SafetensorsArrays(weights), card
-
-
-def _upgraded(values: Any) -> Any:
-    """Returns a config of version 1, which had one decoder and three objectives, in the current version."""
-    if not isinstance(values, dict) or not all(isinstance(values.get(name, {}), dict) for name in _MOVED):
-        return values  # damaged; raised later
-    values = dict(values)
-    diffusion, sampling = (dict(values.pop(name, {})) for name in _MOVED)
-    process = {"objective": {"kind": diffusion.pop("prediction", "eps")}}
-    return {**values, "decoder": {"kind": "diffusion", **diffusion, "process": process, "sampling": sampling}}
 
 
 def load(folder: pathlib.Path, kind: Kind) -> tuple[nnx.Module, Any]:

@@ -6,7 +6,7 @@ import pathlib
 
 from spectrodiff.errors import InputError
 from spectrodiff.files import as_path
-from spectrodiff.pretrained.hub import find_checkpoint, packaged_weights
+from spectrodiff.pretrained.hub import UnknownCheckpointError, find_checkpoint, packaged_weights
 from spectrodiff.pretrained.kinds import MELGAN, REFINER, Kind, vocoder_kind
 from spectrodiff.pretrained.native import load
 from spectrodiff.vocoder import saved_model
@@ -39,7 +39,7 @@ def find_vocoder(vocoder: str | os.PathLike) -> Vocoder:
     packaged = packaged_vocoders()
     if str(vocoder) in packaged:
         return _load_vocoder(*packaged[str(vocoder)])
-    with contextlib.suppress(InputError):
+    with contextlib.suppress(UnknownCheckpointError):
         path = find_checkpoint(vocoder)
     if (trained := trained_vocoder(path)) is not None:
         return trained

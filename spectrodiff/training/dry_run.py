@@ -120,13 +120,23 @@ def dry_run(
     def merge(params, frozen):
         return adaptation.merge(graph, params, frozen)
 
+    frozen_modules = task.frozen_modules()
+
     def loss(state, batch):
-        others = Others(lambda: merge(state.ema, state.frozen), task.frozen_modules())
+        others = Others(lambda: merge(state.ema, state.frozen), frozen_modules)
         return task.loss(merge(state.params, state.frozen), batch, jax.random.key(0), others)
 
     state = placed(state, layout)
     batch = placed(batch, jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec("data")), batch))
-    step = make_train_step(merge, task.loss, optimizer, jax.random.key(0), accumulate=accumulate, shardings=layout)
+    step = make_train_step(
+        merge,
+        task.loss,
+        optimizer,
+        jax.random.key(0),
+        accumulate=accumulate,
+        shardings=layout,
+        frozen_modules=frozen_modules,
+    )
     start = time.perf_counter()
     try:
         compiled = step.lower(state, batch).compile()

@@ -16,7 +16,7 @@ from jaxtyping import Float32, UInt8
 from spectrodiff.config import WINDOW_FRAMES
 from spectrodiff.diffusion.schedule import logsnr_at
 from spectrodiff.errors import InputError
-from spectrodiff.models.diffusion_decoder import DiffusionDecoder
+from spectrodiff.models.diffusion_decoder import DiffusionConfig
 from spectrodiff.training import heldout
 
 Weights = tuple[nnx.GraphDef, nnx.State, nnx.State]  # graph, parameters and buffers; see `state.split`
@@ -36,7 +36,8 @@ class Findings(NamedTuple):
 class Evaluator(Protocol):
     """An object that evaluates the EMA weights of a task every `every` steps and after the last step.
 
-    If `every` is None, it is called once, before the first step.
+    If `every` is None, it is called once, before the first step. It may have a method `check(task)`, which is called
+    before anything else, and raises InputError if it cannot evaluate the task.
     """
 
     every: int | None
@@ -78,6 +79,10 @@ class MelError(Every):
 
     sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # sampling options, such as {"steps": 20}
 
+    def check(self, task: Any) -> None:
+        """Raises InputError if the decoder of `task` does not have these sampling options."""
+        task.config.decoder.sampled(**self.sampling)
+
     def __call__(self, task: Any, weights: Weights) -> Findings:
         sampled = heldout.sample_windows(weights, task.config.decoder.sampled(**self.sampling), task.heldout)
         return Findings(heldout.mel_figures(task.heldout, task.mixture.names, sampled))
@@ -102,6 +107,11 @@ class LossByTime(Every):
     mean over all times; `heldout_loss_band/0` to `heldout_loss_band/3` are means over four equal bands of time, from
     the lowest noise levels to the highest.
     """
+
+    def check(self, task: Any) -> None:
+        """Raises InputError if the decoder of `task` has no single diffusion process."""
+        if not isinstance(task.config.decoder, DiffusionConfig):
+            raise InputError("LossByTime is for diffusion decoders; name HeldoutLoss in train.evaluators instead")
 
     def __call__(self, task: Any, weights: Weights) -> Findings:
         timed = {**task.heldout, "time": heldout.stratified_times(len(task.heldout["tokens"]))}
@@ -135,8 +145,6 @@ def _losses(graph, params, buffers, batch, key):
 @functools.partial(jax.jit, static_argnums=0)
 def _losses_by_time(graph, params, buffers, batch, key):
     model = nnx.merge(graph, params, buffers)
-    if not isinstance(model.decoder, DiffusionDecoder):
-        raise InputError("LossByTime is for diffusion decoders; name HeldoutLoss in train.evaluators instead")
     conditioning = model.encode(batch["tokens"], batch["context"], batch["context_mask"], WINDOW_FRAMES)
 
     def loss(band):

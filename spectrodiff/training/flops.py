@@ -141,14 +141,14 @@ def datasheet_peak(kind: str, dtype: str) -> float | None:
 
 
 @functools.cache
-def _measured_peak(device: jax.Device, dtype: str, tries: int = 4) -> float:
+def _measured_peak(device: jax.Device, dtype: str) -> float:
     size = 2048 if device.platform == "cpu" else 8192
     product = jax.jit(jnp.matmul)
     with jax.default_device(device):
         matrix = jax.random.normal(jax.random.key(0), (size, size), jnp.dtype(dtype))
         product(matrix, matrix).block_until_ready()  # compiles
         times = []
-        for _ in range(tries):
+        for _ in range(4):
             start = time.perf_counter()
             product(matrix, matrix).block_until_ready()
             times.append(time.perf_counter() - start)

@@ -79,7 +79,7 @@ def train(
       keep_every: checkpoints of steps that are multiples of this are kept for good.
       most_skipped: the number of consecutive steps with a loss or gradients that are not finite, and which are
         therefore skipped, that ends the run.
-      stop_after_minutes: the time after which the run saves its state and stops, as it does on SIGTERM.
+      stop_after_minutes: the time after which the run ends as after its last step. The same command continues it.
       export_minutes: the interval in minutes at which the state is saved and `export/` is written during training.
       profile: a range (from, to) of steps to trace with JAX's profiler, counted from the start of this process.
       describe: returns the content of `config.gin`.
@@ -102,13 +102,19 @@ def train(
             raise InputError(f"train.{name} is {value}; choose {least} or more")
     if not 0 <= average_decay < 1:
         raise InputError(f"train.average_decay is {average_decay}; choose 0 to below 1")
+    for name, value in (("stop_after_minutes", stop_after_minutes), ("export_minutes", export_minutes)):
+        if value is not None and not value > 0:
+            raise InputError(f"train.{name} is {value}; choose more than 0")
+        if value is not None and jax.process_count() > 1:
+            raise InputError(f"train.{name} is for one process: clocks of several differ")
     workdir = pathlib.Path(workdir)
     adaptation = everything() if adaptation is None else adaptation
-    deadline = time.monotonic() + 60 * stop_after_minutes if stop_after_minutes else float("inf")
+    deadline = float("inf") if stop_after_minutes is None else time.monotonic() + 60 * stop_after_minutes
     is_main = jax.process_index() == 0  # the process that prints and writes
 
-    if (stop_after_minutes or export_minutes) and jax.process_count() > 1:
-        raise InputError("train.stop_after_minutes and export_minutes are for one process: clocks of several differ")
+    for evaluator in evaluators:
+        if hasattr(evaluator, "check"):
+            evaluator.check(task)
 
     # ---- devices and checkpoints
     mesh = make_mesh(model_parallel)
@@ -161,8 +167,10 @@ def train(
     def evaluate(title: str, due: Sequence[Evaluator]) -> None:
         if not due:
             return
-        weights = ema_weights()  # in every process, as it communicates
-        if is_main:
+        with throughput.paused():
+            weights = ema_weights()  # in every process, as it communicates
+            if not is_main:
+                return
             figures = {}
             for found in (evaluator(task, weights) for evaluator in due):
                 figures |= found.figures
@@ -170,7 +178,6 @@ def train(
                 writer.write_audio(step, found.sounds)
             if figures:
                 record(figures, title)
-        throughput.reset()
 
     def save() -> None:
         checkpoints.save(step, state, {"examples": examples, "seed": seed})
@@ -213,12 +220,13 @@ def train(
 
     # ---- loop
     metrics, sources = [], []  # of the steps since the last entry in the log
-    skipped_in_a_row, preempted, exported = 0, False, time.monotonic()
+    skipped_in_a_row, exported = 0, time.monotonic()
+    preempted, ends = False, step >= steps
     bar = tqdm(
         total=steps, initial=step, desc="training", unit="step", mininterval=2.0, smoothing=0.05, disable=not is_main
     )
     with bar, preemption() as asked_to_stop:
-        while step < steps and time.monotonic() < deadline and not preempted:
+        while not ends:
             with throughput.waiting():
                 local = next(data)
             sources.append({name: local.pop(name) for name in SOURCE})
@@ -237,10 +245,11 @@ def train(
             step, examples = step + 1, examples + size
             bar.update()
             preempted = asked_to_stop(step)
+            ends = preempted or step == steps or time.monotonic() >= deadline
             if profile and step - first_step == profile[1]:
                 jax.block_until_ready(step_metrics)
                 jax.profiler.stop_trace()
-            if step % log_every == 0 or step in (first_step + 1, steps) or preempted:
+            if step % log_every == 0 or step == first_step + 1 or ends:
                 rows = jax.device_get(metrics)
                 figures = mean_metrics(rows) | throughput.read(len(rows), len(rows) * size)
                 record(figures)
@@ -257,7 +266,7 @@ def train(
                 exported = time.monotonic()
             if step % checkpoint_every == 0:
                 save()
-            if step < steps and not preempted:
+            if not ends:
                 evaluate(f"step {step}", [evaluator for evaluator in repeated if step % evaluator.every == 0])
         if profile and profile[0] < step - first_step < profile[1]:  # the run ended within the range
             jax.profiler.stop_trace()

@@ -16,6 +16,20 @@ Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
+class TrainStep(NamedTuple):
+    """The jitted training step (state, batch) -> (state, metrics), which donates its state."""
+
+    jitted: Any
+    others_state: Any
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return self.jitted(state, batch, self.others_state)
+
+    def lower(self, state: Any, batch: Any) -> jax.stages.Lowered:
+        """Traces and lowers the step for arguments of these shapes, as `jax.jit(...).lower` does."""
+        return self.jitted.lower(state, batch, jax.eval_shape(lambda: self.others_state))
+
+
 class Others(NamedTuple):
     """The networks that a loss may use besides the one that is trained. They receive no gradients."""
 
@@ -42,8 +56,8 @@ def make_train_step(
     accumulate: int = 1,
     shardings: TrainState | None = None,
     frozen_modules: Mapping[str, nnx.Module] | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Returns the jitted training step (state, batch) -> (state, metrics). It donates its state.
+) -> TrainStep:
+    """Returns the training step.
 
     `merge` builds the module from trainable and frozen parameters. Random numbers are drawn by `fold_in(key, step)`, so
     that a resumed run draws the same ones. Gradients are accumulated over `accumulate` microbatches, which takes the
@@ -92,7 +106,7 @@ def make_train_step(
         return jax.tree.map(lambda x: x / accumulate, total)
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=None if shardings is None else (shardings, None))
-    def train_step(state: TrainState, batch: Batch, others_state: Any = None) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, batch: Batch, others_state: Any) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(key, state.step)
         compute = gradients_of if accumulate == 1 else accumulated
         gradients, metrics = compute(state, others_state, batch, step_key)
@@ -112,4 +126,4 @@ def make_train_step(
         return state, {**metrics, "gradient_norm": norm, "skipped": 1.0 - finite}
 
     # Passed as an argument, because a captured array would be copied into the program as a constant.
-    return functools.partial(train_step, others_state=others_state) if others_state else train_step
+    return TrainStep(train_step, others_state)

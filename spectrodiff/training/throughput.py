@@ -20,11 +20,17 @@ class ThroughputMeter:
     def __init__(self, peak: float):
         self.peak: float = peak
         self.flops: int | None = None
-        self.reset()
+        self._restart()
 
-    def reset(self) -> None:
-        """Restarts the measurement, to exclude the time since the last reading."""
+    def _restart(self) -> None:
         self._since, self._waited = time.monotonic(), 0.0
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Excludes the time within the context from the measurement."""
+        start = time.monotonic()
+        yield
+        self._since += time.monotonic() - start
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -42,7 +48,7 @@ class ThroughputMeter:
         }
         if self.flops is not None:
             figures["utilisation"] = steps * self.flops / elapsed / self.peak
-        self.reset()
+        self._restart()
         return figures
 
 

@@ -21,6 +21,7 @@ from spectrodiff.fingerprint import fingerprint
 from spectrodiff.vocoder.generator import Generator, receptive_frames
 
 _MAX_LOG_MEL = 8.0  # nats; white noise at full scale has 7
+_FEW_FRAMES = 10
 Mel = Float[Array | np.ndarray, "_t m"]  # mels of a stream may differ in length
 Audio = Float[np.ndarray, " _s"]
 
@@ -105,7 +106,9 @@ def check_mel(mel: Mel) -> Float[np.ndarray, "t m"]:
     if not np.isfinite(mel).all():
         frame = int(np.argmin(np.isfinite(mel).all(axis=1)))
         raise InputError(f"the mel holds a value that is not a number (first in frame {frame}); compute it again")
-    if len(mel) and (mel.min() < LOG_FLOOR - 1.0 or mel.max() > _MAX_LOG_MEL or np.abs(mel).max() <= 1.0):
+    # A few frames of noise can have all values within one nat of 0, as all scaled mels have.
+    scaled = len(mel) >= _FEW_FRAMES and np.abs(mel).max() <= 1.0
+    if len(mel) and (mel.min() < LOG_FLOOR - 1.0 or mel.max() > _MAX_LOG_MEL or scaled):
         raise InputError(
             f"the mel runs from {mel.min():.3g} to {mel.max():.3g}, which no log-mel of audio does: it has to be the "
             f"unscaled log of magnitudes, from {LOG_FLOOR:.2f} for silence to {_MAX_LOG_MEL:g} at most"

@@ -83,8 +83,7 @@ def table(summary: dict[str, Any]) -> str:
         f"99 % {tokens['p99']:.0f}, most {tokens['max']}; over {LIMIT}: {tokens['over_limit']:.2%}",
     }
     rows = [f"{name:>12}: {value}" for name, value in lines.items()]
-    # Summaries of an earlier version have only the last of these.
-    suspicious, known_bad, skipped = (summary.get(name, {}) for name in ("suspicious", "known_bad", "skipped"))
+    suspicious, known_bad, skipped = (summary[name] for name in ("suspicious", "known_bad", "skipped"))
     more = f" (the first {_MAX_LISTED} here, all in summary.json)" if len(suspicious) > _MAX_LISTED else ""
     for title, about, named in (
         (
