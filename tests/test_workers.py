@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from spectrodiff.data.builders.workers import check_workers, parallel_map, worker_count
+from spectrodiff.data.workers import check_workers, parallel_map, worker_count
 from spectrodiff.errors import InputError
 
 
@@ -34,7 +34,7 @@ def test_one_worker_runs_lazily_in_this_process():
 
 PROGRAM = """
 import itertools, os
-from spectrodiff.data.builders.workers import parallel_map
+from spectrodiff.data.workers import parallel_map
 from spectrodiff.errors import InputError
 
 if __name__ == "__main__":
@@ -56,4 +56,4 @@ def test_results_are_ordered_and_killed_workers_raise_input_error(tmp_path):
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
     *results, error = done.stdout.splitlines()
     assert results == [" ".join(str(abs(item)) for item in range(-20, 10)), "3 2 1 0 1 2 3"]
-    assert "--workers" in error
+    assert "fewer workers" in error

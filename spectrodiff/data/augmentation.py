@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from spectrodiff.data.pieces import Piece
 from spectrodiff.errors import InputError
-from spectrodiff.notes.sequence import Notes
+from spectrodiff.notes.sequence import Notes, join
 
 
 @gin.configurable
@@ -71,10 +71,8 @@ def mix(stems: Sequence[Piece], total_time: float) -> Piece:
         return total
 
     def read_notes() -> Notes:
-        names = [field.name for field in dataclasses.fields(Notes) if field.name != "total_time"]
-        columns = {name: np.concatenate([getattr(stem.notes, name) for stem in stems]) for name in names}
-        order = np.argsort(columns["start"], kind="stable")
-        return Notes(**{name: column[order] for name, column in columns.items()}, total_time=total_time)
+        notes = dataclasses.replace(join([stem.notes for stem in stems]), total_time=total_time)
+        return notes.select(np.argsort(notes.start, kind="stable"))
 
     return Piece(samples, read, read_notes)
 

@@ -1,10 +1,7 @@
 """A corpus in device memory, for accelerators that train faster than a loader can read and cut windows."""
 
-import concurrent.futures
 import dataclasses
 import functools
-import multiprocessing
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -21,6 +18,7 @@ from spectrodiff.data.augmentation import OFF
 from spectrodiff.data.mixture import Mixture
 from spectrodiff.data.pipeline import check_stream
 from spectrodiff.data.windows import SILENCE, Windows
+from spectrodiff.data.workers import parallel_map, worker_count
 from spectrodiff.errors import InputError
 
 _MAX_FRAMES = 2**31 - 1  # that int32 can count
@@ -79,14 +77,8 @@ class ResidentLoader:
 
 def over_records(function: Callable, jobs: Sequence, workers: int | None) -> Iterator:
     """Yields `function(job)` of each job, in order, computed by `workers` processes (by default one per core)."""
-    workers = min(workers or os.cpu_count() or 1, len(jobs))
-    if workers == 1:
-        yield from tqdm(map(function, jobs), "reading the corpus", len(jobs), delay=2.0, unit="record")
-        return
-    context = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
-    with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
-        done = pool.map(function, jobs, chunksize=2)
-        yield from tqdm(done, "reading the corpus", len(jobs), delay=2.0, unit="record")
+    done = parallel_map(function, jobs, worker_count(workers, len(jobs), items_per_worker=1))
+    yield from tqdm(done, "reading the corpus", len(jobs), delay=2.0, unit="record")
 
 
 def _windows_of(job: tuple) -> tuple[np.ndarray, int, int, np.ndarray, np.ndarray]:

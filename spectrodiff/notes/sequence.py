@@ -8,9 +8,10 @@ import io
 import threading
 import types
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int32
+from jaxtyping import Bool, Float64, Int, Int32
 
 from spectrodiff.errors import InputError
 
@@ -37,10 +38,17 @@ class Notes:
     def __len__(self) -> int:
         return len(self.start)
 
-    def select(self, index: Bool[np.ndarray, " notes"] | Int32[np.ndarray, " m"]) -> "Notes":
+    def select(self, index: Bool[np.ndarray, " notes"] | Int[np.ndarray, " m"]) -> "Notes":
         """Returns the notes at `index`, a mask or indices; `total_time` does not change."""
         arrays = {f.name: getattr(self, f.name)[index] for f in dataclasses.fields(self) if f.name != "total_time"}
         return Notes(**arrays, total_time=self.total_time)
+
+
+def join(parts: Sequence[Notes]) -> Notes:
+    """Returns the notes of several simultaneous parts, those of the first part first."""
+    names = [field.name for field in dataclasses.fields(Notes) if field.name != "total_time"]
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return Notes(**columns, total_time=max(part.total_time for part in parts))
 
 
 def check_notes(notes: Notes) -> None:

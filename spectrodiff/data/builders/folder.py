@@ -18,8 +18,8 @@ from spectrodiff.audio.mel import SAMPLE_RATE
 from spectrodiff.data.builders.alignment import alignment_problems
 from spectrodiff.data.builders.reading import LATE, fit, read_table
 from spectrodiff.data.builders.rendered.sources import split_by_hash
-from spectrodiff.data.builders.workers import parallel_map, worker_count
 from spectrodiff.data.recordings import SPLITS, Entry, Recording
+from spectrodiff.data.workers import parallel_map, worker_count
 from spectrodiff.errors import InputError
 from spectrodiff.notes.midi import Notes, read_midi
 

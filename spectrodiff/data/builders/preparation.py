@@ -22,8 +22,8 @@ from typing import Any
 import msgpack
 from tqdm import tqdm
 
-from spectrodiff.data.builders.workers import check_workers, parallel_map, worker_count
 from spectrodiff.data.recordings import SPLITS, Corpus, Entry, encode
+from spectrodiff.data.workers import check_workers, parallel_map, worker_count
 from spectrodiff.errors import InputError
 from spectrodiff.files import local_path, replacing, utf8_path
 

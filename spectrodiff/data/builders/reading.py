@@ -132,13 +132,6 @@ def played_by(notes: Notes, program: int | None) -> Notes:
     return dataclasses.replace(notes, program=programs, is_drum=np.full(len(notes), program is None))
 
 
-def join(parts: Sequence[Notes]) -> Notes:
-    """Returns the notes of several simultaneous parts."""
-    names = [field.name for field in dataclasses.fields(Notes) if field.name != "total_time"]
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    return Notes(**columns, total_time=max(part.total_time for part in parts))
-
-
 def fit(notes: Notes, audio: Float[np.ndarray, " s"], path: pathlib.Path) -> Notes:
     """Returns the notes, read from `path`, cut to the length of their audio.
 

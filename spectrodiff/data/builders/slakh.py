@@ -14,10 +14,11 @@ import yaml
 
 from spectrodiff.audio.files import read_audio
 from spectrodiff.data.builders.known_bad import SLAKH
-from spectrodiff.data.builders.reading import find_root, fit, join, lengthen, played_by, read_text
+from spectrodiff.data.builders.reading import find_root, fit, lengthen, played_by, read_text
 from spectrodiff.data.recordings import SPLITS, Entry, Recording, Stem
 from spectrodiff.errors import InputError
 from spectrodiff.notes.midi import read_midi
+from spectrodiff.notes.sequence import join
 from spectrodiff.notes.timeline import SLAKH_PROGRAMS
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, if installed, is five times as fast

@@ -15,10 +15,10 @@ from tqdm import tqdm
 from spectrodiff.audio.mel import SAMPLE_RATE
 from spectrodiff.config import WINDOW_FRAMES, TokenizerConfig
 from spectrodiff.data.builders.alignment import alignment_problems
-from spectrodiff.data.builders.workers import parallel_map, worker_count
 from spectrodiff.data.dataset import Dataset, open_dataset
 from spectrodiff.data.pieces import count_samples
 from spectrodiff.data.recordings import from_flac, record_name
+from spectrodiff.data.workers import parallel_map, worker_count
 from spectrodiff.files import replacing
 from spectrodiff.notes.sequence import from_note_sequence, import_note_seq
 from spectrodiff.notes.tokenizer import NoteTokenizer

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from spectrodiff.audio.files import read_audio
-from spectrodiff.data.builders.reading import find_root, fit, join, lengthen, make_notes, read_text
+from spectrodiff.data.builders.reading import find_root, fit, lengthen, make_notes, read_text
 from spectrodiff.data.recordings import Entry, Recording, Stem
 from spectrodiff.errors import InputError
+from spectrodiff.notes.sequence import join
 
 # MIDI programs by the instrument codes in folder names, as in the released code of Hawthorne et al. (2022).
 _PROGRAMS = {"vn": 40, "va": 41, "vc": 42, "db": 43, "tpt": 56, "tbn": 57, "tba": 58, "hn": 60, "sax": 64, "ob": 68,

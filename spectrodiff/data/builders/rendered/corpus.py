@@ -30,9 +30,9 @@ from spectrodiff.data.builders.preparation import prepare
 from spectrodiff.data.builders.reading import fit
 from spectrodiff.data.builders.rendered import sources, variations
 from spectrodiff.data.builders.rendered.recipe import Recipe, check_recipe, check_sources
-from spectrodiff.data.builders.workers import check_workers, parallel_map, worker_count
 from spectrodiff.data.recordings import Entry, Recording
 from spectrodiff.data.soundfont import play
+from spectrodiff.data.workers import check_workers, parallel_map, worker_count
 from spectrodiff.errors import InputError
 from spectrodiff.files import replacing, utf8_path
 from spectrodiff.notes.midi import Notes, read_midi, write_midi

@@ -22,6 +22,7 @@ from spectrodiff.data.builders.rendered import etudes
 from spectrodiff.errors import InputError
 from spectrodiff.files import replacing
 from spectrodiff.notes.midi import Notes, read_midi, write_midi
+from spectrodiff.notes.sequence import join
 
 WADS = pathlib.Path("/usr/share/games/doom")
 GROOVES = pathlib.Path("/usr/share/mma/lib")
@@ -207,11 +208,10 @@ def with_melody(band: Notes, rng: np.random.Generator, beat: float) -> Notes:
     if not tune:
         return band
     start, end, pitch, velocity = (np.array(column) for column in zip(*tune, strict=True))
-    order = np.argsort(np.concatenate([band.start, start]), kind="stable")
-    add = {"start": start, "end": end, "pitch": pitch, "velocity": velocity,
-           "program": np.full(len(tune), program), "is_drum": np.zeros(len(tune), bool)}  # fmt: skip
-    merged = {field: np.concatenate([getattr(band, field), more])[order] for field, more in add.items()}
-    return dataclasses.replace(band, **{f: v.astype(getattr(band, f).dtype) for f, v in merged.items()})
+    programs, drums = np.full(len(tune), program, np.int32), np.zeros(len(tune), bool)
+    pitch, velocity = pitch.astype(np.int32), velocity.astype(np.int32)
+    played = join([band, Notes(start, end, pitch, velocity, programs, drums, band.total_time)])
+    return played.select(np.argsort(played.start, kind="stable"))
 
 
 def _bands() -> list[str]:

@@ -49,7 +49,7 @@ def parallel_map(function: Callable[[Item], Result], items: Iterable[Item], work
             yield queue.popleft().result()
             queue.extend(pool.submit(function, item) for item in itertools.islice(items, 1))
     except BrokenProcessPool as error:
-        raise InputError("a process was killed, probably for lack of memory: try again with fewer --workers") from error
+        raise InputError("a process was killed, probably for lack of memory: try again with fewer workers") from error
     finally:
         pool.shutdown(cancel_futures=True)
 
