@@ -15,7 +15,7 @@ NO_NOTES = Notes(*(np.zeros(0) for _ in range(2)), *(np.zeros(0, np.int32) for _
 class Levels:
     """An embedding in two dimensions: mean and deviation of each tenth of a second."""
 
-    name, rate, hop, dims, licence = "levels", SAMPLE_RATE, 0.1, 2, "none"
+    name, identity, rate, hop, dims, licence = "levels", "levels", SAMPLE_RATE, 0.1, 2, "none"
 
     def __call__(self, audio):
         frames = audio[: len(audio) // 1600 * 1600].reshape(-1, 1600)

@@ -9,8 +9,16 @@ from inputs import make_recording
 from measured import NO_NOTES, WITHOUT, Fixed, Levels, noise, rendered, two_songs
 
 from spectrodiff.audio.mel import log_mel, log_mel_on_host
+from spectrodiff.errors import InputError
 from spectrodiff.evaluation.frechet import Gaussian, frechet_distance
-from spectrodiff.evaluation.measurements import Measurements, is_measured, measure, read_measured, results
+from spectrodiff.evaluation.measurements import (
+    Measurements,
+    claim_embeddings,
+    is_measured,
+    measure,
+    read_measured,
+    results,
+)
 from spectrodiff.evaluation.musicnn import Musicnn
 from spectrodiff.evaluation.reconstruction import mel_distance
 from spectrodiff.evaluation.rendering import ENCODED, SYNTHESISED, TRUE, system_audio
@@ -144,3 +152,14 @@ def test_results_warn_about_too_few_frames(two_measured_songs, monkeypatch):
     found = results(songs, wide, [Wide()], [])
     assert [line for line in found["remarks"] if "60 dimensions from 40 frames" in line]
     assert len(found["remarks"]) == 1  # once in total, not once per system
+
+
+def test_embeddings_by_another_model_of_the_same_name_are_refused(tmp_path):
+    model, other = Levels(), Levels()
+    other.identity = "other weights"
+    claim_embeddings(tmp_path, [model])
+    claim_embeddings(tmp_path, [model])
+    with pytest.raises(InputError, match="levels"):
+        claim_embeddings(tmp_path, [other])
+    with pytest.raises(InputError, match="same name"):
+        claim_embeddings(tmp_path / "new", [model, other])

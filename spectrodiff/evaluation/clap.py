@@ -7,6 +7,7 @@ output [batch, 512].
 
 import functools
 import os
+import pathlib
 
 import numpy as np
 import scipy.fft
@@ -15,6 +16,7 @@ from jaxtyping import Float
 from spectrodiff.audio.mel import hann
 from spectrodiff.errors import InputError, reason
 from spectrodiff.evaluation.musicnn import area_mel_matrix
+from spectrodiff.fingerprint import fingerprint_of_files
 from spectrodiff.vocoder.onnx import open_session
 
 RATE = 48000
@@ -46,6 +48,7 @@ class Clap:
           InputError: there is no such file, it is another model, or onnxruntime is not installed.
         """
         self.path, self._session = path, open_session(path, "audio encoder of CLAP")
+        self.identity = fingerprint_of_files({"model": pathlib.Path(path)})
         self._input = self._session.get_inputs()[0].name
         self(np.zeros(0, np.float32))
 

@@ -19,7 +19,7 @@ from spectrodiff.errors import InputError, reason
 from spectrodiff.evaluation.clap import Clap
 from spectrodiff.evaluation.downloads import fetched
 from spectrodiff.evaluation.musicnn import Musicnn
-from spectrodiff.vocoder.saved_model import load_model
+from spectrodiff.vocoder.saved_model import fingerprint_of_model, load_model
 
 Audio = Float[np.ndarray, " s"]
 
@@ -28,10 +28,11 @@ Audio = Float[np.ndarray, " s"]
 class Embedding(Protocol):
     """A model that maps audio, float32 [samples] at `rate` Hz, to embeddings [n, dims], one every `hop` seconds.
 
-    `licence` is that of the model's weights.
+    `licence` is that of the model's weights. `identity` differs between models of the same name with other weights.
     """
 
     name: str
+    identity: str
     rate: int
     hop: float
     dims: int
@@ -80,6 +81,7 @@ class SavedModelEmbedding:
         self.name, self.hop = published.name, published.hop
         self.dims, self.licence = published.dims, published.licence
         self.path, self._call, self._model = path, published.call, load_model(path, f"{published.name} model")
+        self.identity = fingerprint_of_model(path)
         self(np.zeros(SAMPLE_RATE, np.float32))
 
     def __call__(self, audio: Audio) -> Float[np.ndarray, "n d"]:

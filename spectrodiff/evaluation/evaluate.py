@@ -21,6 +21,7 @@ from spectrodiff.data.dataset import Records
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation.embeddings import Embedding
 from spectrodiff.evaluation.measurements import (
+    claim_embeddings,
     is_measured,
     is_transcribed,
     measure,
@@ -143,6 +144,7 @@ def evaluate(
         soundfont=soundfont,
     )
     run.claim(workdir)
+    claim_embeddings(workdir, embeddings)
     songs = Songs(records, seconds)
     indices = range(min(len(songs), limit or len(songs)))
     names = [songs.name(index) for index in indices]

@@ -42,7 +42,7 @@ class Musicnn:
     silence; of longer audio, an end that does not fill a patch is left out.
     """
 
-    name = "musicnn"
+    name = identity = "musicnn"
     rate = SAMPLE_RATE
     dims = 200
     licence = "ISC"

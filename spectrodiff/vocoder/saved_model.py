@@ -22,13 +22,18 @@ class SavedModelVocoder(PublishedVocoder):
     def __init__(self, path: str | os.PathLike):
         """Raises InputError as `load_model`, or if the model cannot decode mels."""
         super().__init__(path, load_model(path, "mel decoder"))
-        folder = pathlib.Path(path)
-        parts = [folder / FILE, *(at for part in _PARTS for at in (folder / part).rglob("*") if at.is_file())]
-        self._fingerprint = fingerprint_of_files({str(at.relative_to(folder)): at for at in parts})
+        self._fingerprint = fingerprint_of_model(path)
 
     def identity(self) -> str:
         """Returns a fingerprint of the program, variables and assets when they were loaded; see `Vocoder`."""
         return f"SavedModelVocoder {self._fingerprint}"
+
+
+def fingerprint_of_model(path: str | os.PathLike) -> str:
+    """Returns a fingerprint of the program, variables and assets of the SavedModel in a folder."""
+    folder = pathlib.Path(path)
+    parts = [folder / FILE, *(at for part in _PARTS for at in (folder / part).rglob("*") if at.is_file())]
+    return fingerprint_of_files({str(at.relative_to(folder)): at for at in parts})
 
 
 def load_model(path: str | os.PathLike, what: str) -> Callable:
