@@ -6,6 +6,7 @@ import importlib.util
 import pathlib
 
 from spectrodiff.commands.common import keep_compiled_programs
+from spectrodiff.commands.options import add_sampling_options, sampling_of
 from spectrodiff.errors import InputError, reason
 
 
@@ -20,7 +21,7 @@ def add(commands) -> None:
         usage="%(prog)s --workdir WORKDIR [options]",
     )
     _add_models(parser.add_argument_group("models"))
-    _add_sampling(parser.add_argument_group("sampling"))
+    add_sampling_options(parser.add_argument_group("sampling"), several=True)
     _add_songs(parser.add_argument_group("songs"))
     _add_measures(parser.add_argument_group("measures"))
     report = parser.add_argument_group("report")
@@ -43,29 +44,6 @@ def _add_models(group) -> None:
         "all their combinations are evaluated and joined in one table",
     )
     group.add_argument("--vocoder", help="as for synthesize (default: the checkpoint's)")
-
-
-def _add_sampling(group) -> None:
-    group.add_argument("--steps", type=int, nargs="+", help="sampling steps (default: the checkpoint's)")
-    group.add_argument("--sampler", help="ddpm, ddim or dpmpp (default: the checkpoint's)")
-    group.add_argument(
-        "--guidance",
-        type=float,
-        nargs="+",
-        help="weight of classifier-free guidance, 1 is none (default: the checkpoint's)",
-    )
-    group.add_argument(
-        "--tone_temperature",
-        type=float,
-        help="factor of the sampled texture below 1.5 kHz (default: the checkpoint's)",
-    )
-    group.add_argument(
-        "--dither",
-        type=float,
-        help="standard deviation of the noise added to an autoregressive decoder's frames (default: the checkpoint's)",
-    )
-    group.add_argument("--overlap", type=int, help="as for synthesize (default: the checkpoint's)")
-    group.add_argument("--seed", type=int, default=0, help="the same seed gives the same songs (default: 0)")
 
 
 def _add_songs(group) -> None:
@@ -121,10 +99,10 @@ def _evaluate(options) -> None:
     check_seed(options.seed)
     records = open_dataset(options.data_dir, options.dataset)[options.split]
     cells = grid(options.checkpoint, options.steps or [None], options.guidance or [None])
-    given = {name: getattr(options, name) for name in ("sampler", "dither", "overlap", "tone_temperature")}
+    given = sampling_of(options)
     decoders = {name: open_checkpoint(find_checkpoint(name)).config.decoder for name in options.checkpoint}
     for cell in cells:  # before any work is done
-        decoders[cell.checkpoint].sampled(**given, steps=cell.steps, guidance=cell.guidance)
+        decoders[cell.checkpoint].sampled(**given | {"steps": cell.steps, "guidance": cell.guidance})
     soundfont, remarks = find_soundfont(options.soundfont, records.dataset)
     embeddings = [find_embedding(name) for name in dict.fromkeys(options.embedding)]
     transcriber = None if options.no_transcription else find_transcriber(options.transcriber)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from spectrodiff.commands.common import keep_compiled_programs, packaged, say
-from spectrodiff.commands.options import add_rendering_options
+from spectrodiff.commands.options import add_rendering_options, sampling_of
 from spectrodiff.errors import InputError
 
 
@@ -126,13 +126,13 @@ def _synthesize_folder(options, folder: pathlib.Path) -> None:
     for out, midi in tqdm(missing.items(), "reading", unit="file", delay=2.0, leave=False):
         try:
             notes = _read(options, synthesizer, midi, out)
-            windows[out] = synthesizer.mel_sampler.num_windows(notes, **_sampling(options))
+            windows[out] = synthesizer.mel_sampler.num_windows(notes, **sampling_of(options))
         except InputError as error:
             say(f"spectrodiff: {error}", sys.stderr)
     # They are read again when they are rendered, as the notes of thousands of files would fill the memory.
     pieces = ((_read(options, synthesizer, missing[out], out, again=True), options.seed) for out in windows)
     total, order = sum(windows.values()), list(windows)
-    songs = synthesizer.mel_sampler.songs(pieces, batch=options.batch, windows=total, **_sampling(options))
+    songs = synthesizer.mel_sampler.songs(pieces, batch=options.batch, windows=total, **sampling_of(options))
     with contextlib.closing(songs):  # ends the progress bar before an error is printed
         for place, song in songs:
             out = order[place]
@@ -188,13 +188,8 @@ def _load(options):
 
     check_seed(options.seed)
     synthesizer = Synthesizer.from_pretrained(options.checkpoint, options.vocoder)
-    synthesizer.mel_sampler.sampling(**_sampling(options))
+    synthesizer.mel_sampler.sampling(**sampling_of(options))
     return synthesizer
-
-
-def _sampling(options) -> dict:
-    names = ("sampler", "steps", "guidance", "dither", "overlap", "tone_temperature")
-    return {name: getattr(options, name) for name in names}
 
 
 def _read(options, synthesizer, midi, out, again: bool = False):
@@ -221,7 +216,7 @@ def _read(options, synthesizer, midi, out, again: bool = False):
     if replaced := replacements(notes, synthesizer.tokenizer):
         tell(f"{midi}: {replaced}")
     if options.on_overflow == "thin":
-        notes, dropped = synthesizer.mel_sampler.thin(notes, **_sampling(options))
+        notes, dropped = synthesizer.mel_sampler.thin(notes, **sampling_of(options))
         if dropped:
             tell(f"{midi}: dropped the {dropped} quietest notes of over-full windows", sys.stdout)
     return notes
@@ -244,7 +239,7 @@ def _render(options, synthesizer, midi, out, plot, mel_out) -> None:
     start, kept = time.perf_counter(), []
 
     def mels() -> Iterator:
-        windows = synthesizer.mels(notes, seed=options.seed, progress=True, **_sampling(options))
+        windows = synthesizer.mels(notes, seed=options.seed, progress=True, **sampling_of(options))
         with contextlib.closing(windows):
             for mel in windows:
                 if plot or mel_out:
