@@ -82,7 +82,8 @@ class Synthesizer:
         """Returns the audio of a piece, float32 [samples] at 16 kHz, as the model made it: its level is not adjusted.
 
         `midi` is the path of a MIDI file, or notes as `read_midi` returns them. The audio lasts a second longer than
-        the notes. The options are those of `mels`.
+        the notes or, with the tokenizer of the published weights, to the end of their last window if that is sooner.
+        The options are those of `mels`.
 
         Raises:
           InputError: as `mels`.

@@ -156,5 +156,5 @@ def test_every_fourth_stft_frame_is_a_mel_frame():
 
 
 def test_interpolate_is_linear_between_frames():
-    fine = interpolate(jnp.asarray([[0.0], [4.0], [0.0]]))[:, 0]
+    fine = interpolate(jnp.asarray([[0.0], [4.0], [0.0]]), 4)[:, 0]
     np.testing.assert_allclose(fine, [0, 1, 2, 3, 4, 3, 2, 1, 0, 0, 0, 0], atol=1e-6)

@@ -10,12 +10,12 @@ from spectrodiff.pretrained.hub import UnknownCheckpointError, find_checkpoint, 
 from spectrodiff.pretrained.kinds import MELGAN, REFINER, Kind, vocoder_kind
 from spectrodiff.pretrained.native import load
 from spectrodiff.vocoder import saved_model
+from spectrodiff.vocoder.generator import GRIFFIN_LIM
 from spectrodiff.vocoder.griffin_lim import GriffinLim
 from spectrodiff.vocoder.onnx import OnnxVocoder
 from spectrodiff.vocoder.saved_model import SavedModelVocoder
 from spectrodiff.vocoder.streaming import MelGAN, Vocoder
 
-GRIFFIN_LIM = "griffin_lim"
 # Names of the networks in the demo's folder. Its vocoder is the MelGAN, which corrects Griffin-Lim with the refiner.
 _OF_DEMO = {"melgan": MELGAN, "refiner": REFINER}
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from spectrodiff.audio.mel import HOP, WINDOW
 from spectrodiff.vocoder.layers import Conv, leaky
+from spectrodiff.vocoder.magnitudes import interpolate
 from spectrodiff.vocoder.stft import BINS, FINE_HOP, istft, stft
 
 Audio = Float[Array, "b s"]
@@ -75,14 +76,4 @@ def mel_level(mel: Float[Array, "b t m"]) -> Audio:
     """
     largest = jnp.pad(mel.max(axis=-1), ((0, 0), (1, 1)), mode="edge")
     largest = jnp.maximum(jnp.maximum(largest[:, :-2], largest[:, 2:]), largest[:, 1:-1])
-    return interpolate_frames(jnp.exp(largest) / _FULL_SCALE)
-
-
-def interpolate_frames(frames: Float[Array, "b t"]) -> Audio:
-    """Returns HOP samples for each frame, linearly interpolated from its value to that of the next frame.
-
-    The last frame's samples are all equal to its value.
-    """
-    following = jnp.concatenate([frames[:, 1:], frames[:, -1:]], axis=1)
-    fraction = jnp.arange(HOP) / HOP
-    return ((1 - fraction) * frames[..., None] + fraction * following[..., None]).reshape(len(frames), -1)
+    return interpolate(jnp.exp(largest).T / _FULL_SCALE, HOP).T

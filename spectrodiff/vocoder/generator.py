@@ -13,8 +13,9 @@ from jaxtyping import Array, Float, Int
 from spectrodiff.audio.mel import HOP, LOG_FLOOR, MEL_BINS, scale_mel
 from spectrodiff.config import MAX_SIZE, check_choice, check_whole, is_whole
 from spectrodiff.errors import InputError
-from spectrodiff.vocoder.excitation import CORRECTION_REACH, REACH, Analysis, correct, interpolate_frames, mel_level
+from spectrodiff.vocoder.excitation import CORRECTION_REACH, REACH, Analysis, correct, mel_level
 from spectrodiff.vocoder.layers import Conv, leaky
+from spectrodiff.vocoder.magnitudes import interpolate
 from spectrodiff.vocoder.stft import BINS, FINE
 
 GRIFFIN_LIM = "griffin_lim"
@@ -134,7 +135,7 @@ class Generator(nnx.Module):
 
 def _gate(mel: Float[Array, "b t m"]) -> Float[Array, "b s"]:
     """Returns a gain that is 0 where the mel is silent and 1 where it is not, interpolated between frames."""
-    return interpolate_frames(jnp.clip((mel.max(axis=-1) - LOG_FLOOR) / _FADE, 0.0, 1.0))
+    return interpolate(jnp.clip((mel.max(axis=-1) - LOG_FLOOR) / _FADE, 0.0, 1.0).T, HOP).T
 
 
 def frame_noise(first: Int[Array, "b"], frames: int) -> Float[Array, "b s"]:

@@ -131,7 +131,7 @@ class GriffinLim:
 @functools.partial(jax.jit, static_argnums=0)
 def _smooth_magnitudes(iterations: int, mel: Float[Array, "t m"], rows: Int32[Array, " n"]) -> Magnitude:
     magnitude = solve_magnitude(jnp.exp(mel), iterations=iterations)
-    return jnp.exp(interpolate(jnp.log(jnp.maximum(magnitude, MAGNITUDE_RANGE[0]))))[rows]
+    return jnp.exp(interpolate(jnp.log(jnp.maximum(magnitude, MAGNITUDE_RANGE[0])), FINE))[rows]
 
 
 @functools.partial(jax.jit, static_argnums=(4, 5, 6))

@@ -40,11 +40,11 @@ def mel_correction(magnitude: Float[Array, "t f"], mel: Float[Array, "t m"], ite
     """
     magnitude = magnitude + 1e-9
     solved = solve_magnitude(jnp.exp(mel), magnitude, iterations=iterations)
-    return interpolate(jnp.log(solved + 1e-9) - jnp.log(magnitude))
+    return interpolate(jnp.log(solved + 1e-9) - jnp.log(magnitude), FINE)
 
 
-def interpolate(frames: Float[Array, "t f"]) -> Float[Array, "n f"]:
-    """Returns n = FINE * t frames, linearly interpolated from each frame to the next; the last frame is repeated."""
+def interpolate(frames: Float[Array, "t f"], factor: int) -> Float[Array, "n f"]:
+    """Returns n = factor * t frames, linearly interpolated from each frame to the next; the last frame is repeated."""
     following = jnp.concatenate([frames[1:], frames[-1:]])
-    fraction = jnp.arange(FINE)[:, None] / FINE
+    fraction = jnp.arange(factor)[:, None] / factor
     return ((1 - fraction) * frames[:, None] + fraction * following[:, None]).reshape(-1, frames.shape[1])

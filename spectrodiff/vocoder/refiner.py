@@ -5,6 +5,7 @@ predict magnitudes by regression, and does not have to generate a waveform.
 """
 
 import dataclasses
+import math
 
 import gin
 import jax
@@ -16,7 +17,7 @@ from jaxtyping import Array, Float
 from spectrodiff.audio.mel import MAGNITUDE_RANGE, MEL_BINS, mel_matrix, scale_mel
 from spectrodiff.config import MAX_LAYERS, MAX_SIZE, check_whole
 from spectrodiff.errors import InputError
-from spectrodiff.vocoder.layers import Dense
+from spectrodiff.models.layers import Dense
 from spectrodiff.vocoder.magnitudes import match_mel
 from spectrodiff.vocoder.stft import BINS, FINE
 
@@ -89,7 +90,8 @@ class Refiner(nnx.Module):
         self.enter = Dense(MEL_BINS, cfg.width, rngs=rngs)
         self.blocks = nnx.List(Block(cfg, rngs=rngs) for _ in range(cfg.layers))
         self.norm = nnx.RMSNorm(cfg.width, epsilon=1e-6, rngs=rngs)
-        self.leave = Dense(cfg.width, FINE * BINS, scale=0.1, rngs=rngs)
+        small = nnx.initializers.normal(0.1 / math.sqrt(cfg.width))
+        self.leave = Dense(cfg.width, FINE * BINS, kernel_init=small, rngs=rngs)
 
     def __call__(self, mel: Float[Array, "b t m"]) -> Float[Array, "b n f"]:
         x = self.enter(scale_mel(mel))
