@@ -10,10 +10,10 @@ from measured import NO_NOTES, WITHOUT, Fixed, Levels, noise, rendered, two_song
 
 from spectrodiff.audio.mel import log_mel, log_mel_on_host
 from spectrodiff.errors import InputError
+from spectrodiff.evaluation.evaluate import claim_embeddings
 from spectrodiff.evaluation.frechet import Gaussian, frechet_distance
 from spectrodiff.evaluation.measurements import (
     Measurements,
-    claim_embeddings,
     is_measured,
     measure,
     read_measured,

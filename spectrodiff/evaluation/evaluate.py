@@ -21,7 +21,6 @@ from spectrodiff.data.dataset import Records
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation.embeddings import Embedding
 from spectrodiff.evaluation.measurements import (
-    claim_embeddings,
     is_measured,
     is_transcribed,
     measure,
@@ -38,6 +37,7 @@ from spectrodiff.evaluation.rendering import (
     Run,
     SongMetadata,
     is_rendered,
+    read_json,
     render,
     system_audio,
 )
@@ -197,6 +197,24 @@ def evaluate(
     with replacing(workdir / "report.html") as temporary:
         temporary.write_text(page(found, shown), encoding="utf-8")
     return found
+
+
+def claim_embeddings(workdir: pathlib.Path, embeddings: Sequence[Embedding]) -> None:
+    """Records by which models a workdir's songs are embedded, or checks that they are the same as before.
+
+    Raises:
+      InputError: two of the `embeddings` have the same name, the workdir holds embeddings by another model of the name
+        of one of them, or it cannot be written.
+    """
+    if len({model.name for model in embeddings}) < len(embeddings):
+        raise InputError("two embeddings have the same name; evaluate with one after the other, in different workdirs")
+    for model in embeddings:
+        path, ours = workdir / "embeddings" / f"{model.name}.json", {"identity": model.identity}
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            write_json(path, ours)
+        elif read_json(path) != ours:
+            raise InputError(f"{workdir} holds embeddings by another model {model.name}; give another workdir")
 
 
 def _render_missing(

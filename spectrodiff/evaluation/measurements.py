@@ -17,7 +17,6 @@ from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from spectrodiff.errors import InputError
 from spectrodiff.evaluation.embeddings import Embedding, resample
 from spectrodiff.evaluation.frechet import (
     Gaussian,
@@ -72,24 +71,6 @@ class Measurements:
     scores: dict[str, dict[str, float | None]]
     notes: dict[str, Scores]
     embedded: dict[str, dict[str, Frames]]
-
-
-def claim_embeddings(workdir: pathlib.Path, embeddings: Sequence[Embedding]) -> None:
-    """Records by which models a workdir's songs are embedded, or checks that they are the same as before.
-
-    Raises:
-      InputError: two of the `embeddings` have the same name, the workdir holds embeddings by another model of the name
-        of one of them, or it cannot be written.
-    """
-    if len({model.name for model in embeddings}) < len(embeddings):
-        raise InputError("two embeddings have the same name; evaluate with one after the other, in different workdirs")
-    for model in embeddings:
-        path, ours = workdir / "embeddings" / f"{model.name}.json", {"identity": model.identity}
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            write_json(path, ours)
-        elif read_json(path) != ours:
-            raise InputError(f"{workdir} holds embeddings by another model {model.name}; give another workdir")
 
 
 def is_measured(
