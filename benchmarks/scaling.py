@@ -25,10 +25,10 @@ import numpy as np
 from flax import nnx
 
 from spectrodiff.audio.mel import MEL_BINS
-from spectrodiff.commands.train import read_config
 from spectrodiff.config import WINDOW_FRAMES
 from spectrodiff.training import state as states
 from spectrodiff.training.flops import peak_flops, step_flops
+from spectrodiff.training.gin_config import read_config
 from spectrodiff.training.steps import Others, make_train_step
 
 GIB = 2**30

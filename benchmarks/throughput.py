@@ -22,8 +22,8 @@ import gin
 import jax
 import numpy as np
 
-from spectrodiff.commands.train import read_config
 from spectrodiff.training import loop
+from spectrodiff.training.gin_config import read_config
 from spectrodiff.training.task import Task
 
 

@@ -22,12 +22,12 @@ from flax import nnx
 from tqdm import tqdm
 
 from spectrodiff.audio.mel import FRAMES_PER_SECOND, MEL_BINS
-from spectrodiff.commands.train import read_config
 from spectrodiff.config import WINDOW_FRAMES
 from spectrodiff.mel_sampler import MelSampler
 from spectrodiff.pretrained.vocoders import find_vocoder
 from spectrodiff.training import state as states
 from spectrodiff.training.flops import peak_flops, step_flops
+from spectrodiff.training.gin_config import read_config
 from spectrodiff.training.spectrogram import SpectrogramTask
 from spectrodiff.training.steps import Others, make_train_step
 

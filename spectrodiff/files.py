@@ -19,6 +19,16 @@ from spectrodiff.errors import InputError
 
 _ADDRESS = re.compile("[A-Za-z][A-Za-z0-9+.-]+:/.*", re.DOTALL)  # pathlib reduces // to /
 _MAX_SUFFIX = 16  # bytes; suffixes of file formats are shorter
+_PACKAGE = pathlib.Path(__file__).parent
+
+
+def packaged(name: str) -> pathlib.Path:
+    """Returns the folder `configs` or `examples`, of an installed package or of a checkout.
+
+    The files lie at the top of the repository, and setup.py installs them as parts of the package.
+    """
+    installed = _PACKAGE / name
+    return installed if installed.is_dir() else _PACKAGE.parent / name
 
 
 def as_path(path: str | os.PathLike) -> pathlib.Path:

@@ -267,7 +267,7 @@ def browser():
 def site(checkpoint):
     pytest.importorskip("gradio")
     from spectrodiff.app.page import Options, Page
-    from spectrodiff.commands.common import packaged
+    from spectrodiff.files import packaged
 
     examples = tuple(sorted(packaged("examples").glob("*.mid")))
     temporary = os.environ.get("GRADIO_TEMP_DIR")

@@ -13,8 +13,8 @@ from parsers import parsers
 
 import spectrodiff
 from spectrodiff.cli import make_parser
-from spectrodiff.commands.train import read_config
 from spectrodiff.pretrained import hub
+from spectrodiff.training.gin_config import read_config
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])

@@ -8,10 +8,10 @@ import pytest
 from flax import nnx
 from jax.experimental import topologies
 
-from spectrodiff.commands.train import read_config
 from spectrodiff.errors import InputError
 from spectrodiff.training import state as states
 from spectrodiff.training.dry_run import dry_run, largest_arrays, tpu_devices
+from spectrodiff.training.gin_config import read_config
 
 PROGRAM = """
 %fused_computation (p: f32[512,512]) -> f32[512,512] {

@@ -11,8 +11,8 @@ from safetensors.numpy import load_file
 from weights import random_arrays, write_weights
 
 from spectrodiff.cli import main
-from spectrodiff.commands.train import read_config
 from spectrodiff.synthesizer import Synthesizer
+from spectrodiff.training.gin_config import read_config
 
 NEW, RELATIVE = 98, 8
 TABLE = "note_encoder.embedding.embedding"

@@ -6,13 +6,13 @@ import pytest
 from processes import finish, free_port, start_python
 
 from spectrodiff.cli import main
-from spectrodiff.commands.train import read_config
 from spectrodiff.data.resident import ResidentLoader
 from spectrodiff.errors import InputError
 from spectrodiff.models.autoregressive_decoder import AutoregressiveConfig
 from spectrodiff.training import loop, optimizers
 from spectrodiff.training.adaptation import Adaptation
 from spectrodiff.training.evaluators import HeldoutLoss, MelError
+from spectrodiff.training.gin_config import read_config
 from spectrodiff.training.spectrogram import SpectrogramTask
 
 TINY = ["train", "--gin_file", "configs/tiny.gin"]

@@ -14,8 +14,8 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
-from spectrodiff.commands.train import read_config
 from spectrodiff.training import vocoder
+from spectrodiff.training.gin_config import read_config
 from spectrodiff.training.steps import Others
 from spectrodiff.vocoder.griffin_lim import GriffinLim
 

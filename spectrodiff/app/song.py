@@ -10,8 +10,8 @@ import numpy as np
 
 from spectrodiff.errors import InputError
 from spectrodiff.mel_sampler import RELEASE_SECONDS
+from spectrodiff.notes.instruments import family_name, instrument_name
 from spectrodiff.notes.midi import Notes, read_midi
-from spectrodiff.notes.sequence import import_note_seq
 
 DRUMS = -1  # stands for a program where an instrument may also be the drums
 _COLOURS = (
@@ -86,11 +86,9 @@ def title(path: str | os.PathLike) -> str:
 
 def general_midi() -> list[tuple[str, list[str]]]:
     """Returns the sixteen families of General MIDI with the names of the eight programs in each, in order."""
-    pretty_midi = import_note_seq().midi_io.pretty_midi
     families = {}
     for program in range(128):
-        family = families.setdefault(pretty_midi.program_to_instrument_class(program), [])
-        family.append(pretty_midi.program_to_instrument_name(program))
+        families.setdefault(family_name(program), []).append(instrument_name(program))
     return list(families.items())
 
 

@@ -5,8 +5,9 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from spectrodiff.commands.common import keep_compiled_programs, packaged
+from spectrodiff.commands.common import keep_compiled_programs
 from spectrodiff.errors import InputError
+from spectrodiff.files import packaged
 
 if TYPE_CHECKING:
     from spectrodiff.app.page import Page

@@ -8,17 +8,6 @@ import io
 import os
 import pathlib
 
-_PACKAGE = pathlib.Path(__file__).parent.parent
-
-
-def packaged(name: str) -> pathlib.Path:
-    """Returns the folder `configs` or `examples`, of an installed package or of a checkout.
-
-    The files lie at the top of the repository, and setup.py installs them as parts of the package.
-    """
-    installed = _PACKAGE / name
-    return installed if installed.is_dir() else _PACKAGE.parent / name
-
 
 def say(line: str, file: io.TextIOBase | None = None) -> None:
     """Prints a line at once, on a line of its own where a progress bar is shown; to stdout by default."""

@@ -2,7 +2,6 @@
 
 import pathlib
 
-from spectrodiff.commands.train import read_config
 from spectrodiff.errors import InputError
 from spectrodiff.files import local_path, replacing_folder
 
@@ -28,11 +27,12 @@ def _export(options) -> None:
     config = options.workdir / "config.gin"
     if not config.is_file():
         raise InputError(f"{options.workdir} is not the folder of a run: it has no config.gin")
-    read_config([str(config)], [])
     import gin
 
     from spectrodiff.training.export import export
+    from spectrodiff.training.gin_config import read_config
 
+    read_config([str(config)], [])
     bound = gin.get_bindings("train")
     run = {name: bound[name] for name in ("task", "adaptation", "seed") if name in bound}
     with replacing_folder(options.destination) as folder:

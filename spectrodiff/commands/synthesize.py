@@ -6,9 +6,10 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 
-from spectrodiff.commands.common import keep_compiled_programs, packaged, say
+from spectrodiff.commands.common import keep_compiled_programs, say
 from spectrodiff.commands.options import add_rendering_options, sampling_of
 from spectrodiff.errors import InputError
+from spectrodiff.files import check_writable, local_path, packaged, replacing
 
 
 def add(commands) -> None:
@@ -65,7 +66,6 @@ def _add_demo(commands) -> None:
 
 def _synthesize(options) -> None:
     from spectrodiff.audio.files import check_audio_path
-    from spectrodiff.files import check_writable, local_path
     from spectrodiff.notes.midi import read_midi
     from spectrodiff.plot import check_plot_path
 
@@ -110,7 +110,6 @@ def _synthesize_folder(options, folder: pathlib.Path) -> None:
     from spectrodiff.audio.mel import SAMPLE_RATE
     from spectrodiff.audio.spool import AudioSpool
     from spectrodiff.data.builders.folder import MIDI
-    from spectrodiff.files import replacing
 
     inside = sorted(pathlib.Path(options.midi).iterdir())
     midis = [path for path in inside if path.suffix.lower() in MIDI]
@@ -150,7 +149,6 @@ def _synthesize_folder(options, folder: pathlib.Path) -> None:
 def _folder(path: str) -> Iterator[pathlib.Path]:
     """Provides the folder at `path`, which is made if it does not exist, and removed again if it stays empty."""
     from spectrodiff.audio.files import FORMATS
-    from spectrodiff.files import local_path
 
     folder = local_path(path)
     if folder.suffix.lower() in FORMATS and not folder.is_dir():
@@ -232,7 +230,6 @@ def _render(options, synthesizer, midi, out, plot, mel_out) -> None:
 
     from spectrodiff.audio.mel import SAMPLE_RATE
     from spectrodiff.audio.spool import AudioSpool
-    from spectrodiff.files import replacing
     from spectrodiff.plot import plot_piece
 
     notes = _read(options, synthesizer, midi, out)

@@ -6,10 +6,19 @@ from spectrodiff.notes.sequence import Notes, import_silently
 from spectrodiff.notes.tokenizer import NoteTokenizer
 
 
+def instrument_name(program: int) -> str:
+    """Returns the name of a MIDI program, numbered from 0, in General MIDI, such as "Cello" for 42."""
+    return import_silently("pretty_midi").program_to_instrument_name(program)  # 0.2 s, which most pieces need not spend
+
+
+def family_name(program: int) -> str:
+    """Returns the name of a MIDI program's family in General MIDI, such as "Strings" for 42."""
+    return import_silently("pretty_midi").program_to_instrument_class(program)
+
+
 def program_name(program: int) -> str:
-    """Returns the name of a MIDI program in General MIDI with its number from 0, such as "Cello (42)"."""
-    pretty_midi = import_silently("pretty_midi")  # 0.2 s, which most pieces need not spend
-    return f"{pretty_midi.program_to_instrument_name(program)} ({program})"
+    """Returns the name of a MIDI program with its number, such as "Cello (42)"."""
+    return f"{instrument_name(program)} ({program})"
 
 
 def replacements(notes: Notes, tokenizer: NoteTokenizer) -> str:

@@ -20,7 +20,8 @@ from spectrodiff.data.pieces import count_samples
 from spectrodiff.data.recordings import from_flac, record_name
 from spectrodiff.data.workers import parallel_map, worker_count
 from spectrodiff.files import replacing
-from spectrodiff.notes.sequence import from_note_sequence, import_note_seq
+from spectrodiff.notes.instruments import instrument_name
+from spectrodiff.notes.sequence import from_note_sequence
 from spectrodiff.notes.tokenizer import NoteTokenizer
 
 LIMIT = TokenizerConfig().max_tokens
@@ -160,9 +161,7 @@ def _summary(split_names: Sequence[str], pieces: Sequence[_PieceSummary]) -> dic
 
 def _instrument(key: str) -> str:
     """Returns the number and General MIDI name of a program."""
-    if key == "drums":
-        return key
-    return f"{key} {import_note_seq().midi_io.pretty_midi.program_to_instrument_name(int(key))}"
+    return key if key == "drums" else f"{key} {instrument_name(int(key))}"
 
 
 def _draw(path: pathlib.Path, summary: dict[str, Any], pieces: Sequence[_PieceSummary]) -> None:
