@@ -12,19 +12,14 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import soundfile
+from optional import needs_synth
 
-from spectrodiff.data.soundfont import play, require_fluidsynth
+from spectrodiff.data.soundfont import play
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation.basic_pitch import BasicPitch, decode, frame_times
 from spectrodiff.evaluation.transcription import Transcriber, score_audio
 from spectrodiff.notes.midi import read_midi
 
-try:
-    require_fluidsynth()
-    installed = True
-except InputError:
-    installed = False
-needs_synth = pytest.mark.skipif(not installed, reason="FluidSynth and its SoundFont are optional")
 needs_model = pytest.mark.skipif(importlib.util.find_spec("basic_pitch") is None, reason="basic-pitch is optional")
 pytest.importorskip("onnxruntime")
 

@@ -8,21 +8,15 @@ import pathlib
 
 import numpy as np
 import pytest
+from optional import needs_synth
 
-from spectrodiff.data.soundfont import play, require_fluidsynth
+from spectrodiff.data.soundfont import play
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation.embeddings import Embedding, find_embedding, resample
 from spectrodiff.evaluation.musicnn import HOP, PATCH, TAGS, Musicnn, area_mel_matrix, loudness_mel
 from spectrodiff.notes.midi import read_midi
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
-
-try:
-    require_fluidsynth()
-    installed = True
-except InputError:
-    installed = False
-needs_synth = pytest.mark.skipif(not installed, reason="FluidSynth and its SoundFont are optional")
 
 
 def plucked_tone(seconds):

@@ -11,19 +11,13 @@ import pytest
 from midi_cases import CASES, ORGAN, plain
 from midi_correlations import correlation, synthesizers
 from midi_writer import control, end, event, note, off, on, program, smf
+from optional import needs_synth
 
 from spectrodiff.audio.mel import SAMPLE_RATE
 from spectrodiff.config import TokenizerConfig
-from spectrodiff.data.soundfont import play, require_fluidsynth
-from spectrodiff.errors import InputError
+from spectrodiff.data.soundfont import play
 from spectrodiff.notes.midi import read_midi
 from spectrodiff.notes.tokenizer import NoteTokenizer
-
-try:
-    require_fluidsynth()
-    installed = True
-except InputError:
-    installed = False
 
 
 @pytest.fixture
@@ -51,13 +45,13 @@ def test_unusual_file_reads_like_its_plain_equivalent(read, name, capfd):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not installed, reason="FluidSynth and its SoundFont are optional")
+@needs_synth
 def test_unusual_files_sound_as_fluidsynth_plays_them(read):
     alike = {name: correlation(read(odd), synthesizers(name)[0]) for name, (odd, _) in CASES.items()}
     assert min(alike.values()) > 0.97, min(alike, key=alike.get)
 
 
-@pytest.mark.skipif(not installed, reason="FluidSynth and its SoundFont are optional")
+@needs_synth
 def test_channel_volume_matches_fluidsynth_loudness(read):
     """Velocities scaled by volume and expression make a piano as loud as the controllers themselves do."""
     for volume, expression in ((100, 127), (50, 127), (127, 127), (100, 64), (80, 90), (30, 100)):

@@ -9,8 +9,8 @@ import sys
 import corpora_writer as writer
 import pytest
 from inputs import make_recording
+from optional import needs_synth
 from test_folder import write_pair
-from test_soundfont import needs_synth
 
 from spectrodiff.cli import main, make_parser
 from spectrodiff.data.builders import CORPORA, corpus

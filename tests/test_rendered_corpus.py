@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import soundfile
-from test_soundfont import needs_synth
+from optional import needs_synth
 
 from spectrodiff.data.builders.folder import Folder
 from spectrodiff.data.builders.rendered import corpus, sources

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from inputs import make_recording, write_dataset
 from measured import NO_NOTES, WITHOUT, noise, rendered
+from optional import needs_synth
 
 from spectrodiff.audio.mel import SAMPLE_RATE, log_mel_on_host
 from spectrodiff.data.dataset import open_dataset
 from spectrodiff.data.soundfont import SOUNDFONT as SOUNDFONT_FILE
-from spectrodiff.data.soundfont import require_fluidsynth
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation.rendering import (
     NOISE,
@@ -178,14 +178,6 @@ def test_batch_shape_stays_the_same_to_the_end(fast_synthesizer, songs, monkeypa
     list(render(fast_synthesizer, songs, range(3), seed=5, batch=2, **OPTIONS))
     assert set(shapes) == {(2, 512)}
     assert len(shapes) == 3  # three windows in one row, two and one in the other
-
-
-try:
-    require_fluidsynth()
-    installed = True
-except InputError:
-    installed = False
-needs_synth = pytest.mark.skipif(not installed, reason="FluidSynth and its SoundFont are optional")
 
 
 def test_system_audio_has_equal_length_and_level():

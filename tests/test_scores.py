@@ -7,7 +7,7 @@ import runpy
 import numpy as np
 import pytest
 from inputs import make_recording, write_dataset
-from test_soundfont import needs_synth
+from optional import needs_synth
 
 from spectrodiff.data.builders.rendered.corpus import prepare_rendered
 from spectrodiff.data.dataset import open_dataset

@@ -3,18 +3,13 @@ import sys
 
 import numpy as np
 import pytest
+from optional import needs_synth
 
 from spectrodiff.audio.mel import SAMPLE_RATE
 from spectrodiff.data.soundfont import SOUNDFONT, TAIL, play, require_fluidsynth
 from spectrodiff.errors import InputError
 from spectrodiff.notes.midi import Notes
 
-try:
-    require_fluidsynth()
-    installed = True
-except InputError:
-    installed = False
-needs_synth = pytest.mark.skipif(not installed, reason="FluidSynth and its SoundFont are optional")
 ORGAN, DRUM, WOODBLOCK = 16, -1, 76
 
 

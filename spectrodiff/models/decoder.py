@@ -132,6 +132,19 @@ class DecoderConfig(Choice, abc.ABC):
     def build(self, model: ModelConfig, *, rngs: nnx.Rngs) -> Decoder:
         """Builds the decoder with newly initialised parameters."""
 
+    def normalise(self, scaled: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Returns scaled log-mels as the decoder models them."""
+        return (scaled - self.mean) / self.std
+
+    def unnormalise(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Returns the scaled log-mels of normalised ones: the inverse of `normalise`."""
+        return self.mean + self.std * x
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the greatest value of normalised mels: scaled ones are in [-1, 1]."""
+        return (-1.0 - self.mean) / self.std, (1.0 - self.mean) / self.std
+
     def options(self) -> Any:
         """Returns `sampling` as the pytree that `Decoder.sample` takes, so that numeric options do not recompile it."""
         return None

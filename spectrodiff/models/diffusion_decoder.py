@@ -223,8 +223,7 @@ class DiffusionDecoder(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, " b"]:
         """Returns each example's loss at its noise level `logsnr`. `key` draws the noise."""
-        x0 = (target - self.config.mean) / self.config.std
-        network = self._network(conditioning, rngs)
+        network, x0 = self._network(conditioning, rngs), self.config.normalise(target)
         return self.config.process.loss(network, x0, frame_mask, logsnr, key, conditioning.prior)
 
     def _network(self, conditioning: Conditioning, rngs: nnx.Rngs | None = None) -> Denoiser:
@@ -236,15 +235,14 @@ class DiffusionDecoder(nnx.Module):
         self, conditioning: Conditioning, frames: int, keys: Keys, options: SamplingOptions
     ) -> Float[Array, "b {frames} m"]:
         """See `Decoder.sample`. With guidance, the network is evaluated on two rows for each window."""
-        mean, std, process = self.config.mean, self.config.std, self.config.process
-        network, prior = self._network(conditioning), conditioning.prior
+        process, network, prior = self.config.process, self._network(conditioning), conditioning.prior
         denoise = process.denoiser(network, prior)
         if options.guidance is not None:  # [conditional; unconditional] along the batch, the latter without a prior
             pair_prior = prior if conditioning.sketch is None else jnp.concatenate([prior, jnp.zeros_like(prior)])
             guided = guide(process.denoiser(network, pair_prior), options.guidance)
             denoise = guided if options.interval is None else within(options.interval, guided, denoise)
-        denoise = clipped(denoise, (-1.0 - mean) / std, (1.0 - mean) / std)
+        denoise = clipped(denoise, *self.config.bounds)
         noise_keys, step_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
         noise = standard_normal(noise_keys, jnp.zeros((len(keys), frames, MEL_BINS)))
         start = process.objective.start(noise, NoiseLevel(options.logsnrs[0]), prior)
-        return mean + std * sample(denoise, options.step, options.logsnrs, start, step_keys)
+        return self.config.unnormalise(sample(denoise, options.step, options.logsnrs, start, step_keys))

@@ -194,8 +194,7 @@ class TextureDecoder(nnx.Module):
         """See `Decoder.loss`. The loss of the texture has no gradient with respect to the mean."""
         *crop_keys, level_key, noise_key = jax.random.split(key, 4)
         config = self.config
-        x0 = (target - config.mean) / config.std
-        mean = self.mean(conditioning, target.shape[1], rngs)
+        x0, mean = config.normalise(target), self.mean(conditioning, target.shape[1], rngs)
         mean_loss = masked_mean(jnp.abs(mean - x0).mean(-1), frame_mask)
         if not config.texture_weight:
             return config.mean_weight * mean_loss, {"mean_loss": mean_loss.mean()}
@@ -224,11 +223,11 @@ class TextureDecoder(nnx.Module):
         which all have the same crop of each example. See `loss` for the other arguments.
         """
         *crop_keys, noise_key = jax.random.split(key, 3)
-        x0, mean = (target - self.config.mean) / self.config.std, self.mean(conditioning, target.shape[1])
+        x0, mean = self.config.normalise(target), self.mean(conditioning, target.shape[1])
         cache, x0, frame_mask = self._crop(conditioning, mean, x0, frame_mask, *crop_keys)
         network, process = functools.partial(self, cache), self.config.process
         teacher_network, teacher_process = functools.partial(teacher, cache), teacher.config.process
-        denoise = clipped(teacher_process.denoiser(teacher_network, cache.mean), *self._range())
+        denoise = clipped(teacher_process.denoiser(teacher_network, cache.mean), *self.config.bounds)
         logsnrs, (step, teacher_logsnrs, _) = self.config.options().logsnrs, teacher.config.options()
         unused_keys = jax.random.split(noise_key, len(x0))  # ddim and dpmpp are deterministic
 
@@ -271,15 +270,11 @@ class TextureDecoder(nnx.Module):
         before, known = (crop(array, _CONTEXT_FRAMES) for array in (before, known))
         return TextureCache(mean, sketch, before, known), x0, frame_mask
 
-    def _range(self) -> tuple[float, float]:
-        """Returns the least and the greatest value of normalised mels."""
-        return (-1.0 - self.config.mean) / self.config.std, (1.0 - self.config.mean) / self.config.std
-
     def _before(self, conditioning: Conditioning) -> tuple[Float[Array, "b k m"], Float[Array, "b k m"]]:
         """Returns the last frames of the context, normalised, and 1 for those that are valid, else 0."""
         length = conditioning.context_mask.sum(-1)
         last = jax.vmap(lambda row, count: jnp.roll(row, -count, axis=0)[-_CONTEXT_FRAMES:])
-        frames = last((conditioning.context - self.config.mean) / self.config.std, length)
+        frames = last(self.config.normalise(conditioning.context), length)
         known = last(conditioning.context_mask, length)[..., None]
         return jnp.where(known, frames, 0.0), jnp.broadcast_to(known, frames.shape).astype(frames.dtype)
 
@@ -287,14 +282,13 @@ class TextureDecoder(nnx.Module):
         self, conditioning: Conditioning, frames: int, keys: Keys, options: TextureOptions
     ) -> Float[Array, "b {frames} m"]:
         """See `Decoder.sample`. The mean is computed once, and the U-Net is evaluated once per step."""
-        shift, std = self.config.mean, self.config.std
         if options.step is None:
-            return shift + std * jnp.clip(self.mean(conditioning, frames), *self._range())
+            return self.config.unnormalise(jnp.clip(self.mean(conditioning, frames), *self.config.bounds))
         process, cache = self.config.process, self.cache(conditioning)
-        denoise = clipped(process.denoiser(functools.partial(self, cache), cache.mean), *self._range())
+        denoise = clipped(process.denoiser(functools.partial(self, cache), cache.mean), *self.config.bounds)
         noise_keys, step_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
         noise = standard_normal(noise_keys, cache.mean)
         start = process.objective.start(noise, NoiseLevel(options.logsnrs[0]), cache.mean)
         sampled = sample(denoise, options.step, options.logsnrs, start, step_keys)
-        texture = sampled - jnp.clip(cache.mean, *self._range())
-        return shift + std * (sampled + (options.factors - 1.0) * texture)
+        texture = sampled - jnp.clip(cache.mean, *self.config.bounds)
+        return self.config.unnormalise(sampled + (options.factors - 1.0) * texture)
