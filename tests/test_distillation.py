@@ -16,7 +16,7 @@ from spectrodiff.diffusion.schedule import EvenLogSNR
 from spectrodiff.errors import InputError
 from spectrodiff.mel_sampler import MelSampler
 from spectrodiff.models.spectrogram_model import SpectrogramModel
-from spectrodiff.models.texture_decoder import TextureConfig, TextureDecoder, TextureSamplingConfig
+from spectrodiff.models.texture_decoder import TextureConfig, TextureSamplingConfig
 from spectrodiff.pretrained.kinds import SPECTROGRAM
 from spectrodiff.pretrained.native import save
 from spectrodiff.training import loop
@@ -60,14 +60,14 @@ def losses(task, checkpoint):
 @pytest.mark.parametrize("steps", [1, 2])
 def test_copy_of_the_teacher_has_zero_loss_for_one_substep(corpus, teacher, steps, monkeypatch):
     """Clipping is off: an untrained teacher exceeds the range, and only its outputs would be clipped."""
-    monkeypatch.setattr(TextureDecoder, "_range", lambda self: (-1e3, 1e3))
+    monkeypatch.setattr(TextureConfig, "bounds", (-1e3, 1e3))
     value, metrics = losses(make_task(corpus, teacher, student_config(steps), substeps=1), teacher)
     assert metrics.keys() == {f"step_{number + 1}_loss" for number in range(steps)}
     assert float(value) < 1e-8
 
 
 def test_copy_of_the_teacher_has_a_loss_for_more_substeps(corpus, teacher, monkeypatch):
-    monkeypatch.setattr(TextureDecoder, "_range", lambda self: (-1e3, 1e3))
+    monkeypatch.setattr(TextureConfig, "bounds", (-1e3, 1e3))
     value, metrics = losses(make_task(corpus, teacher, student_config(2), substeps=3), teacher)
     assert all(float(loss) > 0.01 for loss in (value, *metrics.values()))
 
