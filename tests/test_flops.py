@@ -65,7 +65,7 @@ UNCOUNTABLE = {
     "while": lambda x, w: jax.lax.while_loop(lambda c: c.sum() < 9, lambda c: c @ w, x),
     "shard_map": jax.shard_map(
         lambda x, w: x @ w,
-        mesh=jax.sharding.AbstractMesh((3,), ("data",)),
+        mesh=jax.sharding.AbstractMesh((3,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)),
         in_specs=(jax.P("data"), jax.P()),
         out_specs=jax.P("data"),
     ),
