@@ -147,10 +147,15 @@ def _temporary_path(path: pathlib.Path) -> pathlib.Path:
     return path.parent / f".{secrets.token_hex(8)}{suffix}"
 
 
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes text in UTF-8, atomically; raises InputError as `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Writes a value as JSON, atomically; raises InputError as `replacing`."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def check_writable(path: str | os.PathLike, size: int = 0) -> None:

@@ -59,9 +59,10 @@ class MelSampler:
       config: the config of the model, including its default sampling options.
       tokenizer: the tokenizer that the model was trained with.
 
-    The methods' keyword arguments `sampling` are the options of the decoder: `steps`, `sampler` and `guidance` of a
-    diffusion decoder, `dither` of an autoregressive one, and `overlap` of all of them (see `SongSampling`). Missing
-    options, and None, take the defaults of `config`.
+    The methods' keyword arguments `sampling` are the options of the decoder: `steps` and `sampler` of
+    texture and diffusion decoders, `tone_temperature` of the former, `guidance` of the latter, `dither` of an
+    autoregressive one, and `overlap` of all (see `SongSampling`). Missing options, and None, take the defaults of
+    `config`.
     """
 
     def __init__(self, model: SpectrogramModel, config: SpectrogramConfig):

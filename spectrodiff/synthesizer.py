@@ -107,8 +107,9 @@ class Synthesizer:
 
         There are 50 frames a second. `midi` is the path of a MIDI file, or notes. The same `seed`, an integer from 0 to
         2^32 - 1, gives the same mel. `progress` shows a progress bar. `sampling` are the options of the decoder:
-        `steps`, `sampler` and `guidance` of a diffusion decoder, `dither` of an autoregressive one, and `overlap`, the
-        number of frames that windows overlap. Missing options have the defaults of `config`.
+        `steps` and `sampler` of texture and diffusion decoders, `tone_temperature` of the former, `guidance` of the
+        latter, `dither` of an autoregressive one, and `overlap` of all, the number of frames that windows overlap.
+        Missing options have the defaults of `config`.
 
         Raises:
           InputError: the file is not usable MIDI, a window has too many notes, or an option or the seed is out of range

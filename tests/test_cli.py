@@ -369,6 +369,7 @@ def test_too_long_output_name_fails_before_loading_weights(error_of, folder, mon
         assert "too long" in message
     midi = (folder / "song.mid").rename(folder / ("x" * 252 + ".mi"))
     assert "too long" in error_of("demo", "--midi", midi, "--out", folder)
+    assert "too long" in error_of("synthesize", "--midi", "x" * 300, "--out", folder / "song.wav")
 
 
 def test_too_little_disk_space_fails_before_rendering(error_of, folder, fast_loading, monkeypatch):

@@ -15,6 +15,7 @@ from spectrodiff.data.mixture import Mixture
 from spectrodiff.diffusion.schedule import EvenLogSNR
 from spectrodiff.errors import InputError
 from spectrodiff.mel_sampler import MelSampler
+from spectrodiff.models.diffusion_decoder import DiffusionConfig
 from spectrodiff.models.spectrogram_model import SpectrogramModel
 from spectrodiff.models.texture_decoder import TextureConfig, TextureSamplingConfig
 from spectrodiff.pretrained.kinds import SPECTROGRAM
@@ -26,7 +27,8 @@ from spectrodiff.training.optimizers import muon
 from spectrodiff.training.spectrogram import SpectrogramTask
 from spectrodiff.training.steps import Others
 
-TEXTURE = TextureConfig(mean=-0.3, std=0.375, mean_decoder=OURS.decoder, channels=(4, 8), crop_frames=32)
+MEAN = DiffusionConfig(process=OURS.decoder.process)
+TEXTURE = TextureConfig(mean=-0.3, std=0.375, mean_decoder=MEAN, channels=(4, 8), crop_frames=32)
 TEACHER = dataclasses.replace(OURS, decoder=TEXTURE)
 
 

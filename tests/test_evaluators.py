@@ -21,6 +21,9 @@ from spectrodiff.notes.tokenizer import NoteTokenizer
 from spectrodiff.training import heldout, loop
 from spectrodiff.training import state as states
 from spectrodiff.training.evaluators import (
+    CropBaseline,
+    CropError,
+    CropGallery,
     Evaluator,
     Every,
     Findings,
@@ -32,6 +35,7 @@ from spectrodiff.training.evaluators import (
 )
 from spectrodiff.training.optimizers import adamw
 from spectrodiff.training.spectrogram import SpectrogramTask
+from spectrodiff.training.vocoder import VocoderTask
 
 AUTOREGRESSIVE = dataclasses.replace(OURS, decoder=AutoregressiveConfig(mean=-0.3, std=0.375))
 
@@ -39,6 +43,18 @@ AUTOREGRESSIVE = dataclasses.replace(OURS, decoder=AutoregressiveConfig(mean=-0.
 @pytest.fixture(scope="module")
 def task(corpus):
     return SpectrogramTask(Mixture(str(corpus)), OURS, heldout_windows=2)
+
+
+@pytest.mark.parametrize("evaluator", [Guesses(), MelError(), HeldoutLoss(), LossByTime(), Gallery()])
+def test_evaluators_of_windows_refuse_vocoders(evaluator):
+    with pytest.raises(InputError, match=rf"^{type(evaluator).__name__} is for spectrogram models"):
+        evaluator.check(VocoderTask())
+
+
+@pytest.mark.parametrize("evaluator", [CropBaseline(), CropError(), CropGallery()])
+def test_evaluators_of_crops_refuse_spectrogram_models(task, evaluator):
+    with pytest.raises(InputError, match=rf"^{type(evaluator).__name__} is for vocoders"):
+        evaluator.check(task)
 
 
 @pytest.fixture(scope="module")

@@ -201,6 +201,12 @@ def test_profile_traces_a_range_of_steps(tmp_path):
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
+@pytest.mark.parametrize("steps", [(3, 3), (5, 2), (-1, 2)])
+def test_empty_range_of_profiled_steps_raises_input_error(tmp_path, steps):
+    with pytest.raises(InputError, match=r"^train\.profile is "):
+        fit(tmp_path, Line(), 6, profile=steps)
+
+
 def test_trace_is_written_if_the_run_ends_first(tmp_path):
     fit(tmp_path, Line(), 3, profile=(1, 10))
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))

@@ -104,6 +104,18 @@ def test_saved_refiner_is_loaded_as_vocoder(task, refiner, tmp_path):
         RefinerTask(config=RefinerConfig()).load(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"heldout_crops": 0}, r"^heldout_crops is 0\b"),
+        ({"config": RefinerConfig(layers=14, kernel=7)}, r"\b42 frames on either side\b"),
+    ],
+)
+def test_unusable_heldout_crops_raise_input_error(values, message):
+    with pytest.raises(InputError, match=message):
+        RefinerTask(**values)
+
+
 def test_agreement_with_predicted_mels_raises_input_error():
     with pytest.raises(InputError, match=r"RefinerTask\.predicted_by.*RefinerConfig\.agreement"):
         RefinerTask(config=RefinerConfig(), predicted_by="demo")

@@ -13,10 +13,11 @@ from inputs import OURS, jitted, windows_of
 from spectrodiff.audio.mel import mel_frequencies
 from spectrodiff.config import from_dict, to_dict
 from spectrodiff.data.mixture import Mixture
-from spectrodiff.diffusion.objective import Preconditioned
+from spectrodiff.diffusion.objective import X0, Preconditioned
 from spectrodiff.diffusion.process import Process
 from spectrodiff.diffusion.schedule import EvenLogSNR, LogNormal, NoiseLevel
 from spectrodiff.errors import InputError
+from spectrodiff.models.diffusion_decoder import DiffusionConfig
 from spectrodiff.models.sampling import window_sampler
 from spectrodiff.models.spectrogram_model import SpectrogramConfig, SpectrogramModel
 from spectrodiff.models.texture_decoder import TextureConfig, TextureSamplingConfig
@@ -27,7 +28,8 @@ STD = 0.2
 NOISE_FREE = Process(
     Preconditioned(STD), LogNormal(19.0, 0.1), EvenLogSNR(-2.8, 9.2)
 )  # trains at noise levels near zero
-DECODER = TextureConfig(mean=-0.3, std=0.375, mean_decoder=OURS.decoder, channels=(4, 8), crop_frames=32)
+MEAN = DiffusionConfig(process=OURS.decoder.process)
+DECODER = TextureConfig(mean=-0.3, std=0.375, mean_decoder=MEAN, channels=(4, 8), crop_frames=32)
 CONFIG = dataclasses.replace(OURS, decoder=DECODER)
 KEYS = jax.random.split(jax.random.key(0), 2)
 
@@ -134,6 +136,20 @@ def test_loss_is_the_weighted_sum_of_mean_and_texture(model_inputs, mean_weight,
     assert float(loss.mean()) == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_loss_of_the_mean_is_that_of_its_objective(model_inputs):
+    class Squared(X0):
+        def error(self, difference):
+            return difference**2
+
+    decoder = dataclasses.replace(DECODER, mean_decoder=DiffusionConfig(process=Process(Squared())), texture_weight=0.0)
+    model = SpectrogramModel(dataclasses.replace(CONFIG, decoder=decoder), rngs=nnx.Rngs(0))
+    conditioning, target = encode(model, *model_inputs), model_inputs[1]
+    mean = jitted(lambda decoder, conditioning: decoder.mean(conditioning, 256))(model.decoder, conditioning)
+    evaluate = jitted(lambda decoder, *inputs: decoder.loss(*inputs, jnp.ones((2, 256), bool), jax.random.key(2))[0])
+    expected = ((mean - (target + 0.3) / 0.375) ** 2).mean((1, 2))
+    np.testing.assert_allclose(evaluate(model.decoder, conditioning, target), expected, rtol=1e-4)
+
+
 def test_texture_crops_include_the_preceding_frames(model_inputs):
     """Without noise the first input plane is the residual, from which the position of the crop follows."""
     model = SpectrogramModel(
@@ -183,7 +199,15 @@ def test_config_round_trips_through_json():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"crop_frames": 31}, {"crop_frames": 512}, {"channels": ()}, {"channels": (0,)}, {"process": Process()}]
+    "wrong",
+    [
+        {"crop_frames": 31},
+        {"crop_frames": 512},
+        {"channels": ()},
+        {"channels": (0,)},
+        {"process": Process()},
+        {"mean_decoder": DiffusionConfig(condition_drop=0.5)},
+    ],
 )
 def test_invalid_settings_raise_input_error(wrong):
     with pytest.raises(InputError):

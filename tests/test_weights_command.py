@@ -85,7 +85,7 @@ def test_info_accepts_the_checkpoint_option(checkpoint, capsys, error_line):
 
 def test_info_lists_our_model_options(checkpoint, capsys):
     rows = info(capsys, checkpoint)
-    assert rows["our options"] == "compact_notes, event_times, note_roll"
+    assert rows["our options"] == "compact_notes, event_times, note_roll, continuation"
     assert rows["decoder"] == "diffusion, predicts x0"
     assert rows["velocity bins"] == "32"
 

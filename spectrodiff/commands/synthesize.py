@@ -1,6 +1,7 @@
 """`synthesize` and `demo`: turn MIDI files into audio."""
 
 import contextlib
+import os
 import pathlib
 import sys
 import time
@@ -71,7 +72,7 @@ def _synthesize(options) -> None:
 
     if options.batch < 1:
         raise InputError(f"batch is {options.batch}; choose 1 or more")
-    if local_path(options.midi).is_dir():
+    if os.path.isdir(local_path(options.midi)):  # False where pathlib raises, for a name that is too long
         with _folder(options.out) as folder:
             _synthesize_folder(options, folder)
         return

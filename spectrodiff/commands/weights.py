@@ -49,7 +49,8 @@ def _info(options) -> None:
         layers["context"] = model.context_layers
     sizes = {(model.width, model.heads, model.head_dim, model.mlp_width, count) for count in layers.values()}
     name = next((name for name, size in SIZES.items() if sizes == {size}), "none of " + ", ".join(SIZES))
-    ours = [option for option in ("compact_notes", "event_times", "note_roll") if getattr(model, option)]
+    options = ("compact_notes", "event_times", "note_roll", "continuation")
+    ours = [option for option in options if getattr(model, option)]
     for key, value in {
         "format": found.format,
         "size": name,

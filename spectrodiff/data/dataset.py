@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from spectrodiff.data.pieces import count_samples
 from spectrodiff.errors import InputError
-from spectrodiff.files import replacing, utf8_path
+from spectrodiff.files import utf8_path, write_text
 from spectrodiff.notes.sequence import with_program
 
 _FEATURES = {"name", "audio", "notes", "stems"}
@@ -74,8 +74,8 @@ class Records(Sequence):
             lengths = pool.map(lambda index: count_samples(self[index]["audio"]), range(len(self)))
             progress = tqdm(lengths, f"lengths of {self.dataset}", len(self), unit="piece", mininterval=1.0, delay=2.0)
             lengths = np.array(list(progress), np.int64)
-        with contextlib.suppress(InputError), replacing(path) as temporary:  # the disk may be read-only
-            temporary.write_text(json.dumps(lengths.tolist()) + "\n")
+        with contextlib.suppress(InputError):  # the disk may be read-only
+            write_text(path, json.dumps(lengths.tolist()) + "\n")
         return lengths
 
 

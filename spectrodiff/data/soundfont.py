@@ -1,6 +1,7 @@
 """Plays notes through FluidSynth and a General MIDI SoundFont.
 
-Only notes are played: no pedal (already in the note ends), no volume or pan controllers, no reverb.
+Only notes are played: no pedal (already in the note ends), no volume or pan controllers, and by default no
+reverb.
 """
 
 import ctypes

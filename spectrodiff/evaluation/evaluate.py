@@ -44,7 +44,7 @@ from spectrodiff.evaluation.rendering import (
 from spectrodiff.evaluation.report import Example, joined, markdown, page
 from spectrodiff.evaluation.songs import Audio, Song, Songs, Stems
 from spectrodiff.evaluation.transcription import Transcriber
-from spectrodiff.files import file_name, replacing, write_json
+from spectrodiff.files import file_name, write_json, write_text
 from spectrodiff.fingerprint import fingerprint
 from spectrodiff.mel_sampler import check_seed
 from spectrodiff.models.layers import Buffer
@@ -134,7 +134,7 @@ def evaluate(
             raise InputError(f"{name} is {value}; choose more than 0")
     run = Run(
         checkpoint=str(checkpoint),
-        weights=fingerprint(synthesizer.model),
+        weights=fingerprint(synthesizer.model, synthesizer.config),
         vocoder=synthesizer.vocoder.identity(),
         dataset=f"{records.dataset} ({records.folder.name})",
         split=records.split,
@@ -188,14 +188,12 @@ def evaluate(
     )
     found = {"run": dataclasses.asdict(run), "model": _model_description(synthesizer), **found}
     write_json(workdir / "results.json", found)
-    with replacing(workdir / "table.md") as temporary:
-        temporary.write_text(markdown(found), encoding="utf-8")
+    write_text(workdir / "table.md", markdown(found))
     shown = [
         Example(names[index], _main_systems(songs[index], RenderedSong.load(workdir, names[index])))
         for index in indices[:examples]
     ]
-    with replacing(workdir / "report.html") as temporary:
-        temporary.write_text(page(found, shown), encoding="utf-8")
+    write_text(workdir / "report.html", page(found, shown))
     return found
 
 
@@ -282,6 +280,5 @@ def evaluate_grid(
             continue
         found.append(result)
         write_json(workdir / "results.json", {"cells": found})
-        with replacing(workdir / "table.md") as temporary:
-            temporary.write_text(joined(found), encoding="utf-8")
+        write_text(workdir / "table.md", joined(found))
     return found or None

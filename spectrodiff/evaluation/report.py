@@ -155,7 +155,8 @@ def footnotes(results: dict[str, Any]) -> list[str]:
         "Fréchet, FAD∞ and kernel distances are between all frames and those of the true audio; brackets hold 95 % "
         "intervals over songs. FAD∞ is extrapolated to endlessly many frames. All other columns compare each song with "
         "its own true audio.",
-        "A song of other music has the distribution of music: it shows which columns measure that and no more.",
+        '"True audio of another song" is real music, but the wrong song: a column in which it scores well measures '
+        "only how much audio sounds like music.",
         f"s/s: seconds of work for a second of audio (songs at once: {batches}), without each program's first window.",
     ]
     licences = [f"{name}: {model['licence']}" for name, model in results["embeddings"].items()]
@@ -163,8 +164,8 @@ def footnotes(results: dict[str, Any]) -> list[str]:
     if transcriber := results["transcriber"]:
         lines.append(
             f"Notes as transcribed by {transcriber['name']}: onsets within 50 ms, offsets too or within a fifth of a "
-            "note, drums by their attacks, among which a mix's others count as false ones. / true: as a share of the "
-            "F1 of the true audio, which no transcriber gets wholly right."
+            "note. Drums are scored by attacks in the audio; attacks of other instruments count as false hits. / true: "
+            "divided by the F1 of the true audio, which no transcriber gets wholly right."
         )
     return [*lines, f"{UNDEFINED}: not defined, or not measured.", *results["remarks"]]
 

@@ -1,6 +1,7 @@
 """The songs of a dataset and, where the dataset has them, their stems, in the order of its records."""
 
 import dataclasses
+import functools
 import io
 from typing import Any
 
@@ -55,13 +56,20 @@ class Songs:
         Raises:
           InputError: the record is damaged, or its audio is empty or at another rate than SAMPLE_RATE.
         """
+        if index in self._names:
+            return self._names[index]
         record = self.records[index]
         name = record_name(record)
         info = soundfile.info(io.BytesIO(record["audio"]))
         if not info.frames or info.samplerate != SAMPLE_RATE:
             why = f"is at {info.samplerate} Hz, where {SAMPLE_RATE} are needed" if info.frames else "holds no samples"
             raise InputError(f"cannot evaluate {name} of {self.records.dataset}: it {why}; prepare it again")
-        return name
+        return self._names.setdefault(index, name)
+
+    @functools.cached_property
+    def _names(self) -> dict[int, str]:
+        """The names that `name` has returned: a record is large, and names are asked for again and again."""
+        return {}
 
     def windows(self, index: int) -> int:
         """Estimates the number of windows that the song fills, from the length of its audio."""

@@ -15,6 +15,7 @@ from jaxtyping import Float, Float64
 from spectrodiff.audio.mel import SAMPLE_RATE
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation.reconstruction import onset_envelope
+from spectrodiff.notes.instruments import family_name
 from spectrodiff.notes.sequence import Notes
 
 # Onsets may differ by TOLERANCE seconds; offsets by that or, if it is more, by the fraction OFFSET_RATIO of the
@@ -22,10 +23,6 @@ from spectrodiff.notes.sequence import Notes
 TOLERANCE = 0.05
 OFFSET_RATIO = 0.2
 CHORD = 0.03  # seconds within which drum hits count as one onset
-FAMILIES = (
-    *("piano", "chromatic percussion", "organ", "guitar", "bass", "strings", "ensemble", "brass", "reed", "pipe"),
-    *("synth lead", "synth pad", "synth effects", "ethnic", "percussive", "sound effects"),
-)  # of eight General MIDI programs each
 DRUMS = "drums"
 _ENVELOPE_HOP = 0.005  # seconds, of `onset_envelope`
 _EDGE = 0.02  # seconds, the window of `onset_envelope`
@@ -113,10 +110,9 @@ def score_audio(transcriber: Transcriber, audio: Audio, notes: Notes) -> Scores:
 
 
 def family_of(notes: Notes) -> str | None:
-    """Returns the family that all notes belong to, one of FAMILIES or DRUMS, or None if there are several or none."""
-    families = {
-        DRUMS if drum else FAMILIES[program // 8] for program, drum in zip(notes.program, notes.is_drum, strict=True)
-    }
+    """Returns the family of General MIDI that all notes belong to, or DRUMS; None if there are several or none."""
+    instruments = set(zip(notes.program.tolist(), notes.is_drum.tolist(), strict=True))
+    families = {DRUMS if is_drum else family_name(program).lower() for program, is_drum in instruments}
     return families.pop() if len(families) == 1 else None
 
 

@@ -40,9 +40,8 @@ _TONES_BELOW = 1500.0  # Hz
 class TextureSamplingConfig(SongSampling):
     """The sampling options of a texture decoder: an update rule and its number of steps, where 0 samples the mean.
 
-    The sampled texture is multiplied by `tone_temperature` in mel bins below 1.5 kHz, where most tones lie. What the
-    U-Net does not know of a tone it makes up as noise, so that with less than 1 tones are cleaner, and more of their
-    beats are missing.
+    The sampled texture is multiplied by `tone_temperature` in mel bins below 1.5 kHz, where most tones lie. Below 1,
+    tones have less noise, but also less of the beating that real tones have.
     """
 
     sampler: str = "dpmpp"
@@ -74,7 +73,8 @@ class TextureOptions(NamedTuple):
 class TextureConfig(DecoderConfig):
     """The config of a texture decoder.
 
-    The mean is the estimate of x0 by one evaluation of the diffusion decoder `mean_decoder` at the lowest log-SNR.
+    The mean is the estimate of x0 by one evaluation of the diffusion decoder `mean_decoder` at the lowest log-SNR. Of
+    its settings, only the objective of its process has an effect, the others must be the default ones.
     `process` is the diffusion process of the texture; its objective is `Preconditioned`, whose `std` is that of the
     texture. The U-Net has `channels` at each scale, the first of which has one position for each `patch` x `patch`
     square of the mel; it is trained on crops of `crop_frames` frames. The loss is the weighted sum of the losses of
@@ -96,6 +96,10 @@ class TextureConfig(DecoderConfig):
         object.__setattr__(self, "channels", tuple(self.channels))  # a list if read from JSON
         if not self.channels or not all(is_whole(width) for width in self.channels):
             raise InputError(f"channels is {self.channels}; choose whole numbers from 1 to {MAX_SIZE}")
+        mean = self.mean_decoder
+        unused = dataclasses.replace(mean, process=dataclasses.replace(mean.process, objective=Process().objective))
+        if unused != DiffusionConfig():
+            raise InputError(f"of the texture's mean_decoder, only process.objective has an effect, but it is {mean}")
         if not isinstance(self.process.objective, Preconditioned):
             raise InputError(f"a texture's objective is {self.process.objective.kind}; choose Preconditioned")
         check_whole(self, 1, _CONTEXT_FRAMES, "patch")
@@ -195,7 +199,8 @@ class TextureDecoder(nnx.Module):
         *crop_keys, level_key, noise_key = jax.random.split(key, 4)
         config = self.config
         x0, mean = config.normalise(target), self.mean(conditioning, target.shape[1], rngs)
-        mean_loss = masked_mean(jnp.abs(mean - x0).mean(-1), frame_mask)
+        error = config.mean_decoder.process.objective.error(mean - x0)
+        mean_loss = masked_mean(error.mean(-1), frame_mask)
         if not config.texture_weight:
             return config.mean_weight * mean_loss, {"mean_loss": mean_loss.mean()}
         cache, x0, frame_mask = self._crop(conditioning, mean, x0, frame_mask, *crop_keys)

@@ -34,7 +34,7 @@ def find_vocoder(vocoder: str | os.PathLike) -> Vocoder:
         return GriffinLim()
     if path.suffix == ".onnx":
         return OnnxVocoder(path)
-    if (path / saved_model.FILE).is_file():
+    if os.path.isfile(path / saved_model.FILE):  # False where pathlib raises, for a name that is too long
         return SavedModelVocoder(path)
     packaged = packaged_vocoders()
     if str(vocoder) in packaged:

@@ -31,6 +31,7 @@ from spectrodiff.training.steps import Others
 
 AnyArray = Float[Array | np.ndarray, "b ..."]
 Weights = tuple[nnx.GraphDef, nnx.State, nnx.State]
+_HELDOUT_SAMPLES = 2 * SAMPLE_RATE
 _FIRST_SHARE = 0.05  # fraction of windows whose mels are predicted without context, as for the first of a piece
 
 
@@ -56,6 +57,15 @@ class AudioTask(abc.ABC):
     predicted_by: str | None = None
     dtype = "float32"
     kind: ClassVar[Kind]
+
+    def __post_init__(self):
+        if self.heldout_crops < 1:
+            raise InputError(f"heldout_crops is {self.heldout_crops}; choose 1 or more")
+        if self.margin > (most := (_HELDOUT_SAMPLES // HOP - EXTRA_FRAMES) // 2 - 1):
+            raise InputError(
+                f"the {self.kind.name}'s output depends on {self.margin} frames on either side; held-out crops of two "
+                f"seconds allow {most} at most"
+            )
 
     @property
     @abc.abstractmethod
@@ -130,7 +140,7 @@ class AudioTask(abc.ABC):
         Raises:
           InputError: no recording of the validation split lasts two seconds.
         """
-        samples = 2 * SAMPLE_RATE
+        samples = _HELDOUT_SAMPLES
         crops = [
             (part, index, start)
             for part in self.mixture.heldout("validation")

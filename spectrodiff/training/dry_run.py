@@ -150,7 +150,7 @@ def dry_run(
         devices=mesh.size,
         batch=size,
         parameters=sum(math.prod(x.shape) for x in jax.tree.leaves(state.params)),
-        flops=step_flops(loss, state, batch),
+        flops=None if frozen_modules else step_flops(loss, state, batch),
         seconds=seconds,
         state=sum(_shard_bytes(x) for x in jax.tree.leaves(state)),
         arguments=memory.argument_size_in_bytes,

@@ -57,9 +57,27 @@ class Every:
             raise InputError(f"{type(self).__name__}.every is {self.every}; choose 1 or more")
 
 
+class OfWindows:
+    """The base class of evaluators of spectrogram models."""
+
+    def check(self, task: Any) -> None:
+        """Raises InputError if `task` does not train a spectrogram model."""
+        if not hasattr(task.config, "decoder"):
+            raise InputError(f"{type(self).__name__} is for spectrogram models; vocoders have CropError")
+
+
+class OfCrops:
+    """The base class of evaluators of vocoders."""
+
+    def check(self, task: Any) -> None:
+        """Raises InputError if `task` does not train a vocoder."""
+        if not hasattr(task, "vocoder_weights"):
+            raise InputError(f"{type(self).__name__} is for vocoders; spectrogram models have MelError")
+
+
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class Guesses:
+class Guesses(OfWindows):
     """Log-mel L1 of trivial predictions of the held-out windows, in nats; see `heldout.guesses`."""
 
     every = None
@@ -70,7 +88,7 @@ class Guesses:
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class MelError(Every):
+class MelError(Every, OfWindows):
     """The error of held-out windows that are sampled given their true contexts, in all and per dataset if several.
 
     `heldout_mel_l1` is the log-mel L1 in nats. `heldout_roughness` is the mean absolute second difference of log-mels
@@ -80,7 +98,8 @@ class MelError(Every):
     sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # sampling options, such as {"steps": 20}
 
     def check(self, task: Any) -> None:
-        """Raises InputError if the decoder of `task` does not have these sampling options."""
+        """Raises InputError if `task` has no decoder, or one without these sampling options."""
+        super().check(task)
         task.config.decoder.sampled(**self.sampling)
 
     def __call__(self, task: Any, weights: Weights) -> Findings:
@@ -90,7 +109,7 @@ class MelError(Every):
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class HeldoutLoss(Every):
+class HeldoutLoss(Every, OfWindows):
     """The training loss on the held-out windows, `heldout_loss`, with the same random numbers at every evaluation."""
 
     def __call__(self, task: Any, weights: Weights) -> Findings:
@@ -100,7 +119,7 @@ class HeldoutLoss(Every):
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class LossByTime(Every):
+class LossByTime(Every, OfWindows):
     """The held-out loss of a diffusion decoder by noise level, without condition dropout.
 
     The times of the noise levels are stratified over [0, 1) and the same at every evaluation. `heldout_loss` is the
@@ -109,7 +128,8 @@ class LossByTime(Every):
     """
 
     def check(self, task: Any) -> None:
-        """Raises InputError if the decoder of `task` has no single diffusion process."""
+        """Raises InputError if `task` has no decoder, or one without a single diffusion process."""
+        super().check(task)
         if not isinstance(task.config.decoder, DiffusionConfig):
             raise InputError("LossByTime is for diffusion decoders; name HeldoutLoss in train.evaluators instead")
 
@@ -122,7 +142,7 @@ class LossByTime(Every):
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class Gallery(Every):
+class Gallery(Every, OfWindows):
     """Images of the true and sampled mels of a few held-out windows, and their audio by Griffin-Lim."""
 
     every: int = 5000
@@ -156,7 +176,7 @@ def _losses_by_time(graph, params, buffers, batch, key):
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class CropBaseline:
+class CropBaseline(OfCrops):
     """The losses of a trivial vocoder on the held-out crops; see the task's `baseline`."""
 
     every = None
@@ -167,7 +187,7 @@ class CropBaseline:
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class CropError(Every):
+class CropError(Every, OfCrops):
     """The losses of a vocoder on held-out crops, given their true mels."""
 
     def __call__(self, task: Any, weights: Weights) -> Findings:
@@ -177,7 +197,7 @@ class CropError(Every):
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class CropGallery(Every):
+class CropGallery(Every, OfCrops):
     """Images of the mels of two held-out crops, recorded and generated, and their audio."""
 
     every: int = 5000

@@ -39,7 +39,8 @@ def step_flops(loss: Callable, *args: Any) -> int | None:
 
     The gradient takes two products for each product of the loss. By convention (Chowdhery et al. 2022, appendix B),
     recomputation to save memory does not count. With frozen parameters, one of the two products may be unnecessary, so
-    that the result is up to half again as large as the actual number.
+    that the result is up to half again as large as the actual number. It does not hold for a loss that evaluates other
+    networks, such as a teacher, which have no gradient.
 
     Returns None if the operations cannot be counted, and the first process of a run prints the reason to stderr. This
     is not an error, since only the utilisation depends on it.

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from spectrodiff.data.pipeline import SOURCE
 from spectrodiff.errors import InputError
-from spectrodiff.files import replacing
+from spectrodiff.files import write_text
 from spectrodiff.training import state as states
 from spectrodiff.training.adaptation import Adaptation, everything
 from spectrodiff.training.checkpoints import Checkpoints
@@ -107,6 +107,8 @@ def train(
             raise InputError(f"train.{name} is {value}; choose more than 0")
         if value is not None and jax.process_count() > 1:
             raise InputError(f"train.{name} is for one process: clocks of several differ")
+    if profile and not 0 <= profile[0] < profile[1]:
+        raise InputError(f"train.profile is {tuple(profile)}; choose a step from 0 on, and a later one")
     workdir = pathlib.Path(workdir)
     adaptation = everything() if adaptation is None else adaptation
     deadline = float("inf") if stop_after_minutes is None else time.monotonic() + 60 * stop_after_minutes
@@ -180,10 +182,12 @@ def train(
                 record(figures, title)
 
     def save() -> None:
-        checkpoints.save(step, state, {"examples": examples, "seed": seed})
+        with throughput.paused():
+            checkpoints.save(step, state, {"examples": examples, "seed": seed})
 
     def export(weights: tuple[nnx.GraphDef, nnx.State, nnx.State]) -> None:
-        task.save(workdir / "export", nnx.merge(*weights), {"steps": step, "examples": examples, "seed": seed})
+        with throughput.paused():
+            task.save(workdir / "export", nnx.merge(*weights), {"steps": step, "examples": examples, "seed": seed})
 
     if is_main:
         print(f"{sum(x.size for x in jax.tree.leaves(state.params)) / 1e6:.2f} M parameters to train", flush=True)
@@ -191,8 +195,7 @@ def train(
         print(f"resuming at step {step}", flush=True)
     if describe is not None and is_main:
         config = describe()
-        with replacing(workdir / "config.gin") as temporary:
-            temporary.write_text(config)
+        write_text(workdir / "config.gin", config)
         writer.write_texts(step, {"config": config})
     repeated = [evaluator for evaluator in evaluators if evaluator.every]
     if not resuming:
@@ -235,7 +238,7 @@ def train(
                 check_batch(size, mesh, accumulate)
             batch = shard_batch(local, mesh)
             if step == first_step:
-                throughput.flops = step_flops(loss_of, state, batch)
+                throughput.flops = None if frozen_modules else step_flops(loss_of, state, batch)
             if profile and step - first_step == profile[0]:
                 jax.profiler.start_trace(workdir / "profile")
             state, step_metrics = train_step(state, batch)

@@ -13,7 +13,7 @@ from jaxtyping import Float32, UInt8
 
 from spectrodiff.audio.mel import SAMPLE_RATE
 from spectrodiff.errors import InputError
-from spectrodiff.files import replacing
+from spectrodiff.files import write_text
 
 _FLUSH_EVERY = 10.0  # seconds between flushes of TensorBoard events; log.jsonl is not buffered
 
@@ -111,8 +111,7 @@ def _drop_later(path: pathlib.Path, step: int) -> None:
     text = path.read_text(errors="replace")
     kept = "".join(f"{line}\n" for line in text.splitlines() if _step_of(line) <= step)
     if kept != text:
-        with replacing(path) as temporary:
-            temporary.write_text(kept)
+        write_text(path, kept)
 
 
 def _step_of(line: str) -> Real:

@@ -37,6 +37,7 @@ class RefinerTask(AudioTask):
     kind = REFINER
 
     def __post_init__(self):
+        super().__post_init__()
         if self.crop_frames < 1:
             raise InputError(f"crop_frames is {self.crop_frames}; choose 1 or more")
         if self.predicted_by is not None and self.config.agreement:

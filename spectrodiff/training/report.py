@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-from spectrodiff.files import replacing
+from spectrodiff.files import write_text
 
 
 def write_report(workdir: pathlib.Path) -> str:
@@ -23,6 +23,5 @@ def write_report(workdir: pathlib.Path) -> str:
             change = f"{value / before[name] - 1:+.1%}" if before[name] else ""
             lines.append(f"| {name.removeprefix('heldout_')} | {before[name]:.4f} | {value:.4f} | {change} |")
     text = "\n".join(lines) + "\n"
-    with replacing(workdir / "report.md") as temporary:
-        temporary.write_text(text)
+    write_text(workdir / "report.md", text)
     return text

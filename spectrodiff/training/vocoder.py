@@ -45,6 +45,7 @@ class VocoderTask(AudioTask):
     kind = MELGAN
 
     def __post_init__(self):
+        super().__post_init__()
         least = -(-max(*STFT_WINDOWS, *MEL_SCALES) // HOP)
         if self.crop_frames < least:
             raise InputError(f"crop_frames is {self.crop_frames}; the spectral losses need {least} frames or more")

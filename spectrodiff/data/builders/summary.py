@@ -19,7 +19,7 @@ from spectrodiff.data.dataset import Dataset, open_dataset
 from spectrodiff.data.pieces import count_samples
 from spectrodiff.data.recordings import from_flac, record_name
 from spectrodiff.data.workers import parallel_map, worker_count
-from spectrodiff.files import replacing
+from spectrodiff.files import replacing, write_json
 from spectrodiff.notes.instruments import instrument_name
 from spectrodiff.notes.sequence import from_note_sequence
 from spectrodiff.notes.tokenizer import NoteTokenizer
@@ -64,8 +64,7 @@ def summarize(folder: str | os.PathLike, workers: int | None = None) -> dict[str
     summary = {"name": folder.parent.name, **_summary(dataset.splits, pieces), **missing}
     with replacing(folder / "summary.png") as temporary:
         _draw(temporary, summary, pieces)
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    write_json(path, summary)
     return summary
 
 
