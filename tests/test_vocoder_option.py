@@ -84,12 +84,10 @@ def test_vocoder_folder_is_recognised_as_saved_model(tmp_path, monkeypatch):
         find_vocoder(str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["", ".", "nope", "song.mid"])
+@pytest.mark.parametrize("name", ["", ".", "nope", "song.mid", "x" * 300], ids=repr)
 def test_unknown_vocoder_raises_input_error(folder, name):
     with pytest.raises(InputError, match=r"griffin_lim, demo, .*\.onnx.*SavedModel"):
         find_vocoder(folder / name)
-    with pytest.raises(InputError, match="no vocoder 'xxx"):
-        find_vocoder("x" * 300)
 
 
 def test_vocoder_argument_overrides_the_checkpoint(checkpoint, folder):

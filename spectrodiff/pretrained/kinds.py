@@ -1,5 +1,6 @@
 """The registry of networks that can be saved; other modules know them from here only."""
 
+import os
 import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -32,7 +33,9 @@ class Kind(NamedTuple):
 
     def exists_in(self, folder: str | pathlib.Path) -> bool:
         """Returns whether `folder` has a network of this kind."""
-        return (pathlib.Path(folder) / self.files[0]).is_file()
+        return os.path.isfile(
+            pathlib.Path(folder) / self.files[0]
+        )  # False where pathlib raises: a name that is too long
 
 
 SPECTROGRAM = Kind("spectrogram", "spectrogram model", SpectrogramConfig, SpectrogramModel)
