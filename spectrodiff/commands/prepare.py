@@ -42,7 +42,7 @@ class _Corpus(NamedTuple):
 _RENDERED = _Corpus(
     "music from free packages, played by a SoundFont",
     "As many hours as are asked for, with exact note times, made on this machine from packages of Debian and Ubuntu: "
-    "`spectrodiff doctor` says which are missing. Nothing is downloaded, and each source keeps its own free licence.",
+    "`spectrodiff doctor` says which are missing. Nothing is downloaded, and each source keeps its own licence.",
 )
 _CORPORA = {
     "maestro": _Corpus(
