@@ -2,8 +2,8 @@
 
 python examples/new_instrument.py --out glass --minutes 20
 spectrodiff prepare folder --manual_dir glass --data_dir data --name glass
-python train.py --gin_file configs/finetune.gin --workdir runs/glass
-python infer.py --midi glass/piece_07.mid --out glass.wav --checkpoint runs/glass/export
+spectrodiff train --gin_file finetune.gin --workdir runs/glass
+spectrodiff synthesize --midi glass/piece_07.mid --out glass.wav --checkpoint runs/glass/export --vocoder demo
 """
 
 import argparse

@@ -108,7 +108,7 @@ def _note_columns(results: dict[str, Any]) -> list[Column]:
 _FAMILY_COLUMNS = (
     Column("stems", "Stems", 0),
     Column("f1", "Synthesised F1", 3, "↑"),
-    Column("encoded_f1", "Encoded F1", 3, "↑"),
+    Column("encoded_f1", "Vocoder F1", 3, "↑"),
     Column("true_f1", "True F1", 3, "↑"),
     Column("ratio", "F1 / true", 2, "↑"),
 )
