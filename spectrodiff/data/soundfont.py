@@ -1,7 +1,6 @@
 """Plays notes through FluidSynth and a General MIDI SoundFont.
 
-Only notes are played: no pedal (already in the note ends), no volume or pan controllers, and by default no
-reverb.
+Only notes are played: no pedal (already in the note ends), no volume or pan controllers, no reverb unless asked for.
 """
 
 import ctypes
