@@ -5,7 +5,6 @@
 # make peers  compares with another implementation of the published models
 # make tf     tests what needs TensorFlow
 # make beam   tests what needs Apache Beam
-# make app    tests the page of `spectrodiff app`
 # make docs   builds the documentation in build/site
 # make examples   renders the sounds and the picture of the README again
 # make notebooks  executes the notebooks and keeps their outputs
@@ -20,7 +19,7 @@ QUICK := addresses alignment arrays audio_files cli config crops doctor download
 	vocabulary windows
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test trials quick lint peers tf beam app docs examples notebooks data system clean
+.PHONY: demo test trials quick lint peers tf beam docs examples notebooks data system clean
 
 demo: .venv/ready
 	$(BIN)/spectrodiff demo --out out
@@ -48,12 +47,6 @@ tf: .venv-tf/ready
 beam: .venv-beam/ready
 	.venv-beam/bin/python -c "import apache_beam"
 	.venv-beam/bin/python -m pytest tests/test_beam.py
-
-# Playwright drives the system's Chromium and downloads none.
-app: .venv-app/ready | system
-	.venv-app/bin/pip install --quiet --disable-pip-version-check playwright
-	.venv-app/bin/python -c "import gradio"
-	.venv-app/bin/python -m pytest tests/test_app.py
 
 docs: .venv-docs/ready
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict --site-dir build/site
@@ -90,9 +83,12 @@ data: .venv/ready-dev
 	.venv-$*/bin/pip install --quiet --disable-pip-version-check -r .venv-$*/requirements.txt
 	touch $@
 
-.venv-tf/ready .venv-beam/ready .venv-app/ready: .venv-%/ready: setup.py
+# All of .venv and what the extra adds to it, in versions of its own where it needs others.
+.venv-tf/ready .venv-beam/ready: .venv-%/ready: .venv/ready-dev
 	test -x .venv-$*/bin/pip || $(PYTHON) -m venv .venv-$*
-	.venv-$*/bin/pip install --quiet --disable-pip-version-check -e ".[dev,data,$*]"
+	echo "import site; site.addsitedir('$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")')" \
+		>"$$(.venv-$*/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth"
+	.venv-$*/bin/pip install --quiet --disable-pip-version-check --no-warn-conflicts -e ".[$*]"
 	touch $@
 
 # What rendering a corpus needs from the system, and a browser, in which tests look at reports; each by itself, as not
@@ -107,4 +103,4 @@ system:
 	done
 
 clean:
-	rm -rf .venv .venv-peers .venv-tf .venv-beam .venv-app .venv-docs out build *.egg-info
+	rm -rf .venv .venv-peers .venv-tf .venv-beam .venv-docs out build *.egg-info

@@ -66,6 +66,7 @@ setup(
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
         "peers": ["diffusers==0.42.1", "note-seq==0.0.5", "torch==2.13.0", "transformers==5.16.1"],
         "dev": [
+            *FEATURES["app"],
             "huggingface_hub>=0.25",
             "hypothesis>=6.100",
             "ipykernel>=6.29",
@@ -74,6 +75,7 @@ setup(
             "nbformat>=5.10",
             "onnx>=1.17",
             "onnxruntime>=1.19",
+            "playwright>=1.50",  # drives the system's Chromium and downloads none
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.6",
