@@ -15,15 +15,20 @@ _TABLE = pytest.StashKey()
 
 
 @pytest.fixture(scope="session")
-def peer():
-    """A function that runs peer.py with the given arguments (see its docstring)."""
+def torch_python():
+    """The path of the environment's Python, which has PyTorch and diffusers."""
     python = os.environ.get("SPECTRODIFF_PEERS")
     if python is None and not (_ROOT / ".venv-peers" / "ready").exists():
         pytest.skip("diffusers is not installed in .venv-peers: `make peers` does it")
-    python = _ROOT / (python or ".venv-peers/bin/python")
+    return _ROOT / (python or ".venv-peers/bin/python")
+
+
+@pytest.fixture(scope="session")
+def peer(torch_python):
+    """A function that runs peer.py with the given arguments (see its docstring)."""
 
     def run(*arguments):
-        command = [python, pathlib.Path(__file__).with_name("peer.py"), *arguments]
+        command = [torch_python, pathlib.Path(__file__).with_name("peer.py"), *arguments]
         done = subprocess.run(
             command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False
         )
