@@ -1,4 +1,4 @@
-"""README and the pages of docs/: Python blocks run, commands parse, and flags, files, names and links exist."""
+"""README and the pages of docs/: Python blocks and commands run, and flags, files, names and links exist."""
 
 import io
 import pathlib
@@ -9,10 +9,14 @@ import shlex
 import gin
 import mido
 import pytest
+from inputs import make_recording, write_dataset
 from parsers import parsers
+from weights import random_arrays, write_weights
 
 import spectrodiff
-from spectrodiff.cli import make_parser
+from spectrodiff.audio.files import write_audio
+from spectrodiff.cli import main, make_parser
+from spectrodiff.notes.midi import write_midi
 from spectrodiff.pretrained import hub
 from spectrodiff.training.gin_config import read_config
 
@@ -22,12 +26,12 @@ RUN_ELSEWHERE = {"extending.md"}  # tested by test_extending
 COMMANDS = {"spectrodiff": [], "train.py": ["train"], "infer.py": ["synthesize"]}
 
 
-def blocks(page, language):
-    """The code blocks of a language, except those after a comment `<!-- not run ... -->`."""
+def blocks(page, language, run=False):
+    """The code blocks of a language; with `run`, not those after a comment `<!-- not run: why -->`."""
     found, block, before = [], None, ""
     for line in page.read_text().splitlines():
         if block is not None and line.startswith("```"):
-            if block[0] == language and not block[1].startswith("<!-- not run"):
+            if block[0] == language and not (run and block[1].startswith("<!-- not run: ")):
                 found.append("\n".join(block[2:]) + "\n")
             block = None
         elif block is not None:
@@ -38,9 +42,9 @@ def blocks(page, language):
     return found
 
 
-def commands(page):
-    """The arguments of each spectrodiff, train.py and infer.py command in the shell blocks of a page."""
-    for block in blocks(page, ""):
+def commands(page, run=False):
+    """The arguments of each spectrodiff, train.py and infer.py command in the shell blocks of a page; see `blocks`."""
+    for block in blocks(page, "", run):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             for place, word in enumerate(words[:3]):
@@ -162,7 +166,7 @@ def test_relative_links_exist(page):
 
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if page.name not in RUN_ELSEWHERE and blocks(page, "python")],
+    [page for page in PAGES if page.name not in RUN_ELSEWHERE and blocks(page, "python", run=True)],
     ids=lambda page: page.name,
 )
 def test_python_blocks_run(page, short_song, checkpoint, tmp_path, monkeypatch):
@@ -174,7 +178,7 @@ def test_python_blocks_run(page, short_song, checkpoint, tmp_path, monkeypatch):
     (tmp_path / "song.mid").write_bytes(short_song)
     monkeypatch.chdir(tmp_path)
     names = {}
-    for code in blocks(page, "python"):
+    for code in blocks(page, "python", run=True):
         exec(compile(code, page.name, "exec"), names)
     assert names.keys() - {"__builtins__"}
 
@@ -189,3 +193,70 @@ def short_song():
     file = io.BytesIO()
     mido.MidiFile(tracks=[track]).save(file=file)
     return file.getvalue()
+
+
+SMALL_MODEL = [
+    *("ModelConfig.width = 32", "ModelConfig.heads = 2", "ModelConfig.head_dim = 16", "ModelConfig.mlp_width = 64"),
+    *("ModelConfig.note_layers = 1", "ModelConfig.decoder_layers = 1"),
+]
+SMALL_TEXTURE = [*SMALL_MODEL, "TextureConfig.channels = (4, 8)"]
+SMALL = {
+    **dict.fromkeys(("demo.gin", "demo_student.gin", "finetune.gin"), SMALL_TEXTURE),
+    "demo_diffusion.gin": SMALL_MODEL,
+    "refiner.gin": ["RefinerConfig.width = 16", "RefinerConfig.layers = 1"],
+    "melgan.gin": ["GeneratorConfig.channels = 16"],
+}
+# The page of `app` is tested by test_app, and `prepare rendered` by test_rendered_corpus.
+TESTED_ELSEWHERE = (["app"], ["prepare", "rendered"])
+
+
+@pytest.fixture
+def reader(tmp_path, monkeypatch, short_song):
+    """A folder with what a reader has before a page's commands: songs, recordings, a corpus, and small weights."""
+    monkeypatch.chdir(tmp_path)
+    for song in ("song.mid", "songs/a.mid", "songs/b.mid"):
+        pathlib.Path(song).parent.mkdir(exist_ok=True)
+        pathlib.Path(song).write_bytes(short_song)
+    for folder in ("recordings", "my/recordings", "glass"):
+        pathlib.Path(folder).mkdir(parents=True)
+        for seed in range(8):
+            piece = make_recording(seed, seconds=3.0)
+            write_audio(f"{folder}/piece_{seed:02}.wav", piece.audio)
+            write_midi(piece.notes, f"{folder}/piece_{seed:02}.mid")
+    pieces = [make_recording(seed) for seed in range(5)]
+    write_dataset(
+        pathlib.Path("data"), "rendered", {"train": pieces[:2], "validation": pieces[2:3], "test": pieces[3:]}
+    )
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    for name in ("demo", "demo_student", "demo_diffusion"):
+        read_config([f"{name}.gin"], SMALL[f"{name}.gin"])
+        config = gin.get_bindings("train")["task"].config
+        gin.clear_config()
+        write_weights(weights / name, "spectrodiff", config, random_arrays(config))
+    packaged = hub.packaged_weights()["demo"]
+    for path in [*packaged.glob("refiner.*"), *packaged.glob("vocoder.*")]:
+        (weights / "demo" / path.name).symlink_to(path)
+    monkeypatch.setattr(hub, "_WEIGHTS", weights)
+
+
+@pytest.mark.trial
+@pytest.mark.parametrize("page", [page for page in PAGES if any(commands(page, run=True))], ids=lambda page: page.name)
+def test_commands_run(page, reader):
+    """With small networks, trained for two steps, in the order of the page."""
+    ran = 0
+    for arguments in commands(page, run=True):
+        if any(arguments[: len(words)] == words for words in TESTED_ELSEWHERE):
+            continue
+        if arguments[0] == "train":
+            config = arguments[arguments.index("--gin_file") + 1]
+            bindings = [*SMALL[config], "train.steps = 2", "train.evaluators = ()"]
+            optimizer = "adamw" if config == "melgan.gin" else "muon"
+            bindings += [f"{optimizer}.warmup = 0", f"{optimizer}.steps = 2"]
+            arguments = [*arguments, *(f"--gin_param={binding}" for binding in bindings)]
+        if arguments[0] == "evaluate":
+            arguments = [*arguments, "--no_transcription"]
+        main(arguments)
+        gin.clear_config()
+        ran += 1
+    assert ran

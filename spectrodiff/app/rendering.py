@@ -82,8 +82,9 @@ def render(
     """Renders a piece into `folder`, which it makes, and yields the progress after every chunk of audio.
 
     Chunks are raw 16-bit little-endian mono at SAMPLE_RATE. Then the whole song follows as files called `name`, one for
-    each of AUDIO_FORMATS and the notes as MIDI. If the iterator is closed before, or an error ends it, the folder is
-    removed. If somebody else removes the folder, the iterator ends. `options` are those of `Synthesizer.mels`.
+    each of AUDIO_FORMATS, at the level "loudness", and the notes as MIDI. If the iterator is closed before, or an error
+    ends it, the folder is removed. If somebody else removes the folder, the iterator ends. `options` are those of
+    `Synthesizer.mels`.
 
     Raises:
       InputError: a window has too many notes, an option is out of range, or the disk is full.
@@ -116,7 +117,7 @@ def render(
                 yield progress()
             files = tuple(folder / f"{name}{suffix}" for suffix in (*AUDIO_FORMATS, ".mid"))
             for file in files[:-1]:
-                spool.save(file)
+                spool.save(file, "loudness")
             write_midi(notes, files[-1])
             finished = True
             yield progress(files)
