@@ -38,6 +38,7 @@ setup(
     install_requires=[
         "jax>=0.10",
         "flax>=0.12",
+        "flax>=0.12.9; python_version >= '3.12'",  # earlier ones do not import with jax 0.11, which needs Python 3.12
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "grain>=0.2.18",

@@ -57,6 +57,16 @@ def local_path(path: str | os.PathLike) -> pathlib.Path:
     return path
 
 
+def is_file(path: str | os.PathLike) -> bool:
+    """Returns whether there is a file at `path`: False for a name that is too long, for which pathlib raises."""
+    return os.path.isfile(path)
+
+
+def is_folder(path: str | os.PathLike) -> bool:
+    """Returns whether there is a folder at `path`: False for a name that is too long, for which pathlib raises."""
+    return os.path.isdir(path)
+
+
 def utf8_path(path: str | os.PathLike) -> pathlib.Path:
     """Returns the absolute path, having checked that it is UTF-8, as libraries of datasets and checkpoints require.
 

@@ -3,20 +3,12 @@
 Tests of SavedModels need TensorFlow, and are skipped where it is not installed.
 """
 
-import dataclasses
-import pathlib
-
 import numpy as np
 import pytest
-from optional import needs_synth
 
-from spectrodiff.data.soundfont import play
 from spectrodiff.errors import InputError
 from spectrodiff.evaluation.embeddings import Embedding, find_embedding, resample
-from spectrodiff.evaluation.musicnn import HOP, PATCH, TAGS, Musicnn, area_mel_matrix, loudness_mel
-from spectrodiff.notes.midi import read_midi
-
-EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
+from spectrodiff.evaluation.musicnn import HOP, PATCH, Musicnn, area_mel_matrix, loudness_mel
 
 
 def plucked_tone(seconds):
@@ -33,17 +25,13 @@ def musicnn():
 
 def test_musicnn_equals_the_authors_network():
     """Expected: every 25th feature of the package musicnn 0.1.0 on TensorFlow 2.21, given librosa's float32 mel."""
-    side_by_side = Musicnn(step=PATCH)
-    features = side_by_side(plucked_tone(7))
+    features = Musicnn(step=PATCH)(plucked_tone(7))
     expected = [
         [-0.079952, 0.197629, 0.966325, -0.086772, 0.393190, -0.074193, -0.055188, 1.966624],
         [-0.079952, 0.220538, 0.986030, -0.086772, 0.297650, -0.074193, -0.052728, 1.919762],
     ]
     assert features.shape == (2, 200)
     np.testing.assert_allclose(features[:, ::25], expected, atol=1e-4)
-    tags = side_by_side.tags(plucked_tone(7))
-    each = {"guitar": (0.125342, 0.150910), "drums": (0.036388, 0.039875), "piano": (0.220204, 0.263984)}
-    assert {tag: tags[tag] for tag in each} == pytest.approx({tag: np.mean(two) for tag, two in each.items()}, abs=1e-4)
 
 
 def test_mel_spectrogram_equals_librosa():
@@ -53,27 +41,6 @@ def test_mel_spectrogram_equals_librosa():
     audio = np.random.default_rng(0).normal(size=5000).astype(np.float32)
     power = librosa.feature.melspectrogram(y=audio, sr=16000, n_fft=512, hop_length=256, n_mels=96)
     np.testing.assert_allclose(loudness_mel(audio), np.log10(1 + 1e4 * power.T), atol=1e-4)
-
-
-@needs_synth
-@pytest.mark.parametrize(
-    ("file", "program", "tags"),
-    [
-        ("bach_prelude", 0, {"piano"}),
-        ("bach_prelude", 24, {"guitar"}),
-        ("corelli_grave", 40, {"violin", "strings", "classical"}),
-        ("band", None, {"drums"}),
-    ],
-)
-def test_musicnn_tags_single_instruments_correctly(musicnn, file, program, tags):
-    """The true tags rank first among 50. Audio is normalized to a peak of 0.5, as the renderings are quiet."""
-    notes = read_midi(EXAMPLES / f"{file}.mid")
-    notes = notes.select((notes.start < 5) & (notes.is_drum == (program is None)))
-    if program is not None:
-        notes = dataclasses.replace(notes, program=np.full_like(notes.program, program))
-    audio = play(dataclasses.replace(notes, end=np.minimum(notes.end, 5.0), total_time=5.0), tail=0.0)
-    ranked = list(musicnn.tags(0.5 / np.abs(audio).max() * audio))
-    assert set(ranked[: len(tags)]) == tags
 
 
 def test_musicnn_frames_follow_the_hop(musicnn):
@@ -88,7 +55,6 @@ def test_musicnn_frames_follow_the_hop(musicnn):
     apart = np.linalg.norm(np.diff(musicnn(audio), axis=0), axis=1)
     assert apart[:-2].max() < 1e-4
     assert apart[-2:].max() > 1
-    assert len(set(TAGS)) == 50
 
 
 def test_unknown_embedding_lists_the_known_ones(tmp_path):

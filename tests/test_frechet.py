@@ -141,10 +141,6 @@ def test_frechet_infinity_removes_the_bias():
     assert plain > 0.1
     assert abs(infinite.distance) < 0.15 * plain
     assert infinite.r2 > 0.95
-    assert infinite.sizes[0] == 200
-    assert infinite.sizes[-1] == 1500
-    assert infinite.distances[-1] == pytest.approx(plain, rel=1e-9)
-    assert infinite.distance + infinite.slope / 1500 == pytest.approx(plain, rel=0.1)
     assert frechet_infinity(reference, frames[:999]) is None
     assert frechet_infinity(reference, frames) is not None
 

@@ -22,7 +22,6 @@ FRAMES_PER_SECOND = SAMPLE_RATE // HOP
 MAGNITUDE_RANGE = (1e-5, 1e8)  # mel magnitudes are clipped to this before the logarithm
 LOG_FLOOR = float(np.log(1e-5))  # the log-mel of silence, also used for padding
 LOG_CEILING = 4.0  # scaled to 1; larger values are clipped
-FLOAT32_ERROR = 2e-6  # of `log_mels`' mel magnitudes, relative to the largest one of their frame
 EXTRA_FRAMES = 16  # of audio after a window, needed to compute the mel of a window alone
 
 
@@ -105,7 +104,7 @@ def log_mels(audio: Float[Array, "*b s"]) -> Float[Array, "*b t m"]:
     contain a discontinuity (Hawthorne et al. 2022).
 
     It is computed in float32, which all devices have. Mel magnitudes differ from those of `log_mel_on_host` by at most
-    FLOAT32_ERROR times the largest one of their frame: a bin 80 dB below the largest is correct to 2e-4 nats; one that
+    2e-6 times the largest one of their frame: a bin 80 dB below the largest is correct to 2e-4 nats; one that
     is 120 dB below it, such as those far from a loud pure tone, may be off by 1 nat. It is not meant to be
     differentiated.
     """

@@ -41,50 +41,56 @@ class _Corpus(NamedTuple):
 
 _RENDERED = _Corpus(
     "music from free packages, played by a SoundFont",
-    "As many hours as are asked for, with exact note times, made on this machine from packages of Debian and Ubuntu: "
-    "`spectrodiff doctor` says which are missing. Nothing is downloaded, and each source keeps its own licence.",
+    "As many hours as are asked for, with exact note times, made on this machine from packages of Debian, Ubuntu and "
+    "PyPI: `spectrodiff doctor` says which are missing, and nothing is downloaded. Licences of its sources: exercises "
+    "and chord charts made by rule, no rights reserved, the charts played in the styles of MMA (GPL-2 or later); music "
+    "of the game Freedoom (BSD-3-Clause); scores of the music21 corpus, whose terms vary by encoder (CC BY-SA 4.0 for "
+    "example) and may exclude commercial use; the SoundFont FluidR3 Mono (MIT).",
 )
 _CORPORA = {
     "maestro": _Corpus(
         "MAESTRO v3, piano",
-        "199 hours of performances on pianos that recorded their keys; about 100 GB as a zip of WAV files. From "
+        "199 hours of performances on pianos that recorded their keys; a zip of 101 GB, unpacked 120 GB. From "
         "https://magenta.tensorflow.org/datasets/maestro. Licence: CC BY-NC-SA 4.0.",
     ),
     "slakh": _Corpus(
         "Slakh2100-redux, bands and orchestras, with stems",
-        "145 hours, 1710 songs rendered with sampled instruments. From https://zenodo.org/records/4599666, without the "
-        "duplicates of Slakh2100. Licence: CC BY 4.0.",
+        "1710 songs, in proportion 118 hours, rendered with sampled instruments: Slakh2100 (2100 songs, 145 hours) "
+        "without its duplicates; an archive of 104 GB. From https://zenodo.org/records/4599666. Licence: CC BY 4.0.",
         _SUBMIXES | _SKIP_KNOWN_BAD,
     ),
     "cerberus4": _Corpus(
         "quartets of bass, drums, guitar and piano in Slakh2100-redux",
-        "Mixed from the stems of Slakh2100-redux, which is all that it needs: https://zenodo.org/records/4599666. "
-        "Licence: CC BY 4.0.",
+        "All combinations of one of each in a song, mixed from the stems of Slakh2100-redux, which is all that it "
+        "needs. Gardner et al. (2022) had 542.6 hours from 1327 songs, and do not say whether of redux. From "
+        "https://zenodo.org/records/4599666, an archive of 104 GB. Licence: CC BY 4.0.",
         _SKIP_KNOWN_BAD,
     ),
     "guitarset": _Corpus(
         "GuitarSet, acoustic guitar",
-        "3 hours, comping and solos of six players. From https://zenodo.org/records/3371780. Licence: CC BY 4.0.",
+        "3 hours, comping and solos of six players; 0.7 GB with the audio of the microphone or of the pickups. From "
+        "https://zenodo.org/records/3371780. Licence: CC BY 4.0.",
         _AUDIO | _SKIP_KNOWN_BAD,
     ),
     "musicnet": _Corpus(
         "MusicNet, classical music",
-        "34 hours of solo and chamber music, with notes aligned by dynamic time warping. From "
+        "34 hours of solo and chamber music, with notes aligned by dynamic time warping; an archive of 11 GB. From "
         "https://zenodo.org/records/5120004. Licence: CC BY 4.0.",
     ),
     "urmp": _Corpus(
         "URMP, chamber music, with stems",
-        "1.3 hours of duets to quintets of strings, woodwinds and brass. From "
+        "1.3 hours of duets to quintets of strings, woodwinds and brass; 12.5 GB with its videos. From "
         "https://labsites.rochester.edu/air/projects/URMP.html. Licence: for research that is not commercial.",
     ),
     "groove": _Corpus(
         "Groove MIDI, drums",
-        "13.6 hours of drumming on an electronic kit that recorded its pads. From "
+        "13.6 hours of drumming on an electronic kit that recorded its pads; a zip of 4.8 GB. From "
         "https://magenta.tensorflow.org/datasets/groove. Licence: CC BY 4.0.",
     ),
     "folder": _Corpus(
         "recordings of your own",
-        "Audio files (wav, flac, mp3, ogg, aiff and others, of any sample rate) beside MIDI files of the same names.",
+        "Audio files (wav, flac, mp3, ogg, aiff and others, of any sample rate) beside MIDI files of the same names. "
+        "Size and licence are those of your recordings.",
         _FOLDER,
     ),
 }

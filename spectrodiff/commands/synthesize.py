@@ -1,7 +1,6 @@
 """`synthesize` and `demo`: turn MIDI files into audio."""
 
 import contextlib
-import os
 import pathlib
 import sys
 import time
@@ -10,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from spectrodiff.commands.common import keep_compiled_programs, say
 from spectrodiff.commands.options import add_rendering_options, sampling_of
 from spectrodiff.errors import InputError
-from spectrodiff.files import check_writable, local_path, packaged, replacing
+from spectrodiff.files import check_writable, is_folder, local_path, packaged, replacing
 
 
 def add(commands) -> None:
@@ -72,7 +71,7 @@ def _synthesize(options) -> None:
 
     if options.batch < 1:
         raise InputError(f"batch is {options.batch}; choose 1 or more")
-    if os.path.isdir(local_path(options.midi)):  # False where pathlib raises, for a name that is too long
+    if is_folder(local_path(options.midi)):
         with _folder(options.out) as folder:
             _synthesize_folder(options, folder)
         return

@@ -117,17 +117,14 @@ def _factor(gaussian: Gaussian) -> Float64[np.ndarray, "d r"]:
 
 @dataclasses.dataclass(frozen=True)
 class Extrapolation:
-    """A line fitted to Fréchet `distances` as a function of 1 / `sizes`, where sizes are numbers of frames.
+    """A line fitted to Fréchet distances as a function of 1 / frames.
 
     `distance`, its intercept, is the distance for infinitely many frames, and may be a little below 0. `r2` is the
     fraction of the variance that the line explains: the nearer to 1, the more reliable is the intercept.
     """
 
     distance: float
-    slope: float
     r2: float
-    sizes: tuple[int, ...]
-    distances: tuple[float, ...]
 
 
 def frechet_infinity(
@@ -154,7 +151,7 @@ def frechet_infinity(
     unexplained = np.square(distances - (intercept + slope / counts)).sum()
     variance = np.square(distances - distances.mean()).sum()
     r2 = 1.0 - unexplained / variance if variance else 1.0
-    return Extrapolation(float(intercept), float(slope), float(r2), tuple(counts.tolist()), tuple(distances.tolist()))
+    return Extrapolation(float(intercept), float(r2))
 
 
 def kernel_distance(reference: Frames, frames: Frames, *, bandwidth: float | None = None) -> float | None:

@@ -1,7 +1,8 @@
 """Musicnn (Pons & Serra 2019), a convolutional network that tags music, as an embedding: in JAX, weights included.
 
 It was trained on MagnaTagATune, 25,000 clips with 50 tags. The architecture and the weights are those of the authors'
-package musicnn 0.1.0, see weights/musicnn/README.md.
+package musicnn 0.1.0, see weights/musicnn/README.md. The last layer, which makes tags of the embedding, is left out;
+its weights, `tags.kernel` and `tags.bias`, are in the file but not used.
 """
 
 import functools
@@ -20,13 +21,6 @@ HOP = 256
 FFT_SIZE = 512
 MEL_BINS = 96
 PATCH = 187  # mel frames of the network's input: 3 s
-TAGS = (
-    *("guitar", "classical", "slow", "techno", "strings", "drums", "electronic", "rock", "fast", "piano"),
-    *("ambient", "beat", "violin", "vocal", "synth", "female", "indian", "opera", "male", "singing"),
-    *("vocals", "no vocals", "harpsichord", "loud", "quiet", "flute", "woman", "male vocal", "no vocal", "pop"),
-    *("soft", "sitar", "solo", "man", "classic", "choir", "voice", "new age", "dance", "male voice"),
-    *("female vocal", "beats", "harp", "cello", "no voice", "weird", "country", "metal", "female voice", "choral"),
-)
 _WEIGHTS = pathlib.Path(__file__).parent / "weights" / "musicnn" / "musicnn.safetensors"
 _BATCH = 4  # patches
 _NTC = ("NTC", "TIO", "NTC")
@@ -54,27 +48,17 @@ class Musicnn:
 
     def __call__(self, audio: Float[np.ndarray, " s"]) -> Float[np.ndarray, "n 200"]:
         """Returns the embeddings of audio at `rate` Hz; see `Embedding`."""
-        return self._run(audio)[0]
-
-    def tags(self, audio: Float[np.ndarray, " s"]) -> dict[str, float]:
-        """Returns the probability of each of TAGS, the mean over patches, the most probable first."""
-        means = self._run(audio)[1].mean(axis=0)
-        return {TAGS[index]: float(means[index]) for index in np.argsort(-means)}
-
-    def _run(self, audio: Float[np.ndarray, " s"]) -> tuple[Float[np.ndarray, "n 200"], Float[np.ndarray, "n 50"]]:
-        """Returns the outputs of `network` for each patch."""
         mel = loudness_mel(audio)
         mel = np.pad(mel, ((0, max(0, PATCH - len(mel))), (0, 0)))
         patches = np.lib.stride_tricks.sliding_window_view(mel, PATCH, axis=0)[:: self.step].swapaxes(1, 2)
-        features, tags = [], []
+        features = []
         for start in range(0, len(patches), _BATCH):
             kept = min(_BATCH, len(patches) - start)
             batch = np.pad(patches[start : start + _BATCH], ((0, _BATCH - kept), (0, 0), (0, 0)))
             with jax.default_matmul_precision("highest"):  # a figure should not depend on the device
-                outputs = network(self._weights, batch)
-            for parts, output in zip((features, tags), outputs, strict=True):
-                parts.append(np.asarray(output)[:kept])
-        return np.concatenate(features), np.concatenate(tags)
+                output = network(self._weights, batch)
+            features.append(np.asarray(output)[:kept])
+        return np.concatenate(features)
 
 
 @functools.cache
@@ -122,10 +106,8 @@ def area_mel_matrix(
 
 
 @jax.jit
-def network(
-    weights: Weights, mel: Float[Array | np.ndarray, "b t 96"]
-) -> tuple[Float[Array, "b 200"], Float[Array, "b 50"]]:
-    """Returns the activations of the last layer but one and the probability of each of TAGS, for patches of mel.
+def network(weights: Weights, mel: Float[Array | np.ndarray, "b t 96"]) -> Float[Array, "b 200"]:
+    """Returns the activations of the last layer before the tags, for patches of mel.
 
     The first layer has convolutions over 0.4 and 0.7 of the bins, for timbre, and over 128, 64 and 32 frames, for
     rhythm. Each is followed by a maximum over bins. Convolutions over time follow, and then the mean and the maximum
@@ -156,8 +138,7 @@ def network(
     h = jnp.concatenate(layers, axis=-1)
     pooled = jnp.stack([h.max(axis=1), h.mean(axis=1)], axis=-1).reshape(b, -1)
     pooled = pooled * weights["pooled.scale"] + weights["pooled.shift"]
-    penultimate = _activated(weights, "penultimate", pooled @ weights["penultimate.kernel"])
-    return penultimate, jax.nn.sigmoid(penultimate @ weights["tags.kernel"] + weights["tags.bias"])
+    return _activated(weights, "penultimate", pooled @ weights["penultimate.kernel"])
 
 
 def _activated(weights: Weights, layer: str, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

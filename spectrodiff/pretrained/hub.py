@@ -1,12 +1,11 @@
 """Finds the folder of a checkpoint by its name."""
 
-import contextlib
 import os
 import pathlib
 import re
 
 from spectrodiff.errors import InputError, reason
-from spectrodiff.files import local_path
+from spectrodiff.files import is_folder, local_path
 from spectrodiff.pretrained import diffusers
 from spectrodiff.pretrained.kinds import KINDS, SPECTROGRAM
 
@@ -45,16 +44,15 @@ def find_checkpoint(checkpoint: str | os.PathLike) -> pathlib.Path:
     packaged = {name: folder for name, folder in packaged_weights().items() if SPECTROGRAM.exists_in(folder)}
     if str(checkpoint) in packaged:
         return packaged[str(checkpoint)]
-    with contextlib.suppress(OSError):  # the name is too long
-        if (path / "checkpoints").is_dir():
-            raise InputError(f"{path} is the folder of a run: its weights are in {path / 'export'}")
-        if path.is_dir():
-            return path
-        if path.name == "export" and (path.parent / "checkpoints").is_dir():
-            raise InputError(
-                f"the run in {path.parent} has not ended, and so has not written {path}; to take weights from it now, "
-                f"use spectrodiff export {path.parent} NEW"
-            )
+    if is_folder(path / "checkpoints"):
+        raise InputError(f"{path} is the folder of a run: its weights are in {path / 'export'}")
+    if is_folder(path):
+        return path
+    if path.name == "export" and is_folder(path.parent / "checkpoints"):
+        raise InputError(
+            f"the run in {path.parent} has not ended, and so has not written {path}; to take weights from it now, "
+            f"use spectrodiff export {path.parent} NEW"
+        )
     known = f"one of {', '.join(packaged)}, or " if packaged else ""
     raise UnknownCheckpointError(
         f"no checkpoint {str(checkpoint)!r}: give {known}a folder of weights, or hf://owner/name"

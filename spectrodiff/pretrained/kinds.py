@@ -1,12 +1,12 @@
 """The registry of networks that can be saved; other modules know them from here only."""
 
-import os
 import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 from flax import nnx
 
+from spectrodiff.files import is_file
 from spectrodiff.models.spectrogram_model import SpectrogramConfig, SpectrogramModel
 from spectrodiff.vocoder.generator import Generator, GeneratorConfig
 from spectrodiff.vocoder.griffin_lim import GriffinLim
@@ -33,9 +33,7 @@ class Kind(NamedTuple):
 
     def exists_in(self, folder: str | pathlib.Path) -> bool:
         """Returns whether `folder` has a network of this kind."""
-        return os.path.isfile(
-            pathlib.Path(folder) / self.files[0]
-        )  # False where pathlib raises: a name that is too long
+        return is_file(pathlib.Path(folder) / self.files[0])
 
 
 SPECTROGRAM = Kind("spectrogram", "spectrogram model", SpectrogramConfig, SpectrogramModel)

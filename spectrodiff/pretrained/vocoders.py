@@ -5,7 +5,7 @@ import os
 import pathlib
 
 from spectrodiff.errors import InputError
-from spectrodiff.files import as_path
+from spectrodiff.files import as_path, is_file
 from spectrodiff.pretrained.hub import UnknownCheckpointError, find_checkpoint, packaged_weights
 from spectrodiff.pretrained.kinds import MELGAN, REFINER, Kind, vocoder_kind
 from spectrodiff.pretrained.native import load
@@ -34,7 +34,7 @@ def find_vocoder(vocoder: str | os.PathLike) -> Vocoder:
         return GriffinLim()
     if path.suffix == ".onnx":
         return OnnxVocoder(path)
-    if os.path.isfile(path / saved_model.FILE):  # False where pathlib raises, for a name that is too long
+    if is_file(path / saved_model.FILE):
         return SavedModelVocoder(path)
     packaged = packaged_vocoders()
     if str(vocoder) in packaged:

@@ -20,27 +20,14 @@ from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
 from spectrodiff.errors import reason
 
 
-def count_flops(function: Callable, *args: Any) -> int:
-    """Returns the number of operations of `function(*args)`, on all devices together.
-
-    The function is traced but not run, and `args` may be jax.ShapeDtypeStructs. For a `cond`, the branch with the most
-    operations counts; for a convolution, products with padding or with the zeros of a dilated input do not count.
-    Kernels outside JAX, such as cuDNN's attention, are not counted.
-
-    Raises:
-      ValueError: there are products in a `while` loop, whose number of iterations is unknown, or in a `shard_map` or a
-        Pallas kernel, whose programs are those of one shard or block.
-    """
-    return _count(jax.make_jaxpr(function)(*args).jaxpr)
-
-
 def step_flops(loss: Callable, *args: Any) -> int | None:
-    """Returns the number of operations of a training step: three times that of `loss(*args)`.
+    """Returns the number of operations of a training step, on all devices together: three times that of `loss(*args)`.
 
-    The gradient takes two products for each product of the loss. By convention (Chowdhery et al. 2022, appendix B),
-    recomputation to save memory does not count. With frozen parameters, one of the two products may be unnecessary, so
-    that the result is up to half again as large as the actual number. It does not hold for a loss that evaluates other
-    networks, such as a teacher, which have no gradient.
+    The loss is traced but not run, and `args` may be jax.ShapeDtypeStructs. The gradient takes two products for each
+    product of the loss. By convention (Chowdhery et al. 2022, appendix B), recomputation to save memory does not count.
+    With frozen parameters, one of the two products may be unnecessary, so that the result is up to half again as large
+    as the actual number. It does not hold for a loss that evaluates other networks, such as a teacher, which have no
+    gradient.
 
     Returns None if the operations cannot be counted, and the first process of a run prints the reason to stderr. This
     is not an error, since only the utilisation depends on it.
@@ -55,6 +42,15 @@ def step_flops(loss: Callable, *args: Any) -> int | None:
 
 
 def _count(jaxpr: Jaxpr) -> int:
+    """Returns the number of operations of a program.
+
+    For a `cond`, the branch with the most operations counts; for a convolution, products with padding or with the zeros
+    of a dilated input do not count. Kernels outside JAX, such as cuDNN's attention, are not counted.
+
+    Raises:
+      ValueError: there are products in a `while` loop, whose number of iterations is unknown, or in a `shard_map` or a
+        Pallas kernel, whose programs are those of one shard or block.
+    """
     return sum(map(_count_equation, jaxpr.eqns))
 
 

@@ -6,6 +6,7 @@ import re
 
 from spectrodiff.audio.mel import MEL_BINS
 from spectrodiff.errors import InputError, reason
+from spectrodiff.files import is_file
 from spectrodiff.fingerprint import fingerprint_of_files
 from spectrodiff.vocoder.published import PublishedVocoder
 
@@ -58,7 +59,7 @@ def open_session(path: str | os.PathLike, what: str):
     Raises:
       InputError: there is no such file, it is not ONNX, or onnxruntime is not installed.
     """
-    if not pathlib.Path(path).is_file():
+    if not is_file(path):
         raise InputError(f"there is no file {path}; name an ONNX {what}")
     try:
         import onnxruntime

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable
 
 from spectrodiff.errors import InputError, reason
+from spectrodiff.files import is_file
 from spectrodiff.fingerprint import fingerprint_of_files
 from spectrodiff.vocoder.published import PublishedVocoder
 
@@ -44,7 +45,7 @@ def load_model(path: str | os.PathLike, what: str) -> Callable:
     Raises:
       InputError: there is no such folder, it is damaged, the model cannot be called, or TensorFlow is not installed.
     """
-    if not (pathlib.Path(path) / FILE).is_file():
+    if not is_file(pathlib.Path(path) / FILE):
         raise InputError(f"there is no {FILE} in {path}; name the folder of an unpacked SavedModel")
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # with JAX's setting of 1, a missing GPU is logged as an error
     try:

@@ -225,10 +225,11 @@ SOURCES = {
         lambda: [f"etude-{number:06d}" for number in range(100_000)],
         lambda name, cache: etudes.etude(int(name.removeprefix("etude-"))),
     ),
-    "band": Source("random chord charts of our own, played by MMA's groove library", _bands, _band),
+    "band": Source("random chord charts of our own, played by MMA's groove library (GPL-2 or later)", _bands, _band),
     "game": Source("Freedoom (BSD-3-Clause)", lambda: list(_lumps()), _game),
     "score": Source(
-        "public-domain compositions in the encodings of music21's corpus, whose terms vary by encoder",
+        "public-domain compositions in the encodings of music21's corpus, whose terms vary by encoder and may exclude "
+        "commercial use",
         lambda: list(_scores()),
         _score,
     ),
