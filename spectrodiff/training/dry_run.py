@@ -20,7 +20,7 @@ from spectrodiff.training import state as states
 from spectrodiff.training.adaptation import Adaptation, everything
 from spectrodiff.training.flops import step_flops
 from spectrodiff.training.sharding import check_batch, make_mesh, shardings
-from spectrodiff.training.steps import Others, make_train_step
+from spectrodiff.training.steps import make_train_step
 
 _GIB = 2**30
 _LARGEST = 8  # the number of arrays that are listed
@@ -122,10 +122,6 @@ def dry_run(
 
     frozen_modules = task.frozen_modules()
 
-    def loss(state, batch):
-        others = Others(lambda: merge(state.ema, state.frozen), frozen_modules)
-        return task.loss(merge(state.params, state.frozen), batch, jax.random.key(0), others)
-
     state = placed(state, layout)
     batch = placed(batch, jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec("data")), batch))
     step = make_train_step(
@@ -150,7 +146,7 @@ def dry_run(
         devices=mesh.size,
         batch=size,
         parameters=sum(math.prod(x.shape) for x in jax.tree.leaves(state.params)),
-        flops=None if frozen_modules else step_flops(loss, state, batch),
+        flops=None if frozen_modules else step_flops(step.loss, state, batch),
         seconds=seconds,
         state=sum(_shard_bytes(x) for x in jax.tree.leaves(state)),
         arguments=memory.argument_size_in_bytes,

@@ -24,7 +24,7 @@ from spectrodiff.training.metric_writer import MetricWriter
 from spectrodiff.training.preemption import preemption
 from spectrodiff.training.report import write_report
 from spectrodiff.training.sharding import check_batch, distribute, make_mesh, replicated, shard_batch, shardings
-from spectrodiff.training.steps import Others, make_train_step
+from spectrodiff.training.steps import make_train_step
 from spectrodiff.training.summaries import divergence_message, mean_metrics, one_line
 from spectrodiff.training.task import Task
 from spectrodiff.training.throughput import ThroughputMeter, mesh_peak_flops
@@ -217,10 +217,6 @@ def train(
         frozen_modules=frozen_modules,
     )
 
-    def loss_of(state: states.TrainState, batch: dict[str, jax.Array]):
-        others = Others(lambda: merge(state.ema, state.frozen), frozen_modules)
-        return task.loss(merge(state.params, state.frozen), batch, key, others)
-
     # ---- loop
     metrics, sources = [], []  # of the steps since the last entry in the log
     skipped_in_a_row, exported = 0, time.monotonic()
@@ -238,7 +234,7 @@ def train(
                 check_batch(size, mesh, accumulate)
             batch = shard_batch(local, mesh)
             if step == first_step:
-                throughput.flops = None if frozen_modules else step_flops(loss_of, state, batch)
+                throughput.flops = None if frozen_modules else step_flops(train_step.loss, state, batch)
             if profile and step - first_step == profile[0]:
                 jax.profiler.start_trace(workdir / "profile")
             state, step_metrics = train_step(state, batch)

@@ -17,10 +17,14 @@ Metrics = dict[str, jax.Array]
 
 
 class TrainStep(NamedTuple):
-    """The jitted training step (state, batch) -> (state, metrics), which donates its state."""
+    """The jitted training step (state, batch) -> (state, metrics), which donates its state.
+
+    `loss` is the function (state, batch) -> (loss, metrics) alone, whose operations `step_flops` counts.
+    """
 
     jitted: Any
     others_state: Any
+    loss: Callable[[TrainState, Batch], tuple[jax.Array, Metrics]]
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         return self.jitted(state, batch, self.others_state)
@@ -125,5 +129,9 @@ def make_train_step(
         state = TrainState(state.step + 1, params, state.frozen, ema, opt_state)
         return state, {**metrics, "gradient_norm": norm, "skipped": 1.0 - finite}
 
+    def loss_alone(state: TrainState, batch: Batch) -> tuple[jax.Array, Metrics]:
+        others = Others(lambda: merge(state.ema, state.frozen), frozen_modules or {})
+        return loss(merge(state.params, state.frozen), batch, key, others)
+
     # Passed as an argument, because a captured array would be copied into the program as a constant.
-    return TrainStep(train_step, others_state)
+    return TrainStep(train_step, others_state, loss_alone)
