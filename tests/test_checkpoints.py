@@ -1,6 +1,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -167,7 +168,7 @@ def test_two_damaged_checkpoints_fall_back_to_the_first(saved_run, tmp_path, cap
     checkpoints = Checkpoints(workdir, 3)
     assert int(checkpoints.restore(abstract(WIDTH))[0].step) == 1
     *aside, then = capsys.readouterr().out.splitlines()
-    assert [line.split(" is ")[0] for line in aside] == ["the checkpoint of step 3", "the checkpoint of step 2"]
+    assert [re.search(r"\bstep \d", line)[0] for line in aside] == ["step 3", "step 2"]
     assert then.endswith(" step 1")
     assert checkpoints.newest == 1
     checkpoints.close()
@@ -178,7 +179,7 @@ def test_no_checkpoint_is_moved_if_all_are_damaged(saved_run, tmp_path):
     for step in (1, 2, 3):
         damage(workdir, step, "model", truncate, "d/*")
     checkpoints = Checkpoints(workdir, 3)
-    with pytest.raises(InputError, match=r"step 3 in .* is damaged") as caught:
+    with pytest.raises(InputError, match=r"step 3 in .*\bdamaged\b") as caught:
         checkpoints.restore(abstract(WIDTH))
     assert "\n" not in str(caught.value)
     assert sorted(checkpoints.manager.all_steps()) == [1, 2, 3]
@@ -186,7 +187,7 @@ def test_no_checkpoint_is_moved_if_all_are_damaged(saved_run, tmp_path):
         Checkpoints(shutil.copytree(saved_run, tmp_path / "other"), 3).restore(abstract(WIDTH + 2))
     assert sorted(os.listdir(tmp_path / "other")) == ["checkpoints"]
     like = abstract(WIDTH)
-    with pytest.raises(InputError, match=r"step 2 in .* is damaged"):
+    with pytest.raises(InputError, match=r"step 2 in .*\bdamaged\b"):
         checkpoints.restore_parameters(2, like.params, like.frozen, ema=False)
     checkpoints.close()
 
@@ -213,9 +214,7 @@ def test_run_with_a_damaged_checkpoint_ends_with_the_same_weights(tmp_path, caps
     resumed = Line()
     np.testing.assert_array_equal(fit(tmp_path / "run", resumed, 6, checkpoint_every=2), whole)
     assert resumed.started == [2 * BATCH]
-    said = capsys.readouterr().out
-    assert "going on from step 2\n" in said
-    assert "resuming at step 2\n" in said
+    assert capsys.readouterr().out.count(" step 2\n") == 2  # restored and resumed
     steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert steps == sorted(steps)
     assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} >= {"4", "6"}

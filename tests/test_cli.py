@@ -90,7 +90,7 @@ def test_folder_in_place_of_a_midi_file_is_named(error_of, folder, fast_loading)
     ("content", "word"),
     [
         (b"", "empty"),
-        (np.random.default_rng(0).bytes(1000), "not a MIDI"),
+        (np.random.default_rng(0).bytes(1000), "'MThd'"),
         (b"MThd" + np.random.default_rng(0).bytes(1000), "MIDI"),
     ],
 )
@@ -173,7 +173,7 @@ def test_missing_arguments_are_named(error_of):
 
 def test_missing_checkpoint_lists_the_packaged_ones(error_of, folder):
     message = error_of("synthesize", "--midi", folder / "song.mid", "--out", folder / "a.wav", "--checkpoint", "nope")
-    assert "no checkpoint 'nope'" in message
+    assert "checkpoint 'nope'" in message
     assert "demo" in message
 
 
@@ -182,7 +182,7 @@ def test_missing_checkpoint_lists_the_packaged_ones(error_of, folder):
     [
         ("spectrogram.json", b"", "spectrogram.json"),
         ("spectrogram.json", b"{}", "spectrogram.json"),
-        ("spectrogram.json", b'{"format_version": 99, "config": {}}', "format version 99"),
+        ("spectrogram.json", b'{"format_version": 99, "config": {}}', "version 99"),
         ("spectrogram.json", b'{"format_version": 2, "config": {"colour": 1}}', "'colour'"),
         ("spectrogram.safetensors", b"", "spectrogram.safetensors"),
         ("spectrogram.safetensors", bytes(1000), "spectrogram.safetensors"),
@@ -253,7 +253,7 @@ def test_interrupt_exits_with_130_and_keeps_old_files(error_of, folder, fast_loa
 def test_nan_output_is_an_error(error_of, folder, fast_loading, output_args, monkeypatch):
     nans = jnp.full((1, 256, 128), np.nan)
     monkeypatch.setattr(fast_loading.mel_sampler, "sample_windows", lambda *_, **__: nans)
-    assert "not a number" in error_of("synthesize", "--midi", folder / "song.mid", *output_args)
+    assert "frame 0" in error_of("synthesize", "--midi", folder / "song.mid", *output_args)
 
 
 @pytest.mark.parametrize("place", ["spectrodiff.audio.spool.soundfile.SoundFile", "spectrodiff.plot.plot_piece"])
@@ -307,7 +307,7 @@ def test_thinning_reports_dropped_notes(folder, fast_loading, capsys, monkeypatc
     monkeypatch.setattr(fast_loading.mel_sampler, "sample_windows", silent_windows)
     write_midi(random_notes(1, seconds=4.0, voices=60, drums=3000), folder / "crowd.mid")
     main(["synthesize", "--midi", str(folder / "crowd.mid"), "--out", str(folder / "a.wav"), "--on_overflow", "thin"])
-    assert "crowd.mid: dropped the " in capsys.readouterr().out
+    assert "crowd.mid: " in capsys.readouterr().out
     assert (folder / "a.wav").exists()
 
 
@@ -397,15 +397,15 @@ def train_error(error_of, folder):
 @pytest.mark.parametrize(
     ("binding", "message"),
     [
-        ("Nope.x = 1", "No configurable matching 'Nope'"),
-        ("train.nope = 1", "Configurable 'train' doesn't have a parameter named 'nope'"),
-        ("train.steps = many", "cannot use the config: "),
-        ("train.steps", "cannot use the config: "),
+        ("Nope.x = 1", "'Nope'"),
+        ("train.nope = 1", "'nope'"),
+        ("train.steps = many", "'many' (line 1)"),
+        ("train.steps", "(line 1)"),
         ("train.steps = 'many'", "train.steps to 'many'"),
         ("train.seed = 0.5", "train.seed to 0.5"),
         ("ModelConfig.width = '32'", "ModelConfig.width to '32'"),
         ("muon.learning_rate = None", "muon.learning_rate to None"),
-        ("Process.objective = @Y()", "No configurable matching reference '@Y()'"),
+        ("Process.objective = @Y()", "'@Y()'"),
         ("Process.objective = 'y'", "Process.objective to 'y'"),
         ("UniformTime.power = 0.0", "UniformTime.power is 0.0"),
         (
@@ -417,7 +417,7 @@ def train_error(error_of, folder):
         ("SpectrogramTask.loader = 'disk'", "SpectrogramTask.loader to 'disk'"),
         ("Loader.threads = 0", "Loader.threads is 0"),
         ("train.evaluators = @MelError()", "train.evaluators to @MelError()"),
-        ("train.optimizer = @sgd()", "No configurable matching reference '@sgd()'"),
+        ("train.optimizer = @sgd()", "'@sgd()'"),
         ("ModelConfig.compact_notes = False", "ModelConfig.compact_notes = True"),
         ("Mixture.data_dir = '/nope'", "'rendered' in /nope"),
         ("Mixture.weights = {'rendered': 'all'}", "Mixture.weights to {'rendered': 'all'}"),

@@ -165,7 +165,7 @@ def test_missing_file_pattern_is_named(tmp_path):
 def test_unknown_corpora_and_options_list_the_known_ones():
     assert input_error_of(lambda: corpus("maestr")).endswith(", ".join(CORPORA))
     assert input_error_of(lambda: corpus("slakh", mixes=3)).endswith(" submixes, seed, skip_known_bad")
-    assert input_error_of(lambda: corpus("maestro", seed=3)).endswith("it has none")
+    assert input_error_of(lambda: corpus("maestro", seed=3)).endswith(" none")
 
 
 # ---- mismatched or unreadable labels and audio
@@ -204,9 +204,9 @@ def test_notes_long_after_the_end_are_an_error():
      (float("nan"), 1, 60, 0), (0, float("inf"), 60, 0)],
 )  # fmt: skip
 def test_invalid_notes_raise_input_error(row):
-    assert input_error_of(lambda: reading.make_notes(LABELS, [(0, 1, 60, 0), row])).startswith(
-        "labels.csv holds an invalid note"
-    )
+    message = input_error_of(lambda: reading.make_notes(LABELS, [(0, 1, 60, 0), row]))
+    assert message.startswith("labels.csv ")
+    assert ", ".join(f"{value:g}" for value in row) in message
 
 
 def test_lengthen_cuts_or_zero_pads_audio():
@@ -221,50 +221,50 @@ CHORD = "2006/MIDI-Unprocessed_01_R1_2006_01-09_ORIG_MID--AUDIO_01_R1_2006_01_Tr
 MUSICNET_HEADER = "start_time,end_time,instrument,note,start_beat,end_beat,note_value\n"
 DAMAGE = {
     "no audio": ("maestro", f"{CHORD}.wav", None, "no such file", CHORD.replace("/", "_")),
-    "corrupt audio": ("maestro", f"{CHORD}.wav", "RIFF", "as audio", CHORD.replace("/", "_")),
-    "corrupt MIDI": ("maestro", f"{CHORD}.midi", "MThd", "cut short", CHORD.replace("/", "_")),
-    "table without columns": ("maestro", "maestro-v3.0.0.csv", "a,b\n1,2\n", "no column split, midi_filename", None),
-    "empty table": ("groove", "info.csv", "", "no column id", None),
-    "table cut short": ("groove", "info.csv", "id,midi_filename,audio_filename,split\na,b\n", "in row 1", None),
-    "table that is not text": ("groove", "info.csv", b"\xff\xfe\x00", "as a table", None),
+    "corrupt audio": ("maestro", f"{CHORD}.wav", "RIFF", "flac", CHORD.replace("/", "_")),
+    "corrupt MIDI": ("maestro", f"{CHORD}.midi", "MThd", "header", CHORD.replace("/", "_")),
+    "table without columns": ("maestro", "maestro-v3.0.0.csv", "a,b\n1,2\n", "split, midi_filename", None),
+    "empty table": ("groove", "info.csv", "", "id, midi_filename", None),
+    "table cut short": ("groove", "info.csv", "id,midi_filename,audio_filename,split\na,b\n", "row 1", None),
+    "table that is not text": ("groove", "info.csv", b"\xff\xfe\x00", "'utf-8'", None),
     "table with another split": (
-        "groove", "info.csv", "id,midi_filename,audio_filename,split\na,a.mid,a.wav,valid\n", "split 'valid'", None,
+        "groove", "info.csv", "id,midi_filename,audio_filename,split\na,a.mid,a.wav,valid\n", "'valid'", None,
     ),
     "no labels": ("musicnet", "train_labels/1727.csv", None, "No such file", "1727"),
     "no recording": ("musicnet", "train_data/1727.wav", None, "no such file", "1727"),
-    "labels without rows": ("musicnet", "train_labels/1727.csv", MUSICNET_HEADER, "holds no notes", "1727"),
+    "labels without rows": ("musicnet", "train_labels/1727.csv", MUSICNET_HEADER, "no notes", "1727"),
     "labels of words": (
-        "musicnet", "train_labels/1727.csv", f"{MUSICNET_HEADER}a,b,c,d,e,f,g\n", "cannot read the notes", "1727",
+        "musicnet", "train_labels/1727.csv", f"{MUSICNET_HEADER}a,b,c,d,e,f,g\n", "ValueError", "1727",
     ),
     "instrument 0": (
-        "musicnet", "train_labels/1727.csv", f"{MUSICNET_HEADER}0,9,0,60,0,0,\n", "an invalid note", "1727",
+        "musicnet", "train_labels/1727.csv", f"{MUSICNET_HEADER}0,9,0,60,0,0,\n", " 60, -1", "1727",
     ),
     "labels past the audio": (
-        "musicnet", "train_labels/1727.csv", f"{MUSICNET_HEADER}441000,442000,1,60,0,0,\n", "begins at 10.0 s", "1727",
+        "musicnet", "train_labels/1727.csv", f"{MUSICNET_HEADER}441000,442000,1,60,0,0,\n", "10.0 s", "1727",
     ),
     "JAMS that is not JSON": (
-        "guitarset", "annotation/00_BN1-129-Eb_comp.jams", "{", "cannot read", "00_BN1-129-Eb_comp_mic",
+        "guitarset", "annotation/00_BN1-129-Eb_comp.jams", "{", "JSONDecodeError", "00_BN1-129-Eb_comp_mic",
     ),
     "JAMS of something else": (
-        "guitarset", "annotation/00_BN1-129-Eb_comp.jams", "[]", "cannot read", "00_BN1-129-Eb_comp_mic",
+        "guitarset", "annotation/00_BN1-129-Eb_comp.jams", "[]", "TypeError", "00_BN1-129-Eb_comp_mic",
     ),
     "JAMS without notes": (
         "guitarset", "annotation/00_BN1-129-Eb_comp.jams", '{"annotations": []}', "no notes", "00_BN1-129-Eb_comp_mic",
     ),
-    "JAMS of no excerpt": ("guitarset", "annotation/00_mine.jams", "{}", "is not named as", None),
-    "no Notes": ("urmp", "01_Jupiter_vn_vc/Notes_1_vn_01_Jupiter.txt", None, "cannot read", "01_Jupiter_vn_vc"),
+    "JAMS of no excerpt": ("guitarset", "annotation/00_mine.jams", "{}", "00_BN1-129-Eb_comp.jams", None),
+    "no Notes": ("urmp", "01_Jupiter_vn_vc/Notes_1_vn_01_Jupiter.txt", None, "No such file", "01_Jupiter_vn_vc"),
     "Notes of two columns": (
-        "urmp", "01_Jupiter_vn_vc/Notes_1_vn_01_Jupiter.txt", "0.1 440\n", "cannot read", "01_Jupiter_vn_vc",
+        "urmp", "01_Jupiter_vn_vc/Notes_1_vn_01_Jupiter.txt", "0.1 440\n", "ValueError", "01_Jupiter_vn_vc",
     ),
     "Notes without pitch": (
-        "urmp", "01_Jupiter_vn_vc/Notes_1_vn_01_Jupiter.txt", "0.1 0 1\n", "cannot read", "01_Jupiter_vn_vc",
+        "urmp", "01_Jupiter_vn_vc/Notes_1_vn_01_Jupiter.txt", "0.1 0 1\n", "ValueError", "01_Jupiter_vn_vc",
     ),
-    "song without metadata": ("slakh", "train/Track00001/metadata.yaml", None, "cannot read", "Track00001"),
-    "metadata that is no YAML": ("slakh", "train/Track00001/metadata.yaml", "a: [", "as a song's", "Track00001"),
+    "song without metadata": ("slakh", "train/Track00001/metadata.yaml", None, "No such file", "Track00001"),
+    "metadata that is no YAML": ("slakh", "train/Track00001/metadata.yaml", "a: [", " metadata", "Track00001"),
     "metadata without stems": ("slakh", "train/Track00001/metadata.yaml", "UUID: a\n", "'stems'", "Track00001"),
-    "metadata of text": ("slakh", "train/Track00001/metadata.yaml", "stems\n", "as a song's", "Track00001"),
+    "metadata of text": ("slakh", "train/Track00001/metadata.yaml", "stems\n", " metadata", "Track00001"),
     "no mix": ("slakh", "train/Track00001/mix.flac", None, "no such file", "Track00001"),
-    "no MIDI of a stem": ("slakh", "train/Track00001/MIDI/S00.mid", None, "does not exist", "Track00001"),
+    "no MIDI of a stem": ("slakh", "train/Track00001/MIDI/S00.mid", None, "exist", "Track00001"),
 }  # fmt: skip
 
 
@@ -497,8 +497,7 @@ def test_slakh_missing_stem_is_an_error(tmp_path):
     root = writer.write_slakh(tmp_path)
     stem = root / "train" / "Track00003" / "stems" / "S01.flac"
     stem.unlink()
-    message = reading_error(root, "slakh", "Track00003")
-    assert f"{stem} is missing" in message
+    assert reading_error(root, "slakh", "Track00003").startswith(f"{stem} ")
 
 
 def test_slakh_song_without_audio_is_an_error(tmp_path):

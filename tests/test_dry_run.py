@@ -64,7 +64,7 @@ def test_tasks_without_a_fixed_batch_raise_input_error(train_arguments):
 
 
 def test_indivisible_batch_raises_input_error(train_arguments):
-    with pytest.raises(InputError, match="multiple of"):
+    with pytest.raises(InputError, match=r"\b4 examples\b.* 3 parts$"):
         dry_run(**train_arguments, accumulate=3)
 
 
@@ -79,7 +79,7 @@ def test_missing_tpu_compiler_raises_input_error(monkeypatch):
 
 @pytest.mark.trial
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
-@pytest.mark.parametrize(("topology", "said"), [("v5e:2x4", "on 8 devices"), ("v0:1", "cannot compile for the TPU")])
+@pytest.mark.parametrize(("topology", "said"), [("v5e:2x4", "on 8 devices"), ("v0:1", "'v0:1'")])
 def test_dry_run_compiles_for_tpus_that_are_not_there(topology, said):
     flags = ["train", "--gin_file", "tiny.gin", "--gin_param", "SpectrogramTask.batch_size = 8", "--dry_run"]
     done = subprocess.run(

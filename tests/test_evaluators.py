@@ -47,13 +47,13 @@ def task(corpus):
 
 @pytest.mark.parametrize("evaluator", [Guesses(), MelError(), HeldoutLoss(), LossByTime(), Gallery()])
 def test_evaluators_of_windows_refuse_vocoders(evaluator):
-    with pytest.raises(InputError, match=rf"^{type(evaluator).__name__} is for spectrogram models"):
+    with pytest.raises(InputError, match=rf"^{type(evaluator).__name__} .*\bCropError$"):
         evaluator.check(VocoderTask())
 
 
 @pytest.mark.parametrize("evaluator", [CropBaseline(), CropError(), CropGallery()])
 def test_evaluators_of_crops_refuse_spectrogram_models(task, evaluator):
-    with pytest.raises(InputError, match=rf"^{type(evaluator).__name__} is for vocoders"):
+    with pytest.raises(InputError, match=rf"^{type(evaluator).__name__} .*\bMelError$"):
         evaluator.check(task)
 
 

@@ -202,10 +202,10 @@ def test_packed_vocoder_is_half_as_large_with_nearly_equal_audio(tmp_path):
     mel = np.random.default_rng(0).uniform(-6.0, 0.0, (9, 128)).astype(np.float32)
     ours, theirs = (find_vocoder(tmp_path / name)(mel) for name in ("packed", "export"))
     assert 0 < np.abs(ours - theirs).max() < 0.01 * np.abs(theirs).max()
-    with pytest.raises(InputError, match="no weights"):
+    with pytest.raises(InputError, match=f"^{tmp_path} "):
         pack(tmp_path, tmp_path / "other")
     large = dataclasses.replace(SMALL, channels=1024)
     write(tmp_path / "large", MELGAN, {}, large, {})
-    with pytest.raises(InputError, match=r"takes .* MB"):
+    with pytest.raises(InputError, match=r"\bMelGAN\b.* MB\b"):
         pack(tmp_path / "large", tmp_path / "other")
     assert not (tmp_path / "other").exists()

@@ -135,5 +135,5 @@ def test_fingerprint_of_files_depends_on_names_and_content(tmp_path):
     assert kept == fingerprint_of_files({"y": b, "x": a})
     others = [fingerprint_of_files(files) for files in ({"x": b, "y": a}, {"x": a}, {"x": a, "z": b})]
     assert len({kept, *others}) == 4
-    with pytest.raises(InputError, match=r"cannot read .*nope"):
+    with pytest.raises(InputError, match=f"{tmp_path}/nope: "):
         fingerprint_of_files({"x": tmp_path / "nope"})

@@ -280,7 +280,7 @@ def test_report_names_suspicious_pairs(tmp_path, capsys):
 
     first, *lines, last = report_lines(capsys, tmp_path)
     assert re.match(rf"{tmp_path} .*\b9 pairs ", first)
-    left_out = [line.split(" has ")[0] for line in lines[:2]]
+    left_out = [line.split()[0] for line in lines[:2]]
     assert left_out == [f"{tmp_path}/audio/noise.wav", f"{tmp_path}/midi/text.mid"]
     problems = dict(line.split(": ", 1) for line in lines[2:])
     assert problems.keys() == {*cases, "corrupt", "words"} - {"good"}
@@ -294,9 +294,7 @@ def test_report_names_suspicious_pairs(tmp_path, capsys):
     seconds = len(recording.audio) / SAMPLE_RATE
     assert re.match(rf".*\b{ends[ends < 4].max():.1f} s\b.*\b{seconds:.1f} s\b", problems["short"])
     for name in ("other", "silent"):
-        assert problems[name].startswith("the sound hardly has the onsets of the notes (they correlate by "), problems[
-            name
-        ]
+        assert re.fullmatch(r"\D+0\.\d\d\)", problems[name]), problems[name]  # their correlation alone
 
 
 @pytest.mark.parametrize(
@@ -304,7 +302,7 @@ def test_report_names_suspicious_pairs(tmp_path, capsys):
     [
         (lambda folder: (folder / "song1.wav").write_bytes(b"RIFF" + b"\7" * 99), r"song1\.wav "),
         (lambda folder: (folder / "song1.mid").write_bytes(b"MThd" + b"\7" * 99), r"song1\.mid .*MIDI"),
-        (lambda folder: (folder / "song1.mid").write_bytes(b""), r"song1\.mid is empty"),
+        (lambda folder: (folder / "song1.mid").write_bytes(b""), r"song1\.mid .*\bempty\b"),
         (
             lambda folder: soundfile.write(folder / "song1.wav", RECORDINGS[1].audio[:16000], 16000),
             r"song1\.mid .*\b\d\.\d s\b.*\b1\.0 s",

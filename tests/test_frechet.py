@@ -113,7 +113,7 @@ def test_too_few_frames_warn_or_give_none():
 
 
 def test_nan_frames_raise_input_error():
-    with pytest.raises(InputError, match="not numbers"):
+    with pytest.raises(InputError, match="embeddings"):
         Gaussian.of(np.array([[0.0, np.nan]]))
 
 

@@ -1,5 +1,7 @@
 """Messages about instruments that a model replaces by others."""
 
+import re
+
 import pytest
 from inputs import random_notes
 
@@ -8,21 +10,23 @@ from spectrodiff.notes.instruments import program_name, replacements
 from spectrodiff.notes.tokenizer import NoteTokenizer
 
 PIECE = random_notes(0, programs=(0, 42, 73), voices=20, drums=5)
-CELLO, FLUTE = "Cello (42) is played by Violin (40)", "Flute (73) is played by Piccolo (72)"
+CELLO, FLUTE = ["Cello (42)", "Violin (40)"], ["Flute (73)", "Piccolo (72)"]  # and what plays them
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "named"),
     [
-        ({"program_map": "midi_class"}, f"instruments that the weights do not have: {CELLO}, {FLUTE}"),
-        ({"program_map": "midi_class", "own_programs": (42,)}, f"instruments that the weights do not have: {FLUTE}"),
-        ({"program_map": "slakh"}, ""),
-        ({"program_map": "full"}, ""),
-        ({"program_map": "flat"}, ""),
+        ({"program_map": "midi_class"}, CELLO + FLUTE),
+        ({"program_map": "midi_class", "own_programs": (42,)}, FLUTE),
+        ({"program_map": "slakh"}, []),
+        ({"program_map": "full"}, []),
+        ({"program_map": "flat"}, []),
     ],
 )
-def test_only_replaced_instruments_are_named(options, said):
-    assert replacements(PIECE, NoteTokenizer(TokenizerConfig(**options))) == said
+def test_only_replaced_instruments_are_named(options, named):
+    said = replacements(PIECE, NoteTokenizer(TokenizerConfig(**options)))
+    assert re.findall(r"\w+ \(\d+\)", said) == named
+    assert bool(said) == bool(named)
 
 
 def test_drums_are_never_replaced():

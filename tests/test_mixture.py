@@ -88,7 +88,7 @@ def test_programs_option_replaces_programs_in_every_split(tmp_path):
 
 
 def test_missing_dataset_raises_input_error(data_dir):
-    with pytest.raises(InputError, match="no dataset 'nowhere'"):
+    with pytest.raises(InputError, match="dataset 'nowhere'"):
         Mixture(data_dir, {"small": 1.0, "nowhere": 1.0}).training()
 
 

@@ -141,7 +141,7 @@ def test_bad_recording_raises_input_error_unless_skip_bad(tmp_path, own_pairs, e
     run("folder", "--manual_dir", own_pairs, "--data_dir", tmp_path, "--skip_bad")
     printed = capsys.readouterr().out
     assert "skipped: 1;" in printed
-    assert "song0: cannot read" in printed.splitlines()[-1]
+    assert "song0: " in printed.splitlines()[-1]
 
 
 def test_invalid_options_print_one_error_line(tmp_path, own_pairs, error_line):
@@ -150,7 +150,7 @@ def test_invalid_options_print_one_error_line(tmp_path, own_pairs, error_line):
     assert "workers is -1" in error_line("rendered", "--data_dir", tmp_path, "--workers", -1)
     assert "slakh's submixes is -1" in error_line("slakh", *common, "--submixes", -1)
     assert "'My Songs'" in error_line("folder", *common, "--name", "My Songs")
-    assert "invalid choice: 'nope'" in error_line("nope", *common)
+    assert "'nope'" in error_line("nope", *common)
     assert "song0.wav" in error_line("folder", "--manual_dir", own_pairs, "--data_dir", own_pairs / "song0.wav")
     shutil.rmtree(own_pairs)
     assert "own_pairs " in error_line("folder", *common)

@@ -89,7 +89,7 @@ def test_agreement_reduces_the_mel_error():
 
 
 @pytest.mark.parametrize(
-    ("values", "message"), [({"layers": 90}, r"\b90 layers\b.*\b100 frames"), ({"agreement": -1}, "0")]
+    ("values", "message"), [({"layers": 90}, r"\b90 layers\b.*\b100 frames"), ({"agreement": -1}, "agreement is -1")]
 )
 def test_invalid_config_raises_input_error(values, message):
     with pytest.raises(InputError, match=message):

@@ -162,7 +162,7 @@ def test_remote_workdir_raises_input_error(tmp_path, monkeypatch):
 def test_read_only_workdir_raises_input_error(tmp_path, monkeypatch):
     RUN.claim(tmp_path)
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
-    with pytest.raises(InputError, match="no permission to write"):
+    with pytest.raises(InputError, match=rf" {tmp_path}/songs$"):
         RUN.claim(tmp_path)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from spectrodiff.errors import InputError
 from spectrodiff.vocoder.published import CHUNK
-from spectrodiff.vocoder.saved_model import SavedModelVocoder
+from spectrodiff.vocoder.saved_model import SavedModelVocoder, load_model
 from spectrodiff.vocoder.streaming import Vocoder
 
 RNG = np.random.default_rng(0)
@@ -104,17 +104,18 @@ def load_error(folder):
 def test_damaged_file_raises_input_error(folder, tmp_path, name, content):
     damaged = shutil.copytree(folder, tmp_path / "damaged")
     (damaged / name).write_bytes(content)
-    assert "TensorFlow cannot load" in load_error(damaged)
+    assert "TensorFlow" in load_error(damaged)
 
 
 def test_missing_variables_raise_input_error(folder, tmp_path):
     lacking = shutil.copytree(folder, tmp_path / "lacking", ignore=shutil.ignore_patterns("variables"))
-    assert "TensorFlow cannot load" in load_error(lacking)
+    assert "TensorFlow" in load_error(lacking)
 
 
 def test_uncallable_model_raises_input_error(tf, tmp_path):
     tf.saved_model.save(tf.Module(), str(tmp_path))
-    assert "the model in it cannot be called" in load_error(tmp_path)
+    with pytest.raises(InputError, match=rf"^{tmp_path} .*\bscorer\b"):
+        load_model(tmp_path, "scorer")
 
 
 def test_fixed_length_model_raises_input_error(save_decoder):

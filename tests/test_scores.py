@@ -86,5 +86,5 @@ def test_invalid_scores_file_prints_one_error_line(tmp_path, content):
 def test_packing_a_missing_dataset_prints_one_error_line(tmp_path):
     with pytest.raises(SystemExit) as error:
         run("pack", "--data_dir", tmp_path, "--out", tmp_path / "scores.npz")
-    assert "no dataset 'rendered'" in str(error.value)
+    assert "dataset 'rendered'" in str(error.value)
     assert not (tmp_path / "scores.npz").exists()

@@ -67,7 +67,7 @@ def test_step_donates_its_state_and_transfers_nothing(line):
     step(make(), batch)  # compiled, with its constants on the device
     with jax.transfer_guard("disallow"):
         step(state, batch)
-        with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        with pytest.raises(jax.errors.JaxRuntimeError, match="host-to-device"):
             step(make(), jax.tree.map(np.asarray, BATCH))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(batch))

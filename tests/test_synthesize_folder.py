@@ -64,7 +64,7 @@ def test_bad_files_are_reported_and_others_rendered(songs, tmp_path, capsys):
     lines = [line for line in capsys.readouterr().err.splitlines() if "spectrodiff:" in line]
     assert len(lines) == 3
     assert "bad.mid" in lines[0]
-    assert "too many notes" in lines[1]
+    assert "crowd.mid" in lines[1]
     assert "2 of 5 files" in lines[2]
 
 
@@ -94,7 +94,7 @@ def test_replaced_instruments_are_reported_once_per_song(songs, tmp_path, synthe
     write_midi(random_notes(0, 3.0, programs=(40,), voices=3, drums=2), songs / "violin.mid")
     write_midi(random_notes(0, 3.0, programs=(40, 42), voices=9, drums=2), songs / "strings.mid")
     run(songs, tmp_path / "out")
-    lines = [line for line in capsys.readouterr().err.splitlines() if "is played by" in line]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "(40)" in line]
     assert sum("strings.mid" in line for line in lines) == 1
     assert any(re.search(r": Cello \(42\) .*\bViolin \(40\)$", line) for line in lines)
     assert not any("violin.mid" in line for line in lines)
@@ -154,7 +154,7 @@ def test_output_folder_may_not_be_named_like_audio(songs, tmp_path, capsys):
 def test_format_is_refused_for_one_file(songs, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(songs / "song0.mid", tmp_path / "a.wav", "--format", "flac")
-    assert "the suffix of --out" in capsys.readouterr().err
+    assert re.search(r"--format .*--out\b", capsys.readouterr().err)
 
 
 def test_folder_in_place_of_an_audio_file_is_named(songs, tmp_path, capsys):
@@ -167,4 +167,4 @@ def test_folder_without_midi_files_is_an_error(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     with pytest.raises(SystemExit):
         run(tmp_path / "empty", tmp_path / "out")
-    assert "no MIDI files" in capsys.readouterr().err
+    assert f"{tmp_path}/empty " in capsys.readouterr().err

@@ -199,7 +199,7 @@ def test_unknown_vocabulary_size_raises_input_error(tmp_path):
         ("T5Config.num_decoder_layers = 2", r"parameter decoder\.layers_1\."),
         ("T5Config.num_encoder_layers = 1", r"parameter continuous_encoder\.layers_1\."),
         ("T5Config.head_dim = 64", r"heads is 0"),
-        ("T5Config.head_dim", r"config\.gin: Couldn't parse statement"),
+        ("T5Config.head_dim", r"config\.gin: .*\(line 2\)"),
         ("VocabularyConfig.num_velocity_bins = 300", r"velocity_bins is 300"),
         ("\udcff", r"config\.gin: "),
     ],

@@ -26,8 +26,8 @@ TINY = ["train", "--gin_file", "configs/tiny.gin"]
             ["--coordinator", "here", "--processes", "2", "--process", "0"],
             "'here' ",
         ),
-        (["--coordinator", "127.0.0.1:9", "--processes", "2", "--process", "2"], "cannot join the other processes: "),
-        (["--distributed"], "cannot join the other processes: "),  # the reason depends on earlier tests
+        (["--coordinator", "127.0.0.1:9", "--processes", "2", "--process", "2"], " processes: "),
+        (["--distributed"], " processes: "),  # the reason depends on earlier tests
         (["--profile", "30:20"], "'30:20' "),
     ],
 )
@@ -65,8 +65,8 @@ def test_unused_bindings_are_reported_and_used_ones_described(tmp_path, monkeypa
         "some/only.pattern = \\\n    'lora.rank = 1'\nmuon.warmup = 9\n"
     )
     main(["train", "--gin_file", str(config), "--workdir", str(tmp_path / "run")])
-    (unused,) = [line for line in capsys.readouterr().out.splitlines() if "nothing uses" in line]
-    names = set(unused.removeprefix("of the config nothing uses ").split(", "))
+    (unused,) = [line for line in capsys.readouterr().out.splitlines() if "adamw.warmup" in line]
+    names = set(unused.replace(",", "").split())
     assert names >= {"adamw.warmup", "some/only.pattern", "train.steps"}  # `train` itself was not called
     assert not names & {"muon.warmup", "adafactor.warmup", "lora.scale", "lora.rank"}
     assert "muon.warmup = 9\n" in descriptions[0]
@@ -132,7 +132,7 @@ def test_includes_are_relative_to_the_current_folder(tmp_path, monkeypatch):
 def test_config_that_includes_itself_raises_input_error(tmp_path, monkeypatch):
     (tmp_path / "mine.gin").write_text("include 'mine.gin'\n")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"mine\.gin includes itself$"):
+    with pytest.raises(InputError, match=r"mine\.gin .*\bitself$"):
         read_config(["mine.gin"], [])
 
 
@@ -142,7 +142,7 @@ def test_config_errors_name_file_and_line(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"'colour'.*/mine\.gin\", line 4"):
         read_config(["mine.gin"], [])
     (tmp_path / "mine.gin").write_text("include 'configs/nope.gin'\n")
-    with pytest.raises(InputError, match=r"^no config configs/nope\.gin\b.*mine\.gin\b.*\bdemo\.gin\b"):
+    with pytest.raises(InputError, match=r"\bconfigs/nope\.gin\b.*mine\.gin\b.*\bdemo\.gin\b"):
         read_config(["mine.gin"], [])
 
 

@@ -79,8 +79,8 @@ def test_info_accepts_the_checkpoint_option(checkpoint, capsys, error_line):
     rows = info(capsys, checkpoint)
     main(["info", "--checkpoint", str(checkpoint)])
     assert [line[14:] for line in capsys.readouterr().out.splitlines()] == list(rows.values())
-    assert "PATH --checkpoint is required" in error_line("info")
-    assert "not allowed with argument PATH" in error_line("info", checkpoint, "--checkpoint", checkpoint)
+    assert "PATH --checkpoint" in error_line("info")
+    assert re.search(r"--checkpoint: .*\bPATH$", error_line("info", checkpoint, "--checkpoint", checkpoint))
 
 
 def test_info_lists_our_model_options(checkpoint, capsys):
@@ -209,7 +209,7 @@ def test_conversion_reports_that_our_melgan_is_not_copied(tmp_path, capsys):
     write_weights(tmp_path / "ours", "spectrodiff", CONFIG, ARRAYS)
     (tmp_path / "ours" / "vocoder.json").touch()
     converted(tmp_path / "ours", tmp_path / "theirs", "diffusers")
-    assert f"the MelGAN in {tmp_path / 'ours'} stays there" in capsys.readouterr().out
+    assert f" MelGAN in {tmp_path / 'ours'} " in capsys.readouterr().out
 
 
 def test_conversion_to_diffusers_reports_lost_settings(tmp_path, capsys):
@@ -246,9 +246,8 @@ def test_existing_destination_is_not_overwritten(tmp_path, error_line):
 def test_unwritable_destination_raises_input_error(tmp_path, error_line, place):
     write_weights(tmp_path / "pipeline", "diffusers", CONFIG, ARRAYS)
     (tmp_path / "file").write_text("mine")
-    assert "cannot make the folder" in error_line(
-        "convert", tmp_path / "pipeline", tmp_path / place, "--to", "spectrodiff"
-    )
+    line = error_line("convert", tmp_path / "pipeline", tmp_path / place, "--to", "spectrodiff")
+    assert f" {tmp_path / place}: " in line
 
 
 def test_impossible_conversions_raise_input_error(tmp_path, checkpoint, error_line):

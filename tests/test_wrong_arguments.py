@@ -137,7 +137,7 @@ def test_tokens_may_be_nested_lists():
         (MONO * 1j, r"\[samples\].* complex64"),
         (np.where(np.arange(3200) == 7, np.nan, MONO), r"\bsample 7\b"),
         (np.where(np.arange(3200) == 8, np.inf, MONO), r"\bsample 8\b"),
-        ([[0.0], [0.0, 0.0]], r"an array \[samples\], but this is none"),
+        ([[0.0], [0.0, 0.0]], r"\[samples\].* \(2,\)"),
     ],
 )
 def test_invalid_audio_raises_input_error(audio, message, tmp_path):
@@ -151,7 +151,7 @@ def test_invalid_audio_raises_input_error(audio, message, tmp_path):
 @pytest.mark.parametrize(
     ("mel", "message"),
     [
-        ("song.npz", r"an array \[frames, 128\], but this is none"),
+        ("song.npz", r"\[frames, 128\].* 'song\.npz'"),
         (None, r"\[frames, 128\].* \[\]"),
         (MONO, r"\[frames, 128\].* \[3200\]"),
         (np.full((128, 20), -5.0), r"\[frames, 128\].* \[128, 20\]"),
