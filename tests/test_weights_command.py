@@ -80,7 +80,7 @@ def test_info_accepts_the_checkpoint_option(checkpoint, capsys, error_line):
     main(["info", "--checkpoint", str(checkpoint)])
     assert [line[14:] for line in capsys.readouterr().out.splitlines()] == list(rows.values())
     assert "PATH --checkpoint" in error_line("info")
-    assert re.search(r"--checkpoint: .*\bPATH$", error_line("info", checkpoint, "--checkpoint", checkpoint))
+    assert re.search(r"--checkpoint: .*\bPATH\b", error_line("info", checkpoint, "--checkpoint", checkpoint))
 
 
 def test_info_lists_our_model_options(checkpoint, capsys):
