@@ -64,6 +64,7 @@ def test_bad_files_are_reported_and_others_rendered(songs, tmp_path, capsys):
     lines = [line for line in capsys.readouterr().err.splitlines() if "spectrodiff:" in line]
     assert len(lines) == 3
     assert "bad.mid" in lines[0]
+    assert "crowd.mid: " in lines[1]
     assert "--on_overflow thin" in lines[1]
     assert "2 of 5 files" in lines[2]
 
