@@ -130,7 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         options.pop("run")(**options)
     except InputError as error:
-        sys.exit(f"scores.py: {error}")
+        print(f"scores.py: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

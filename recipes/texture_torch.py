@@ -35,8 +35,8 @@ from tqdm import tqdm
 
 from spectrodiff.config import WINDOW_FRAMES
 from spectrodiff.errors import InputError
-from spectrodiff.models.texture_decoder import _CONTEXT_FRAMES, _FRACTION_AT_START, TextureConfig
-from spectrodiff.models.unet import _EMBEDDING, _LOGSNR_SCALE, _LONGEST
+from spectrodiff.models.texture_decoder import CONTEXT_FRAMES, FRACTION_AT_START, TextureConfig
+from spectrodiff.models.unet import EMBEDDING, LOGSNR_SCALE, LONGEST
 from spectrodiff.pretrained.formats import open_checkpoint
 from spectrodiff.pretrained.hub import find_checkpoint
 from spectrodiff.pretrained.kinds import SPECTROGRAM
@@ -76,7 +76,8 @@ def main() -> None:
     try:
         options.run(options)
     except InputError as error:
-        sys.exit(f"texture_torch.py: {error}")
+        print(f"texture_torch.py: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def read_task(options: argparse.Namespace, *params: str) -> SpectrogramTask:
@@ -92,7 +93,7 @@ def read_task(options: argparse.Namespace, *params: str) -> SpectrogramTask:
 
 
 def store_windows(options: argparse.Namespace) -> None:
-    """Writes the inputs and targets of the U-Net for windows of training, and for the held-out ones, as arrays."""
+    """Writes the inputs and targets of the U-Net for held-out windows, and for those of training, as arrays."""
     task = read_task(options, f"Mixture.data_dir = {options.data_dir!r}")
     model = task.load(options.checkpoint)
     graph, state = nnx.split(model)
@@ -105,25 +106,27 @@ def store_windows(options: argparse.Namespace) -> None:
         return {"x0": decoder.config.normalise(batch["target"]), **decoder.cache(encoded)._asdict()}
 
     def save(name, batches, count):
-        arrays, done = {}, 0
-        for batch in tqdm(batches, name, total=-(-count // task.batch_size), unit="batch"):
-            batch = {key: batch[key] for key in ("tokens", "context", "context_mask", "target", "target_mask")}
-            values = {**evaluate(state, batch), "mask": batch["target_mask"]}
-            for field in FIELDS:
-                value = np.asarray(values[field])[: count - done]
-                if field not in arrays:
-                    folder = options.out / name
-                    folder.mkdir(parents=True, exist_ok=True)
-                    arrays[field] = np.lib.format.open_memmap(
-                        folder / f"{field}.npy", "w+", np.float16, (count, *value.shape[1:])
-                    )
-                arrays[field][done : done + len(value)] = value
-            done += len(value)
-            if done == count:
-                break
+        folder, arrays, done = options.out / f"{name}.part", {}, 0  # renamed when it is complete
+        folder.mkdir(parents=True, exist_ok=True)
+        with tqdm(total=count, desc=name, unit="window") as progress:
+            while done < count:
+                batch = next(batches)
+                batch = {key: batch[key] for key in ("tokens", "context", "context_mask", "target", "target_mask")}
+                values = {**evaluate(state, batch), "mask": batch["target_mask"]}
+                size = min(count - done, len(batch["target_mask"]))
+                for field in FIELDS:
+                    value = np.asarray(values[field])[:size]
+                    if not done:
+                        path, shape = folder / f"{field}.npy", (count, *value.shape[1:])
+                        arrays[field] = np.lib.format.open_memmap(path, "w+", np.float16, shape)
+                    arrays[field][done : done + size] = value
+                done += size
+                progress.update(size)
+        folder.rename(options.out / name)
 
-    count = len(task.heldout["target"])
-    save("heldout", ({k: v[i : i + 8] for k, v in task.heldout.items()} for i in range(0, count, 8)), count)
+    heldout, size = task.heldout, task.batch_size
+    count = len(heldout["target"])
+    save("heldout", ({k: v[i : i + size] for k, v in heldout.items()} for i in range(0, count, size)), count)
     save("train", task.batches(seed=0), options.windows)
 
 
@@ -139,7 +142,7 @@ def random_crops(windows: dict[str, np.ndarray], frames: int, batch: int, rng: n
     """Returns `batch` random crops of `frames` frames, chosen as `TextureDecoder` chooses them."""
     rows = rng.integers(len(windows["x0"]), size=batch)
     starts = rng.integers(windows["x0"].shape[1] - frames + 1, size=batch)
-    starts[rng.random(batch) < _FRACTION_AT_START] = 0
+    starts[rng.random(batch) < FRACTION_AT_START] = 0
     return crops(windows, rows, starts, frames)
 
 
@@ -150,8 +153,8 @@ def crops(windows: dict[str, np.ndarray], rows: np.ndarray, starts: np.ndarray, 
         for field in ("x0", "mean", "sketch", "mask"):
             found[field].append(windows[field][row, start : start + frames])
         past = windows["x0"][row, :start]
-        found["before"].append(np.concatenate([windows["before"][row], past])[-_CONTEXT_FRAMES:])
-        found["known"].append(np.concatenate([windows["known"][row], np.ones_like(past)])[-_CONTEXT_FRAMES:])
+        found["before"].append(np.concatenate([windows["before"][row], past])[-CONTEXT_FRAMES:])
+        found["known"].append(np.concatenate([windows["known"][row], np.ones_like(past)])[-CONTEXT_FRAMES:])
     return {field: torch.from_numpy(np.stack(values).astype(np.float32)) for field, values in found.items()}
 
 
@@ -193,7 +196,7 @@ class ResidualBlock(torch.nn.Module):
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
         self.norm_in, self.conv_in = RMSNorm(inputs), Conv(inputs, outputs)
-        self.film = Dense(_EMBEDDING, 2 * outputs)
+        self.film = Dense(EMBEDDING, 2 * outputs)
         self.norm_out, self.conv_out = RMSNorm(outputs), Conv(outputs, outputs)
         self.shortcut = Dense(inputs, outputs) if inputs != outputs else None
 
@@ -210,7 +213,7 @@ class UNet(torch.nn.Module):
         self.patch = patch
         self.enter = Conv(inputs * patch**2, channels[0])
         self.bins = torch.nn.Parameter(torch.zeros(bins // patch, channels[0]))
-        self.embed = Dense(_EMBEDDING, _EMBEDDING)
+        self.embed = Dense(EMBEDDING, EMBEDDING)
 
         def scales(previous):
             return torch.nn.ModuleList(
@@ -222,12 +225,12 @@ class UNet(torch.nn.Module):
         self.down = scales([channels[0], *channels])
         self.up = scales([wide + width for wide, width in zip(below, channels, strict=True)])
         self.norm, self.leave = RMSNorm(channels[0]), Conv(channels[0], patch**2)
-        rates = np.exp(-np.log(_LONGEST) * np.arange(_EMBEDDING // 2) / (_EMBEDDING // 2 - 1))
+        rates = np.exp(-np.log(LONGEST) * np.arange(EMBEDDING // 2) / (EMBEDDING // 2 - 1))
         self.rates = torch.from_numpy(rates.astype(np.float32))
 
     def forward(self, planes, logsnr):
         """Returns the output plane [b, t, m] for `planes` [b, t, m, c] and one log-SNR per row."""
-        angles = _LOGSNR_SCALE * logsnr[:, None] * self.rates
+        angles = LOGSNR_SCALE * logsnr[:, None] * self.rates
         noise = functional.silu(self.embed(torch.cat([angles.sin(), angles.cos()], -1)))
         batch, frames, bins, _ = planes.shape
         p = self.patch
@@ -371,6 +374,8 @@ def train(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     task = read_task(options)
+    if (options.teacher is None) != (task.distillation is None):
+        raise InputError(f"{options.gin_file} and --teacher: give both a config of distillation and a teacher, or none")
     texture = load_unet(options.checkpoint, task.config.decoder, options.new)
     config, parameters = texture.config, dict(texture.unet.named_parameters())
     windows, heldout = (load_windows(options.windows / name) for name in ("train", "heldout"))

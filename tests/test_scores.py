@@ -72,19 +72,22 @@ def test_scores_of_another_dataset_are_rendered(tmp_path):
 
 @needs_synth
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 half a file"])
-def test_invalid_scores_file_prints_one_error_line(tmp_path, content):
+def test_invalid_scores_file_prints_one_error_line(tmp_path, content, capsys):
     path = tmp_path / "scores.npz"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(SystemExit) as error:
         run("render", "--scores", path, "--data_dir", tmp_path / "new")
-    assert re.match(rf"scores\.py: {path} .*`pack`", str(error.value))
-    assert "\n" not in str(error.value)
+    assert error.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(rf"scores\.py: {path} .*`pack`", line)
     assert not (tmp_path / "new").exists()
 
 
-def test_packing_a_missing_dataset_prints_one_error_line(tmp_path):
+def test_packing_a_missing_dataset_prints_one_error_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as error:
         run("pack", "--data_dir", tmp_path, "--out", tmp_path / "scores.npz")
-    assert "dataset 'rendered'" in str(error.value)
+    assert error.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "dataset 'rendered'" in line
     assert not (tmp_path / "scores.npz").exists()

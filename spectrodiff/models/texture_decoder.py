@@ -28,10 +28,10 @@ from spectrodiff.models.decoder import Conditioning, DecoderConfig, Metrics, Son
 from spectrodiff.models.diffusion_decoder import DiffusionConfig, DiffusionDecoder
 from spectrodiff.models.unet import UNet
 
-_CONTEXT_FRAMES = 16  # frames before the window that the U-Net has as context
+CONTEXT_FRAMES = 16  # frames before the window that the U-Net has as context
 # The fraction of training crops that begin where the window does, after the context. Of uniformly random crops of 64
 # frames, only one in 193 would.
-_FRACTION_AT_START = 0.25
+FRACTION_AT_START = 0.25
 _TONES_BELOW = 1500.0  # Hz
 
 
@@ -102,12 +102,12 @@ class TextureConfig(DecoderConfig):
             raise InputError(f"of the texture's mean_decoder, only process.objective has an effect, but it is {mean}")
         if not isinstance(self.process.objective, Preconditioned):
             raise InputError(f"a texture's objective is {self.process.objective.kind}; choose Preconditioned")
-        check_whole(self, 1, _CONTEXT_FRAMES, "patch")
+        check_whole(self, 1, CONTEXT_FRAMES, "patch")
         multiple = self.patch * 2 ** (len(self.channels) - 1)
-        if _CONTEXT_FRAMES % multiple:
+        if CONTEXT_FRAMES % multiple:
             raise InputError(
                 f"patch is {self.patch} and channels has {len(self.channels)} scales, which divide frames by "
-                f"{multiple}, but the context has {_CONTEXT_FRAMES}; choose fewer scales or a smaller patch"
+                f"{multiple}, but the context has {CONTEXT_FRAMES}; choose fewer scales or a smaller patch"
             )
         if not is_whole(self.crop_frames, 1, WINDOW_FRAMES) or self.crop_frames % multiple:
             raise InputError(
@@ -266,19 +266,19 @@ class TextureDecoder(nnx.Module):
         before, known = self._before(conditioning)
         before, known = jnp.concatenate([before, x0], 1), jnp.concatenate([known, jnp.ones_like(x0)], 1)
         start = jax.random.randint(crop_key, (len(x0),), 0, frames - config.crop_frames + 1)
-        start = jnp.where(jax.random.bernoulli(border_key, _FRACTION_AT_START, start.shape), 0, start)
+        start = jnp.where(jax.random.bernoulli(border_key, FRACTION_AT_START, start.shape), 0, start)
 
         def crop(array, length):
             return jax.vmap(lambda row, at: jax.lax.dynamic_slice_in_dim(row, at, length))(array, start)
 
         x0, mean, sketch, frame_mask = (crop(array, config.crop_frames) for array in (x0, mean, sketch, frame_mask))
-        before, known = (crop(array, _CONTEXT_FRAMES) for array in (before, known))
+        before, known = (crop(array, CONTEXT_FRAMES) for array in (before, known))
         return TextureCache(mean, sketch, before, known), x0, frame_mask
 
     def _before(self, conditioning: Conditioning) -> tuple[Float[Array, "b k m"], Float[Array, "b k m"]]:
         """Returns the last frames of the context, normalised, and 1 for those that are valid, else 0."""
         length = conditioning.context_mask.sum(-1)
-        last = jax.vmap(lambda row, count: jnp.roll(row, -count, axis=0)[-_CONTEXT_FRAMES:])
+        last = jax.vmap(lambda row, count: jnp.roll(row, -count, axis=0)[-CONTEXT_FRAMES:])
         frames = last(self.config.normalise(conditioning.context), length)
         known = last(conditioning.context_mask, length)[..., None]
         return jnp.where(known, frames, 0.0), jnp.broadcast_to(known, frames.shape).astype(frames.dtype)

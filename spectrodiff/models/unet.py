@@ -10,9 +10,9 @@ from jaxtyping import Array, Float
 from spectrodiff.audio.mel import MEL_BINS
 from spectrodiff.models.layers import Dense, sinusoids
 
-_EMBEDDING = 64  # channels of the noise level's embedding
-_LONGEST = 1e4  # inverse angular frequency of the embedding's slowest sinusoid
-_LOGSNR_SCALE = 25.0  # log-SNRs from -20 to 20 are scaled to -500 to 500, about the range of diffusion timesteps
+EMBEDDING = 64  # channels of the noise level's embedding
+LONGEST = 1e4  # inverse angular frequency of the embedding's slowest sinusoid
+LOGSNR_SCALE = 25.0  # log-SNRs from -20 to 20 are scaled to -500 to 500, about the range of diffusion timesteps
 
 
 def _convolve(x, kernel, padding="SAME"):
@@ -72,7 +72,7 @@ class ResidualBlock(nnx.Module):
     def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
         self.norm_in = nnx.RMSNorm(inputs, epsilon=1e-6, rngs=rngs)
         self.conv_in = Conv(inputs, outputs, rngs=rngs)
-        self.film = Dense(_EMBEDDING, 2 * outputs, rngs=rngs)
+        self.film = Dense(EMBEDDING, 2 * outputs, rngs=rngs)
         self.norm_out = nnx.RMSNorm(outputs, epsilon=1e-6, rngs=rngs)
         self.conv_out = Conv(outputs, outputs, rngs=rngs)
         self.shortcut = Dense(inputs, outputs, rngs=rngs) if inputs != outputs else None
@@ -110,7 +110,7 @@ class UNet(nnx.Module):
         self.patch = patch
         self.enter = Conv(inputs * patch**2, channels[0], rngs=rngs)
         self.bins = nnx.Param(jnp.zeros((MEL_BINS // patch, channels[0])))  # an embedding of each position in frequency
-        self.embed = Dense(_EMBEDDING, _EMBEDDING, rngs=rngs)
+        self.embed = Dense(EMBEDDING, EMBEDDING, rngs=rngs)
         previous = [channels[0], *channels]  # the width of the blocks before those of each scale, on the way down
         self.down = nnx.List(
             nnx.List(ResidualBlock(previous[i] if k == 0 else width, width, rngs=rngs) for k in range(blocks))
@@ -126,7 +126,7 @@ class UNet(nnx.Module):
 
     def __call__(self, planes: Float[Array, "b t m c"], logsnr: Float[Array, " #b"]) -> Float[Array, "b t m"]:
         """Returns the output plane. `logsnr` has one value per row, or one for all."""
-        noise = nnx.silu(self.embed(sinusoids(_LOGSNR_SCALE * logsnr, _EMBEDDING, _LONGEST)))
+        noise = nnx.silu(self.embed(sinusoids(LOGSNR_SCALE * logsnr, EMBEDDING, LONGEST)))
         x = self.enter(_folded(planes, self.patch)) + self.bins[...][:, None]
         skips = []
         for scale, blocks in enumerate(self.down):
