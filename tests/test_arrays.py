@@ -86,6 +86,12 @@ def test_non_float_arrays_raise_input_error(dtype):
         next(checked({"a": np.zeros(3, dtype)}, {"a": (3,)}, "here"))
 
 
+def test_saved_arrays_have_default_permissions(tmp_path):
+    save_arrays(tmp_path / "a.safetensors", ARRAYS.items())
+    (tmp_path / "other").touch()
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 @pytest.mark.parametrize(
     ("found", "name"),
     [("ab", "c"), ("abcd", "d"), ("abd", "c")],

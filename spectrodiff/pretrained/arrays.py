@@ -4,6 +4,7 @@ import abc
 import contextlib
 import os
 import pathlib
+import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -137,8 +138,10 @@ def save_arrays(
     with replacing(path) as temporary:
         arrays = tqdm(arrays, desc=f"writing {path.parent.name}", unit="parameter", delay=2.0, leave=False)
         contiguous = {name: np.asarray(array, order="C") for name, array in arrays}  # save_file ignores strides
+        permissions = stat.S_IMODE(temporary.stat().st_mode)
         try:
             safetensors.numpy.save_file(contiguous, temporary, metadata)
+            temporary.chmod(permissions)  # save_file makes another file, which only its owner may read
         except safetensors.SafetensorError as error:  # also raised in place of OSError
             raise InputError(f"cannot write {path}: {error}") from error
 
