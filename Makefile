@@ -77,7 +77,7 @@ data: .venv/ready-dev
 # One extra alone, read from setup.py, and nothing else of ours: mkdocstrings reads the sources without importing them.
 # PyTorch is its CPU wheel where pip's indexes offer it.
 .venv-peers/ready .venv-docs/ready: .venv-%/ready: .venv/ready
-	test -x .venv-$*/bin/pip || $(PYTHON) -m venv .venv-$*
+	test -x .venv-$*/bin/pip || $(BIN)/python -m venv .venv-$*
 	$(BIN)/python -c "import importlib.metadata as m; print(*(r.split(';')[0] for r in m.requires('spectrodiff') \
 		if 'extra == \"$*\"' in r), sep='\n')" >.venv-$*/requirements.txt
 	.venv-$*/bin/pip install --quiet --disable-pip-version-check -r .venv-$*/requirements.txt
@@ -85,7 +85,7 @@ data: .venv/ready-dev
 
 # All of .venv and what the extra adds to it, in versions of its own where it needs others.
 .venv-tf/ready .venv-beam/ready: .venv-%/ready: .venv/ready-dev
-	test -x .venv-$*/bin/pip || $(PYTHON) -m venv .venv-$*
+	test -x .venv-$*/bin/pip || $(BIN)/python -m venv .venv-$*
 	echo "import site; site.addsitedir('$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")')" \
 		>"$$(.venv-$*/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth"
 	.venv-$*/bin/pip install --quiet --disable-pip-version-check --no-warn-conflicts -e ".[$*]"

@@ -1,4 +1,4 @@
-"""The page of `spectrodiff app` as a hosted space, whose app.py is a copy of this file or imports `demo` from it."""
+"""The page of `spectrodiff app` as a hosted space, whose app.py is a copy of this file."""
 
 from spectrodiff.commands.app import page
 from spectrodiff.commands.common import keep_compiled_programs

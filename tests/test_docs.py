@@ -243,7 +243,7 @@ def reader(tmp_path, monkeypatch, short_song):
 @pytest.mark.trial
 @pytest.mark.parametrize("page", [page for page in PAGES if any(commands(page, run=True))], ids=lambda page: page.name)
 def test_commands_run(page, reader):
-    """With small networks, trained for two steps, in the order of the page."""
+    """In the order of the page, with small networks that are trained for two steps; they write what they are to."""
     ran = 0
     for arguments in commands(page, run=True):
         if any(arguments[: len(words)] == words for words in TESTED_ELSEWHERE):
@@ -255,8 +255,10 @@ def test_commands_run(page, reader):
             bindings += [f"{optimizer}.warmup = 0", f"{optimizer}.steps = 2"]
             arguments = [*arguments, *(f"--gin_param={binding}" for binding in bindings)]
         if arguments[0] == "evaluate":
-            arguments = [*arguments, "--no_transcription"]
+            arguments = [*arguments, "--no_transcription"]  # which is slow
         main(arguments)
         gin.clear_config()
+        for option in ("--out", "--plot", "--workdir"):
+            assert option not in arguments or pathlib.Path(arguments[arguments.index(option) + 1]).exists()
         ran += 1
     assert ran

@@ -125,10 +125,12 @@ def _synthesize_folder(options, folder: pathlib.Path) -> None:
     for out, midi in tqdm(missing.items(), "reading", unit="file", delay=2.0, leave=False):
         try:
             notes = _read(options, synthesizer, midi, out)
-            windows[out] = synthesizer.mel_sampler.num_windows(notes, **sampling_of(options))
+            try:
+                windows[out] = synthesizer.mel_sampler.num_windows(notes, **sampling_of(options))
+            except InputError as error:
+                raise InputError(f"{midi}: {error}") from error
         except InputError as error:
-            where = "" if str(midi) in str(error) else f"{midi}: "
-            say(f"spectrodiff: {where}{error}", sys.stderr)
+            say(f"spectrodiff: {error}", sys.stderr)
     # They are read again when they are rendered, as the notes of thousands of files would fill the memory.
     pieces = ((_read(options, synthesizer, missing[out], out, again=True), options.seed) for out in windows)
     total, order = sum(windows.values()), list(windows)
