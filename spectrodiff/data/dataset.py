@@ -100,7 +100,10 @@ class Dataset:
         """
         if split not in self.splits:
             held = ", ".join(self.splits) or "nothing"
-            raise InputError(f"the dataset in {self.folder} has no records in a {split!r} split; it holds {held}")
+            raise InputError(
+                f"the dataset in {self.folder} has no records in a {split!r} split; it holds {held}; prepare it with "
+                "more recordings, or with a splits.csv"
+            )
         for path in map(pathlib.Path, self.builder.info.splits[split].filepaths):
             if not path.is_file():
                 raise InputError(f"{path} is missing: delete {self.folder} and prepare {self.name} again")
@@ -125,8 +128,11 @@ def open_dataset(data_dir: str | pathlib.Path, name: str) -> Dataset:
     versions = _versions(data_dir / name)
     if not versions:
         found = ", ".join(sorted(path.name for path in _folders(data_dir) if _versions(path))) or "none"
-        command = f"spectrodiff prepare {name.split('/')[0]} --data_dir {data_dir}"
-        raise InputError(f"no dataset {name!r} in {data_dir} (there: {found}); make it with `{command}`")
+        corpus = name.split("/")[0]
+        raise InputError(
+            f"no dataset {name!r} in {data_dir} (there: {found}); make it with "
+            f"`spectrodiff prepare {corpus} --data_dir {data_dir}`, or of your own recordings with `spectrodiff prepare folder --name {corpus}`"
+        )
     folder = versions[-1]
     try:
         builder = tfds.builder_from_directory(folder)

@@ -43,7 +43,7 @@ class Mixture:
             raise InputError(f"Mixture.temperature is {self.temperature}; choose more than 0")
         for name, program in self.programs.items():
             if name not in self.weights:
-                raise InputError(f"Mixture.programs names {name!r}, which is not in Mixture.weights; add it there")
+                raise InputError(f"Mixture.programs names {name!r}, which is not in Mixture.weights; set both")
             if not is_whole(program, 0, 127):
                 raise InputError(f"Mixture.programs has {program!r} for {name!r}; choose a program from 0 to 127")
 
