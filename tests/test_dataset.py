@@ -100,7 +100,7 @@ def test_missing_dataset_lists_the_existing_ones(writable_copy):
         with pytest.raises(InputError) as error:
             open_dataset(writable_copy, name)
         command = f"`spectrodiff prepare {name.split('/')[0]} --data_dir {writable_copy}`"
-        assert re.search(rf"{name!r} in {writable_copy} .*\bours\b.*{command}$", str(error.value))
+        assert re.search(rf"{name!r} in {writable_copy} .*\bours\b.*{command}", str(error.value))
     with pytest.raises(InputError, match=r"'ours' in /nope "):
         open_dataset("/nope", "ours")
 

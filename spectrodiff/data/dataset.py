@@ -131,7 +131,8 @@ def open_dataset(data_dir: str | pathlib.Path, name: str) -> Dataset:
         corpus = name.split("/")[0]
         raise InputError(
             f"no dataset {name!r} in {data_dir} (there: {found}); make it with "
-            f"`spectrodiff prepare {corpus} --data_dir {data_dir}`, or of your own recordings with `spectrodiff prepare folder --name {corpus}`"
+            f"`spectrodiff prepare {corpus} --data_dir {data_dir}`, or of your own recordings with "
+            f"`spectrodiff prepare folder --name {corpus}`"
         )
     folder = versions[-1]
     try:
