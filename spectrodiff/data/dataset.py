@@ -101,8 +101,8 @@ class Dataset:
         if split not in self.splits:
             held = ", ".join(self.splits) or "nothing"
             raise InputError(
-                f"the dataset in {self.folder} has no records in a {split!r} split; it holds {held}; prepare it with "
-                "more recordings, or with a splits.csv"
+                f"the dataset in {self.folder} has no records in a {split!r} split; it holds {held}; recordings of "
+                "your own are given splits by a splits.csv"
             )
         for path in map(pathlib.Path, self.builder.info.splits[split].filepaths):
             if not path.is_file():
